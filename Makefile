@@ -1,0 +1,84 @@
+# Everything a developer or CI does, from a bare clone with nothing but Python 3.11 or newer.
+# Environments are made on first use, inside this folder, and made again when their inputs change.
+.POSIX:
+
+PYTHON = python3
+AIRFLOW_3 = 3.3.2
+AIRFLOW_2 = 2.11.2
+
+UV = dev/uv
+VENV = .venv
+VENV_2 = .venv-2.11
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+READY_2 = $(VENV_2)/.ready
+INPUTS = pyproject.toml setup.cfg constraints/dev.txt
+
+# Airflow 2 runs one task at a time on SQLite, so there only the harness and the example are tried.
+AIRFLOW_TESTS_2 = test_harness or example_dag
+COVERAGE = --cov --cov-report=term
+
+.PHONY: help demo demo-ui test lint types unit airflow-tests airflow211 constraints clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
+
+demo: $(READY) ## watch a real Airflow wait for a video without holding a worker slot (about 2 minutes)
+	@$(BIN)/python -m dev.demo
+
+demo-ui: $(READY) ## the same, then keep Airflow and its pages running until Ctrl-C
+	@$(BIN)/python -m dev.demo --ui
+
+test: lint types unit airflow-tests ## everything that must pass before a commit (Airflow 3)
+
+lint: $(READY) ## style and common mistakes
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(READY) ## static types
+	$(BIN)/mypy --strict airflow_provider_manxue dev
+
+unit: $(READY) ## fast tests, with branch coverage
+	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python -m pytest tests --ignore tests/airflow -n 2 $(COVERAGE)
+
+airflow-tests: $(READY) ## tests against a real Airflow 3 with all its components
+	$(BIN)/python -m pytest tests/airflow
+
+airflow211: $(READY_2) ## unit tests and the example on the oldest supported Airflow
+	AIRFLOW_HOME="$$PWD/$(VENV_2)/airflow" $(VENV_2)/bin/python -m pytest tests --ignore tests/airflow -n 2
+	$(VENV_2)/bin/python -m pytest tests/airflow -k '$(AIRFLOW_TESTS_2)'
+
+constraints: .uv/.ready ## choose the newest versions of everything again
+	@for version in $(AIRFLOW_3) $(AIRFLOW_2); do \
+		file=constraints/airflow-$${version%.*}.txt; \
+		echo "$$file"; \
+		echo "apache-airflow==$$version" | $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 \
+			--group dev --extra testing --no-header --no-annotate \
+			--output-file "$$file" pyproject.toml - >/dev/null || exit 1; \
+	done
+
+clean: ## remove environments, caches and all other things that were made here
+	rm -rf .uv $(VENV) $(VENV_2) .demo build dist *.egg-info .coverage* .hypothesis .*_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(READY): .uv/.ready $(INPUTS) constraints/airflow-3.3.txt
+	@echo 'Installing Airflow 3.3 and the tools into $(VENV) ...'
+	@$(UV) venv --quiet --clear --python .uv/bin/python $(VENV)
+	@$(UV) pip install --quiet --compile-bytecode --python $(VENV) --group dev --editable '.[testing]' \
+		--constraints constraints/airflow-3.3.txt
+	@touch $@
+
+$(READY_2): .uv/.ready $(INPUTS) constraints/airflow-2.11.txt
+	@echo 'Installing Airflow 2.11 and the tools into $(VENV_2) ...'
+	@$(UV) venv --quiet --clear --python .uv/bin/python $(VENV_2)
+	@$(UV) pip install --quiet --compile-bytecode --python $(VENV_2) --group dev --editable '.[testing]' \
+		--constraints constraints/airflow-2.11.txt
+	@touch $@
+
+.uv/.ready: constraints/dev.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo 'Python 3.11 or newer is needed; name it with: make PYTHON=...' >&2; exit 1; }
+	@echo 'Installing uv into .uv ...'
+	@$(PYTHON) -m venv --clear .uv
+	@.uv/bin/pip install --quiet --disable-pip-version-check --requirement constraints/dev.txt
+	@touch $@

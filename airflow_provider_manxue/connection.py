@@ -1,0 +1,242 @@
+"""
+The fields of an Airflow connection of type ``manxue``, and what they mean.
+
+Nothing here asks Airflow or the network: the functions take plain values, so that the worker, the triggerer
+and the tests read a connection in the same way.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, urlsplit
+
+from airflow_provider_manxue.exceptions import ManxueConfigurationError
+
+DEFAULT_CONN_ID = "manxue_default"
+DEFAULT_BASE_URL = "https://zcbservice.aizfw.cn/kyyReactApiServer"
+_DEFAULT_PREFIX = "/kyyReactApiServer"
+
+
+@dataclass(frozen=True, slots=True)
+class ManxueSettings:
+    """
+    A connection, checked and ready for use.
+
+    :param base_url: the service's base URL, without a trailing slash and without ``/v1``.
+    :param api_key: the API key. It is never shown.
+    :param request_timeout: how long one request may take, in seconds.
+    :param verify: whether the service's certificate is checked.
+    :param ca_bundle: path of a PEM file with the authorities to trust instead of the usual ones.
+    :param proxy: URL of an HTTP proxy; None leaves it to the environment (``HTTPS_PROXY``, ``NO_PROXY``).
+    """
+
+    base_url: str
+    api_key: str = field(repr=False)
+    request_timeout: float
+    verify: bool
+    ca_bundle: str | None
+    proxy: str | None = field(repr=False)
+
+
+def read_connection(
+    conn_id: str,
+    *,
+    host: str | None,
+    password: str | None,
+    port: int | None = None,
+    schema: str | None = None,
+    extra: Mapping[str, Any] | None = None,
+) -> ManxueSettings:
+    """
+    Check the fields of a connection.
+
+    :param conn_id: the connection's id, for error texts.
+    :param host: base URL of the service, or empty for the public one; with or without scheme, path prefix,
+        trailing slash or ``/v1``.
+    :param password: the API key.
+    :param port: port, if it is not part of ``host``.
+    :param schema: ``https`` or ``http``, if it is not part of ``host``.
+    :param extra: the connection's extra fields.
+    :raises ManxueConfigurationError: naming the field, what is wrong with it, and the remedy.
+    """
+    reader = _Reader(conn_id, extra or {})
+    if not isinstance(reader.extra, Mapping):
+        raise reader.error("extra", "it is not a JSON object", 'Use the form {"request_timeout": 30}.')
+    settings = ManxueSettings(
+        base_url=reader.base_url(
+            host or "", port, schema or "", allow_http=reader.switch("allow_http", False)
+        ),
+        api_key=reader.api_key(password or ""),
+        request_timeout=reader.number("request_timeout", 30.0, least=0.1, most=600.0),
+        verify=reader.switch("verify", True),
+        ca_bundle=reader.file("ca_bundle"),
+        proxy=reader.proxy("proxy"),
+    )
+    reader.refuse_unknown()
+    return settings
+
+
+def missing_connection(conn_id: str) -> ManxueConfigurationError:
+    """Return the error for a connection that Airflow does not know."""
+    return ManxueConfigurationError(
+        f"The connection {conn_id!r} does not exist. Create one of the type 'manxue' with the API key as its password."
+    )
+
+
+class _Reader:
+    """Reads one connection's fields; each method returns a good value or raises, naming the field."""
+
+    def __init__(self, conn_id: str, extra: Mapping[str, Any]) -> None:
+        self.conn_id = conn_id
+        self.extra = extra
+        self.known: set[str] = set()
+
+    def error(self, name: str, problem: str, remedy: str) -> ManxueConfigurationError:
+        return ManxueConfigurationError(f"Connection {self.conn_id!r}, field {name!r}: {problem}. {remedy}")
+
+    # The key and the host have columns of their own in a connection.
+
+    def api_key(self, password: str) -> str:
+        key = password.strip()
+        if not key:
+            raise self.error("password", "no API key is set", "Put the service's API key there.")
+        if not re.fullmatch(r"[!-~]+", key):
+            # Anything else could end the header and begin another one.
+            raise self.error(
+                "password",
+                "the API key holds a space, a line break or a character outside of ASCII",
+                "Copy the key again, without the word 'Bearer'.",
+            )
+        return key
+
+    def base_url(self, host: str, port: int | None, schema: str, *, allow_http: bool) -> str:
+        host = host.strip()
+        if not host and not port:
+            return DEFAULT_BASE_URL
+        url = self._split(host, schema)
+        if port is not None and not 0 <= port <= 65535:
+            raise self.error(
+                "port", f"{port!r} is not a number from 1 to 65535", "Leave it empty for the usual one."
+            )
+        if port and not url.port:
+            url = url._replace(netloc=f"{url.netloc}:{port}")
+        if url.scheme == "http" and not allow_http and not is_loopback(url.hostname or ""):
+            raise self.error(
+                "host",
+                f"{url.scheme}://{url.hostname} would send the API key unencrypted",
+                "Use https://, or set the extra field 'allow_http' to true if that network is trusted.",
+            )
+        path = re.sub(r"/+(v1(/+result(/[^/]*)?)?)?/*$", "", url.path)
+        return f"{url.scheme}://{url.netloc}{path or _DEFAULT_PREFIX}"
+
+    def _split(self, host: str, schema: str) -> SplitResult:
+        remedy = f"Use the base URL, for example {DEFAULT_BASE_URL}, or leave it empty."
+        if schema and schema.lower() not in {"http", "https"}:
+            raise self.error("schema", f"{schema!r} is neither 'https' nor 'http'", "Leave it empty.")
+        if "@" in host:
+            # Not repeated: what stands before the @ may be a password.
+            raise self.error("host", "it holds a user name or a password", "Put the API key into 'password'.")
+        text = host if "://" in host else f"{schema.lower() or 'https'}://{host}"
+        if "?" in host or "#" in host:
+            # Not repeated: it may hold the key.
+            raise self.error("host", "it holds more than a base URL", remedy)
+        try:
+            url = urlsplit(text)
+            port = url.port
+        except ValueError:
+            raise self.error("host", f"{host!r} is not a URL", remedy) from None
+        if url.scheme not in {"http", "https"}:
+            raise self.error("host", f"{url.scheme!r} is not a scheme of the service", remedy)
+        hostname = url.hostname or ""
+        # urlsplit takes "https://host:" as a host without a port.
+        bad_port = port == 0 or url.netloc.endswith(":")
+        if not re.fullmatch(r"[\w.:%-]+", hostname, re.ASCII) or bad_port:
+            raise self.error("host", f"{host!r} names no valid host", remedy)
+        if re.search(r"[^!-~]|\\|/\.{1,2}(/|$)", url.path):
+            raise self.error("host", f"{host!r} holds more than a base URL", remedy)
+        return url
+
+    # The rest are extra fields. The connection form saves an emptied field as null or "".
+
+    def _extra(self, name: str) -> Any:
+        self.known.add(name)
+        value = self.extra.get(name)
+        return None if value == "" else value
+
+    def switch(self, name: str, default: bool) -> bool:
+        value = self._extra(name)
+        if value is None:
+            return default
+        word = str(value).strip().lower()
+        if word in {"true", "false"}:
+            return word == "true"
+        raise self.error(
+            name, f"{value!r} is neither true nor false", f"The default is {str(default).lower()}."
+        )
+
+    def number(self, name: str, default: float, *, least: float, most: float) -> float:
+        value = self._extra(name)
+        if value is None:
+            return default
+        try:
+            number = float("nan") if isinstance(value, bool) else float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = float("nan")
+        if least <= number <= most:
+            return number
+        raise self.error(
+            name, f"{value!r} is not a number from {least:g} to {most:g}", f"The default is {default:g}."
+        )
+
+    def file(self, name: str) -> str | None:
+        value = self._extra(name)
+        if value is None:
+            return None
+        try:
+            if isinstance(value, str) and Path(value).is_file():
+                return value
+        except OSError:
+            pass  # a folder that may not be entered, a name that is too long
+        raise self.error(
+            name,
+            f"{value!r} is not a file here",
+            "Give the path of a PEM file that workers and triggerers can read.",
+        )
+
+    def proxy(self, name: str) -> str | None:
+        value = self._extra(name)
+        if value is None:
+            return None
+        # The value may hold a password, so it is not repeated.
+        if isinstance(value, str) and re.fullmatch(r"http://[^\s/?#]+/?", value.strip()):
+            return value.strip()
+        raise self.error(
+            name, "it is not the URL of an HTTP proxy", "Use the form http://proxy.example.com:3128."
+        )
+
+    def refuse_unknown(self) -> None:
+        for name in self.extra:
+            if name not in self.known:
+                near = difflib.get_close_matches(str(name), self.known, n=1)
+                hint = (
+                    f"Did you mean {near[0]!r}?"
+                    if near
+                    else f"Known fields are {', '.join(sorted(self.known))}."
+                )
+                raise self.error(str(name), "this extra field is unknown", hint)
+
+
+def is_loopback(hostname: str) -> bool:
+    """Return whether a host name means this very machine, without asking a name server."""
+    if hostname.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(hostname).is_loopback
+    except ValueError:
+        return False

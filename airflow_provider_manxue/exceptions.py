@@ -1,0 +1,72 @@
+"""
+The errors of this package.
+
+Each derives from :class:`ManxueError`, which is an ``AirflowException``, so that Airflow's own handling
+(retries, callbacks, ``soft_fail``) applies. Those that a retry cannot cure are ``AirflowFailException`` as
+well, and a timeout is an ``AirflowSensorTimeout``: Airflow retries neither.
+"""
+
+from __future__ import annotations
+
+from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, AirflowSensorTimeout
+
+
+class ManxueError(AirflowException):
+    """Base of every error of this package."""
+
+
+class ManxueConfigurationError(ManxueError):
+    """The Airflow connection is missing, or one of its fields cannot be used."""
+
+
+class ManxueInputError(ManxueError, AirflowFailException):
+    """An argument cannot be used; nothing was sent."""
+
+
+class ManxueTransientError(ManxueError):
+    """
+    The service could not be reached or gave no usable answer; asking again may help.
+
+    :param message: what happened.
+    :param retry_after: how long the service asked us to stay away, in seconds, if it did.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ManxueRateLimitError(ManxueTransientError):
+    """The service answered 429: too many requests."""
+
+
+class ManxueAuthenticationError(ManxueError):
+    """The service refused the API key (401)."""
+
+
+class ManxuePermissionError(ManxueError):
+    """The service forbids this request with this API key (403)."""
+
+
+class ManxueRedirectError(ManxueError):
+    """The service answered with a redirect, which is never followed: the API key would travel with it."""
+
+
+class ManxueRefusedError(ManxueError):
+    """The service does not know the task, or refused the request with an error of its own (404, other 4xx)."""
+
+
+class ManxueResultMissingError(ManxueError):
+    """The task is completed, but the answer holds no URL of a video."""
+
+
+class ManxueMediaTypeError(ManxueError, AirflowFailException):
+    """The id belongs to something other than a video."""
+
+
+class ManxueVideoFailedError(ManxueError, AirflowFailException):
+    """The service could not generate the video."""
+
+
+class ManxueTimeoutError(ManxueError, AirflowSensorTimeout):
+    """The video was not ready within the sensor's ``timeout``."""

@@ -1,0 +1,76 @@
+"""
+What Airflow reads about this provider, without importing anything of it.
+
+Airflow 3.2 and later draw the connection form from this; below, from the methods of the hook, which read it here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+CONNECTION_TYPE: dict[str, Any] = {
+    "connection-type": "manxue",
+    "hook-class-name": "airflow_provider_manxue.hooks.manxue.ManxueHook",
+    "hook-name": "sd2_manxue",
+    "ui-field-behaviour": {
+        "hidden-fields": ["login", "port", "schema", "extra"],
+        "relabeling": {"host": "Base URL", "password": "API key"},
+        "placeholders": {
+            "host": "https://zcbservice.aizfw.cn/kyyReactApiServer",
+            "password": "without the word Bearer",
+        },
+    },
+    "conn-fields": {
+        "request_timeout": {
+            "label": "Request timeout (s)",
+            "description": "How long one request may take, in seconds.",
+            "schema": {"type": ["number", "null"], "default": 30, "minimum": 0.1, "maximum": 600},
+        },
+        "verify": {
+            "label": "Check the certificate",
+            "description": "Turn this off only for a test.",
+            "schema": {"type": ["boolean", "null"], "default": True},
+        },
+        "ca_bundle": {
+            "label": "CA bundle",
+            "description": "Path of a PEM file with the authorities to trust, on workers and triggerers.",
+            "schema": {"type": ["string", "null"]},
+        },
+        "proxy": {
+            "label": "Proxy",
+            "description": "URL of an HTTP proxy; if empty, the environment (HTTPS_PROXY, NO_PROXY) decides.",
+            "schema": {"type": ["string", "null"]},
+        },
+        "allow_http": {
+            "label": "Allow plain HTTP",
+            "description": "Let the API key travel unencrypted to a host other than this machine.",
+            "schema": {"type": ["boolean", "null"], "default": False},
+        },
+    },
+}
+
+
+def get_provider_info() -> dict[str, Any]:
+    """Return the provider's metadata, as Airflow's ``provider_info.schema.json`` describes it."""
+    return {
+        "package-name": "airflow-provider-manxue",
+        "name": "sd2_manxue",
+        "description": "Waits for, orders and saves videos of the sd2_manxue video-generation service.",
+        "integrations": [
+            {
+                "integration-name": "sd2_manxue",
+                "external-doc-url": "https://zcbservice.aizfw.cn/kyyReactApiServer",
+                "tags": ["service"],
+            }
+        ],
+        "hooks": [
+            {"integration-name": "sd2_manxue", "python-modules": ["airflow_provider_manxue.hooks.manxue"]}
+        ],
+        "sensors": [
+            {"integration-name": "sd2_manxue", "python-modules": ["airflow_provider_manxue.sensors.manxue"]}
+        ],
+        "triggers": [
+            {"integration-name": "sd2_manxue", "python-modules": ["airflow_provider_manxue.triggers.manxue"]}
+        ],
+        "connection-types": [CONNECTION_TYPE],
+    }

@@ -1,0 +1,1 @@
+"""Hooks of the sd2_manxue provider."""

@@ -1,0 +1,283 @@
+"""The hook: what a worker says to the service, over ``requests``."""
+
+from __future__ import annotations
+
+import time
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import requests
+import urllib3
+from requests.auth import AuthBase
+
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
+
+from airflow_provider_manxue.connection import (
+    DEFAULT_CONN_ID,
+    ManxueSettings,
+    missing_connection,
+    read_connection,
+)
+from airflow_provider_manxue.exceptions import (
+    ManxueAuthenticationError,
+    ManxueError,
+    ManxueRefusedError,
+    ManxueTransientError,
+)
+from airflow_provider_manxue.get_provider_info import CONNECTION_TYPE
+from airflow_provider_manxue.protocol import (
+    MAX_BODY,
+    VideoTask,
+    create_url,
+    no_answer,
+    read_task,
+    read_video_task_id,
+    result_url,
+    user_agent,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from requests import PreparedRequest, Response
+
+_PROBE_ID = "airflow-connection-test"
+"""An id that no task has: asking for it costs nothing."""
+
+
+class BearerAuth(AuthBase):
+    """
+    Puts the API key into the one header where it belongs.
+
+    :param api_key: the key.
+    """
+
+    def __init__(self, api_key: str) -> None:
+        self._api_key = api_key
+
+    def __call__(self, request: PreparedRequest) -> PreparedRequest:
+        """Add the header to a request."""
+        request.headers["Authorization"] = f"Bearer {self._api_key}"
+        return request
+
+
+class ManxueHook(BaseHook):
+    """
+    Talks to the sd2_manxue video-generation service.
+
+    One call is one request: the hook never repeats one, except for a query that was refused for its key (401)
+    when the connection meanwhile holds another key. Redirects are not followed, since the key would travel.
+
+    :param manxue_conn_id: id of the Airflow connection, of type ``manxue``.
+    """
+
+    conn_name_attr = "manxue_conn_id"
+    default_conn_name = DEFAULT_CONN_ID
+    conn_type = CONNECTION_TYPE["connection-type"]
+    hook_name = CONNECTION_TYPE["hook-name"]
+
+    def __init__(self, manxue_conn_id: str = DEFAULT_CONN_ID) -> None:
+        super().__init__()
+        self.manxue_conn_id = manxue_conn_id
+        self._settings: ManxueSettings | None = None
+
+    @classmethod
+    def get_ui_field_behaviour(cls) -> dict[str, Any]:
+        """Return the form of the connection, for Airflow below 3.2; later ones read the provider's metadata."""
+        behaviour = CONNECTION_TYPE["ui-field-behaviour"]
+        return {name.replace("-", "_"): value for name, value in behaviour.items()}
+
+    @classmethod
+    def get_connection_form_widgets(cls) -> dict[str, Any]:
+        """Return the extra fields of the form, for Airflow below 3.2; needs the form library of its web server."""
+        from airflow_provider_manxue.hooks._form import widgets
+
+        return widgets(CONNECTION_TYPE["conn-fields"])
+
+    @property
+    def settings(self) -> ManxueSettings:
+        """
+        The connection, read at first use.
+
+        :raises ManxueConfigurationError: if it is missing or a field of it cannot be used.
+        """
+        if self._settings is None:
+            self._settings = self._read_settings()
+        return self._settings
+
+    def _read_settings(self) -> ManxueSettings:
+        try:
+            connection = self.get_connection(self.manxue_conn_id)
+        except AirflowNotFoundException:
+            raise missing_connection(self.manxue_conn_id) from None
+        return read_connection(
+            self.manxue_conn_id,
+            host=connection.host,
+            password=connection.password,
+            port=connection.port,
+            schema=connection.schema,
+            extra=connection.extra_dejson,
+        )
+
+    @cached_property
+    def _session(self) -> requests.Session:
+        session = requests.Session()
+        # A compressed answer could be small on the wire and huge in memory; a task's answer needs none.
+        session.headers.update(
+            {"User-Agent": user_agent(), "Accept": "application/json", "Accept-Encoding": "identity"}
+        )
+        return session
+
+    def get_conn(self) -> requests.Session:
+        """Return the session, which keeps its connections open between calls; it holds no key."""
+        return self._session
+
+    def get_video_task(self, video_task_id: str) -> VideoTask:
+        """
+        Ask for the state of a task: ``GET {base}/v1/result/{id}``.
+
+        :param video_task_id: id of the task, or the whole answer of the create call.
+        :raises ManxueInputError: if the id cannot be one; nothing was sent.
+        :raises ManxueConfigurationError: if the connection is missing or cannot be used; nothing was sent.
+        :raises ManxueTransientError: if there was no usable answer (no connection, timeout, 408, 425, 429, 5xx).
+        :raises ManxueError: of another kind for any other answer that is not a task.
+        """
+        task_id = read_video_task_id(video_task_id)
+        settings = self.settings
+        try:
+            return self._query(settings, task_id)
+        except ManxueAuthenticationError:
+            self._settings = self._read_settings()
+            if self._settings.api_key == settings.api_key:
+                raise
+            self.log.info("The API key was refused, but the connection holds another one by now; using that.")
+            return self._query(self._settings, task_id)
+
+    def _query(self, settings: ManxueSettings, task_id: str) -> VideoTask:
+        return self._request(settings, "GET", result_url(settings.base_url, task_id), video_task_id=task_id)
+
+    def create_video(
+        self,
+        *,
+        prompt: str,
+        model: str,
+        duration: int | None = None,
+        ratio: str | None = None,
+        first_image: str | None = None,
+        last_image: str | None = None,
+        reference_images: Sequence[str] | None = None,
+        reference_videos: Sequence[str] | None = None,
+        reference_audios: Sequence[str] | None = None,
+    ) -> VideoTask:
+        """
+        Order a video: ``POST {base}/v1/sd2_manxue/videos``. **This costs money**, and is sent exactly once.
+
+        :param prompt: what the video shows.
+        :param model: name of the model, which decides the resolution, for example ``sd2_manxue_1080p``.
+        :param duration: length in seconds, 4 to 15; the service's default is 5.
+        :param ratio: ``21:9``, ``16:9``, ``4:3``, ``1:1``, ``3:4`` or ``9:16``; the service's default is ``16:9``.
+        :param first_image: URL of the first frame.
+        :param last_image: URL of the last frame; only together with ``first_image``.
+        :param reference_images: URLs of reference images.
+        :param reference_videos: URLs of reference videos.
+        :param reference_audios: URLs of reference audios.
+        :return: the new task.
+        :raises ManxueError: if the answer is not a task. Unless the answer was a plain refusal, the order may
+            have been taken all the same: look it up before ordering again.
+        """
+        order = {
+            "prompt": prompt,
+            "model": model,
+            "duration": duration,
+            "ratio": ratio,
+            "first_image": first_image,
+            "last_image": last_image,
+            "referenceImages": reference_images and list(reference_images),
+            "referenceVideos": reference_videos and list(reference_videos),
+            "referenceAudios": reference_audios and list(reference_audios),
+        }
+        settings = self.settings
+        body = {name: value for name, value in order.items() if value is not None}
+        task = self._request(settings, "POST", create_url(settings.base_url), json=body)
+        self.log.info("Ordered the video %s (model %s).", task.id, model)
+        return task
+
+    def test_connection(self) -> tuple[bool, str]:
+        """
+        Ask for a task that does not exist, and report what was seen; nothing is ordered.
+
+        :return: whether the service was reached and did not refuse the key, and what it answered.
+        """
+        try:
+            settings = self.settings
+        except ManxueError as error:
+            return False, str(error)
+        try:
+            self._query(settings, _PROBE_ID)
+        except ManxueRefusedError as error:
+            if "no handler" in str(error).lower():
+                return (
+                    False,
+                    f"{settings.base_url} was reached, but it does not know the path ({error}). Check the host.",
+                )
+            return True, (
+                f"{settings.base_url} was reached and did not refuse the key. It answered to the question for a "
+                f"task that does not exist: {error}."
+            )
+        except ManxueError as error:
+            return False, f"{settings.base_url}: {error}"
+        return True, f"{settings.base_url} was reached and accepted the key."
+
+    def _request(
+        self, settings: ManxueSettings, method: str, url: str, *, video_task_id: str = "", json: Any = None
+    ) -> VideoTask:
+        try:
+            with self._session.request(
+                method,
+                url,
+                json=json,
+                auth=BearerAuth(settings.api_key),
+                timeout=settings.request_timeout,
+                allow_redirects=False,
+                stream=True,
+                verify=settings.ca_bundle or settings.verify,
+                proxies={"http": settings.proxy, "https": settings.proxy} if settings.proxy else None,
+            ) as response:
+                body = _read_body(response, settings.request_timeout)
+                return read_task(
+                    response.status_code,
+                    body,
+                    video_task_id=video_task_id,
+                    retry_after=response.raw.headers.getlist("Retry-After"),
+                    now=time.time(),
+                    secret=settings.api_key,
+                )
+        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
+            # The library's own texts repeat the whole request, so the cause is not chained.
+            raise no_answer(error, urlsplit(settings.base_url).hostname or "") from None
+
+
+def _read_body(response: Response, timeout: float) -> bytes:
+    """
+    Read a body that may be endless, slow or compressed against our wish, within bounds.
+
+    A socket's timeout starts anew with each packet, so the time of the whole is measured here.
+    """
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise ManxueTransientError(
+            f"HTTP {response.status_code} with a body in a coding that was not asked for"
+        )
+    ends_at = time.monotonic() + timeout
+    body = bytearray()
+    while chunk := response.raw.read1(65536, decode_content=False):
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise ManxueTransientError(
+                f"HTTP {response.status_code} with a body of more than {MAX_BODY} bytes"
+            )
+        if time.monotonic() > ends_at:
+            raise ManxueTransientError(
+                f"HTTP {response.status_code} with a body that took longer than {timeout:g} s"
+            )
+    return bytes(body)

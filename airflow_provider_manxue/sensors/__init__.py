@@ -1,0 +1,1 @@
+"""Sensors of the sd2_manxue provider."""

@@ -1,0 +1,311 @@
+"""The sensor: waits for a video, and hands its URL and its real length to the next tasks."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import warnings
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.exceptions import AirflowRescheduleException
+from airflow.providers.common.compat.sdk import (
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    BaseOperator,
+    BaseSensorOperator,
+    XComArg,
+)
+
+from airflow_provider_manxue.connection import DEFAULT_CONN_ID
+from airflow_provider_manxue.events import read_event
+from airflow_provider_manxue.exceptions import (
+    ManxueError,
+    ManxueInputError,
+    ManxueTimeoutError,
+    ManxueVideoFailedError,
+)
+from airflow_provider_manxue.polling import (
+    DEFAULT_POKE_INTERVAL,
+    DEFAULT_TIMEOUT,
+    AskAgain,
+    Completed,
+    Ended,
+    PollPolicy,
+    Wait,
+    first_poll_at,
+)
+from airflow_provider_manxue.protocol import VideoTask, read_video_task_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_manxue.hooks.manxue import ManxueHook
+
+BACKSTOP = timedelta(minutes=15)
+"""How much later than ours Airflow's own timeout of a deferral lies; it only matters if the trigger is dead."""
+
+
+class ManxueVideoSensor(BaseSensorOperator):
+    """
+    Waits until a video of the sd2_manxue service is ready.
+
+    The worker asks once. If the video is not ready, the task defers, and the triggerer goes on asking: no
+    worker slot is held, so a triggerer must run. With ``deferrable=False`` the worker itself asks again, in
+    ``mode="poke"``, or in a new process each time, in ``mode="reschedule"``.
+
+    XCom, the same in every mode: ``video_url`` (temporary, fetch it within a day), ``actualDuration`` (seconds,
+    None if the service leaves it out), and as return value the whole task under the service's field names.
+
+    A failed video fails the task without retries, a timeout raises ``AirflowSensorTimeout``. Outages, 5xx and
+    429 answers do not end a wait. ``soft_fail`` skips the task when the video failed or a timeout has passed;
+    ``never_fail`` skips it after any error. ``execution_timeout`` bounds the whole wait, except in reschedule
+    mode, where Airflow applies it to each poke.
+
+    :param video_task_id: (templated) id of the task that the create call returned, or its whole answer.
+    :param manxue_conn_id: (templated) id of the Airflow connection.
+    :param deferrable: wait in the triggerer. ``[operators] default_deferrable`` is not consulted.
+    :param poke_interval: seconds (or ``timedelta``) between two polls; the service recommends 30 to 60.
+    :param timeout: seconds (or ``timedelta``) after which the wait is given up.
+    :param exponential_backoff: let the interval double from poll to poll, up to ``max_wait``.
+    :param max_wait: longest interval in seconds (or ``timedelta``).
+    :param soft_fail: skip the task when the video failed or a timeout has passed.
+    :param never_fail: skip the task after any error.
+    :param mode: ``poke`` or ``reschedule``; read with ``deferrable=False``.
+    :raises ManxueInputError: if an argument cannot be used.
+    """
+
+    template_fields: Sequence[str] = ("video_task_id", "manxue_conn_id")
+    ui_color = "#e8e0f7"
+
+    def __init__(
+        self,
+        *,
+        video_task_id: str | dict[str, Any] | XComArg,
+        manxue_conn_id: str = DEFAULT_CONN_ID,
+        deferrable: bool = True,
+        poke_interval: timedelta | float = DEFAULT_POKE_INTERVAL,
+        timeout: timedelta | float = DEFAULT_TIMEOUT,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(poke_interval=poke_interval, timeout=timeout, **kwargs)
+        self.video_task_id = video_task_id
+        self.manxue_conn_id = manxue_conn_id
+        self.deferrable = deferrable
+        self._check_arguments()
+
+    def _check_arguments(self) -> None:
+        """Refuse at parse time what rendering cannot cure, and warn of what is allowed but not meant."""
+        if not _is_rendered_later(self.video_task_id):
+            read_video_task_id(self.video_task_id)
+        if not isinstance(self.manxue_conn_id, (str, XComArg)) or self.manxue_conn_id == "":
+            raise ManxueInputError(
+                f"manxue_conn_id must be the id of a connection, not {self.manxue_conn_id!r}."
+            )
+        if self.poke_interval < 10:
+            warnings.warn(
+                f"poke_interval={self.poke_interval:g} is short: the service recommends 30 to 60 seconds, and may "
+                f"limit faster polling.",
+                stacklevel=3,
+            )
+        if self.deferrable and self.reschedule:
+            warnings.warn(
+                "mode='reschedule' has no effect while deferrable is True; set deferrable=False to use it.",
+                stacklevel=3,
+            )
+
+    @cached_property
+    def hook(self) -> ManxueHook:
+        """The hook; imported here, since a Dag file that is parsed needs no HTTP library."""
+        from airflow_provider_manxue.hooks.manxue import ManxueHook
+
+        return ManxueHook(self.manxue_conn_id)
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """
+        Ask once, and wait if the video is not ready.
+
+        :return: the whole task, under the service's field names.
+        """
+        with self._endings():
+            started_at = self._started_at(context)
+            return self._wait(context, started_at)
+
+    def execute_complete(self, context: Context, event: Any, started_at: float) -> dict[str, Any]:
+        """
+        Go on when the trigger has fired.
+
+        The task is read again: events hold no URL, and this one is fresh. If the service does not answer just
+        now, the task defers again within the same deadline.
+
+        :param event: what the trigger said.
+        :param started_at: when the wait began, in seconds since the epoch.
+        """
+        error = read_event(event)
+        if isinstance(error, ManxueTimeoutError):
+            self._raise_timeout(error)
+        if error is not None:
+            raise error
+        return self._wait(context, started_at, last_answer=str(event.get("last_answer", "")))
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume after a deferral, with the same endings as everywhere else (Airflow's own differ by version)."""
+        with self._endings():
+            failure = str((next_kwargs or {}).get("error", "")) if next_method == "__fail__" else ""
+            if "timeout" in failure:
+                self._raise_timeout(
+                    ManxueTimeoutError(
+                        f"The trigger did not answer within the timeout; is a triggerer running? ({failure})"
+                    )
+                )
+            # Past BaseSensorOperator, which would skip on every error with soft_fail.
+            return BaseOperator.resume_execution(self, next_method, next_kwargs, context)
+
+    def _wait(self, context: Context, started_at: float, last_answer: str = "") -> dict[str, Any]:
+        wait = Wait(
+            video_task_id=read_video_task_id(self.video_task_id),
+            policy=PollPolicy(self.poke_interval, self.exponential_backoff, self._max_wait),
+            started_at=started_at,
+            deadline=started_at + self._patience,
+            # A rescheduled task keeps no state, so its grace is counted from the start of the wait.
+            last_answer=last_answer,
+            grace_since=started_at if self.reschedule and not self.deferrable else None,
+        )
+        while True:
+            decision = wait.after(self._ask(wait.video_task_id), time.time())
+            for news in decision.news:
+                self.log.log(news.level, news.text)
+            match decision:
+                case Completed():
+                    return self._hand_over(context, decision.task)
+                case Ended():
+                    if isinstance(decision.error, ManxueTimeoutError):
+                        self._raise_timeout(decision.error)
+                    raise decision.error
+                case AskAgain():
+                    self._pause(wait, decision)
+
+    def _ask(self, video_task_id: str) -> VideoTask | ManxueError:
+        try:
+            return self.hook.get_video_task(video_task_id)
+        except ManxueError as error:
+            return error
+
+    def _pause(self, wait: Wait, decision: AskAgain) -> None:
+        """Let the time until the next poll pass, in the way of this mode; only poke mode returns."""
+        if self.deferrable:
+            self._defer_until(wait, decision)
+        if decision.at > wait.deadline:
+            # The service does not want to be asked before the deadline, so there is nothing left but to wait.
+            _sleep_until(wait.deadline)
+            self._raise_timeout(wait.timed_out())
+        if self.reschedule:
+            at = first_poll_at(decision, time.time(), wait.deadline)
+            raise AirflowRescheduleException(datetime.fromtimestamp(at, tz=UTC))
+        _sleep_until(decision.at)
+
+    def _defer_until(self, wait: Wait, decision: AskAgain) -> NoReturn:
+        from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
+
+        now = time.time()
+        self.log.info(
+            "Waiting for the video %s in the triggerer, without a worker slot: every %g s, until %s at the latest.",
+            wait.video_task_id,
+            wait.policy.interval,
+            datetime.fromtimestamp(wait.deadline, tz=UTC).isoformat(timespec="seconds"),
+        )
+        self.defer(
+            trigger=ManxueVideoTrigger(
+                video_task_id=wait.video_task_id,
+                manxue_conn_id=self.manxue_conn_id,
+                poke_interval=wait.policy.interval,
+                started_at=wait.started_at,
+                deadline=wait.deadline,
+                first_poll_at=first_poll_at(decision, now, wait.deadline),
+                exponential_backoff=wait.policy.exponential_backoff,
+                max_wait=wait.policy.max_wait,
+                grace_since=wait.grace_since,
+                last_answer=wait.last_answer,
+            ),
+            method_name="execute_complete",
+            kwargs={"started_at": wait.started_at},
+            timeout=timedelta(seconds=max(0.0, wait.deadline - now)) + BACKSTOP,
+        )
+
+    def _hand_over(self, context: Context, task: VideoTask) -> dict[str, Any]:
+        if self.do_xcom_push:
+            context["ti"].xcom_push(key="video_url", value=task.video_url)
+            context["ti"].xcom_push(key="actualDuration", value=task.actual_duration)
+        return task.as_dict()
+
+    # --- time and endings, the same in every mode -------------------------------------------------------
+
+    @property
+    def _patience(self) -> float:
+        """Seconds that the wait may take. Airflow bounds a deferral by ``execution_timeout`` in some versions only."""
+        return min(self.timeout, self._execution_timeout) if self.deferrable else self.timeout
+
+    @property
+    def _execution_timeout(self) -> float:
+        return self.execution_timeout.total_seconds() if self.execution_timeout else float("inf")
+
+    @property
+    def _max_wait(self) -> float | None:
+        return self.max_wait.total_seconds() if self.max_wait is not None else None
+
+    def _started_at(self, context: Context) -> float:
+        """Return when the wait began; in reschedule mode that was in another process, so Airflow is asked."""
+        if self.deferrable or not self.reschedule:
+            return time.time()
+        first = _first_reschedule_date(context["ti"], context)
+        return first.timestamp() if first else time.time()
+
+    def _raise_timeout(self, error: ManxueTimeoutError) -> NoReturn:
+        if self.deferrable and self._execution_timeout < self.timeout:
+            raise AirflowTaskTimeout(f"{error} (execution_timeout={self.execution_timeout})")
+        raise error
+
+    @contextlib.contextmanager
+    def _endings(self) -> Iterator[None]:
+        """Apply ``soft_fail`` and ``never_fail``, in one place for all modes and versions of Airflow."""
+        try:
+            yield
+        except (AirflowSkipException, AirflowRescheduleException):
+            raise
+        except (ManxueVideoFailedError, AirflowSensorTimeout, AirflowTaskTimeout) as error:
+            if self.soft_fail or self.never_fail:
+                raise AirflowSkipException(str(error)) from error
+            raise
+        except Exception as error:
+            if self.never_fail:
+                raise AirflowSkipException(str(error)) from error
+            raise
+
+
+def _is_rendered_later(value: Any) -> bool:
+    """Return whether a value is known only at run time: a template, or a reference to another task's result."""
+    if isinstance(value, str):
+        return "{{" in value or "{%" in value
+    if isinstance(value, dict):
+        return any(map(_is_rendered_later, value.values()))
+    return hasattr(value, "resolve")
+
+
+def _first_reschedule_date(ti: Any, context: Context) -> datetime | None:
+    if hasattr(ti, "get_first_reschedule_date"):
+        first: datetime | None = ti.get_first_reschedule_date(context)
+        return first
+    # Airflow 2 keeps the question in a function of its own base sensor.
+    from airflow.sensors.base import _orig_start_date
+
+    first_try = (ti.max_tries or 0) - (ti.task.retries or 0) + 1
+    found: datetime | None = _orig_start_date(ti.dag_id, ti.task_id, ti.run_id, ti.map_index, first_try)
+    return found
+
+
+def _sleep_until(moment: float) -> None:
+    time.sleep(max(0.0, moment - time.time()))

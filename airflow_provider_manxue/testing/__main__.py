@@ -1,0 +1,135 @@
+"""Run the emulator from the command line: ``python -m airflow_provider_manxue.testing``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import logging
+import os
+import resource
+import shlex
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from airflow_provider_manxue.testing.catalogue import CATALOGUE
+from airflow_provider_manxue.testing.emulator import Emulator
+from airflow_provider_manxue.testing.rate import RateLimit
+from airflow_provider_manxue.testing.script import Script
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run until SIGINT or SIGTERM, and return the exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.list:
+        for variation in CATALOGUE.values():
+            _say(f"{variation.name:30} {variation.place:7} {variation.origin:11} {variation.description}")
+        return 0
+    logging.basicConfig(
+        level=logging.WARNING if options.quiet else logging.INFO, format="%(asctime)s %(message)s"
+    )
+    _allow_many_connections()
+    ended = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: ended.set())
+    try:
+        emulator = _emulator(options).start()
+    except (OSError, ValueError, ModuleNotFoundError) as error:
+        parser.error(str(error))
+    try:
+        _announce(emulator, options.control_file)
+        ended.wait()
+    finally:
+        emulator.stop()
+        if options.control_file:
+            options.control_file.unlink(missing_ok=True)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m airflow_provider_manxue.testing",
+        description="Run an emulator of the sd2_manxue video service.",
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
+    parser.add_argument("--port", type=int, default=0, help="port to listen on (default: a free one)")
+    parser.add_argument("--api-key", default="emulator-key", help="the valid key (default: %(default)s)")
+    parser.add_argument("--tls", action="store_true", help="serve TLS")
+    parser.add_argument("--seed", type=int, help="seed of the random faults")
+    parser.add_argument("--fault-rate", type=float, default=0.0, help="share of requests that meet a fault")
+    parser.add_argument("--queued", type=float, default=2.0, help="seconds that orders are queued")
+    parser.add_argument("--processing", type=float, default=8.0, help="seconds that orders are processed")
+    parser.add_argument("--script", help="what orders follow instead: a name from --list")
+    parser.add_argument("--rate-limit", type=float, help="requests per second")
+    parser.add_argument(
+        "--retry-after",
+        choices=("seconds", "date"),
+        default="seconds",
+        help="how Retry-After is written (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--url-lifetime", type=float, default=86400.0, help="seconds that a video URL is valid"
+    )
+    parser.add_argument(
+        "--control-file", type=Path, help="write base URL, connection and process id to this file as JSON"
+    )
+    parser.add_argument("--quiet", action="store_true", help="do not log each request")
+    parser.add_argument("--list", action="store_true", help="list the named variations and exit")
+    return parser
+
+
+def _emulator(options: argparse.Namespace) -> Emulator:
+    limit = None
+    if options.rate_limit is not None:
+        burst = max(1, int(options.rate_limit))
+        limit = RateLimit(rate=options.rate_limit, burst=burst, retry_after=options.retry_after)
+    return Emulator(
+        host=options.host,
+        port=options.port,
+        api_key=options.api_key,
+        tls=options.tls,
+        seed=options.seed,
+        fault_rate=options.fault_rate,
+        rate_limit=limit,
+        url_lifetime=options.url_lifetime,
+        default_script=options.script or Script.timed(queued=options.queued, processing=options.processing),
+    )
+
+
+def _announce(emulator: Emulator, control_file: Path | None) -> None:
+    """Say where the emulator is, to people and to programs."""
+    connection = emulator.airflow_connection_json()
+    _say(f"base URL: {emulator.base_url}")
+    _say(f"control API: {emulator.url}/_emulator/")
+    _say(f"export AIRFLOW_CONN_MANXUE_DEFAULT={shlex.quote(connection)}")
+    if control_file:
+        content = {"base_url": emulator.base_url, "connection": json.loads(connection), "pid": os.getpid()}
+        # Whoever waits for the file must not read half of it.
+        draft = control_file.with_name(f"{control_file.name}.part")
+        draft.write_text(json.dumps(content))
+        draft.replace(control_file)
+
+
+def _say(line: str) -> None:
+    # Flushed: whoever started this as a child process reads it through a pipe.
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def _allow_many_connections() -> None:
+    """Raise the soft limit of open files, often 1024, to the hard one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # Some systems refuse the limit they announce.
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

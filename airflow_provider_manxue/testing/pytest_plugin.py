@@ -1,0 +1,27 @@
+"""The pytest plugin: a fixture with a fresh emulator, without configuration."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airflow_provider_manxue.testing.emulator import Emulator
+
+
+@pytest.fixture
+def manxue_emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
+    """
+    Run an emulator for one test, and let the connection ``manxue_default`` lead to it.
+
+    It has a port of its own, so tests may run in parallel.
+    """
+    # Imported here, since pytest loads this module in every session.
+    from airflow_provider_manxue.testing.emulator import Emulator
+
+    with Emulator() as emulator:
+        monkeypatch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", emulator.airflow_connection_json())
+        yield emulator

@@ -1,0 +1,260 @@
+"""
+The triggerer's side of the network: one transport per event loop, shared by all waits on it.
+
+Nothing heavy is imported with this module, since the triggerer imports triggers on its event loop: the HTTP
+library is imported, and certificates are loaded, in a thread when the first wait needs them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import importlib
+import os
+import time
+import weakref
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from airflow_provider_manxue.connection import ManxueSettings, missing_connection, read_connection
+from airflow_provider_manxue.exceptions import (
+    ManxueAuthenticationError,
+    ManxueTransientError,
+)
+from airflow_provider_manxue.protocol import (
+    MAX_BODY,
+    VideoTask,
+    no_answer,
+    read_task,
+    result_url,
+    user_agent,
+)
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncIterator, Coroutine
+
+    from aiohttp import ClientResponse, ClientSession
+
+CONNECTION_TTL = 60.0
+"""Seconds for which an Airflow connection that was read is used without reading it again."""
+
+FAILED_LOOK_UP_TTL = 5.0
+"""Seconds for which a failed look-up stands, so that a thousand waits do not repeat it at once."""
+
+MAX_CONNECTIONS = 100
+"""Connections that one transport keeps open at most for each way out (trust settings and proxy)."""
+
+T = TypeVar("T")
+
+
+@contextlib.asynccontextmanager
+async def shared_transport() -> AsyncIterator[Transport]:
+    """Lend the transport of this event loop; it is made for the first user and closed after the last."""
+    loop = asyncio.get_running_loop()
+    transport = _transports.setdefault(loop, Transport())
+    transport.users += 1
+    try:
+        yield transport
+    finally:
+        transport.users -= 1
+        if not transport.users:
+            del _transports[loop]
+            # The last wait may be leaving because it was cancelled; sockets are closed all the same.
+            await asyncio.shield(_detached(transport.close()))
+
+
+class Transport:
+    """Asks the service for many waits, over few connections."""
+
+    def __init__(self) -> None:
+        self.users = 0
+        self._connections = ConnectionCache()
+        self._sessions: dict[tuple[Any, ...], asyncio.Task[ClientSession]] = {}
+
+    async def get_video_task(self, conn_id: str, video_task_id: str) -> VideoTask:
+        """
+        Ask for the state of a task.
+
+        If the key is refused, the Airflow connection is read again, and a new key is tried once.
+
+        :param conn_id: id of the Airflow connection.
+        :param video_task_id: id of the task.
+        :raises ManxueError: of the kind that fits, if the answer is not a task's description.
+        """
+        settings = await self._connections.get(conn_id)
+        asked_at = asyncio.get_running_loop().time()
+        try:
+            return await self._query(settings, video_task_id)
+        except ManxueAuthenticationError:
+            fresh = await self._connections.get(conn_id, newer_than=asked_at)
+            if fresh.api_key == settings.api_key:
+                raise
+            return await self._query(fresh, video_task_id)
+
+    async def _query(self, settings: ManxueSettings, video_task_id: str) -> VideoTask:
+        import aiohttp
+        from yarl import URL
+
+        session = await self._session(settings)
+        try:
+            async with session.get(
+                URL(result_url(settings.base_url, video_task_id), encoded=True),
+                headers={"Authorization": f"Bearer {settings.api_key}"},
+                allow_redirects=False,
+                proxy=settings.proxy,
+                timeout=aiohttp.ClientTimeout(total=settings.request_timeout),
+            ) as response:
+                return read_task(
+                    response.status,
+                    await _read_body(response),
+                    video_task_id=video_task_id,
+                    retry_after=response.headers.getall("Retry-After", []),
+                    now=time.time(),
+                    secret=settings.api_key,
+                )
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            # The library's own errors hold the whole request, so the cause is not chained.
+            raise no_answer(error, urlsplit(settings.base_url).hostname or "") from None
+
+    async def _session(self, settings: ManxueSettings) -> ClientSession:
+        """Return the session for this way out. It holds no key, so that sharing it mixes no credentials."""
+        way_out = (settings.verify, settings.ca_bundle, settings.proxy)
+        if way_out not in self._sessions:
+            self._sessions[way_out] = _detached(_open_session(settings))
+        return await asyncio.shield(self._sessions[way_out])
+
+    async def close(self) -> None:
+        """Close every connection to the service, and end look-ups that nobody waits for."""
+        await self._connections.close()
+        for opening in self._sessions.values():
+            with contextlib.suppress(Exception):
+                await (await opening).close()
+        self._sessions.clear()
+
+
+_transports: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Transport] = weakref.WeakKeyDictionary()
+
+
+@dataclass(frozen=True, slots=True)
+class _LookUp:
+    begun_at: float
+    task: asyncio.Task[ManxueSettings]
+
+    def serves(self, newer_than: float, now: float) -> bool:
+        if not self.task.done():
+            return self.begun_at >= newer_than
+        failed = self.task.cancelled() or self.task.exception() is not None
+        return self.begun_at >= max(newer_than, now - (FAILED_LOOK_UP_TTL if failed else CONNECTION_TTL))
+
+
+class ConnectionCache:
+    """Reads Airflow connections, each at most once at a time and once in a while."""
+
+    def __init__(self) -> None:
+        self._look_ups: dict[str, _LookUp] = {}
+
+    async def get(self, conn_id: str, newer_than: float = float("-inf")) -> ManxueSettings:
+        """
+        Return the settings of a connection.
+
+        :param conn_id: id of the Airflow connection.
+        :param newer_than: loop time; a value read before it was refused by the service and is read again.
+        :raises ManxueConfigurationError: if the connection is missing or cannot be used.
+        :raises ManxueTransientError: if Airflow could not be asked.
+        """
+        now = asyncio.get_running_loop().time()
+        look_up = self._look_ups.get(conn_id)
+        if look_up is None or not look_up.serves(newer_than, now):
+            look_up = self._look_ups[conn_id] = _LookUp(now, _detached(_read_connection(conn_id)))
+        # Shielded: the look-up serves others too, and outlives the wait that began it.
+        return await asyncio.shield(look_up.task)
+
+    async def close(self) -> None:
+        """End the look-ups that are under way."""
+        tasks = [look_up.task for look_up in self._look_ups.values()]
+        self._look_ups.clear()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _read_connection(conn_id: str) -> ManxueSettings:
+    from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
+    from airflow.providers.common.compat.sdk import AirflowNotFoundException
+
+    try:
+        connection = await get_async_connection(conn_id)
+        extra = await get_async_extra_dejson(connection)
+    except AirflowNotFoundException:
+        raise missing_connection(conn_id) from None
+    except Exception as error:  # noqa: BLE001
+        # Whatever keeps Airflow from answering just now may be over at the next poll. Its text is left out,
+        # as it may hold a part of the connection.
+        raise ManxueTransientError(
+            f"Airflow could not read the connection {conn_id!r}: {type(error).__name__}"
+        ) from None
+    return await asyncio.to_thread(
+        read_connection,
+        conn_id,
+        host=connection.host,
+        password=connection.password,
+        port=connection.port,
+        schema=connection.schema,
+        extra=extra,
+    )
+
+
+async def _open_session(settings: ManxueSettings) -> ClientSession:
+    aiohttp = await asyncio.to_thread(importlib.import_module, "aiohttp")
+    trust = await asyncio.to_thread(_trust, settings)
+    session: ClientSession = aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(ssl=trust, limit=MAX_CONNECTIONS),
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"User-Agent": user_agent(), "Accept": "application/json", "Accept-Encoding": "identity"},
+        auto_decompress=False,
+        trust_env=settings.proxy is None,
+    )
+    return session
+
+
+def _trust(settings: ManxueSettings) -> ssl.SSLContext | bool:
+    """Return whom to trust: the same authorities as the hook, so that both sides agree about a certificate."""
+    import ssl
+
+    from requests.utils import DEFAULT_CA_BUNDLE_PATH
+
+    if not settings.verify and not settings.ca_bundle:
+        return False
+    usual = os.environ.get("REQUESTS_CA_BUNDLE") or os.environ.get("CURL_CA_BUNDLE") or DEFAULT_CA_BUNDLE_PATH
+    path = settings.ca_bundle or usual
+    if Path(path).is_dir():
+        return ssl.create_default_context(capath=path)
+    return ssl.create_default_context(cafile=path)
+
+
+async def _read_body(response: ClientResponse) -> bytes:
+    """Read a body that may be endless or compressed against our wish, within bounds."""
+    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
+        raise ManxueTransientError(f"HTTP {response.status} with a body in a coding that was not asked for")
+    body = bytearray()
+    async for chunk in response.content.iter_any():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise ManxueTransientError(f"HTTP {response.status} with a body of more than {MAX_BODY} bytes")
+    return bytes(body)
+
+
+def _detached(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """
+    Start work that belongs to no single wait.
+
+    It runs in an empty context, since Airflow binds the task log of a trigger to the context that the trigger
+    runs in, and a task begun there would write into that log for ever.
+    """
+    task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
+    task.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return task

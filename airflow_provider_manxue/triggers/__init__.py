@@ -1,0 +1,1 @@
+"""Triggers of the sd2_manxue provider."""

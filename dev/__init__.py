@@ -1,0 +1,1 @@
+"""Tools of this repository's developers: a real Airflow to test against, and the demo."""

@@ -1,0 +1,520 @@
+"""A real, complete Airflow below one folder: for tests, the demo and measurements.
+
+Nothing is simulated. Scheduler, triggerer, Dag processor and API server run as processes of their own, with
+an SQLite metadata database, free ports and random secrets, so that any number of them can live side by side.
+Only the standard library is used, so the harness may run in another environment than the Airflow it drives.
+
+    with LocalAirflow(home, dags_folder=dags) as airflow:
+        run_id = airflow.trigger("my_dag")
+        assert airflow.wait_for_run("my_dag", run_id) == "success"
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import secrets
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import FrameType, TracebackType
+
+TaskKey = str | tuple[str, int]
+"""A task id, or a task id and a map index."""
+
+LOOPBACK = "127.0.0.1"
+FINISHED = frozenset({"success", "failed"})
+OCCUPYING = ("queued", "running")
+ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+MARK = "LOCAL_AIRFLOW_MARK"
+POLL_INTERVAL = 0.2
+SWEEP_INTERVAL = 0.05
+START_TIMEOUT = 180.0
+SIMPLE_AUTH_MANAGER = "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"
+
+# The entry in the table of jobs that a component makes when it is ready to work.
+JOB_TYPES = {
+    "scheduler": "SchedulerJob",
+    "dag-processor": "DagProcessorJob",
+    "triggerer": "TriggererJob",
+}
+
+
+class LocalAirflowError(Exception):
+    """Airflow did not do what was asked of it; the message says what it printed."""
+
+
+@dataclass
+class Component:
+    """One running Airflow component, the leader of its own process group."""
+
+    name: str
+    process: subprocess.Popen[bytes]
+    output: Path
+    last_job_before: int
+
+    def failure(self) -> str | None:
+        """Say how the component ended, or None while it runs."""
+        code = self.process.poll()
+        if code is None:
+            return None
+        return f"{self.name} ended with exit code {code}; its last lines:\n{tail(self.output)}"
+
+
+class LocalAirflow:
+    """Start Airflow on entering, and leave no process behind on leaving.
+
+    :param home: folder for everything that Airflow writes; created if missing.
+    :param python: interpreter of the environment that Airflow is installed in.
+    :param dags_folder: folder with Dag files.
+    :param env: further environment variables of all components, such as connections.
+    :param triggerer: whether to start a triggerer.
+    :param pools: further pools, as name and number of slots.
+    :param config: further settings, as ``{"section.option": value}``.
+    """
+
+    def __init__(
+        self,
+        home: Path | str,
+        *,
+        dags_folder: Path | str,
+        python: str = sys.executable,
+        env: Mapping[str, str] | None = None,
+        triggerer: bool = True,
+        pools: Mapping[str, int] | None = None,
+        config: Mapping[str, object] | None = None,
+    ) -> None:
+        self.home = Path(home).absolute()
+        self.python = python
+        self.version = installed_version(python)
+        self.is_3 = self.version >= (3,)
+        self.base_url = f"http://{LOOPBACK}:{free_port()}" if self.is_3 else None
+        self.log_folder = self.home / "logs"
+        self.database = self.home / "airflow.db"
+        self.processes: dict[str, Component] = {}
+        self._pools = dict(pools or {})
+        self._names = self._component_names(triggerer)
+        self._mark = secrets.token_hex(16)
+        self._environment = self._build_environment(Path(dags_folder).absolute(), config or {}, env or {})
+        self._token: str | None = None
+        self._previous_handlers: dict[signal.Signals, Any] = {}
+
+    # --- life cycle ---------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self._handle_signals()
+        try:
+            self._create_database()
+            for name in self._names:
+                self._launch(name)
+            for name in self._names:
+                self._wait_until_ready(name)
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self, name: str) -> None:
+        """Start a component that was killed, and wait until it works."""
+        self._launch(name)
+        self._wait_until_ready(name)
+
+    def kill(self, name: str, signal_number: int = signal.SIGKILL) -> None:
+        """Send a signal to a component and its children, and wait until it has ended."""
+        component = self.processes.pop(name)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(component.process.pid, signal_number)
+        component.process.wait(timeout=60)
+
+    def stop(self) -> None:
+        """End every process that belongs to this Airflow, at once: nothing in it is worth keeping."""
+        if self._previous_handlers:
+            ignore_ending_signals()
+        for name in list(self.processes):
+            self.kill(name)
+        # Task processes put themselves into process groups of their own, so the groups are not all. The pause
+        # comes first: a process that was being started when the end came gets its mark only a moment later.
+        time.sleep(SWEEP_INTERVAL)
+        while leftovers := self.leftover_processes():
+            for pid in leftovers:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(SWEEP_INTERVAL)
+        self._restore_signals()
+
+    def leftover_processes(self) -> list[int]:
+        """List the processes of this Airflow, its tasks included (Linux only; elsewhere empty)."""
+        return [pid for pid in all_processes() if f"{MARK}={self._mark}".encode() in environment_of(pid)]
+
+    def _handle_signals(self) -> None:
+        """Let the first SIGINT or SIGTERM unwind the stack, so that `stop` runs, undisturbed by further ones.
+
+        By default Python dies of SIGTERM without cleaning up. And a signal seldom comes alone: on Ctrl-C or
+        ``kill``, `make` passes on to its children what the terminal has sent them already.
+        """
+        if threading.current_thread() is threading.main_thread():
+            self._previous_handlers = {number: signal.signal(number, interrupt) for number in ENDING_SIGNALS}
+
+    def _restore_signals(self) -> None:
+        for number, handler in self._previous_handlers.items():
+            signal.signal(number, handler)
+        self._previous_handlers = {}
+
+    # --- what a test does ---------------------------------------------------------------------------------
+
+    def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, run_id: str | None = None) -> str:
+        """Start a run of a Dag, as soon as its file has been parsed, and return the run's id."""
+        run_id = run_id or f"run_{secrets.token_hex(6)}"
+        self.wait_for_dag(dag_id)
+        if self.is_3:
+            body = {"dag_run_id": run_id, "conf": dict(conf or {}), "logical_date": None}
+            self._api("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)
+        else:
+            self._airflow(
+                "dags", "trigger", dag_id, "--run-id", run_id, "--conf", json.dumps(dict(conf or {}))
+            )
+        return run_id
+
+    def set_connection(self, conn_id: str, extra: Mapping[str, Any] | None = None, **fields: Any) -> None:
+        """Write a connection into the metadata database, over the one that may be there."""
+        file = self.home / f"connection-{conn_id}.json"
+        file.write_text(json.dumps({conn_id: {**fields, "extra": json.dumps(extra or {})}}))
+        try:
+            self._airflow("connections", "import", "--overwrite", str(file))
+        finally:
+            file.unlink()
+
+    def wait_for_dag(self, dag_id: str, timeout: float = 90) -> None:
+        """Wait until the Dag is known to Airflow; an import error of any file fails at once."""
+
+        def known() -> bool:
+            if errors := self.query("SELECT filename, stacktrace FROM import_error"):
+                reports = [f"cannot import {filename}:\n{trace}" for filename, trace in errors]
+                raise LocalAirflowError("\n".join(reports))
+            return bool(self.query("SELECT 1 FROM serialized_dag WHERE dag_id = ?", dag_id))
+
+        self.wait_until(known, timeout, f"the Dag {dag_id} is parsed")
+
+    def wait_for_run(self, dag_id: str, run_id: str, timeout: float = 180) -> str:
+        """Wait until the run has ended and return its final state."""
+        try:
+            self.wait_until(lambda: self.run_state(dag_id, run_id) in FINISHED, timeout, "the run has ended")
+        except LocalAirflowError as error:
+            raise LocalAirflowError(f"{error}\n\n{self.describe_run(dag_id, run_id)}") from None
+        return str(self.run_state(dag_id, run_id))
+
+    def wait_until(self, predicate: Callable[[], object], timeout: float, what: str = "it was true") -> None:
+        """Wait until the predicate is true; a component that dies meanwhile fails at once."""
+        deadline = time.monotonic() + timeout
+        while not predicate():
+            self._check_components()
+            if time.monotonic() > deadline:
+                raise LocalAirflowError(f"waited {timeout:g} s in vain until {what}")
+            time.sleep(POLL_INTERVAL)
+
+    def run_state(self, dag_id: str, run_id: str) -> str | None:
+        """Return the state of a run; None if there is no such run."""
+        rows = self.query("SELECT state FROM dag_run WHERE dag_id = ? AND run_id = ?", dag_id, run_id)
+        return rows[0][0] if rows else None
+
+    def task_states(self, dag_id: str, run_id: str) -> dict[TaskKey, str | None]:
+        """Return the state of each task of a run; a mapped one has the key ``(task_id, map_index)``."""
+        rows = self.query(
+            "SELECT task_id, map_index, state FROM task_instance WHERE dag_id = ? AND run_id = ?"
+            " ORDER BY task_id, map_index",
+            dag_id,
+            run_id,
+        )
+        return {task_id if index < 0 else (task_id, index): state for task_id, index, state in rows}
+
+    def xcom(
+        self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1
+    ) -> Any:
+        """Return the stored value of an XCom; KeyError if the task pushed none of this key."""
+        where = "FROM xcom WHERE dag_id = ? AND run_id = ? AND task_id = ? AND map_index = ?"
+        rows = dict(self.query(f"SELECT key, value {where}", dag_id, run_id, task_id, map_index))
+        if key not in rows:
+            raise KeyError(f"{task_id} has no XCom {key!r}, but {sorted(rows)}")
+        return decode_xcom(rows[key])
+
+    def task_log(
+        self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1
+    ) -> str:
+        """Return all that was logged for one try, as stored: by the worker, then by the triggerer."""
+        folder = self.log_folder / f"dag_id={dag_id}" / f"run_id={run_id}" / f"task_id={task_id}"
+        if map_index >= 0:
+            folder /= f"map_index={map_index}"
+        files = sorted(folder.glob(f"attempt={try_number}.log*"))
+        return "".join(file.read_text(errors="replace") for file in files)
+
+    def occupied_slots(self, pool: str = "default_pool") -> int:
+        """Count the slots of a pool that are taken, as Airflow counts them."""
+        [(include_deferred,)] = self.query("SELECT include_deferred FROM slot_pool WHERE pool = ?", pool)
+        states = (*OCCUPYING, "deferred") if include_deferred else OCCUPYING
+        marks = ", ".join("?" * len(states))
+        sql = f"SELECT coalesce(sum(pool_slots), 0) FROM task_instance WHERE pool = ? AND state IN ({marks})"
+        return int(self.query(sql, pool, *states)[0][0])
+
+    def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Read from the metadata database."""
+        with contextlib.closing(
+            sqlite3.connect(f"{self.database.as_uri()}?mode=ro", uri=True, timeout=60)
+        ) as db:
+            return db.execute(sql, values).fetchall()
+
+    def describe_run(self, dag_id: str, run_id: str) -> str:
+        """Say where a run stands, with the end of each unsuccessful task's log."""
+        lines = [f"{dag_id} {run_id}: {self.run_state(dag_id, run_id)}"]
+        for key, state in self.task_states(dag_id, run_id).items():
+            lines.append(f"--- {key}: {state}")
+            if state != "success":
+                task_id, index = (key, -1) if isinstance(key, str) else key
+                lines.append(last_lines(self.task_log(dag_id, run_id, task_id, map_index=index)))
+        return "\n".join(lines)
+
+    # --- components ---------------------------------------------------------------------------------------
+
+    def _component_names(self, triggerer: bool) -> list[str]:
+        names = ["api-server", "scheduler", "dag-processor"] if self.is_3 else ["scheduler"]
+        return [*names, "triggerer"] if triggerer else names
+
+    def _launch(self, name: str) -> None:
+        output = self.home / f"{name}.log"
+        # Task and trigger logs are read from the folder: no need for two more web servers to serve them.
+        options = [] if name in ("api-server", "dag-processor") else ["--skip-serve-logs"]
+        last_job = self._last_job(name)
+        with output.open("ab") as stream:
+            process = subprocess.Popen(
+                [self.python, "-m", "airflow", name, *options],
+                cwd=self.home,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        self.processes[name] = Component(name, process, output, last_job)
+
+    def _wait_until_ready(self, name: str) -> None:
+        component = self.processes[name]
+        if name == "api-server":
+            self.wait_until(self._api_answers, START_TIMEOUT, "the API server answers")
+        else:
+            self.wait_until(
+                lambda: self._last_job(name) > component.last_job_before, START_TIMEOUT, f"{name} has started"
+            )
+
+    def _check_components(self) -> None:
+        for component in self.processes.values():
+            if failure := component.failure():
+                raise LocalAirflowError(failure)
+
+    def _last_job(self, name: str) -> int:
+        """Return the id of the newest job of a component."""
+        rows = self.query("SELECT coalesce(max(id), 0) FROM job WHERE job_type = ?", JOB_TYPES.get(name, ""))
+        return int(rows[0][0])
+
+    def _create_database(self) -> None:
+        self.home.mkdir(parents=True, exist_ok=True)
+        self._airflow("db", "migrate")
+        with contextlib.closing(sqlite3.connect(self.database)) as db, db:
+            # With a write-ahead log, readers and the writer do not lock each other out.
+            db.execute("PRAGMA journal_mode = WAL")
+            db.executemany(
+                "INSERT INTO slot_pool (pool, slots, description, include_deferred) VALUES (?, ?, '', 0)",
+                self._pools.items(),
+            )
+
+    def _airflow(self, *arguments: str) -> None:
+        """Run one command of Airflow's command line to its end."""
+        done = subprocess.run(
+            [self.python, "-m", "airflow", *arguments],
+            cwd=self.home,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise LocalAirflowError(f"airflow {' '.join(arguments)} failed:\n{last_lines(done.stdout)}")
+
+    # --- configuration: the one place that knows how Airflow 2 and 3 differ -------------------------------
+
+    def _build_environment(
+        self, dags_folder: Path, config: Mapping[str, object], env: Mapping[str, str]
+    ) -> dict[str, str]:
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+        settings = self._common_settings(dags_folder)
+        settings |= self._settings_of_3() if self.is_3 else self._settings_of_2()
+        settings |= config
+        return {
+            **inherited,
+            # Airflow 2 runs tasks by the command's name, so the environment's own must come first.
+            "PATH": os.pathsep.join([str(Path(self.python).parent), inherited.get("PATH", os.defpath)]),
+            "NO_PROXY": LOOPBACK,
+            "no_proxy": LOOPBACK,
+            "PYTHONUNBUFFERED": "1",
+            "SCARF_ANALYTICS": "false",
+            # Process titles would overwrite the environment that `leftover_processes` reads.
+            "SPT_NOENV": "1",
+            MARK: self._mark,
+            "AIRFLOW_HOME": str(self.home),
+            **{f"AIRFLOW__{key.replace('.', '__').upper()}": str(value) for key, value in settings.items()},
+            **env,
+        }
+
+    def _common_settings(self, dags_folder: Path) -> dict[str, object]:
+        return {
+            "core.dags_folder": dags_folder,
+            "core.load_examples": False,
+            "core.dags_are_paused_at_creation": False,
+            "core.fernet_key": base64.urlsafe_b64encode(secrets.token_bytes(32)).decode(),
+            "core.hostname_callable": "socket.gethostname",
+            "core.parallelism": 8,
+            "core.test_connection": "Enabled",
+            "database.sql_alchemy_conn": f"sqlite:///{self.database}?timeout=60",
+            "logging.base_log_folder": self.log_folder,
+            "logging.colored_console_log": False,
+            "scheduler.scheduler_idle_sleep_time": 0.5,
+            "scheduler.trigger_timeout_check_interval": 2,
+            # A trigger moves to a new triggerer when the old one's heartbeat is older than the threshold.
+            "triggerer.job_heartbeat_sec": 2,
+            "triggerer.triggerer_health_check_threshold": 10,
+            "usage_data_collection.enabled": False,
+        }
+
+    def _settings_of_3(self) -> dict[str, object]:
+        assert self.base_url
+        return {
+            "core.executor": "LocalExecutor",
+            "core.execution_api_server_url": f"{self.base_url}/execution/",
+            "core.auth_manager": SIMPLE_AUTH_MANAGER,
+            "core.simple_auth_manager_all_admins": True,
+            "api.host": LOOPBACK,
+            "api.port": self.base_url.rpartition(":")[2],
+            "api.base_url": self.base_url,
+            "api.workers": 1,
+            "api.secret_key": secrets.token_hex(32),
+            "api_auth.jwt_secret": secrets.token_hex(32),
+            # New and changed files are found quickly; an unchanged one is not parsed again and again.
+            "dag_processor.refresh_interval": 5,
+            "dag_processor.min_file_process_interval": 3600,
+            "dag_processor.parsing_processes": 1,
+        }
+
+    def _settings_of_2(self) -> dict[str, object]:
+        return {
+            # The only executor that Airflow 2 accepts with SQLite: one task at a time.
+            "core.executor": "SequentialExecutor",
+            "webserver.secret_key": secrets.token_hex(32),
+            "scheduler.dag_dir_list_interval": 5,
+            "scheduler.min_file_process_interval": 3600,
+            "scheduler.parsing_processes": 1,
+        }
+
+    # --- REST API (Airflow 3) -----------------------------------------------------------------------------
+
+    def _api_answers(self) -> bool:
+        try:
+            self._api("GET", "/api/v2/version")
+        except OSError:
+            return False
+        return True
+
+    def _api(self, method: str, path: str, body: object = None) -> Any:
+        if self._token is None:
+            # Everyone is an administrator here, so a token is to be had for the asking.
+            self._token = self._http("GET", "/auth/token")["access_token"]
+        return self._http(method, path, body)
+
+    def _http(self, method: str, path: str, body: object = None) -> Any:
+        request = urllib.request.Request(f"{self.base_url}{path}", method=method)
+        request.add_header("Content-Type", "application/json")
+        if self._token:
+            request.add_header("Authorization", f"Bearer {self._token}")
+        data = None if body is None else json.dumps(body).encode()
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(request, data, timeout=30) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise LocalAirflowError(f"{method} {path}: {error.code} {error.read().decode()}") from error
+
+
+def installed_version(python: str) -> tuple[int, ...]:
+    """Return the major and minor version of the Airflow installed for an interpreter."""
+    script = "from importlib.metadata import version; print(version('apache-airflow-core'))"
+    fallback = script.replace("-core", "")
+    for source in (script, fallback):
+        done = subprocess.run([python, "-c", source], capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            return tuple(int(part) for part in done.stdout.split(".")[:2])
+    raise LocalAirflowError(f"no Airflow is installed for {python}")
+
+
+def free_port() -> int:
+    """Return a port that is free now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        return int(probe.getsockname()[1])
+
+
+def decode_xcom(stored: str | bytes | float) -> Any:
+    """Decode an XCom as stored: JSON, but from Airflow 3's JSON column SQLite returns numbers as such."""
+    return json.loads(stored) if isinstance(stored, str | bytes) else stored
+
+
+def all_processes() -> list[int]:
+    """List the ids of all processes of the machine (Linux only; elsewhere empty)."""
+    return [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
+
+
+def environment_of(pid: int) -> bytes:
+    """Return a process's environment; empty if it has ended or belongs to someone else."""
+    try:
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return b""
+
+
+def tail(file: Path) -> str:
+    """Return the end of a file."""
+    return last_lines(file.read_text(errors="replace"))
+
+
+def last_lines(text: str, count: int = 40) -> str:
+    """Return the last lines of a text."""
+    return "\n".join(text.splitlines()[-count:])
+
+
+def ignore_ending_signals() -> None:
+    """Let nothing disturb what is to be done before the end."""
+    for number in ENDING_SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+
+
+def interrupt(signal_number: int, frame: FrameType | None) -> None:
+    """Handle a signal as Python handles Ctrl-C, but only once."""
+    ignore_ending_signals()
+    raise KeyboardInterrupt

@@ -1,0 +1,102 @@
+"""Waits in every shape; which videos they wait for comes from the run's configuration."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from airflow.providers.common.compat.sdk import DAG, BaseOperator, task
+
+from airflow_provider_manxue.sensors.manxue import ManxueVideoSensor
+
+START = datetime(2025, 1, 1, tzinfo=UTC)
+
+
+def dag(dag_id, **kwargs):
+    return DAG(dag_id, schedule=None, start_date=START, catchup=False, max_active_tasks=200, **kwargs)
+
+
+class Pull(BaseOperator):
+    """Returns what a downstream task sees of a wait: by ``xcom_pull``, by a template, and by an ``XComArg``."""
+
+    template_fields = ("by_template", "by_argument")
+
+    def __init__(self, *, source: str, by_argument, **kwargs):
+        super().__init__(**kwargs)
+        self.source = source
+        self.by_template = "{{ ti.xcom_pull(task_ids='" + source + "', key='actualDuration') }}"
+        self.by_argument = by_argument
+
+    def execute(self, context):
+        pull = context["ti"].xcom_pull
+        return {
+            "video_url": pull(task_ids=self.source, key="video_url"),
+            "actualDuration": pull(task_ids=self.source, key="actualDuration"),
+            "task": pull(task_ids=self.source),
+            "by_template": self.by_template,
+            "by_argument": self.by_argument,
+        }
+
+
+MODES = {
+    "deferred": {},
+    "poke": {"deferrable": False},
+    "reschedule": {"deferrable": False, "mode": "reschedule"},
+}
+
+# One wait in each mode, for the same video.
+with dag("wait_in_every_mode"):
+    for name, options in MODES.items():
+        wait = ManxueVideoSensor(
+            task_id=name,
+            video_task_id="{{ dag_run.conf['video'] }}",
+            manxue_conn_id="{{ dag_run.conf.get('connection', 'manxue_default') }}",
+            poke_interval=2,
+            **options,
+        )
+        wait >> Pull(task_id=f"use_{name}", source=name, by_argument=wait.output)
+
+# Many waits, in a pool with a single slot, mapped over ids from an upstream task.
+with dag("wait_for_many"):
+
+    @task(task_id="ids")
+    def read_ids(dag_run=None):
+        return dag_run.conf["videos"]
+
+    ManxueVideoSensor.partial(task_id="wait", pool="one", poke_interval=5).expand(video_task_id=read_ids())
+
+# As above, but with every default: 30 seconds between polls.
+with dag("wait_for_many_by_default"):
+
+    @task(task_id="ids")
+    def read_ids_too(dag_run=None):
+        return dag_run.conf["videos"]
+
+    ManxueVideoSensor.partial(task_id="wait").expand(video_task_id=read_ids_too())
+
+# Each ending, with and without skipping; `retries` shows which endings Airflow does not repeat.
+ENDINGS = {"plain": {}, "soft_fail": {"soft_fail": True}, "never_fail": {"never_fail": True}}
+with dag("wait_for_an_ending", render_template_as_native_obj=True):
+    for mode, options in MODES.items():
+        for ending, skipping in ENDINGS.items():
+            ManxueVideoSensor(
+                task_id=f"{mode}_{ending}",
+                video_task_id="{{ dag_run.conf['video'] }}",
+                poke_interval=2,
+                timeout=20,
+                retries=1,
+                retry_delay=timedelta(seconds=1),
+                **options,
+                **skipping,
+            )
+
+with dag("wait_with_execution_timeout"):
+    for mode in ("deferred", "poke"):
+        for ending in ("plain", "soft_fail"):
+            ManxueVideoSensor(
+                task_id=f"{mode}_{ending}",
+                video_task_id="{{ dag_run.conf['video'] }}",
+                poke_interval=2,
+                execution_timeout=timedelta(seconds=14),
+                **MODES[mode],
+                **ENDINGS[ending],
+            )

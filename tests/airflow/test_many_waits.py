@@ -1,0 +1,66 @@
+"""Many waits at once on a real Airflow, and a triggerer that dies."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from airflow_provider_manxue.testing import Emulator, Script
+
+if TYPE_CHECKING:
+    from dev.local_airflow import LocalAirflow
+
+
+def mapped_states(airflow, dag_id, run_id):
+    return [state for key, state in airflow.task_states(dag_id, run_id).items() if isinstance(key, tuple)]
+
+
+def test_twenty_waits_share_a_pool_of_one_slot(local_airflow: LocalAirflow, emulator: Emulator) -> None:
+    videos = [emulator.add_task(script=Script.by_hand("processing", "completed")) for _ in range(20)]
+    run_id = local_airflow.trigger("wait_for_many", conf={"videos": videos})
+    local_airflow.wait_until(
+        lambda: mapped_states(local_airflow, "wait_for_many", run_id) == ["deferred"] * 20,
+        240,
+        "all 20 are deferred",
+    )
+    assert local_airflow.occupied_slots("one") == 0
+    for video in videos:
+        emulator.set_status(video, "completed")
+    assert local_airflow.wait_for_run("wait_for_many", run_id, timeout=300) == "success"
+    for index, video in enumerate(videos):
+        task = local_airflow.xcom("wait_for_many", run_id, "wait", map_index=index)
+        assert task["id"] == video
+        assert local_airflow.xcom("wait_for_many", run_id, "wait", "video_url", index) == task["video_url"]
+        assert local_airflow.xcom("wait_for_many", run_id, "wait", "actualDuration", index) == 5.0
+
+
+def test_killed_triggerer_costs_at_most_one_poll_each(
+    local_airflow: LocalAirflow, emulator: Emulator
+) -> None:
+    videos = [emulator.add_task(script=Script.by_hand("processing", "completed")) for _ in range(5)]
+    run_id = local_airflow.trigger("wait_for_many", conf={"videos": videos})
+    local_airflow.wait_until(
+        lambda: mapped_states(local_airflow, "wait_for_many", run_id) == ["deferred"] * 5,
+        120,
+        "all are deferred",
+    )
+    deadlines = local_airflow.query("SELECT id, kwargs FROM trigger ORDER BY id")
+    local_airflow.wait_until(lambda: all(len(emulator.polls(video)) >= 2 for video in videos), 60)
+    local_airflow.kill("triggerer")
+    before = {video: len(emulator.polls(video)) for video in videos}
+    killed_at = time.monotonic()
+    local_airflow.start("triggerer")
+    local_airflow.wait_until(lambda: all(len(emulator.polls(video)) > before[video] for video in videos), 120)
+    assert local_airflow.query("SELECT id, kwargs FROM trigger ORDER BY id") == deadlines
+    for video in videos:
+        # Each wait goes on in its own rhythm (5 s): what the restart adds is at most one poll.
+        assert len(emulator.polls(video)) - before[video] <= (time.monotonic() - killed_at) / 4.5 + 1
+        emulator.set_status(video, "completed")
+    assert local_airflow.wait_for_run("wait_for_many", run_id) == "success"
+
+
+def test_hundred_waits_by_default_lose_no_race(local_airflow: LocalAirflow, emulator: Emulator) -> None:
+    videos = [emulator.add_task(script=Script.polls("processing", "completed")) for _ in range(100)]
+    run_id = local_airflow.trigger("wait_for_many_by_default", conf={"videos": videos})
+    assert local_airflow.wait_for_run("wait_for_many_by_default", run_id, timeout=900) == "success"
+    assert mapped_states(local_airflow, "wait_for_many_by_default", run_id) == ["success"] * 100

@@ -1,0 +1,196 @@
+"""Waits on a real Airflow: what the design promises, seen from outside."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airflow_provider_manxue.testing import Emulator, Script
+
+if TYPE_CHECKING:
+    from dev.local_airflow import LocalAirflow
+
+URL = re.compile(r"http://127\.0\.0\.1:\d+/media/\S+\?\S*signature=\S+")
+
+
+def mapped_states(airflow, dag_id, run_id):
+    return [state for key, state in airflow.task_states(dag_id, run_id).items() if isinstance(key, tuple)]
+
+
+def test_result_is_the_same_in_every_mode(local_airflow: LocalAirflow, emulator: Emulator) -> None:
+    video = emulator.add_task(script=Script.timed(queued=3, processing=6), actual_duration=5.17)
+    run_id = local_airflow.trigger("wait_in_every_mode", conf={"video": video})
+    assert local_airflow.wait_for_run("wait_in_every_mode", run_id) == "success"
+
+    seen = {
+        mode: local_airflow.xcom("wait_in_every_mode", run_id, f"use_{mode}")
+        for mode in ("deferred", "poke", "reschedule")
+    }
+    for mode, result in seen.items():
+        # Each query signs the URL anew, so the URLs themselves differ.
+        url = result.pop("video_url")
+        assert URL.fullmatch(url), mode
+        assert result["task"].pop("video_url") == url
+        assert result["by_argument"].pop("video_url") == url
+        assert result["actualDuration"] == 5.17
+        assert result["by_template"] == "5.17"
+        assert result["by_argument"] == result["task"]
+        assert result["task"]["id"] == video
+        assert result["task"]["status"] == "completed"
+    assert seen["deferred"] == seen["poke"] == seen["reschedule"]
+
+
+def test_example_dag_orders_once_and_uses_the_video(local_airflow: LocalAirflow, emulator: Emulator) -> None:
+    emulator.default_script = Script.timed(queued=1, processing=4)
+    billed = emulator.ledger.billed
+    run_id = local_airflow.trigger("manxue_wait_for_video")
+    assert local_airflow.wait_for_run("manxue_wait_for_video", run_id) == "success"
+    assert emulator.ledger.billed == billed + 1
+    assert local_airflow.xcom("manxue_wait_for_video", run_id, "wait", key="actualDuration") == 5.0
+    assert local_airflow.xcom("manxue_wait_for_video", run_id, "use") == 5.0
+
+
+ENDINGS = {
+    "failed": (
+        Script.failing("the prompt is not allowed"),
+        "the prompt is not allowed",
+        {"soft_fail", "never_fail"},
+    ),
+    "timeout": (
+        Script.by_hand("processing"),
+        "Last answer of the service: processing",
+        {"soft_fail", "never_fail"},
+    ),
+    "wrong kind": (Script.named("object_image_generation"), "image.generation", {"never_fail"}),
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_ending_is_the_same_in_every_mode(
+    local_airflow: LocalAirflow, emulator: Emulator, ending: str
+) -> None:
+    script, words, skipped_by = ENDINGS[ending]
+    run_id = local_airflow.trigger("wait_for_an_ending", conf={"video": emulator.add_task(script=script)})
+    local_airflow.wait_for_run("wait_for_an_ending", run_id, timeout=300)
+    seen = local_airflow.task_states("wait_for_an_ending", run_id)
+    expected = {
+        f"{mode}_{option}": "skipped" if option in skipped_by else "failed"
+        for mode in ("deferred", "poke", "reschedule")
+        for option in ("plain", "soft_fail", "never_fail")
+    }
+    assert seen == expected, local_airflow.describe_run("wait_for_an_ending", run_id)
+    tries = dict(
+        local_airflow.query(
+            "SELECT task_id, try_number FROM task_instance WHERE dag_id = 'wait_for_an_ending' AND run_id = ?",
+            run_id,
+        )
+    )
+    assert tries == dict.fromkeys(expected, 1), "an ending that a retry cannot cure is not retried"
+    for task in expected:
+        assert words in local_airflow.task_log("wait_for_an_ending", run_id, task)
+    error = "ManxueTimeoutError" if ending == "timeout" else "Manxue"
+    assert error in local_airflow.task_log("wait_for_an_ending", run_id, "deferred_plain")
+
+
+def test_execution_timeout_bounds_the_wait(local_airflow: LocalAirflow, emulator: Emulator) -> None:
+    video = emulator.add_task(script=Script.by_hand("processing"))
+    run_id = local_airflow.trigger("wait_with_execution_timeout", conf={"video": video})
+    local_airflow.wait_for_run("wait_with_execution_timeout", run_id)
+    seen = local_airflow.task_states("wait_with_execution_timeout", run_id)
+    assert (seen["deferred_plain"], seen["poke_plain"], seen["poke_soft_fail"]) == (
+        "failed",
+        "failed",
+        "skipped",
+    )
+    if local_airflow.is_3:
+        # Airflow 2 ends a resumed task whose execution_timeout has passed before our code runs.
+        assert seen["deferred_soft_fail"] == "skipped"
+    assert "AirflowTaskTimeout" in local_airflow.task_log(
+        "wait_with_execution_timeout", run_id, "deferred_plain"
+    )
+
+
+def test_outage_is_survived_and_met_with_backoff(local_airflow: LocalAirflow, emulator: Emulator) -> None:
+    video = emulator.add_task(script=Script.by_hand("processing", "completed"))
+    run_id = local_airflow.trigger("wait_for_many", conf={"videos": [video]})
+    local_airflow.wait_until(lambda: len(emulator.polls(video)) >= 2, 90)
+    with emulator.outage("refuse"):
+        time.sleep(12)
+    asked = len(emulator.polls(video))
+    began = time.monotonic()
+    with emulator.outage("503"):
+        local_airflow.wait_until(lambda: len(emulator.polls(video)) > asked, 60)
+    with emulator.outage("html"):
+        local_airflow.wait_until(lambda: len(emulator.polls(video)) > asked + 1, 90)
+    assert len(emulator.polls(video)) - asked <= (time.monotonic() - began) / 5 + 2
+    emulator.set_status(video, "completed")
+    assert local_airflow.wait_for_run("wait_for_many", run_id) == "success"
+    log = local_airflow.task_log("wait_for_many", run_id, "wait", map_index=0)
+    for words in ("connection refused", "HTTP 503", "not a JSON object", "completed"):
+        assert words in log
+
+
+def test_outage_when_the_worker_resumes_is_survived(local_airflow: LocalAirflow, emulator: Emulator) -> None:
+    # The triggerer's second poll, the third in all, finds the video; then the service goes away for a while.
+    video = emulator.add_task(script=Script.polls("processing", "completed"))
+    gone = threading.Event()
+
+    def go_away() -> None:
+        while len(emulator.polls(video)) < 2:
+            time.sleep(0.01)
+        with emulator.outage("refuse"):
+            gone.set()
+            time.sleep(20)
+
+    saboteur = threading.Thread(target=go_away, daemon=True)
+    saboteur.start()
+    run_id = local_airflow.trigger("wait_for_many", conf={"videos": [video]})
+    assert local_airflow.wait_for_run("wait_for_many", run_id) == "success"
+    saboteur.join()
+    assert gone.is_set()
+    log = local_airflow.task_log("wait_for_many", run_id, "wait", map_index=0)
+    assert log.count("Waiting for the video") == 2, "the worker deferred again"
+
+
+class TestKeys:
+    """With an emulator of their own, since a key belongs to all of its tasks."""
+
+    @pytest.fixture
+    def service(self, local_airflow: LocalAirflow):
+        with Emulator() as service:
+            connection = json.loads(service.airflow_connection_json())
+            local_airflow.set_connection("rotating", **connection)
+            yield service
+
+    def wait_until_deferred(self, airflow, run_id):
+        airflow.wait_until(
+            lambda: airflow.task_states("wait_in_every_mode", run_id).get("deferred") == "deferred", 90
+        )
+
+    def test_rotated_key_is_picked_up(self, local_airflow, service) -> None:
+        video = service.add_task(script=Script.by_hand("processing", "completed"))
+        run_id = local_airflow.trigger("wait_in_every_mode", conf={"video": video, "connection": "rotating"})
+        self.wait_until_deferred(local_airflow, run_id)
+        connection = json.loads(service.airflow_connection_json())
+        local_airflow.set_connection("rotating", **{**connection, "password": "the-new-key"})
+        service.api_key = "the-new-key"
+        polls = len(service.polls(video))
+        local_airflow.wait_until(lambda: len(service.polls(video)) > polls + 6, 60)
+        service.set_status(video, "completed")
+        assert local_airflow.wait_for_run("wait_in_every_mode", run_id) == "success"
+        assert any(record.status == 401 for record in service.polls(video))
+
+    def test_wrong_key_fails_and_says_what_to_do(self, local_airflow, service) -> None:
+        video = service.add_task(script=Script.by_hand("processing", "completed"))
+        run_id = local_airflow.trigger("wait_in_every_mode", conf={"video": video, "connection": "rotating"})
+        self.wait_until_deferred(local_airflow, run_id)
+        service.api_key = "the-new-key"
+        assert local_airflow.wait_for_run("wait_in_every_mode", run_id) == "failed"
+        log = local_airflow.task_log("wait_in_every_mode", run_id, "deferred")
+        assert "ManxueAuthenticationError" in log
+        assert "Put a valid key into the connection's password" in log

@@ -1,0 +1,415 @@
+"""What the fields of a connection may hold, and how a bad one is reported."""
+
+import dataclasses
+import os
+
+import pytest
+
+from airflow_provider_manxue.connection import (
+    DEFAULT_BASE_URL,
+    DEFAULT_CONN_ID,
+    ManxueSettings,
+    is_loopback,
+    missing_connection,
+    read_connection,
+)
+from airflow_provider_manxue.exceptions import ManxueConfigurationError
+
+KEY = "sk-very-secret-key"
+PREFIX = "/kyyReactApiServer"
+
+
+def settings_of(**fields):
+    return read_connection("my_conn", **{"host": None, "password": KEY, **fields})
+
+
+def error_of(**fields):
+    with pytest.raises(ManxueConfigurationError) as caught:
+        settings_of(**fields)
+    assert KEY not in str(caught.value)
+    return str(caught.value)
+
+
+def test_a_key_is_all_that_a_connection_needs():
+    assert settings_of() == ManxueSettings(
+        base_url=DEFAULT_BASE_URL,
+        api_key=KEY,
+        request_timeout=30.0,
+        verify=True,
+        ca_bundle=None,
+        proxy=None,
+    )
+
+
+def test_the_default_is_the_documented_address():
+    assert DEFAULT_BASE_URL == "https://zcbservice.aizfw.cn/kyyReactApiServer"
+
+
+# --- the host -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("host", [None, "", "  ", "\n"])
+def test_an_empty_host_means_the_public_service(host):
+    assert settings_of(host=host).base_url == DEFAULT_BASE_URL
+
+
+@pytest.mark.parametrize("scheme", ["", "https://", "HTTPS://"])
+@pytest.mark.parametrize(
+    "authority", ["zcbservice.aizfw.cn", "zcbservice.aizfw.cn:8443", "[2001:db8::1]:8443", "10.0.0.7"]
+)
+@pytest.mark.parametrize(
+    "path",
+    [
+        "",
+        "/",
+        "/v1",
+        "/v1/",
+        PREFIX,
+        f"{PREFIX}/",
+        f"{PREFIX}//",
+        f"{PREFIX}/v1",
+        f"{PREFIX}/v1/",
+        f"{PREFIX}//v1//",
+        f"{PREFIX}/v1/result",
+        f"{PREFIX}/v1/result/",
+        f"{PREFIX}/v1/result/proj_1",
+        f"{PREFIX}/v1/result/{{id}}",
+    ],
+)
+def test_the_base_url_comes_out_right_however_much_of_it_is_given(scheme, authority, path):
+    assert settings_of(host=f" {scheme}{authority}{path} ").base_url == f"https://{authority}{PREFIX}"
+
+
+@pytest.mark.parametrize(
+    ("host", "base_url"),
+    [
+        ("https://proxy.example.com/manxue", "https://proxy.example.com/manxue"),
+        ("https://proxy.example.com/a/b/v1/", "https://proxy.example.com/a/b"),
+        ("https://proxy.example.com/v10", "https://proxy.example.com/v10"),
+        ("https://proxy.example.com/v1/other", "https://proxy.example.com/v1/other"),
+        ("https://proxy.example.com/v1.example", "https://proxy.example.com/v1.example"),
+        ("https://proxy.example.com/prev1", "https://proxy.example.com/prev1"),
+        ("https://proxy.example.com/.well-known", "https://proxy.example.com/.well-known"),
+    ],
+)
+def test_a_prefix_of_ones_own_stays(host, base_url):
+    assert settings_of(host=host).base_url == base_url
+
+
+@pytest.mark.parametrize(
+    ("fields", "base_url"),
+    [
+        ({"host": "h.example.com", "port": 8443}, "https://h.example.com:8443"),
+        ({"host": "https://h.example.com", "port": 8443}, "https://h.example.com:8443"),
+        ({"host": "[2001:db8::1]", "port": 8443}, "https://[2001:db8::1]:8443"),
+        ({"host": "h.example.com", "port": 65535}, "https://h.example.com:65535"),
+        ({"host": "h.example.com:9443", "port": 8443}, "https://h.example.com:9443"),
+        ({"host": "h.example.com", "port": 0}, "https://h.example.com"),
+        ({"host": "h.example.com", "schema": "https"}, "https://h.example.com"),
+        ({"host": "h.example.com", "schema": "HTTPS"}, "https://h.example.com"),
+        ({"host": "localhost", "schema": "http", "port": 8080}, "http://localhost:8080"),
+        ({"host": "https://localhost", "schema": "http"}, "https://localhost"),
+        ({"host": "http://localhost", "schema": "https"}, "http://localhost"),
+    ],
+)
+def test_port_and_schema_complete_the_host_but_do_not_override_it(fields, base_url):
+    assert settings_of(**fields).base_url == base_url + PREFIX
+
+
+@pytest.mark.parametrize(
+    ("fields", "field"),
+    [
+        ({"host": "https://"}, "host"),
+        ({"host": "://h"}, "host"),
+        ({"host": "https:///path"}, "host"),
+        ({"host": "ftp://h.example.com"}, "host"),
+        ({"host": "file:///etc/passwd"}, "host"),
+        ({"host": "https://h example.com"}, "host"),
+        ({"host": "https://h.example.com\\evil.example.com"}, "host"),
+        ({"host": "https://exämple.com"}, "host"),
+        ({"host": "https://h.example.com:port"}, "host"),
+        ({"host": "https://h.example.com:70000"}, "host"),
+        ({"host": "https://h.example.com:-1"}, "host"),
+        ({"host": "https://h.example.com:0"}, "host"),
+        ({"host": "https://h.example.com:"}, "host"),
+        ({"host": "https://h.example.com:", "port": 8443}, "host"),
+        ({"host": "https://[::1"}, "host"),
+        ({"host": "::1"}, "host"),
+        ({"host": "https://[not-an-address]"}, "host"),
+        ({"host": "https://h.example.com/a b"}, "host"),
+        ({"host": "https://h.example.com/a\\b"}, "host"),
+        ({"host": "https://h.example.com/ä"}, "host"),
+        ({"host": "https://h.example.com/a/../b"}, "host"),
+        ({"host": "https://h.example.com/a/.."}, "host"),
+        ({"host": "https://h.example.com/./a"}, "host"),
+        ({"host": "", "port": 8443}, "host"),
+        ({"host": "h.example.com", "port": -1}, "port"),
+        ({"host": "h.example.com", "port": 65536}, "port"),
+        ({"host": "h.example.com", "schema": "ftp"}, "schema"),
+        ({"host": "h.example.com", "schema": "https://"}, "schema"),
+    ],
+)
+def test_an_unusable_address_is_reported_with_its_field(fields, field):
+    error = error_of(**fields)
+
+    assert error.startswith(f"Connection 'my_conn', field '{field}': ")
+
+
+@pytest.mark.parametrize("query", ["?", "#", "?a=b", "#part", f"?key={KEY}", f"#{KEY}"])
+def test_a_host_with_more_than_a_base_url_is_refused_and_not_repeated(query):
+    assert "field 'host': it holds more than a base URL" in error_of(
+        host=f"https://h.example.com/base{query}"
+    )
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        f"https://user:{KEY}@h.example.com",
+        f"https://{KEY}@h.example.com",
+        f"{KEY}@h.example.com",
+        f"https://user:{KEY}@h.example.com:bad",
+        f"https://user:{KEY}@[h",
+        f"ftp://user:{KEY}@h.example.com",
+        "https://@h.example.com",
+    ],
+)
+def test_a_host_with_a_password_is_refused_and_not_repeated(host):
+    assert "field 'host': it holds a user name or a password. Put the API key into 'password'." in error_of(
+        host=host
+    )
+
+
+# --- plain HTTP -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "authority",
+    ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.0.0.1:8080", "127.8.8.8", "[::1]", "[::1]:8080"],
+)
+def test_plain_http_to_this_machine_is_allowed(authority):
+    assert settings_of(host=f"http://{authority}").base_url == f"http://{authority}{PREFIX}"
+
+
+FOREIGN = ["h.example.com", "10.0.0.7", "0.0.0.0", "localhost.example.com", "127.0.0.1.example.com", "[2001:db8::1]", "128.0.0.1"]  # fmt: skip
+
+
+@pytest.mark.parametrize("authority", FOREIGN)
+@pytest.mark.parametrize("extra", [{}, {"allow_http": False}, {"allow_http": "false"}, {"allow_http": None}])
+def test_plain_http_to_another_machine_is_refused(authority, extra):
+    for fields in ({"host": f"http://{authority}"}, {"host": authority, "schema": "http"}):
+        error = error_of(**fields, extra=extra)
+
+        assert "field 'host'" in error
+        assert "unencrypted" in error
+        assert "allow_http" in error
+
+
+@pytest.mark.parametrize("authority", FOREIGN)
+@pytest.mark.parametrize("allowed", [True, "true", "True", " TRUE "])
+def test_plain_http_to_another_machine_can_be_allowed(authority, allowed):
+    settings = settings_of(host=f"http://{authority}", extra={"allow_http": allowed})
+
+    assert settings.base_url == f"http://{authority}{PREFIX}"
+
+
+@pytest.mark.parametrize(
+    ("hostname", "loopback"),
+    [
+        ("localhost", True),
+        ("LocalHost", True),
+        ("127.0.0.1", True),
+        ("127.255.255.254", True),
+        ("::1", True),
+        ("", False),
+        ("example.com", False),
+        ("127.1", False),
+        ("::", False),
+        ("0.0.0.0", False),
+    ],
+)
+def test_loopback_is_decided_without_a_name_server(hostname, loopback):
+    assert is_loopback(hostname) is loopback
+
+
+# --- the key --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("password", [KEY, f" {KEY}", f"{KEY}\n", f"\t{KEY}\r\n"])
+def test_space_around_the_key_is_taken_off(password):
+    assert settings_of(password=password).api_key == KEY
+
+
+@pytest.mark.parametrize("password", [None, "", "  ", "\n"])
+def test_a_missing_key_is_reported(password):
+    error = error_of(password=password)
+
+    assert "field 'password': no API key is set" in error
+
+
+@pytest.mark.parametrize(
+    "password",
+    [
+        f"Bearer {KEY}",
+        f"{KEY}\nX-Other: 1",
+        f"{KEY}\r\nX-Other: 1",
+        f"{KEY}\x00",
+        f"{KEY}\x7f",
+        f"{KEY}é",
+        f"{KEY}\u200b",
+    ],
+)
+def test_a_key_that_could_break_the_header_is_refused(password):
+    error = error_of(password=password)
+
+    assert "field 'password'" in error
+    assert "without the word 'Bearer'" in error
+
+
+def test_settings_show_neither_the_key_nor_the_proxys_password():
+    shown = repr(settings_of(extra={"proxy": "http://user:hidden@proxy:3128"}))
+
+    assert KEY not in shown
+    assert "hidden" not in shown
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        settings_of().base_url = "https://evil.example.com"
+
+
+# --- extra fields ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "extra",
+    [
+        None,
+        {},
+        dict.fromkeys(("request_timeout", "verify", "ca_bundle", "proxy", "allow_http")),
+        dict.fromkeys(("request_timeout", "verify", "ca_bundle", "proxy", "allow_http"), ""),
+    ],
+)
+def test_an_emptied_extra_field_means_its_default(extra):
+    assert settings_of(extra=extra) == settings_of()
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [(0.1, 0.1), (5, 5.0), ("12.5", 12.5), (" 7 ", 7.0), (600, 600.0)]
+)
+def test_a_request_timeout(value, seconds):
+    assert settings_of(extra={"request_timeout": value}).request_timeout == seconds
+
+
+@pytest.mark.parametrize(
+    "value", [0, 0.09, -1, 600.1, 10**400, "soon", "nan", "inf", True, False, [], {}, [30]]
+)
+def test_a_bad_request_timeout(value):
+    error = error_of(extra={"request_timeout": value})
+
+    assert error.startswith("Connection 'my_conn', field 'request_timeout': ")
+    assert error.endswith("is not a number from 0.1 to 600. The default is 30.")
+
+
+@pytest.mark.parametrize(
+    ("value", "switch"), [(True, True), (False, False), ("true", True), ("False", False), (" FALSE ", False)]
+)
+def test_verify(value, switch):
+    assert settings_of(extra={"verify": value}).verify is switch
+
+
+@pytest.mark.parametrize("name", ["verify", "allow_http"])
+@pytest.mark.parametrize("value", ["yes", "no", "1", 0, 1, "off", " ", [], {"a": 1}])
+def test_a_bad_switch_is_never_guessed(name, value):
+    error = error_of(extra={name: value})
+
+    assert f"field '{name}': {value!r} is neither true nor false" in error
+    assert "The default is" in error
+
+
+def test_a_ca_bundle_is_a_file(tmp_path):
+    bundle = tmp_path / "ca.pem"
+    bundle.write_text("")
+
+    assert settings_of(extra={"ca_bundle": str(bundle)}).ca_bundle == str(bundle)
+
+
+@pytest.mark.parametrize("value", ["/no/such/file.pem", os.sep, "a\0b", "a" * 5000, 5, True, ["a.pem"], {}])
+def test_a_ca_bundle_that_is_no_file_is_refused(value):
+    error = error_of(extra={"ca_bundle": value})
+
+    assert "field 'ca_bundle'" in error
+    assert "PEM" in error
+
+
+def test_a_ca_bundle_in_a_folder_that_may_not_be_entered_is_refused(monkeypatch, tmp_path):
+    def forbidden(*args, **kwargs):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("pathlib.Path.stat", forbidden)
+
+    assert "field 'ca_bundle'" in error_of(extra={"ca_bundle": str(tmp_path / "ca.pem")})
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["http://proxy:3128", "http://proxy:3128/", " http://proxy.example.com ", "http://user:pass@proxy:3128"],
+)
+def test_a_proxy(value):
+    assert settings_of(extra={"proxy": value}).proxy == value.strip()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "proxy:3128",
+        "https://u:hidden@proxy",
+        "socks5://u:hidden@proxy",
+        "http://",
+        "http://u:hidden@p/path",
+        "http://u:hidden@p?q",
+        "http://u:hidden p",
+        5,
+        True,
+        [],
+    ],
+)
+def test_a_bad_proxy_is_refused_and_not_repeated(value):
+    error = error_of(extra={"proxy": value})
+
+    assert "field 'proxy'" in error
+    assert "http://proxy.example.com:3128" in error
+    assert "hidden" not in error
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("request_timout", "Did you mean 'request_timeout'?"),
+        ("timeout", "Did you mean 'request_timeout'?"),
+        ("Verify", "Did you mean 'verify'?"),
+        ("proxies", "Did you mean 'proxy'?"),
+        ("allow_https", "Did you mean 'allow_http'?"),
+        ("zzz", "Known fields are allow_http, ca_bundle, proxy, request_timeout, verify."),
+    ],
+)
+def test_an_unknown_extra_field_is_refused_with_a_suggestion(name, hint):
+    error = error_of(extra={name: KEY})
+
+    assert error == f"Connection 'my_conn', field {name!r}: this extra field is unknown. {hint}"
+
+
+@pytest.mark.parametrize("extra", [["verify"], [["verify", False]], "text", 5])
+def test_an_extra_that_is_no_object_is_refused(extra):
+    assert "field 'extra': it is not a JSON object" in error_of(extra=extra)
+
+
+# --- a missing connection -------------------------------------------------------------------------------
+
+
+def test_a_missing_connection_is_reported_with_the_remedy():
+    error = missing_connection(DEFAULT_CONN_ID)
+
+    assert isinstance(error, ManxueConfigurationError)
+    assert "'manxue_default' does not exist" in str(error)
+    assert "type 'manxue'" in str(error)

@@ -1,0 +1,125 @@
+"""What only the hook does: ordering, testing the connection, and the form."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from airflow_provider_manxue.exceptions import ManxueInputError, ManxueTransientError
+from airflow_provider_manxue.hooks.manxue import BearerAuth, ManxueHook
+from airflow_provider_manxue.protocol import TaskStatus
+from airflow_provider_manxue.testing import Answer, Emulator, Script
+
+
+@pytest.fixture
+def emulator(monkeypatch):
+    with Emulator() as emulator:
+        monkeypatch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", emulator.airflow_connection_json())
+        yield emulator
+
+
+@pytest.fixture
+def hook():
+    return ManxueHook()
+
+
+def test_order_is_sent_as_documented(emulator, hook):
+    task = hook.create_video(
+        prompt="a cat",
+        model="sd2_manxue_video_720p",
+        duration=8,
+        ratio="9:16",
+        reference_videos=("https://example.com/a.mp4",),
+    )
+    assert task.status is TaskStatus.QUEUED
+    [order] = emulator.ledger.orders
+    assert order.id == task.id
+    assert json.loads(emulator.requests[-1].body) == {
+        "prompt": "a cat",
+        "model": "sd2_manxue_video_720p",
+        "duration": 8,
+        "ratio": "9:16",
+        "referenceVideos": ["https://example.com/a.mp4"],
+    }
+
+
+@pytest.mark.parametrize("name", ["create_envelope_project_id", "http_202_on_create"])
+def test_older_answers_to_an_order_are_read(emulator, hook, name):
+    emulator.answer_all_with(Answer.named(name))
+    task = hook.create_video(prompt="a cat", model="sd2_manxue_720p")
+    assert task.id == emulator.ledger.orders[-1].id
+    assert task.status is TaskStatus.QUEUED
+
+
+@pytest.mark.parametrize("answer", [Answer(reset="after"), Answer(status=500), Answer(body="")], ids=str)
+def test_order_is_never_sent_twice(emulator, hook, answer):
+    emulator.answer_all_with(answer)
+    with pytest.raises(ManxueTransientError):
+        hook.create_video(prompt="a cat", model="sd2_manxue_720p")
+    assert [record.method for record in emulator.requests] == ["POST"]
+
+
+def test_connections_are_kept_open_between_calls(emulator, hook):
+    emulator.add_task(id="task-1", script=Script.polls("completed"))
+    for _ in range(3):
+        hook.get_video_task("task-1")
+    assert len({record.connection_id for record in emulator.requests}) == 1
+
+
+def test_bad_id_is_refused_before_the_connection_is_read():
+    with pytest.raises(ManxueInputError):
+        ManxueHook("no_such_connection").get_video_task("")
+
+
+def test_key_is_not_shown_by_its_auth():
+    assert "secret" not in repr(BearerAuth("secret"))
+
+
+class TestConnectionTest:
+    def test_reports_a_service_that_knows_no_such_task(self, emulator, hook):
+        ok, message = hook.test_connection()
+        assert ok
+        assert "was reached and did not refuse the key" in message
+        assert "HTTP 404" in message
+        assert not emulator.ledger.orders
+
+    def test_reports_a_refused_key(self, emulator, hook, monkeypatch):
+        connection = json.loads(emulator.airflow_connection_json()) | {"password": "wrong"}
+        monkeypatch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", json.dumps(connection))
+        ok, message = hook.test_connection()
+        assert not ok
+        assert "refused the API key" in message
+
+    @pytest.mark.parametrize(
+        ("answer", "words"),
+        [
+            (Answer.named("http_200_business_error"), "does not know the path"),
+            (Answer.named("http_404_no_handler"), "does not know the path"),
+            (Answer(status=503), "HTTP 503"),
+            (Answer(status=403), "forbids"),
+            (Answer(body="<html>"), "not a JSON object"),
+        ],
+        ids=str,
+    )
+    def test_reports_what_else_was_seen(self, emulator, hook, answer, words):
+        emulator.answer_all_with(answer)
+        ok, message = hook.test_connection()
+        assert not ok
+        assert words in message
+
+    def test_reports_an_answer_that_is_a_task(self, emulator, hook):
+        emulator.add_task(id="airflow-connection-test", script=Script.polls("completed"))
+        assert hook.test_connection()[0]
+
+    def test_reports_an_unreachable_host(self, emulator, hook):
+        with emulator.outage("refuse"):
+            ok, message = hook.test_connection()
+        assert not ok
+        assert "connection refused" in message
+
+    def test_reports_a_bad_field(self, hook, monkeypatch):
+        monkeypatch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", json.dumps({"conn_type": "manxue"}))
+        ok, message = hook.test_connection()
+        assert not ok
+        assert "field 'password'" in message

@@ -1,0 +1,127 @@
+"""What the built wheel holds."""
+
+import configparser
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_manxue import __version__
+
+ROOT = Path(__file__).parents[2]
+PACKAGE = "airflow_provider_manxue"
+DIST_INFO = f"{PACKAGE}-{__version__}.dist-info"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory):
+    """Build a wheel from a copy, so that no leftovers of earlier builds get in and none stay behind."""
+    folder = tmp_path_factory.mktemp("wheel")
+    source = folder / "source"
+    shutil.copytree(
+        ROOT, source, ignore=shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info")
+    )
+    subprocess.run(
+        [sys.executable, "-c", "from setuptools import build_meta; build_meta.build_wheel('..')"],
+        cwd=source,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = folder.glob("*.whl")
+    return wheel
+
+
+@pytest.fixture(scope="module")
+def files(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
+
+
+@pytest.fixture(scope="module")
+def metadata(files):
+    return Parser().parsestr(files[f"{DIST_INFO}/METADATA"].decode())
+
+
+@pytest.fixture(scope="module")
+def entry_points(files):
+    parser = configparser.ConfigParser(delimiters="=")
+    parser.optionxform = str
+    parser.read_string(files[f"{DIST_INFO}/entry_points.txt"].decode())
+    return {group: dict(parser[group]) for group in parser.sections()}
+
+
+def test_the_wheel_is_pure_python_and_carries_the_version(wheel):
+    assert wheel.name == f"{PACKAGE}-{__version__}-py3-none-any.whl"
+
+
+def test_the_wheel_holds_the_package_and_nothing_else(files):
+    assert {name.partition("/")[0] for name in files} == {PACKAGE, DIST_INFO}
+
+
+def test_the_wheel_holds_every_module(files):
+    modules = {str(path.relative_to(ROOT)) for path in (ROOT / PACKAGE).rglob("*.py")}
+
+    assert {name for name in files if name.endswith(".py")} == modules
+
+
+def test_every_folder_with_modules_is_a_package():
+    folders = {path.parent for path in (ROOT / PACKAGE).rglob("*.py")}
+
+    assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
+
+
+def test_type_checkers_are_told_that_the_package_is_typed(files):
+    assert f"{PACKAGE}/py.typed" in files
+
+
+def test_the_license_is_included(files, metadata):
+    assert files[f"{DIST_INFO}/licenses/LICENSE"] == (ROOT / "LICENSE").read_bytes()
+    assert metadata["License-Expression"] == "Apache-2.0"
+
+
+def test_the_readme_is_the_description(metadata):
+    assert metadata.get_payload().strip() == (ROOT / "README.md").read_text().strip()
+    assert metadata["Description-Content-Type"] == "text/markdown"
+
+
+def test_the_names_are_right(metadata):
+    assert (metadata["Name"], metadata["Version"]) == ("airflow-provider-manxue", __version__)
+
+
+def test_the_declared_entry_points_are_in_the_wheel(entry_points):
+    assert entry_points == {
+        "apache_airflow_provider": {"provider_info": f"{PACKAGE}.get_provider_info:get_provider_info"},
+        "pytest11": {"manxue": f"{PACKAGE}.testing.pytest_plugin"},
+    }
+
+
+def test_each_entry_point_can_be_loaded_from_the_wheel(wheel, entry_points, tmp_path):
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path)
+    code = (
+        "import importlib, sys\n"
+        "for target in sys.argv[1:]:\n"
+        "    module, _, name = target.partition(':')\n"
+        "    module = importlib.import_module(module)\n"
+        "    if name: getattr(module, name)\n"
+        "    print(module.__file__)"
+    )
+    targets = [target for group in entry_points.values() for target in group.values()]
+
+    run = subprocess.run(
+        [sys.executable, "-c", code, *targets],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+
+    loaded = [Path(line) for line in run.stdout.splitlines()[-len(targets) :]]
+    assert len(loaded) == 2
+    assert all(path.is_relative_to(tmp_path) for path in loaded)

@@ -1,0 +1,915 @@
+"""What an answer of the service means, how it is asked, and what may be said about it."""
+
+import errno
+import json
+import socket
+import ssl
+from datetime import UTC, datetime
+from email.utils import format_datetime
+
+import aiohttp
+import pytest
+import requests
+import trustme
+import urllib3
+import yarl
+from aiohttp.client_reqrep import ConnectionKey
+
+from airflow_provider_manxue import __version__
+from airflow_provider_manxue.connection import DEFAULT_BASE_URL
+from airflow_provider_manxue.exceptions import (
+    ManxueAuthenticationError,
+    ManxueError,
+    ManxueInputError,
+    ManxueMediaTypeError,
+    ManxuePermissionError,
+    ManxueRateLimitError,
+    ManxueRedirectError,
+    ManxueRefusedError,
+    ManxueTransientError,
+)
+from airflow_provider_manxue.protocol import (
+    TaskStatus,
+    VideoTask,
+    clean_text,
+    create_url,
+    no_answer,
+    read_retry_after,
+    read_task,
+    read_video_task_id,
+    result_url,
+    user_agent,
+)
+
+KEY = "sk-very-secret-key"
+NOW = 1_800_000_000.0
+VIDEO = "https://cdn.example.com/a.mp4"
+
+PUBLISHED_SAMPLE = (
+    b'{"id":"proj_sd2manxue_1234567890","object":"video","created":1761635478,'
+    b'"model":"sd2_manxue_1080p","status":"processing","video_url":null,"error":null}'
+)
+
+
+def task_of(answer, http_status=200, **kwargs):
+    return read_task(http_status, json.dumps(answer).encode(), **{"video_task_id": "asked", **kwargs})
+
+
+def error_of(http_status, body=b"", **kwargs):
+    with pytest.raises(ManxueError) as caught:
+        read_task(http_status, body, **{"video_task_id": "asked", **kwargs})
+    return caught.value
+
+
+def http_date(seconds):
+    return format_datetime(datetime.fromtimestamp(seconds, tz=UTC), usegmt=True)
+
+
+# --- the documented answer ------------------------------------------------------------------------------
+
+
+def test_the_published_sample_is_read_field_by_field():
+    assert read_task(200, PUBLISHED_SAMPLE) == VideoTask(
+        id="proj_sd2manxue_1234567890",
+        status=TaskStatus.PROCESSING,
+        status_word="processing",
+        object="video",
+        created=1761635478,
+        model="sd2_manxue_1080p",
+    )
+
+
+def test_a_completed_answer_is_read_field_by_field():
+    task = task_of(
+        {
+            "id": "proj_1",
+            "object": "video",
+            "created": 1761635478,
+            "model": "sd2_manxue_video_720p",
+            "status": "completed",
+            "video_url": VIDEO,
+            "actualDuration": 5.17,
+        }
+    )
+
+    assert (task.status, task.video_url, task.actual_duration, task.error) == ("completed", VIDEO, 5.17, None)
+
+
+def test_a_failed_answer_keeps_the_reason():
+    task = task_of({"id": "proj_1", "status": "failed", "error": "prompt is not allowed"})
+
+    assert (task.status, task.error, task.video_url) == (TaskStatus.FAILED, "prompt is not allowed", None)
+
+
+def test_a_task_is_written_back_under_the_names_of_the_service():
+    answer = {
+        "id": "proj_1",
+        "object": "video",
+        "created": 1761635478,
+        "model": "sd2_manxue_720p",
+        "status": "completed",
+        "video_url": VIDEO,
+        "actualDuration": 4.0,
+        "error": None,
+        "amount": 12,
+        "last_frame_url": "https://cdn.example.com/last.png",
+    }
+
+    written = task_of(answer).as_dict()
+
+    assert written == answer
+    assert list(written) == list(answer)
+
+
+def test_what_is_absent_is_written_as_null():
+    assert task_of({"id": "proj_1", "status": "queued"}).as_dict() == {
+        "id": "proj_1",
+        "object": None,
+        "created": None,
+        "model": None,
+        "status": "queued",
+        "video_url": None,
+        "actualDuration": None,
+        "error": None,
+    }
+
+
+def test_the_written_status_is_one_of_the_documented_words_and_a_plain_text():
+    written = task_of({"id": "proj_1", "status": "SUCCEEDED"}).as_dict()["status"]
+
+    assert written == "completed"
+    assert type(written) is str
+
+
+def test_the_written_task_can_be_stored_as_json():
+    body = b'{"id":"a\\u0000b","status":"queued","x":NaN,"y":[Infinity,{"\\ud800z":"\\ud800"}],"actualDuration":NaN}'
+
+    task = read_task(200, body)
+    stored = json.dumps(task.as_dict(), allow_nan=False, ensure_ascii=False).encode("utf-8")
+
+    assert b"\x00" not in stored
+    assert b"\\u0000" not in stored
+    assert (task.id, task.actual_duration) == ("ab", None)
+    assert task.extra == {"x": None, "y": [None, {"?z": "?"}]}
+
+
+def test_neither_the_video_url_nor_unknown_fields_show_in_a_tasks_repr():
+    task = task_of(
+        {"id": "p", "status": "completed", "video_url": VIDEO, "last_frame_url": "https://x/frame"}
+    )
+
+    assert VIDEO not in repr(task)
+    assert "frame" not in repr(task)
+
+
+# --- status words ---------------------------------------------------------------------------------------
+
+STATUS_WORDS = {
+    TaskStatus.QUEUED: ("queued", "pending", "submitted"),
+    TaskStatus.PROCESSING: ("processing", "running", "in_progress", "generating"),
+    TaskStatus.COMPLETED: ("completed", "succeeded", "success", "done"),
+    TaskStatus.FAILED: ("failed", "failure", "cancelled", "canceled", "expired"),
+}
+
+
+@pytest.mark.parametrize(
+    ("word", "status"), [(word, status) for status, words in STATUS_WORDS.items() for word in words]
+)
+def test_status_words_and_their_synonyms_are_understood_in_any_letter_case(word, status):
+    for spelling in (word, word.upper(), word.title(), f" {word}\n"):
+        assert task_of({"id": "p", "status": spelling}).status is status
+
+
+@pytest.mark.parametrize(
+    "word", ["", "reviewing", "complete", "not completed", "unknown", "完成", None, True, 1, {}, []]
+)
+def test_any_other_status_is_unknown(word):
+    assert task_of({"id": "p", "status": word}).status is TaskStatus.UNKNOWN
+
+
+def test_an_unknown_status_keeps_the_word_of_the_service_cleaned():
+    task = task_of({"id": "p", "status": f"re\nviewing {KEY}"}, secret=KEY)
+
+    assert task.status_word == "re viewing ***"
+
+
+def test_an_answer_with_an_id_but_no_status_is_unknown():
+    assert task_of({"id": "p"}).status is TaskStatus.UNKNOWN
+
+
+# --- kinds of objects -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["video", "video.generation", "Video", "VIDEO.GENERATION", None])
+def test_videos_are_accepted(kind):
+    assert task_of({"id": "p", "status": "queued", "object": kind}).object == kind
+
+
+@pytest.mark.parametrize(
+    "kind", ["image.generation", "image", "videos", "videogeneration", "audio.video", 5, ["video"]]
+)
+def test_anything_but_a_video_fails_and_is_named(kind):
+    with pytest.raises(ManxueMediaTypeError) as caught:
+        task_of({"id": "p", "status": "completed", "object": kind, "image_url": "https://x/a.png"})
+
+    assert "'asked'" in str(caught.value)
+    assert clean_text(kind) in str(caught.value)
+
+
+# --- the URL --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["video_url", "videoUrl", "result_url", "url"])
+def test_the_url_is_found_under_each_of_its_names(name):
+    task = task_of({"id": "p", "status": "completed", name: VIDEO})
+
+    assert task.video_url == VIDEO
+    assert task.as_dict()["video_url"] == VIDEO
+    assert task.extra == {}
+
+
+def test_the_documented_name_of_the_url_wins():
+    others = {"url": "https://x/1", "result_url": "https://x/2", "videoUrl": "https://x/3"}
+
+    assert task_of({"id": "p", "status": "completed", **others, "video_url": VIDEO}).video_url == VIDEO
+
+
+@pytest.mark.parametrize(
+    "unusable", [None, "", " ", "pending", 5, True, [VIDEO], "ftp://x/a.mp4", "file:///etc/passwd"]
+)
+def test_another_name_stands_in_for_an_unusable_documented_url(unusable):
+    assert task_of({"id": "p", "status": "completed", "video_url": unusable, "url": VIDEO}).video_url == VIDEO
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        "",
+        "null",
+        0,
+        {},
+        [],
+        "ftp://x/a",
+        "file:///a",
+        "javascript:alert(1)",
+        "//x/a",
+        "http://",
+        "https:///a",
+        "https://a b",
+    ],
+)
+def test_what_is_no_web_address_is_no_video(value):
+    assert task_of({"id": "p", "status": "completed", "video_url": value}).video_url is None
+
+
+@pytest.mark.parametrize(
+    "url", [VIDEO, "http://x/a", "HTTPS://x/a", "https://x", "https://x/视频.mp4?sig=a&b=c#d"]
+)
+def test_a_web_address_is_kept_as_it_came(url):
+    assert task_of({"id": "p", "status": "completed", "video_url": f" {url}\n"}).video_url == url
+
+
+# --- numbers and texts ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("came", "number"),
+    [
+        (5, 5.0),
+        (5.17, 5.17),
+        ("4.000000", 4.0),
+        ("5", 5.0),
+        (0, 0.0),
+        (None, None),
+        ("", None),
+        ("five", None),
+        (True, None),
+        (-1, None),
+        ("-1", None),
+        ("nan", None),
+        ("Infinity", None),
+        ([5], None),
+        ({}, None),
+        (10**400, None),
+    ],
+)
+def test_a_length_is_a_number_or_left_out(came, number):
+    assert task_of({"id": "p", "status": "completed", "actualDuration": came}).actual_duration == number
+
+
+@pytest.mark.parametrize(
+    ("came", "created"),
+    [
+        (1761635478, 1761635478),
+        ("1761635478", 1761635478),
+        (1761635478.9, 1761635478),
+        ("2025-10-28", None),
+        (None, None),
+    ],
+)
+def test_a_creation_time_is_a_whole_number_or_left_out(came, created):
+    read = task_of({"id": "p", "status": "queued", "created": came}).created
+
+    assert read == created
+    assert not isinstance(read, float)
+
+
+@pytest.mark.parametrize("came", [None, "", 5, ["sd2_manxue_720p"]])
+def test_a_model_is_a_text_or_left_out(came):
+    assert task_of({"id": "p", "status": "queued", "model": came}).model is None
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (None, None),
+        ("", None),
+        (False, None),
+        ({}, None),
+        ("bad prompt", "bad prompt"),
+        ({"message": "bad prompt", "code": 7}, "bad prompt"),
+        ({"detail": "bad picture"}, "bad picture"),
+        ({"message": None, "detail": "", "code": "E7"}, "E7"),
+        ({"code": 7}, "7"),
+        (["a", "b"], "['a', 'b']"),
+        (42, "42"),
+        ("line one\r\nline two\x1b[31m", "line one line two [31m"),
+        (f"key {KEY} is broke", "key *** is broke"),
+    ],
+)
+def test_the_reason_of_a_failure_comes_in_several_shapes(error, text):
+    assert task_of({"id": "p", "status": "failed", "error": error}, secret=KEY).error == text
+
+
+def test_other_fields_are_kept_as_they_came():
+    extra = {
+        "amount": 1.5,
+        "totalTokens": "9",
+        "progress": 40,
+        "last_frame_url": "https://x/l.png",
+        "projectId": "q",
+    }
+
+    assert task_of({"id": "p", "status": "processing", **extra}).extra == extra
+
+
+# --- envelopes, orders and ids --------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        {},
+        {"code": "0"},
+        {"code": 0, "msg": None},
+        {"code": "200", "msg": "success"},
+        {"code": 200},
+        {"code": None},
+    ],
+)
+def test_a_task_inside_of_an_envelope_is_unwrapped(envelope):
+    task = task_of({**envelope, "data": {"id": "proj_1", "status": "completed", "video_url": VIDEO}})
+
+    assert (task.id, task.status, task.video_url) == ("proj_1", TaskStatus.COMPLETED, VIDEO)
+
+
+@pytest.mark.parametrize("code", ["0", 0, 200])
+def test_a_flat_task_beside_a_success_code_is_a_task(code):
+    assert task_of({"code": code, "id": "proj_1"}).id == "proj_1"
+
+
+@pytest.mark.parametrize("http_status", [200, 201, 202])
+def test_the_answer_to_an_order_is_a_queued_task(http_status):
+    task = task_of({"id": "proj_1", "status": "queued"}, http_status, video_task_id="")
+
+    assert (task.id, task.status) == ("proj_1", TaskStatus.QUEUED)
+
+
+def test_the_older_answer_to_an_order_is_a_queued_task():
+    task = task_of({"code": "0", "msg": None, "data": {"projectId": "proj_9"}}, video_task_id="")
+
+    assert (task.id, task.status) == ("proj_9", TaskStatus.QUEUED)
+
+
+def test_an_order_that_failed_at_once_is_a_failed_task():
+    assert (
+        task_of({"id": "proj_1", "status": "failed", "error": "x"}, video_task_id="").status
+        is TaskStatus.FAILED
+    )
+
+
+@pytest.mark.parametrize(
+    "answer", [{"status": "queued"}, {"id": None, "status": "queued"}, {"id": 7, "status": "queued"}]
+)
+def test_the_id_that_was_asked_for_stands_in_for_a_missing_one(answer):
+    assert task_of(answer).id == "asked"
+
+
+def test_a_byte_order_mark_does_not_make_an_answer_unreadable():
+    assert read_task(200, b"\xef\xbb\xbf" + PUBLISHED_SAMPLE).status is TaskStatus.PROCESSING
+
+
+# --- errors ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("http_status", "kind"),
+    [
+        (100, ManxueTransientError),
+        (301, ManxueRedirectError),
+        (302, ManxueRedirectError),
+        (304, ManxueRedirectError),
+        (307, ManxueRedirectError),
+        (308, ManxueRedirectError),
+        (400, ManxueRefusedError),
+        (401, ManxueAuthenticationError),
+        (402, ManxueRefusedError),
+        (403, ManxuePermissionError),
+        (404, ManxueRefusedError),
+        (405, ManxueRefusedError),
+        (408, ManxueTransientError),
+        (409, ManxueRefusedError),
+        (410, ManxueRefusedError),
+        (422, ManxueRefusedError),
+        (425, ManxueTransientError),
+        (429, ManxueRateLimitError),
+        (500, ManxueTransientError),
+        (502, ManxueTransientError),
+        (503, ManxueTransientError),
+        (504, ManxueTransientError),
+        (599, ManxueTransientError),
+    ],
+)
+@pytest.mark.parametrize("body", [b"", b"<html>", b'{"message":"why"}', PUBLISHED_SAMPLE])
+def test_an_http_status_other_than_success_decides_alone(http_status, kind, body):
+    error = error_of(http_status, body)
+
+    assert type(error) is kind
+    assert str(http_status) in str(error)
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (b'{"message":"No handler found for GET /v1/v1"}', "No handler found for GET /v1/v1"),
+        (b'{"msg":"too many"}', "too many"),
+        (b'{"error":"no such thing"}', "no such thing"),
+        (b'{"error":{"message":"inner words"}}', "inner words"),
+        (b'{"detail":"in detail"}', "in detail"),
+        (b'{"msg":null,"message":"","error":null,"detail":"the last one"}', "the last one"),
+        (b'{"code":7}', None),
+        (b'["a"]', None),
+        (b'"text"', None),
+        (b"<html>Bad Gateway</html>", None),
+        (b"", None),
+    ],
+)
+def test_the_words_of_the_service_are_found_in_an_error_answer(body, words):
+    assert str(error_of(404, body)) == ("HTTP 404" if words is None else f"HTTP 404: {words}")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b" ",
+        b"<html><body>502</body></html>",
+        b"\xff\xfe\x00",
+        b'{"id":"proj_1","sta',
+        b"null",
+        b"[]",
+        b'["status"]',
+        b'"completed"',
+        b"5",
+        b"{}",
+        b'{"data":null}',
+        b'{"data":[]}',
+        b'{"data":{}}',
+        b'{"code":0,"data":{}}',
+        b'{"id":"p","status":' + b"9" * 5000 + b"}",
+        b'{"data":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+    ],
+)
+def test_a_success_that_describes_no_task_may_be_better_next_time(body):
+    error = error_of(200, body)
+
+    assert type(error) is ManxueTransientError
+    assert "HTTP 200" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("answer", "parts"),
+    [
+        ({"code": 500, "data": None, "msg": "No handler found for GET /x"}, ("code 500", "No handler found")),
+        ({"code": "500", "msg": None}, ("code 500",)),
+        ({"code": -1, "data": {"status": "completed", "video_url": VIDEO}}, ("code -1",)),
+        ({"code": 404, "id": "p", "msg": "unknown"}, ("code 404", "unknown")),
+        ({"code": False, "msg": "no"}, ("code False", "no")),
+        ({"code": 0, "msg": "gone", "data": None}, ("gone",)),
+        ({"error": "gone"}, ("gone",)),
+        ({"message": "gone"}, ("gone",)),
+    ],
+)
+def test_a_success_that_carries_an_error_is_a_refusal(answer, parts):
+    with pytest.raises(ManxueRefusedError) as caught:
+        task_of(answer)
+
+    assert "HTTP 200" in str(caught.value)
+    for part in parts:
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("http_status", "remedy"),
+    [(401, "connection's password"), (403, "allowed to do"), (302, "connection's host")],
+)
+def test_an_error_that_ends_a_wait_says_what_to_do(http_status, remedy):
+    assert remedy in str(error_of(http_status))
+
+
+@pytest.mark.parametrize("http_status", [200, 302, 400, 401, 403, 404, 408, 429, 500])
+@pytest.mark.parametrize("name", ["msg", "message", "error", "detail", "code"])
+def test_no_error_repeats_the_key_or_a_signature(http_status, name):
+    words = f"Bearer {KEY} at https://x/a.mp4?X-Signature=abcdef\nforged line"
+
+    text = str(error_of(http_status, json.dumps({"code": 1, name: words}).encode(), secret=KEY))
+
+    assert KEY not in text
+    assert "abcdef" not in text
+    assert "\n" not in text
+
+
+def test_a_wrong_media_type_does_not_repeat_the_key():
+    with pytest.raises(ManxueMediaTypeError) as caught:
+        task_of({"id": "p", "object": KEY, "status": "x"}, secret=KEY)
+
+    assert KEY not in str(caught.value)
+
+
+# --- Retry-After ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "pause"),
+    [
+        ([], None),
+        (["0"], 0.0),
+        (["120"], 120.0),
+        ([" 120 "], 120.0),
+        (["1.5"], 1.5),
+        (["5."], 5.0),
+        (["86400"], 86400.0),
+        (["999999999999999"], 999999999999999.0),
+        ([http_date(NOW + 90)], 90.0),
+        (["Fri, 15 Jan 2027 09:01:30 +0100"], 90.0),
+        (["Fri, 15 Jan 2027 08:01:30"], 90.0),
+        ([http_date(NOW - 90)], 0.0),
+        (["Thu, 01 Jan 1970 00:00:00 GMT"], 0.0),
+        (["-5"], None),
+        (["+5"], None),
+        ([""], None),
+        (["soon"], None),
+        (["1e3"], None),
+        (["0x10"], None),
+        (["5, 10"], None),
+        (["５"], None),
+        (["nan"], None),
+        (["inf"], None),
+        (["9" * 400], None),
+        (["Wed, 99 Oct 2099 07:28:00 GMT"], None),
+        (["Wed, 21 Oct 99999999999 07:28:00 GMT"], None),
+        (["5", "10"], 10.0),
+        (["10", "5"], 10.0),
+        (["soon", "5"], 5.0),
+        (["5", "soon"], 5.0),
+        ([http_date(NOW + 90), "5"], 90.0),
+        (["soon", "later"], None),
+    ],
+)
+def test_retry_after(values, pause):
+    assert read_retry_after(values, NOW) == pause
+
+
+@pytest.mark.parametrize("http_status", [408, 425, 429, 500, 503])
+def test_errors_that_pass_carry_the_pause(http_status):
+    assert error_of(http_status, retry_after=["7", http_date(NOW + 60)], now=NOW).retry_after == 60.0
+
+
+@pytest.mark.parametrize("http_status", [429, 503])
+def test_errors_without_the_header_carry_no_pause(http_status):
+    error = error_of(http_status)
+
+    assert error.retry_after is None
+    assert str(error) == f"HTTP {http_status}"
+
+
+def test_an_unreadable_retry_after_is_ignored_but_told():
+    error = error_of(429, b'{"msg":"too many"}', retry_after=[f"soon\r\n{KEY}"], secret=KEY)
+
+    assert error.retry_after is None
+    assert str(error) == "HTTP 429: too many (its Retry-After 'soon ***' is neither seconds nor a date)"
+
+
+# --- foreign text ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "clean"),
+    [
+        ("", ""),
+        ("plain words", "plain words"),
+        ("  a\t b\n\n c ", "a b c"),
+        ("a\x00b\x1b[0mc\u202ed\u200be", "a b [0mc d e"),
+        ("审核未通过", "审核未通过"),
+        (None, "None"),
+        (7, "7"),
+        (f"{KEY}{KEY}", "******"),
+        ("https://x/a.mp4", "https://x/a.mp4"),
+        ("see https://x/a.mp4?sig=1&b=2 now", "see https://x/a.mp4?*** now"),
+        ("HTTP://x/a?b", "HTTP://x/a?***"),
+        ("https://x/a#token=1", "https://x/a?***"),
+        ("'https://x/a?s=1' and \"https://y/b?s=2\"", "'https://x/a?***' and \"https://y/b?***\""),
+        ("why? because", "why? because"),
+    ],
+)
+def test_foreign_text_is_made_fit_for_a_log(text, clean):
+    assert clean_text(text, KEY) == clean
+
+
+def test_foreign_text_is_bounded():
+    assert clean_text("x" * 500) == "x" * 500
+    assert clean_text("x" * 501) == "x" * 499 + "…"
+    assert len(clean_text("x " * 1_000_000)) <= 500
+
+
+def test_a_key_at_the_bound_of_the_text_is_not_shown_in_part():
+    assert "sk-" not in clean_text("x" * 490 + KEY, KEY)
+
+
+def test_no_key_means_that_nothing_is_replaced():
+    assert clean_text("words", "") == "words"
+
+
+# --- ids ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "proj_1",
+        "  proj_1\n",
+        {"id": "proj_1", "status": "queued"},
+        {"id": "proj_1", "data": {"projectId": "other"}},
+        {"projectId": "proj_1"},
+        {"code": "0", "msg": None, "data": {"projectId": "proj_1"}},
+        {"id": None, "data": {"id": "proj_1"}},
+        {"id": "", "projectId": "proj_1"},
+        VideoTask(id="proj_1", status=TaskStatus.QUEUED).as_dict(),
+    ],
+)
+def test_an_id_is_taken_as_it_is_or_out_of_a_create_answer(value):
+    assert read_video_task_id(value) == "proj_1"
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["video_550e8400-e29b-41d4-a716-446655440000", "global task/2", "a/../b", "...", "任务 1", "?#%2e"],
+)
+def test_an_id_is_opaque(value):
+    assert read_video_task_id(value) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("", "is empty"),
+        (" \t\n", "is empty"),
+        ({"id": "  "}, "is empty"),
+        (None, "NoneType"),
+        (17, "int"),
+        (b"proj_1", "bytes"),
+        (True, "bool"),
+        (["proj_1", "proj_2"], "list"),
+        (("proj_1",), "tuple"),
+        ({}, "keys []"),
+        ({"status": "queued", "code": 0}, "['code', 'status']"),
+        ({"id": None, "data": None}, "['data', 'id']"),
+        ({"id": 17}, "['id']"),
+        ({"data": ["proj_1"]}, "['data']"),
+        (".", "'.'"),
+        ("..", "'..'"),
+        (" .. ", "'..'"),
+        ("a\nb", "is not an id"),
+        ("a\x00b", "is not an id"),
+        ("a\x7fb", "is not an id"),
+        ("a\u200bb", "is not an id"),
+        ("a\ud800", "is not an id"),
+    ],
+)
+def test_what_cannot_be_an_id_is_refused_with_the_reason(value, problem):
+    with pytest.raises(ManxueInputError) as caught:
+        read_video_task_id(value)
+
+    assert problem in str(caught.value)
+    assert "create call" in str(caught.value)
+
+
+def test_several_ids_at_once_are_refused_with_the_way_to_do_it():
+    with pytest.raises(ManxueInputError, match="expand"):
+        read_video_task_id(["proj_1"])
+
+
+# --- addresses ------------------------------------------------------------------------------------------
+
+
+def test_the_addresses_are_the_documented_ones():
+    assert result_url(DEFAULT_BASE_URL, "proj_1") == (
+        "https://zcbservice.aizfw.cn/kyyReactApiServer/v1/result/proj_1"
+    )
+    assert create_url(DEFAULT_BASE_URL) == (
+        "https://zcbservice.aizfw.cn/kyyReactApiServer/v1/sd2_manxue/videos"
+    )
+
+
+IDS = {
+    "proj_sd2manxue-1.2~3": "proj_sd2manxue-1.2~3",
+    "global task/2": "global%20task%2F2",
+    "a?b=c": "a%3Fb%3Dc",
+    "a#b": "a%23b",
+    "a%2Fb": "a%252Fb",
+    "../../admin": "..%2F..%2Fadmin",
+    "a/../../b": "a%2F..%2F..%2Fb",
+    "%2e%2e": "%252e%252e",
+    "..\\..": "..%5C..",
+    "a;b:c@d&e+f": "a%3Bb%3Ac%40d%26e%2Bf",
+    "任务": "%E4%BB%BB%E5%8A%A1",
+    "...": "...",
+}
+
+
+@pytest.mark.parametrize(("task_id", "segment"), IDS.items())
+def test_an_id_stays_one_segment_of_the_path_whatever_the_libraries_do_to_an_address(task_id, segment):
+    url = result_url("https://x/base", read_video_task_id(task_id))
+    expected = f"https://x/base/v1/result/{segment}"
+
+    assert url == expected
+    assert requests.Request("GET", url).prepare().url == expected
+    assert urllib3.util.parse_url(url).url == expected
+    assert str(yarl.URL(url, encoded=True)) == expected
+
+
+def test_the_user_agent_names_the_package_and_airflow():
+    assert user_agent().startswith(f"airflow-provider-manxue/{__version__} apache-airflow/")
+
+
+# --- no answer at all -----------------------------------------------------------------------------------
+
+SIGNED = "https://h.example.com/v1/result/p?key=sk-very-secret-key"
+
+
+def chained(*errors):
+    """Raise each error while the one after it is being handled, as HTTP libraries do; return the outermost."""
+    outer, *inner = errors
+    if inner:
+        outer.__context__ = chained(*inner)
+    return outer
+
+
+def aiohttp_error(kind, cause):
+    error = kind(ConnectionKey("h.example.com", 443, True, True, None, None, None), cause)
+    error.__cause__ = cause
+    return error
+
+
+def urllib3_error(kind, cause, *, message="broken"):
+    error = kind(None, message)
+    error.__cause__ = cause
+    return error
+
+
+def certificate_error():
+    """Let a handshake in memory fail for the certificate."""
+    authority = trustme.CA()
+    server_side, client_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
+    authority.issue_cert("h.example.com").configure_cert(server_side)
+    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = client_side.wrap_bio(to_client, to_server, server_hostname="h.example.com")
+    server = server_side.wrap_bio(to_server, to_client, server_side=True)
+    for side in (client, server):
+        with pytest.raises(ssl.SSLWantReadError):
+            side.do_handshake()
+    with pytest.raises(ssl.SSLCertVerificationError) as caught:
+        client.do_handshake()
+    return caught.value
+
+
+def protocol_error():
+    """Let a handshake in memory fail because the other side does not speak TLS."""
+    incoming = ssl.MemoryBIO()
+    incoming.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+    client = ssl.create_default_context().wrap_bio(incoming, ssl.MemoryBIO(), server_hostname="h.example.com")
+    with pytest.raises(ssl.SSLError) as caught:
+        client.do_handshake()
+    return caught.value
+
+
+def refused():
+    return ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+
+
+def not_found():
+    return socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+
+def of_requests(kind, *causes):
+    return chained(kind(f"Max retries exceeded with url: {SIGNED}"), *causes)
+
+
+NO_ANSWERS = {
+    "requests, refused": (
+        lambda: of_requests(
+            requests.ConnectionError, urllib3_error(urllib3.exceptions.NewConnectionError, refused())
+        ),
+        "connection refused",
+    ),
+    "requests, name": (
+        lambda: of_requests(
+            requests.ConnectionError, urllib3_error(urllib3.exceptions.NewConnectionError, not_found())
+        ),
+        "the host name was not found",
+    ),
+    "requests, connect timeout": (lambda: of_requests(requests.ConnectTimeout), "timed out"),
+    "requests, read timeout": (lambda: of_requests(requests.ReadTimeout), "timed out"),
+    "requests, certificate": (
+        lambda: of_requests(
+            requests.exceptions.SSLError, urllib3.exceptions.SSLError("x"), certificate_error()
+        ),
+        "its certificate was not accepted (",
+    ),
+    "requests, not TLS": (
+        lambda: of_requests(requests.exceptions.SSLError, protocol_error()),
+        "TLS failed (",
+    ),
+    "requests, reset": (
+        lambda: of_requests(
+            requests.ConnectionError,
+            urllib3.exceptions.ProtocolError("Connection aborted.", None),
+            ConnectionResetError(errno.ECONNRESET, "reset"),
+        ),
+        "connection reset by peer",
+    ),
+    "requests, nothing more known": (lambda: of_requests(requests.ConnectionError), "ConnectionError"),
+    "urllib3, read timeout": (
+        lambda: urllib3.exceptions.ReadTimeoutError(None, SIGNED, "Read timed out."),
+        "timed out",
+    ),
+    "urllib3, cut off": (lambda: urllib3.exceptions.IncompleteRead(5, 9), "IncompleteRead"),
+    "aiohttp, refused": (
+        lambda: aiohttp_error(aiohttp.ClientConnectorError, refused()),
+        "connection refused",
+    ),
+    "aiohttp, name": (
+        lambda: aiohttp_error(aiohttp.ClientConnectorDNSError, not_found()),
+        "the host name was not found",
+    ),
+    "aiohttp, certificate": (
+        lambda: aiohttp_error(aiohttp.ClientConnectorCertificateError, certificate_error()),
+        "its certificate was not accepted (",
+    ),
+    "aiohttp, not TLS": (
+        lambda: aiohttp_error(aiohttp.ClientConnectorSSLError, protocol_error()),
+        "TLS failed (",
+    ),
+    "aiohttp, timeout": (lambda: aiohttp.ServerTimeoutError(SIGNED), "timed out"),
+    "aiohttp, socket timeout": (lambda: aiohttp.SocketTimeoutError(SIGNED), "timed out"),
+    "aiohttp, disconnected": (lambda: aiohttp.ServerDisconnectedError(SIGNED), "ServerDisconnectedError"),
+    "aiohttp, payload": (lambda: aiohttp.ClientPayloadError(SIGNED), "ClientPayloadError"),
+    "asyncio, timeout": (lambda: TimeoutError(), "timed out"),
+    "plain socket timeout": (lambda: TimeoutError(errno.ETIMEDOUT, "Connection timed out"), "timed out"),
+    "plain unreachable": (lambda: OSError(errno.ENETUNREACH, SIGNED), "network is unreachable"),
+}
+
+
+@pytest.mark.parametrize(("make", "reason"), NO_ANSWERS.values(), ids=NO_ANSWERS.keys())
+def test_a_request_without_an_answer_is_told_by_its_plain_reason(make, reason):
+    text = str(no_answer(make(), "h.example.com"))
+
+    start = f"no answer from h.example.com: {reason}"
+    assert text.startswith(start) if reason.endswith("(") else text == start
+    assert KEY not in text
+    assert SIGNED not in text
+
+
+def test_a_request_without_an_answer_may_be_asked_again_at_any_time():
+    error = no_answer(refused(), "h")
+
+    assert type(error) is ManxueTransientError
+    assert error.retry_after is None
+
+
+def test_a_chain_of_causes_that_bites_its_own_tail_ends():
+    first, second = ValueError("a"), ValueError("b")
+    first.__context__, second.__context__ = second, first
+
+    assert str(no_answer(first, "h")) == "no answer from h: ValueError"

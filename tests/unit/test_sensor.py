@@ -1,0 +1,427 @@
+"""The sensor in all of its modes: what ends a wait, what does not, and what it hands over."""
+
+from __future__ import annotations
+
+import logging
+import re
+import subprocess
+import sys
+from datetime import timedelta
+
+import pytest
+
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    TaskDeferred,
+)
+
+from airflow_provider_manxue.exceptions import (
+    ManxueAuthenticationError,
+    ManxueConfigurationError,
+    ManxueError,
+    ManxueInputError,
+    ManxueMediaTypeError,
+    ManxuePermissionError,
+    ManxueRateLimitError,
+    ManxueRedirectError,
+    ManxueRefusedError,
+    ManxueResultMissingError,
+    ManxueTimeoutError,
+    ManxueTransientError,
+    ManxueVideoFailedError,
+)
+from airflow_provider_manxue.sensors.manxue import BACKSTOP, ManxueVideoSensor
+
+DONE = {
+    "object": "video",
+    "created": 1761635478,
+    "model": "sd2_manxue_1080p",
+    "status": "completed",
+    "video_url": "https://cdn.example.com/v.mp4?signature=secret",
+    "actualDuration": "5.17",
+    "error": None,
+    "totalTokens": 7,
+}
+RESULT = {"id": "proj_1", **DONE, "actualDuration": 5.17}
+MODES = {
+    "deferred": {"deferrable": True},
+    "poke": {"deferrable": False},
+    "reschedule": {"deferrable": False, "mode": "reschedule"},
+}
+
+
+def sensor(mode="deferred", **kwargs):
+    return ManxueVideoSensor(task_id="wait", **{"video_task_id": "proj_1", **MODES[mode], **kwargs})
+
+
+@pytest.fixture(params=MODES)
+def mode(request):
+    return request.param
+
+
+class TestResult:
+    def test_is_the_same_in_every_mode(self, world, service, mode):
+        service.answers("queued", "processing", "processing", DONE)
+        world.run(sensor(mode))
+        assert world.ti.xcom == {
+            "video_url": DONE["video_url"],
+            "actualDuration": 5.17,
+            "return_value": RESULT,
+        }
+
+    def test_of_a_finished_video_needs_no_deferral(self, world, service, mode):
+        service.answers(DONE)
+        assert world.run(sensor(mode)) == RESULT
+        assert world.ti.xcom["video_url"] == DONE["video_url"]
+        assert service.asked_at == [0]
+
+    def test_has_no_length_where_the_service_gives_none(self, world, service, mode):
+        service.answers("queued", {**DONE, "actualDuration": None})
+        world.run(sensor(mode))
+        assert world.ti.xcom["actualDuration"] is None
+
+    def test_is_not_pushed_where_the_author_wants_no_xcom(self, world, service):
+        service.answers(DONE)
+        world.run(sensor(do_xcom_push=False))
+        assert set(world.ti.xcom) == {"return_value"}  # which Airflow then leaves out
+
+    def test_keeps_the_url_out_of_the_event_and_the_trigger(self, world, service):
+        service.answers("queued", DONE)
+        world.run(sensor())
+        assert world.events == [
+            {
+                "version": 1,
+                "status": "completed",
+                "video_task_id": "proj_1",
+                "last_answer": "completed, 5.17 s long",
+            }
+        ]
+        assert "secret" not in str(world.deferrals[0].trigger.serialize())
+
+
+class TestRhythm:
+    def test_is_the_poke_interval(self, world, service, mode):
+        service.answers("queued", "queued", "queued", DONE)
+        world.run(sensor(mode, poke_interval=60))
+        assert service.asked_at[:4] == [0, 60, 120, 180]
+
+    def test_is_thirty_seconds_unless_told_otherwise(self, world, service, mode):
+        service.answers("queued", DONE)
+        world.run(sensor(mode))
+        assert service.asked_at[:2] == [0, 30]
+
+    def test_doubles_with_exponential_backoff_up_to_max_wait(self, world, service, mode):
+        service.answers(*["queued"] * 5, DONE)
+        world.run(sensor(mode, exponential_backoff=True, max_wait=timedelta(seconds=100)))
+        assert service.asked_at[:6] == [0, 30, 90, 190, 290, 390]
+
+    @pytest.mark.parametrize("mode", ["deferred", "reschedule"])
+    def test_first_poll_after_a_worker_gives_the_scheduler_ten_seconds(self, world, service, mode):
+        service.answers("queued", DONE)
+        with pytest.warns(UserWarning, match="poke_interval=2 is short"):
+            world.run(sensor(mode, poke_interval=2))
+        assert service.asked_at[:2] == [0, 10]
+
+    def test_trigger_that_starts_late_spreads_its_first_poll_over_the_interval(self, world, service, clock):
+        service.answers("queued", DONE)
+        task = sensor(poke_interval=60)
+        with pytest.raises(TaskDeferred) as deferred:
+            task.execute(world.context)
+        clock.now += 600
+        world._run_deferred(task, deferred.value)
+        assert service.asked_at[1] == 630
+
+    def test_no_setting_makes_a_tight_loop(self, world, service):
+        service.answers("queued")
+        with pytest.warns(UserWarning, match="short"), pytest.raises(ManxueTimeoutError):
+            world.run(sensor("poke", poke_interval=0, max_wait=0, exponential_backoff=True, timeout=20))
+        assert len(service.asked_at) <= 25
+
+
+class TestTimeout:
+    def test_names_the_last_answer_and_the_id(self, world, service, mode):
+        service.answers("queued", "processing")
+        with pytest.raises(AirflowSensorTimeout, match=r"proj_1.*0:05:00.*processing") as raised:
+            world.run(sensor(mode, timeout=300))
+        assert isinstance(raised.value, ManxueTimeoutError)
+        assert world.clock.now - 1_800_000_000 == pytest.approx(300, abs=1)
+
+    def test_is_preceded_by_a_last_look(self, world, service, mode):
+        service.answers(lambda waited: DONE if waited >= 100 else "processing")
+        world.run(sensor(mode, timeout=100, poke_interval=60))
+        assert service.asked_at[-1] == pytest.approx(100)
+
+    def test_names_an_outage_that_was_the_last_answer(self, world, service, mode):
+        service.answers("queued", ManxueTransientError("no answer from host: connection refused"))
+        with pytest.raises(ManxueTimeoutError, match="connection refused"):
+            world.run(sensor(mode, timeout=120))
+
+    def test_does_not_make_the_service_break_its_pause(self, world, service, mode):
+        service.answers("queued", ManxueRateLimitError("HTTP 429", retry_after=600))
+        with pytest.raises(ManxueTimeoutError, match="429"):
+            world.run(sensor(mode, timeout=120))
+        assert service.asked_at == [0, 30]
+        assert world.clock.now - 1_800_000_000 == pytest.approx(120)
+
+    def test_after_a_long_pause_on_the_worker_leads_to_no_further_request(self, world, service):
+        service.answers(ManxueRateLimitError("HTTP 429", retry_after=600))
+        with pytest.raises(ManxueTimeoutError):
+            world.run(sensor(timeout=120))
+        assert service.asked_at == [0]
+
+    def test_of_the_triggerer_is_only_a_backstop(self, world, service):
+        service.answers("queued")
+        with pytest.raises(TaskDeferred) as deferred:
+            sensor(timeout=600).execute(world.context)
+        assert deferred.value.timeout == timedelta(seconds=600) + BACKSTOP
+
+    @pytest.mark.parametrize("words", ["Trigger timeout", "Trigger/execution timeout"])
+    def test_of_the_backstop_is_the_same_error(self, world, words):
+        with pytest.raises(ManxueTimeoutError, match="is a triggerer running"):
+            sensor().resume_execution("__fail__", {"error": words}, world.context)
+
+    def test_of_the_execution_bounds_a_deferred_wait(self, world, service):
+        service.answers("queued")
+        with pytest.raises(AirflowTaskTimeout, match="queued"):
+            world.run(sensor(timeout=600, execution_timeout=timedelta(seconds=100)))
+        assert service.asked_at[-1] == pytest.approx(100)
+
+    def test_of_the_execution_is_left_to_airflow_in_the_other_modes(self, world, service):
+        service.answers("queued")
+        for other in ("poke", "reschedule"):
+            with pytest.raises(ManxueTimeoutError):
+                world.run(sensor(other, timeout=100, execution_timeout=timedelta(seconds=50)))
+
+
+class TestOutage:
+    @pytest.mark.parametrize("seconds", [600, 7200])
+    def test_of_any_length_is_survived(self, world, service, mode, seconds):
+        trouble = [
+            ManxueTransientError("no answer from host: connection refused"),
+            ManxueTransientError("HTTP 503"),
+            ManxueTransientError("HTTP 200 with a body that is not a JSON object"),
+        ]
+        service.answers(
+            "processing",
+            lambda waited: DONE if waited > seconds else trouble[int(waited / 30) % len(trouble)],
+        )
+        assert world.run(sensor(mode)) == RESULT
+
+    def test_is_asked_about_ever_less_often_but_at_least_every_five_minutes(self, world, service):
+        service.answers(
+            "processing", lambda waited: DONE if waited > 3000 else ManxueTransientError("HTTP 503")
+        )
+        world.run(sensor("poke"))
+        gaps = [
+            later - earlier for earlier, later in zip(service.asked_at, service.asked_at[1:], strict=False)
+        ]
+        assert gaps[:6] == [30, 30, 60, 120, 240, 300]
+        assert set(gaps[5:]) == {300}
+
+    def test_when_the_worker_resumes_defers_again_within_the_same_deadline(self, world, service):
+        answers = iter(["queued", DONE, ManxueTransientError("HTTP 503"), DONE, DONE])
+        service.answers(lambda waited: next(answers))
+        assert world.run(sensor(timeout=600)) == RESULT
+        first, second = (deferral.trigger for deferral in world.deferrals)
+        assert (first.started_at, first.deadline) == (second.started_at, second.deadline)
+        assert service.asked_from == ["worker", "triggerer", "worker", "triggerer", "worker"]
+
+    def test_with_a_pause_that_the_service_asks_for_is_respected(self, world, service, mode):
+        service.answers("queued", ManxueRateLimitError("HTTP 429", retry_after=200), DONE)
+        world.run(sensor(mode))
+        assert 230 <= service.asked_at[2] <= 235
+
+    def test_with_an_absurd_pause_is_asked_about_after_fifteen_minutes(self, world, service, mode):
+        service.answers("queued", ManxueRateLimitError("HTTP 429", retry_after=1e9), DONE)
+        world.run(sensor(mode))
+        assert 930 <= service.asked_at[2] <= 935
+
+
+GRACE = [
+    (ManxueRefusedError("HTTP 404"), ManxueRefusedError, "Likely causes"),
+    (
+        ManxueRefusedError("HTTP 200 with the error code 500: No handler found"),
+        ManxueRefusedError,
+        "wrong path",
+    ),
+    ({**DONE, "video_url": None}, ManxueResultMissingError, "holds no URL"),
+]
+
+
+class TestRefusal:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ManxueAuthenticationError("The service refused the API key (HTTP 401)."),
+            ManxuePermissionError("forbidden"),
+            ManxueRedirectError("redirect"),
+            ManxueMediaTypeError("an image"),
+            ManxueConfigurationError("no such connection"),
+        ],
+        ids=lambda error: type(error).__name__,
+    )
+    def test_that_waiting_cannot_cure_ends_the_wait_at_once(self, world, service, mode, error):
+        service.answers("queued", error)
+        with pytest.raises(type(error), match=str(error).split("(")[0]):
+            world.run(sensor(mode))
+        assert service.asked_at == [0, 30]
+
+    @pytest.mark.parametrize(("answer", "error", "words"), GRACE)
+    def test_that_may_be_a_slow_write_ends_the_wait_after_five_minutes(
+        self, world, service, mode, answer, error, words
+    ):
+        service.answers(answer)
+        with pytest.raises(error, match=words):
+            world.run(sensor(mode))
+        assert 300 <= service.asked_at[-1] <= 331
+
+    @pytest.mark.parametrize(("answer", "error", "words"), GRACE)
+    def test_that_passes_within_five_minutes_is_forgotten(self, world, service, mode, answer, error, words):
+        service.answers(lambda waited: DONE if waited > 250 else answer)
+        assert world.run(sensor(mode)) == RESULT
+
+    def test_grace_is_not_begun_anew_by_a_restart_of_the_triggerer(self, world, service, clock):
+        service.answers(ManxueRefusedError("HTTP 404"))
+        with pytest.raises(TaskDeferred) as deferred:
+            sensor().execute(world.context)
+        assert deferred.value.trigger.grace_since == clock.now
+
+
+class TestFailedVideo:
+    def test_fails_the_task_without_retries_and_says_why(self, world, service, mode):
+        service.answers("queued", {"status": "failed", "error": {"message": "prompt not allowed"}})
+        with pytest.raises(ManxueVideoFailedError, match="prompt not allowed") as raised:
+            world.run(sensor(mode))
+        assert isinstance(raised.value, AirflowFailException)
+
+    def test_unknown_status_is_waited_out(self, world, service, mode):
+        service.answers("queued", "rendering", "rendering", DONE)
+        assert world.run(sensor(mode)) == RESULT
+
+
+FAILED = {"status": "failed", "error": "no"}
+TIMEOUT = "processing"
+BAD_KEY = ManxueAuthenticationError("401")
+NOT_FOUND = ManxueRefusedError("HTTP 404")
+NO_CONNECTION = ManxueConfigurationError("missing")
+
+
+class TestSkipping:
+    """The parity table of design and docs: what ``soft_fail`` and ``never_fail`` make of each ending."""
+
+    @pytest.mark.parametrize("first_poke", [True, False], ids=["at the first poke", "later"])
+    @pytest.mark.parametrize(
+        ("ending", "plain", "skipped_by"),
+        [
+            (FAILED, ManxueVideoFailedError, {"soft_fail", "never_fail"}),
+            (TIMEOUT, ManxueTimeoutError, {"soft_fail", "never_fail"}),
+            (BAD_KEY, ManxueAuthenticationError, {"never_fail"}),
+            (NOT_FOUND, ManxueRefusedError, {"never_fail"}),
+            (NO_CONNECTION, ManxueConfigurationError, {"never_fail"}),
+        ],
+        ids=["failed", "timeout", "bad key", "not found", "no connection"],
+    )
+    @pytest.mark.parametrize("option", [None, "soft_fail", "never_fail"])
+    def test_is_the_same_in_every_mode(
+        self, world, service, mode, option, ending, plain, skipped_by, first_poke
+    ):
+        service.answers(*([] if first_poke else ["queued"]), ending)
+        expected = AirflowSkipException if option in skipped_by else plain
+        with pytest.raises(expected) as raised:
+            world.run(sensor(mode, timeout=600, **({option: True} if option else {})))
+        assert raised.type is expected
+
+    @pytest.mark.parametrize(
+        ("option", "expected"), [(None, AirflowTaskTimeout), ("soft_fail", AirflowSkipException)]
+    )
+    def test_covers_the_execution_timeout(self, world, service, option, expected):
+        service.answers("queued")
+        with pytest.raises(expected):
+            world.run(sensor(execution_timeout=timedelta(seconds=60), **({option: True} if option else {})))
+
+    @pytest.mark.parametrize("option", ["soft_fail", "never_fail"])
+    def test_covers_the_execution_timeout_that_airflow_raises_in_poke_mode(self, world, service, option):
+        service.answers(AirflowTaskTimeout("from the alarm"))
+        with pytest.raises(AirflowSkipException):
+            world.run(sensor("poke", **{option: True}))
+
+    def test_of_a_crashed_trigger_needs_never_fail(self, world):
+        kwargs = {"error": "Trigger failure", "traceback": ["boom"]}
+        with pytest.raises(Exception, match="Trigger failure") as raised:
+            sensor(soft_fail=True).resume_execution("__fail__", dict(kwargs), world.context)
+        assert raised.type is not AirflowSkipException
+        with pytest.raises(AirflowSkipException):
+            sensor(never_fail=True).resume_execution("__fail__", dict(kwargs), world.context)
+
+
+class TestEvents:
+    @pytest.mark.parametrize(
+        "event", [None, {}, "completed", {"status": "completed"}, {"version": 2, "status": "completed"}]
+    )
+    def test_that_are_not_understood_fail_the_task(self, world, service, event):
+        service.answers(DONE)
+        with pytest.raises(ManxueError, match="does not understand"):
+            sensor().execute_complete(world.context, event=event, started_at=0.0)
+
+
+class TestLog:
+    @pytest.mark.parametrize("mode", ["poke", "deferred"])
+    def test_has_one_line_for_each_status(self, world, service, mode, caplog, capsys):
+        caplog.set_level(logging.INFO)
+        service.answers("queued", *["processing"] * 20, DONE)
+        world.run(sensor(mode))
+        # Airflow 3 logs through structlog, Airflow 2 through logging.
+        told = re.findall(r"Video proj_1: .*?\)", capsys.readouterr().out + caplog.text)
+        assert told == [
+            "Video proj_1: queued (after 0:00:00)",
+            "Video proj_1: processing (after 0:00:30)",
+            "Video proj_1: completed, 5.17 s long (after 0:10:30)",
+        ]
+
+    def test_never_holds_the_url(self, world, service, mode, caplog, capsys):
+        caplog.set_level(logging.DEBUG)
+        service.answers("queued", DONE)
+        world.run(sensor(mode))
+        assert "secret" not in caplog.text + capsys.readouterr().out
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("value", ["", "  ", None, 7, ["a"], {}, {"status": "queued"}, "..", "a\nb"])
+    def test_id_is_refused_when_the_dag_is_parsed(self, value):
+        with pytest.raises(ManxueInputError, match="video_task_id"):
+            sensor(video_task_id=value)
+
+    @pytest.mark.parametrize(
+        "value", ["{{ params.id }}", "{% if x %}a{% endif %}", {"id": "{{ params.id }}"}]
+    )
+    def test_template_is_checked_when_it_is_rendered(self, world, value):
+        task = sensor(video_task_id=value)
+        task.video_task_id = "   "
+        with pytest.raises(ManxueInputError, match="video_task_id is empty"):
+            world.run(task)
+
+    def test_whole_create_answer_is_an_id(self, world, service):
+        service.answers(DONE)
+        answer = {"code": "0", "msg": None, "data": {"projectId": "proj_9"}}
+        assert world.run(sensor(video_task_id=answer))["id"] == "proj_9"
+
+    @pytest.mark.parametrize("value", ["", None, 3])
+    def test_connection_id_is_refused(self, value):
+        with pytest.raises(ManxueInputError, match="manxue_conn_id"):
+            sensor(manxue_conn_id=value)
+
+    def test_mode_that_has_no_effect_is_pointed_out(self):
+        with pytest.warns(UserWarning, match="deferrable=False"):
+            ManxueVideoSensor(task_id="wait", video_task_id="proj_1", mode="reschedule")
+
+
+def test_import_of_the_sensor_loads_no_http_library():
+    code = (
+        "import airflow_provider_manxue.sensors.manxue, sys;"
+        "print([m for m in ('requests', 'aiohttp', 'yarl', 'urllib3') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

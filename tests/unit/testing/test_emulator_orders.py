@@ -1,0 +1,158 @@
+"""The create endpoint, its documented rules, and the ledger."""
+
+from __future__ import annotations
+
+import pytest
+import requests
+
+from airflow_provider_manxue.testing import Answer, Script
+
+IMAGE = "https://example.com/a.png"
+
+
+def test_order_is_taken_and_billed(emulator, customer):
+    answer = customer.order(duration=7).json()
+
+    assert answer["id"] == "proj_sd2manxue_1"
+    assert (answer["object"], answer["status"], answer["model"]) == ("video", "queued", "sd2_manxue_720p")
+    (order,) = emulator.ledger.orders
+    assert (order.id, order.billed, order.units, order.time) == (answer["id"], True, 7, 1_800_000_000)
+    assert order.request == {"prompt": "A cat", "model": "sd2_manxue_720p", "duration": 7}
+    assert (emulator.ledger.billed, emulator.ledger.units) == (1, 7)
+
+
+def test_order_follows_the_default_script(emulator, customer):
+    emulator.default_script = Script.timed(queued=2, processing=8)
+    task_id = customer.order(duration=15).json()["id"]
+    assert customer.statuses(task_id, 1) == ["queued"]
+    emulator.clock.advance(10)
+    task = customer.query(task_id).json()
+
+    assert (task["status"], task["actualDuration"]) == ("completed", 15.0)
+
+
+def test_length_is_the_default_one_if_none_is_ordered(emulator, customer):
+    customer.order()
+    assert emulator.ledger.units == 5
+
+
+def test_ledger_is_a_snapshot(emulator, customer):
+    before = emulator.ledger
+    customer.order()
+
+    assert (before.billed, emulator.ledger.billed) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        {"model": "sd2_manxue_8k_from_the_future"},
+        {"duration": 4, "ratio": "9:16"},
+        {"duration": 15, "ratio": "21:9"},
+        {"first_image": IMAGE},
+        {"image": IMAGE, "lastFrameImage": IMAGE},
+        {"first_image": IMAGE, "last_image": "asset://123"},
+        {"referenceImages": [IMAGE] * 9},
+        {"referenceAudios": [IMAGE] * 3, "first_image": None},
+        {"referenceVideos": [IMAGE] * 3, "model": "sd2_manxue_video_720p"},
+    ],
+)
+def test_order_within_the_rules_is_taken(customer, order):
+    assert customer.order(**order).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("order", "words"),
+    [
+        ({"prompt": ...}, "prompt is required"),
+        ({"prompt": " "}, "prompt is required"),
+        ({"model": ...}, "model is required"),
+        ({"model": 7}, "model is required"),
+        ({"duration": 3}, "duration is 3"),
+        ({"duration": 16}, "duration is 16"),
+        ({"duration": 5.0}, "duration is 5.0"),
+        ({"duration": "5"}, "duration is '5'"),
+        ({"duration": True}, "duration is True"),
+        ({"ratio": "2:1"}, "ratio is '2:1'"),
+        ({"last_image": IMAGE}, "last_image needs first_image"),
+        ({"first_image": IMAGE, "image": IMAGE}, "names of the same field"),
+        ({"first_image": "a.png"}, "first_image must be a URL"),
+        ({"first_image": IMAGE, "referenceAudios": [IMAGE]}, "first_image excludes referenceAudios"),
+        ({"image": IMAGE, "referenceImages": [IMAGE]}, "image excludes referenceImages"),
+        ({"referenceImages": [IMAGE] * 10}, "at most 9"),
+        ({"referenceAudios": [IMAGE] * 4}, "at most 3"),
+        ({"referenceVideos": [IMAGE] * 4, "model": "sd2_manxue_video_720p"}, "at most 3"),
+        ({"referenceVideos": [IMAGE]}, "_video_"),
+        ({"referenceImages": IMAGE}, "must be a list"),
+        ({"referenceImages": [7]}, "must be a URL"),
+    ],
+)
+def test_order_against_the_rules_is_refused_and_not_billed(emulator, customer, order, words):
+    response = customer.order(**order)
+
+    assert response.status_code == 400
+    assert words in response.json()["msg"]
+    assert emulator.ledger.orders == ()
+    assert emulator.tasks == {}
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff"])
+def test_order_that_is_no_object_is_refused(emulator, customer, body):
+    response = customer.post(f"{emulator.base_url}/v1/sd2_manxue/videos", data=body)
+
+    assert response.status_code == 400
+
+
+def test_order_with_a_wrong_key_is_refused(emulator, customer):
+    customer.headers["Authorization"] = "Bearer wrong"
+
+    assert customer.order().status_code == 401
+    assert emulator.ledger.orders == ()
+
+
+@pytest.mark.parametrize(
+    ("answer", "billed"),
+    [
+        (Answer(reset="before"), 0),
+        (Answer(reset="after"), 1),
+        (Answer(truncate=10), 1),
+        (Answer(body="<html>"), 1),
+        (Answer(status=500), 0),
+        (Answer(status=500, processed=True), 1),
+        (Answer(hang=True), 0),
+        (Answer(hang=True, processed=True), 1),
+        (Answer(status=202), 1),
+        (Answer(bills=False), 0),
+    ],
+)
+def test_ledger_knows_what_the_customer_cannot(emulator, customer, answer, billed):
+    emulator.fail_next(1, answer)
+    try:
+        customer.post(
+            f"{emulator.base_url}/v1/sd2_manxue/videos",
+            json={"prompt": "x", "model": "m"},
+            timeout=0.2 if answer.hang else 10,
+        )
+    except requests.RequestException:
+        assert answer.reset or answer.truncate or answer.hang
+
+    assert emulator.ledger.billed == billed
+
+
+def test_request_is_recorded_with_its_body_and_task(emulator, customer):
+    task_id = customer.order().json()["id"]
+    (record,) = emulator.requests
+
+    assert (record.place, record.task_id, record.method, record.status) == ("create", task_id, "POST", 200)
+    assert b"A cat" in record.body
+    assert record.authorized
+
+
+@pytest.mark.parametrize(
+    ("answer", "billed"), [(Answer(status=503), 0), (Answer(status=503, processed=True), 1)]
+)
+def test_script_may_refuse_its_orders(emulator, customer, answer, billed):
+    emulator.default_script = Script(Script.timed().steps, create=answer)
+
+    assert customer.order().status_code == 503
+    assert emulator.ledger.billed == len(emulator.tasks) == billed

@@ -1,0 +1,369 @@
+"""The query endpoint: the key, the id, and scripts that advance by time, by polls and by hand."""
+
+from __future__ import annotations
+
+import pytest
+import requests
+
+from airflow_provider_manxue.testing import OMIT, Answer, Clock, Emulator, RateLimit, Raw, Script, Step
+
+
+def test_answer_has_the_shape_of_the_published_sample(emulator, customer):
+    task_id = emulator.add_task("processing", model="sd2_manxue_1080p")
+
+    assert customer.query(task_id).json() == {
+        "id": task_id,
+        "object": "video",
+        "created": 1_800_000_000,
+        "model": "sd2_manxue_1080p",
+        "status": "processing",
+        "video_url": None,
+        "error": None,
+    }
+
+
+def test_completed_answer_names_video_and_length(emulator, customer):
+    task = customer.query(emulator.add_task("completed", actual_duration=5.17)).json()
+
+    assert task["status"] == "completed"
+    assert task["actualDuration"] == 5.17
+    assert task["video_url"].startswith(f"{emulator.url}/media/")
+
+
+def test_failed_answer_names_the_error(emulator, customer):
+    task = customer.query(emulator.add_task(Script.failing("Too dark."))).json()
+
+    assert (task["status"], task["error"], task["video_url"]) == ("failed", "Too dark.", None)
+
+
+@pytest.mark.parametrize("task_id", ["global task/2", "video_1e0c", "a%2Fb", "..", "日本", "a?b#c&d=e+f"])
+def test_any_id_is_one_percent_encoded_segment(emulator, customer, task_id):
+    emulator.add_task("queued", id=task_id)
+
+    response = customer.query(task_id)
+
+    # requests resolves dot segments itself, so that this one never arrives.
+    assert response.status_code == (501 if task_id == ".." else 200)
+    if task_id != "..":
+        assert response.json()["id"] == task_id
+        assert emulator.polls(task_id)[0].raw_path == requests.utils.urlparse(response.url).path
+
+
+def test_id_that_is_not_encoded_is_another_route(emulator, customer):
+    emulator.add_task("queued", id="a/b")
+
+    assert customer.get(f"{emulator.base_url}/v1/result/a/b").status_code == 501
+
+
+def test_unknown_id_is_not_found(emulator, customer):
+    response = customer.query("nobody")
+
+    assert response.status_code == 404
+    assert "nobody" in response.json()["msg"]
+    assert response.headers["X-Emulator-Origin"] == "assumed"
+
+
+@pytest.mark.parametrize("authorization", [None, "", "emulator-key", "Bearer wrong", "bearer emulator-key"])
+def test_wrong_key_is_refused_and_is_no_poll(emulator, customer, authorization):
+    task_id = emulator.add_task(Script.polls("queued", "completed"))
+
+    response = customer.query(task_id, headers={"Authorization": authorization})
+
+    assert response.status_code == 401
+    assert "guess" in response.json()["msg"]
+    assert not emulator.requests[-1].authorized
+    assert customer.statuses(task_id, 2) == ["queued", "completed"]
+
+
+def test_rotated_key_counts_at_once(emulator, customer):
+    task_id = emulator.add_task("queued")
+    emulator.api_key = "another-key"
+
+    assert customer.query(task_id).status_code == 401
+    assert customer.query(task_id, headers={"Authorization": "Bearer another-key"}).status_code == 200
+
+
+@pytest.mark.parametrize("key", ["", " key", "key\n"])
+def test_key_that_no_header_can_carry_is_refused(key):
+    with pytest.raises(ValueError, match="api_key"):
+        Emulator(api_key=key)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/"),
+        ("GET", "/kyyReactApiServer/v1/result/"),
+        ("POST", "/kyyReactApiServer/v1/result/x"),
+        ("GET", "/kyyReactApiServer/v1/sd2_manxue/videos"),
+        ("POST", "/kyyReactApiServer/asset/sd2Manxue/assetUpload"),
+        ("GET", "/kyyReactApiServer/kyyReactApiServer/v1/result/x"),
+        ("POST", "/media/x.mp4"),
+        ("DELETE", "/kyyReactApiServer/v1/result/x"),
+    ],
+)
+def test_any_other_route_fails_loudly(emulator, customer, caplog, method, path):
+    response = customer.request(method, emulator.url + path)
+
+    assert response.status_code == 501
+    assert f"{method} {path} is not part" in response.json()["error"]
+    assert f"{method} {path} is not part" in caplog.text
+    assert [(one.place, one.status) for one in emulator.requests] == [("unknown", 501)]
+
+
+class TestTime:
+    def test_moves_a_task_on(self, emulator, customer):
+        task_id = emulator.add_task(Script.timed(queued=10, processing=20))
+        seen = []
+        for seconds in (0, 9.9, 0.1, 19.9, 0.1, 1e6):
+            emulator.clock.advance(seconds)
+            seen += customer.statuses(task_id, 1)
+
+        assert seen == ["queued", "queued", "processing", "processing", "completed", "completed"]
+
+    def test_may_skip_steps(self, emulator, customer):
+        task_id = emulator.add_task(Script.failing(queued=10, processing=20))
+        emulator.clock.advance(30)
+
+        assert customer.statuses(task_id, 1) == ["failed"]
+
+    def test_of_a_poll_does_not_matter(self, emulator, customer):
+        """A late poll must not lengthen the steps after it."""
+        task_id = emulator.add_task(Script.timed(queued=10, processing=10))
+        emulator.clock.advance(15)
+        assert customer.statuses(task_id, 1) == ["processing"]
+        emulator.clock.advance(5)
+
+        assert customer.statuses(task_id, 1) == ["completed"]
+
+    def test_is_read_without_a_poll(self, emulator):
+        task_id = emulator.add_task(Script.timed(queued=10, processing=10))
+        assert emulator.task(task_id).status == "queued"
+        emulator.clock.advance(10)
+
+        assert emulator.task(task_id).status == "processing"
+        assert emulator.tasks[task_id].status == "processing"
+
+
+def test_polls_move_a_task_on(emulator, customer):
+    task_id = emulator.add_task(Script((Step(status="queued", polls=2), Step(status="completed", polls=1))))
+
+    assert customer.statuses(task_id, 4) == ["queued", "queued", "completed", "completed"]
+
+
+def test_timed_step_after_polls_begins_with_the_last_poll(emulator, customer):
+    steps = (Step(status="queued", polls=1), Step(status="processing", seconds=10), Step(status="completed"))
+    task_id = emulator.add_task(Script(steps))
+    emulator.clock.advance(100)
+    assert customer.statuses(task_id, 2) == ["queued", "processing"]
+    emulator.clock.advance(10)
+
+    assert customer.statuses(task_id, 1) == ["completed"]
+
+
+def test_hand_moves_a_task_on(emulator, customer):
+    task_id = emulator.add_task(Script.by_hand())
+    seen = customer.statuses(task_id, 2)
+    for _ in range(3):
+        emulator.advance(task_id)
+        emulator.clock.advance(1000)
+        seen += customer.statuses(task_id, 1)
+
+    assert seen == ["queued", "queued", "processing", "completed", "completed"]
+
+
+def test_status_is_set_by_hand(emulator, customer):
+    task_id = emulator.add_task(Script.by_hand("queued"))
+    emulator.set_status(task_id, "failed", error="No.")
+
+    assert customer.query(task_id).json()["error"] == "No."
+
+
+def test_script_is_set_by_hand(emulator, customer):
+    task_id = emulator.add_task("completed")
+    emulator.clock.advance(100)
+    emulator.set_script(task_id, Script.timed(queued=10))
+
+    assert customer.statuses(task_id, 1) == ["queued"]
+
+
+class TestAnswer:
+    def test_changes_the_regular_body(self, emulator, customer):
+        answer = Answer(overrides={"status": "DONE", "error": OMIT, "more": {"n": Raw("1.50")}})
+        task_id = emulator.add_task(Script.always(answer, status="completed"))
+
+        response = customer.query(task_id)
+
+        assert '"more": {"n": 1.50}' in response.text
+        assert response.json()["status"] == "DONE"
+        assert "error" not in response.json()
+        assert response.json()["actualDuration"] == 5.0
+
+    def test_may_be_anything(self, emulator, customer):
+        answer = Answer(
+            status=418, body=b"\xff", headers={"X-Tea": "yes", "Content-Type": ""}, retry_after=2.5
+        )
+        task_id = emulator.add_task(Script.always(answer))
+
+        response = customer.query(task_id)
+
+        assert (response.status_code, response.content) == (418, b"\xff")
+        assert (response.headers["X-Tea"], response.headers["Retry-After"]) == ("yes", "3")
+
+    def test_text_with_quotes_stays_json(self, emulator, customer):
+        error = 'It said "no"\\.'
+        answer = Answer(overrides={"why": Raw('"{}"', "error"), "error": None})
+        task_id = emulator.add_task(Script((Step(status="failed", error=error, answer=answer),)))
+
+        assert customer.query(task_id).json()["why"] == error
+
+    @pytest.mark.parametrize("answer", [Answer(status=503), Answer(reset="before"), Answer(status=404)])
+    def test_that_never_reached_the_service_is_no_poll(self, emulator, customer, answer):
+        task_id = emulator.add_task(Script.polls("queued", "completed"))
+        emulator.fail_next(1, answer)
+        try:
+            customer.query(task_id)
+        except requests.ConnectionError:
+            assert answer.reset
+
+        assert customer.statuses(task_id, 2) == ["queued", "completed"]
+        assert len(emulator.polls(task_id)) == 3
+
+    @pytest.mark.parametrize("answer", [Answer(body="<html>"), Answer(status=503, processed=True)])
+    def test_that_was_spoilt_on_its_way_is_a_poll(self, emulator, customer, answer):
+        task_id = emulator.add_task(Script.polls("queued", "completed"))
+        emulator.fail_next(1, answer)
+        customer.query(task_id)
+
+        assert customer.statuses(task_id, 1) == ["completed"]
+
+    @pytest.mark.parametrize(
+        "fields",
+        [
+            {"status": 99},
+            {"status": 600},
+            {"json": {}, "body": ""},
+            {"reset": "later"},
+            {"retry_after": -1},
+            {"retry_after_as": "weeks"},
+            {"delay": -0.1},
+            {"delay": float("inf")},
+            {"truncate": -1},
+            {"bytes_per_second": 0},
+        ],
+    )
+    def test_that_cannot_be_sent_is_refused(self, fields):
+        with pytest.raises(ValueError, match=next(iter(fields))):
+            Answer(**fields)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"status": "done"}, {"status": "queued", "seconds": 1, "polls": 1}, {"status": "queued", "polls": 0},
+     {"status": "queued", "seconds": -1}],
+)  # fmt: skip
+def test_impossible_step_is_refused(fields):
+    with pytest.raises(ValueError, match=r"status|seconds|polls"):
+        Step(**fields)
+
+
+def test_empty_script_is_refused():
+    with pytest.raises(ValueError, match="at least one step"):
+        Script(())
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: Script.named("status_upercase"), "did you mean status_uppercase"),
+        (lambda: Answer.named("htm_body"), "did you mean html_body"),
+        (lambda: Script.polls("complete"), "did you mean completed"),
+        (lambda: Answer.named("status_uppercase"), "Script.named"),
+        (lambda: Script.named("refuse"), "outage"),
+        (lambda: Answer.from_json({"statsu": 1}), "did you mean status"),
+        (lambda: Script.from_json({"steps": [{"status": "queued", "pols": 1}]}), "did you mean polls"),
+    ],
+)
+def test_wrong_name_suggests_near_ones(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+class TestTasks:
+    def test_ids_are_like_the_documented_ones(self, emulator):
+        assert [emulator.add_task(), emulator.add_task()] == ["proj_sd2manxue_1", "proj_sd2manxue_2"]
+
+    def test_ids_are_unique(self, emulator):
+        emulator.add_task(id="x")
+        with pytest.raises(ValueError, match="already a task 'x'"):
+            emulator.add_task(id="x")
+
+    def test_unknown_ones_are_named(self, emulator):
+        with pytest.raises(KeyError, match="no task 'x'"):
+            emulator.set_status("x", "completed")
+
+    def test_are_not_billed_without_an_order(self, emulator):
+        emulator.add_task()
+        assert emulator.ledger.orders == ()
+
+    def test_need_a_script(self, emulator):
+        with pytest.raises(TypeError, match="give a Script or the name"):
+            emulator.add_task(script=7)
+
+
+class TestRateLimit:
+    def test_lets_a_burst_through_and_then_its_rate(self, make_customer):
+        clock = Clock(start=1_800_000_000, frozen=True)
+        with Emulator(clock=clock, rate_limit=RateLimit(rate=0.5, burst=2)) as emulator:
+            customer = make_customer(emulator)
+            task_id = emulator.add_task("queued")
+            answers = [customer.query(task_id) for _ in range(3)]
+            clock.advance(1.5)
+            answers.append(customer.query(task_id))
+            clock.advance(0.5)
+            answers += [customer.query(task_id), customer.query(task_id)]
+
+        assert [answer.status_code for answer in answers] == [200, 200, 429, 429, 200, 429]
+        assert [answer.headers.get("Retry-After") for answer in answers] == [None, None, "2", "1", None, "2"]
+
+    def test_may_write_a_date(self, make_customer):
+        limit = RateLimit(rate=0.001, burst=1, retry_after="date")
+        with Emulator(rate_limit=limit) as emulator:
+            customer = make_customer(emulator)
+            task_id = emulator.add_task("queued")
+            customer.query(task_id)
+            assert customer.query(task_id).headers["Retry-After"].endswith("GMT")
+
+    def test_may_be_a_number(self, make_customer):
+        with Emulator(rate_limit=2, clock=Clock(frozen=True)) as emulator:
+            customer = make_customer(emulator)
+            task_id = emulator.add_task("queued")
+            assert [customer.query(task_id).status_code for _ in range(3)] == [200, 200, 429]
+
+    def test_does_not_count_requests_with_a_wrong_key(self, make_customer):
+        with Emulator(rate_limit=1, clock=Clock(frozen=True)) as emulator:
+            customer = make_customer(emulator)
+            task_id = emulator.add_task("queued")
+            customer.query(task_id, headers={"Authorization": "Bearer wrong"})
+            assert customer.query(task_id).status_code == 200
+
+    @pytest.mark.parametrize("limit", [{"rate": 0}, {"rate": 1, "burst": 0}, {"rate": 1, "retry_after": "x"}])
+    def test_must_make_sense(self, limit):
+        with pytest.raises(ValueError, match=r"rate|burst|retry_after"):
+            RateLimit(**limit)
+
+
+class TestClock:
+    def test_runs_with_real_time(self):
+        clock = Clock(start=100)
+        assert 100 <= clock.now() < 110
+        assert clock.advance(50) >= 150
+
+    def test_may_stand_still(self):
+        clock = Clock(start=100, frozen=True)
+        assert clock.advance(1.5) == clock.now() == 101.5
+
+    @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
+    def test_only_goes_forward(self, seconds):
+        with pytest.raises(ValueError, match="seconds"):
+            Clock().advance(seconds)
