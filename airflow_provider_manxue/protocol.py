@@ -20,7 +20,6 @@ from datetime import UTC
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
 from functools import lru_cache
-from importlib.metadata import version
 from typing import Any
 from urllib.parse import quote
 
@@ -429,4 +428,7 @@ def _chain(error: BaseException) -> list[BaseException]:
 @lru_cache(maxsize=1)
 def user_agent() -> str:
     """Return what both transports call themselves."""
-    return f"airflow-provider-manxue/{__version__} apache-airflow/{version('apache-airflow')}"
+    # Not from the packages' metadata, since that means reading files.
+    from airflow import __version__ as airflow_version
+
+    return f"airflow-provider-manxue/{__version__} apache-airflow/{airflow_version}"

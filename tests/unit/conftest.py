@@ -109,8 +109,7 @@ class World:
                 result = sensor.execute(self.context)
             except AirflowRescheduleException as pause:
                 self.ti.first_start = started
-                assert pause.reschedule_date.timestamp() >= self.clock.now
-                self.clock.now = pause.reschedule_date.timestamp()
+                self.clock.now = max(self.clock.now, pause.reschedule_date.timestamp())
             else:
                 self.ti.xcom["return_value"] = result
                 return result

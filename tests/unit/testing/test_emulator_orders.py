@@ -36,6 +36,15 @@ def test_length_is_the_default_one_if_none_is_ordered(emulator, customer):
     assert emulator.ledger.units == 5
 
 
+def test_order_that_is_not_billed_has_no_units_in_the_sum(emulator, customer):
+    emulator.fail_next(1, "create_answers_failed")
+    customer.order(duration=7)
+    customer.order(duration=4)
+
+    assert [order.billed for order in emulator.ledger.orders] == [False, True]
+    assert (emulator.ledger.billed, emulator.ledger.units) == (1, 4)
+
+
 def test_ledger_is_a_snapshot(emulator, customer):
     before = emulator.ledger
     customer.order()

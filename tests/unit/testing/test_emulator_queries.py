@@ -161,6 +161,15 @@ def test_timed_step_after_polls_begins_with_the_last_poll(emulator, customer):
     assert customer.statuses(task_id, 1) == ["completed"]
 
 
+def test_polls_count_from_the_beginning_of_their_step(emulator, customer):
+    steps = (Step(status="queued", seconds=10), Step(status="processing", polls=2), Step(status="completed"))
+    task_id = emulator.add_task(Script(steps))
+    assert customer.statuses(task_id, 2) == ["queued", "queued"]
+    emulator.clock.advance(10)
+
+    assert customer.statuses(task_id, 3) == ["processing", "processing", "completed"]
+
+
 def test_hand_moves_a_task_on(emulator, customer):
     task_id = emulator.add_task(Script.by_hand())
     seen = customer.statuses(task_id, 2)
@@ -325,6 +334,13 @@ class TestRateLimit:
 
         assert [answer.status_code for answer in answers] == [200, 200, 429, 429, 200, 429]
         assert [answer.headers.get("Retry-After") for answer in answers] == [None, None, "2", "1", None, "2"]
+
+    def test_saves_no_more_than_a_burst(self, make_customer):
+        with Emulator(rate_limit=2, clock=Clock(frozen=True)) as emulator:
+            customer = make_customer(emulator)
+            task_id = emulator.add_task("queued")
+            emulator.clock.advance(1000)
+            assert [customer.query(task_id).status_code for _ in range(3)] == [200, 200, 429]
 
     def test_may_write_a_date(self, make_customer):
         limit = RateLimit(rate=0.001, burst=1, retry_after="date")
