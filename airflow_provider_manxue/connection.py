@@ -31,6 +31,8 @@ class ManxueSettings:
     :param base_url: the service's base URL, without a trailing slash and without ``/v1``.
     :param api_key: the API key. It is never shown.
     :param request_timeout: how long one request may take, in seconds.
+    :param requests_per_second: requests that a triggerer sends at most, by all waits together.
+    :param max_connections: requests that a triggerer has under way at most at the same time.
     :param verify: whether the service's certificate is checked.
     :param ca_bundle: path of a PEM file with the authorities to trust instead of the usual ones.
     :param proxy: URL of an HTTP proxy; None leaves it to the environment (``HTTPS_PROXY``, ``NO_PROXY``).
@@ -39,6 +41,8 @@ class ManxueSettings:
     base_url: str
     api_key: str = field(repr=False)
     request_timeout: float
+    requests_per_second: float
+    max_connections: int
     verify: bool
     ca_bundle: str | None
     proxy: str | None = field(repr=False)
@@ -74,6 +78,8 @@ def read_connection(
         ),
         api_key=reader.api_key(password or ""),
         request_timeout=reader.number("request_timeout", 30.0, least=0.1, most=600.0),
+        requests_per_second=reader.number("requests_per_second", 10.0, least=0.01, most=10_000.0),
+        max_connections=reader.whole_number("max_connections", 10, least=1, most=1000),
         verify=reader.switch("verify", True),
         ca_bundle=reader.file("ca_bundle"),
         proxy=reader.proxy("proxy"),
@@ -193,6 +199,12 @@ class _Reader:
         raise self.error(
             name, f"{value!r} is not a number from {least:g} to {most:g}", f"The default is {default:g}."
         )
+
+    def whole_number(self, name: str, default: int, *, least: int, most: int) -> int:
+        number = self.number(name, default, least=least, most=most)
+        if number == int(number):
+            return int(number)
+        raise self.error(name, f"{number:g} is not a whole number", f"The default is {default}.")
 
     def file(self, name: str) -> str | None:
         value = self._extra(name)

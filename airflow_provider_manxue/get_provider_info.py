@@ -26,6 +26,16 @@ CONNECTION_TYPE: dict[str, Any] = {
             "description": "How long one request may take, in seconds.",
             "schema": {"type": ["number", "null"], "default": 30, "minimum": 0.1, "maximum": 600},
         },
+        "requests_per_second": {
+            "label": "Requests per second",
+            "description": "How many requests one triggerer sends at most, for all waits together.",
+            "schema": {"type": ["number", "null"], "default": 10, "minimum": 0.01, "maximum": 10000},
+        },
+        "max_connections": {
+            "label": "Connections",
+            "description": "How many requests one triggerer has under way at most at the same time.",
+            "schema": {"type": ["integer", "null"], "default": 10, "minimum": 1, "maximum": 1000},
+        },
         "verify": {
             "label": "Check the certificate",
             "description": "Turn this off only for a test.",

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import contextvars
 import importlib
+import logging
 import os
 import time
 import weakref
@@ -22,8 +23,11 @@ from urllib.parse import urlsplit
 from airflow_provider_manxue.connection import ManxueSettings, missing_connection, read_connection
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
+    ManxueRateLimitError,
     ManxueTransientError,
 )
+from airflow_provider_manxue.pace import Pace
+from airflow_provider_manxue.polling import MAX_RETRY_AFTER
 from airflow_provider_manxue.protocol import (
     MAX_BODY,
     VideoTask,
@@ -45,8 +49,10 @@ CONNECTION_TTL = 60.0
 FAILED_LOOK_UP_TTL = 5.0
 """Seconds for which a failed look-up stands, so that a thousand waits do not repeat it at once."""
 
-MAX_CONNECTIONS = 100
-"""Connections that one transport keeps open at most for each way out (trust settings and proxy)."""
+KEEP_ALIVE = 75.0
+"""Seconds for which an idle connection to the service is kept: longer than the usual interval between polls."""
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -73,27 +79,64 @@ class Transport:
     def __init__(self) -> None:
         self.users = 0
         self._connections = ConnectionCache()
+        self._paces: dict[str, Pace] = {}
+        self._stretched: set[str] = set()
         self._sessions: dict[tuple[Any, ...], asyncio.Task[ClientSession]] = {}
 
-    async def get_video_task(self, conn_id: str, video_task_id: str) -> VideoTask:
+    async def get_video_task(self, conn_id: str, video_task_id: str, poke_interval: float) -> VideoTask:
         """
-        Ask for the state of a task.
+        Ask for the state of a task, when it is this wait's turn.
 
         If the key is refused, the Airflow connection is read again, and a new key is tried once.
 
         :param conn_id: id of the Airflow connection.
         :param video_task_id: id of the task.
+        :param poke_interval: seconds between two polls of this wait, to say so if the limit stretches them.
         :raises ManxueError: of the kind that fits, if the answer is not a task's description.
         """
         settings = await self._connections.get(conn_id)
-        asked_at = asyncio.get_running_loop().time()
+        pace = self._pace_of(conn_id, settings, poke_interval)
+        async with pace.turn() as asked_at:
+            try:
+                return await self._ask(pace, settings, video_task_id, asked_at)
+            except ManxueAuthenticationError:
+                fresh = await self._connections.get(conn_id, newer_than=asked_at)
+                if fresh.api_key == settings.api_key:
+                    raise
+        async with pace.turn() as asked_at:
+            return await self._ask(pace, fresh, video_task_id, asked_at)
+
+    def _pace_of(self, conn_id: str, settings: ManxueSettings, poke_interval: float) -> Pace:
+        limits = (settings.requests_per_second, settings.max_connections)
+        pace = self._paces.get(conn_id)
+        if pace is None or (pace.limit, pace.at_once) != limits:
+            pace = self._paces[conn_id] = Pace(*limits)
+        if pace.queue_time > poke_interval and conn_id not in self._stretched:
+            self._stretched.add(conn_id)
+            # Not into the log of the one wait that happens to notice: it concerns the whole triggerer.
+            contextvars.Context().run(
+                log.warning,
+                "Connection %r: %.3g requests per second are too few for its waits. Each is asked about every "
+                "%.0f s or so instead of every %.0f s. More triggerers, a longer poke_interval or a higher "
+                "'requests_per_second' help.",
+                conn_id,
+                pace.rate,
+                pace.queue_time + poke_interval,
+                poke_interval,
+            )
+        return pace
+
+    async def _ask(
+        self, pace: Pace, settings: ManxueSettings, video_task_id: str, asked_at: float
+    ) -> VideoTask:
         try:
-            return await self._query(settings, video_task_id)
-        except ManxueAuthenticationError:
-            fresh = await self._connections.get(conn_id, newer_than=asked_at)
-            if fresh.api_key == settings.api_key:
-                raise
-            return await self._query(fresh, video_task_id)
+            task = await self._query(settings, video_task_id)
+        except ManxueRateLimitError as error:
+            pause = error.retry_after
+            pace.was_refused(asked_at, None if pause is None else min(pause, MAX_RETRY_AFTER))
+            raise
+        pace.went_well()
+        return task
 
     async def _query(self, settings: ManxueSettings, video_task_id: str) -> VideoTask:
         import aiohttp
@@ -211,8 +254,9 @@ async def _read_connection(conn_id: str) -> ManxueSettings:
 async def _open_session(settings: ManxueSettings) -> ClientSession:
     aiohttp = await asyncio.to_thread(importlib.import_module, "aiohttp")
     trust = await asyncio.to_thread(_trust, settings)
+    # How many connections there are is decided by the pace of each Airflow connection.
     session: ClientSession = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=trust, limit=MAX_CONNECTIONS),
+        connector=aiohttp.TCPConnector(ssl=trust, limit=0, keepalive_timeout=KEEP_ALIVE),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": user_agent(), "Accept": "application/json", "Accept-Encoding": "identity"},
         auto_decompress=False,

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
 from flask_babel import lazy_gettext
-from wtforms import BooleanField, FloatField, StringField
+from wtforms import BooleanField, FloatField, IntegerField, StringField
 from wtforms.validators import Optional
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_FIELD_OF = {"boolean": BooleanField, "number": FloatField, "string": StringField}
+_FIELD_OF = {"boolean": BooleanField, "integer": IntegerField, "number": FloatField, "string": StringField}
 
 
 def widgets(conn_fields: Mapping[str, Any]) -> dict[str, Any]:

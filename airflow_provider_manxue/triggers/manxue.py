@@ -10,12 +10,21 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_manxue.events import completed_event, error_event
-from airflow_provider_manxue.exceptions import ManxueError
+from airflow_provider_manxue.exceptions import ManxueError, ManxueTransientError
 from airflow_provider_manxue.polling import AskAgain, Completed, PollPolicy, Wait, spread_first_poll
 from airflow_provider_manxue.transport import Transport, shared_transport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+
+    from airflow_provider_manxue.protocol import VideoTask
+
+
+LAST_LOOK = 1.0
+"""Seconds that an answer may come after the deadline."""
+
+LATE_LOOK = 10.0
+"""Seconds for an answer where the deadline had passed before the trigger started, as after a long downtime."""
 
 
 class ManxueVideoTrigger(BaseTrigger):
@@ -116,11 +125,18 @@ class ManxueVideoTrigger(BaseTrigger):
                 case _:
                     return error_event(self.video_task_id, decision.error)
 
-    async def _ask(self, transport: Transport) -> Any:
+    async def _ask(self, transport: Transport) -> VideoTask | ManxueError:
+        """Ask once; neither a slow answer nor a long queue may move the deadline."""
+        left = self.deadline + LAST_LOOK - time.time()
         try:
-            return await transport.get_video_task(self.manxue_conn_id, self.video_task_id)
+            async with asyncio.timeout(left if left > 0 else LATE_LOOK):
+                return await transport.get_video_task(
+                    self.manxue_conn_id, self.video_task_id, self.poke_interval
+                )
         except ManxueError as error:
             return error
+        except TimeoutError:
+            return ManxueTransientError("no answer before the deadline")
 
 
 async def _sleep_until(moment: float) -> None:

@@ -163,7 +163,7 @@ def world(monkeypatch, clock, service):
             return service.ask(read_video_task_id(video_task_id), "worker")
 
     class Transport:
-        async def get_video_task(self, conn_id, video_task_id):
+        async def get_video_task(self, conn_id, video_task_id, poke_interval):
             return service.ask(video_task_id, "triggerer")
 
     @contextlib.asynccontextmanager

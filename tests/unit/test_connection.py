@@ -35,6 +35,8 @@ def test_a_key_is_all_that_a_connection_needs():
         base_url=DEFAULT_BASE_URL,
         api_key=KEY,
         request_timeout=30.0,
+        requests_per_second=10.0,
+        max_connections=10,
         verify=True,
         ca_bundle=None,
         proxy=None,
@@ -318,13 +320,12 @@ def test_verify(value, switch):
     assert settings_of(extra={"verify": value}).verify is switch
 
 
-@pytest.mark.parametrize("name", ["verify", "allow_http"])
+@pytest.mark.parametrize(("name", "default"), [("verify", "true"), ("allow_http", "false")])
 @pytest.mark.parametrize("value", ["yes", "no", "1", 0, 1, "off", " ", [], {"a": 1}])
-def test_a_bad_switch_is_never_guessed(name, value):
+def test_a_bad_switch_is_never_guessed(name, default, value):
     error = error_of(extra={name: value})
 
-    assert f"field '{name}': {value!r} is neither true nor false" in error
-    assert "The default is" in error
+    assert f"field '{name}': {value!r} is neither true nor false. The default is {default}." in error
 
 
 def test_a_ca_bundle_is_a_file(tmp_path):
@@ -390,7 +391,10 @@ def test_a_bad_proxy_is_refused_and_not_repeated(value):
         ("Verify", "Did you mean 'verify'?"),
         ("proxies", "Did you mean 'proxy'?"),
         ("allow_https", "Did you mean 'allow_http'?"),
-        ("zzz", "Known fields are allow_http, ca_bundle, proxy, request_timeout, verify."),
+        (
+            "zzz",
+            "Known fields are allow_http, ca_bundle, max_connections, proxy, request_timeout, requests_per_second, verify.",
+        ),
     ],
 )
 def test_an_unknown_extra_field_is_refused_with_a_suggestion(name, hint):

@@ -127,6 +127,12 @@ def test_a_single_hiccup_is_followed_by_no_line_about_its_end(journal):
     assert [after for after, _, _ in lines] == [0.0, 30.0]
 
 
+def test_a_hiccup_at_the_beginning_of_a_wait_that_is_taken_over_is_a_single_one_too():
+    lines = told(Journal("proj_1", START, "processing"), ManxueTransientError("HTTP 503"), task("processing"))
+
+    assert [after for after, _, _ in lines] == [0.0]
+
+
 def test_separate_hiccups_do_not_add_up_to_an_outage(journal):
     hiccup = ManxueTransientError("HTTP 503")
 
@@ -172,6 +178,7 @@ def test_the_last_answer_is_always_the_newest(journal):
     [
         (task("queued", "pending"), "queued"),
         (task("failed", "expired"), "failed"),
+        (task("processing", actual_duration=5.0), "processing"),
         (task("completed", video_url=URL), "completed"),
         (task("completed", video_url=URL, actual_duration=5.0), "completed, 5 s long"),
         (task("completed", actual_duration=0.0), "completed, 0 s long"),

@@ -212,6 +212,10 @@ def test_no_setting_asks_more_often_than_once_a_second(policy):
             assert wait_of(chance=itertools.repeat(chance), **policy).after(outcome, START).at >= START + 1
 
 
+def test_a_second_is_allowed():
+    assert pauses_of(wait_of(interval=1), [task("queued")] * 3) == [1] * 3
+
+
 # --- jitter ---------------------------------------------------------------------------------------------
 
 
@@ -399,6 +403,12 @@ def test_what_may_be_a_write_that_is_not_visible_yet_is_asked_about_for_five_min
     assert asked == [30 * number for number in range(11)]
     assert asked[-1] == GRACE_TIME == 300
     assert type(end.error) is kind
+
+
+def test_exponential_backoff_goes_on_within_the_grace_time():
+    _, asked = end_of(wait_of(exponential_backoff=True), UNKNOWN_ID)
+
+    assert asked == [0, 30, 90, 210, 300]
 
 
 def test_the_last_poll_of_the_grace_time_is_at_its_end():

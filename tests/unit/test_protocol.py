@@ -4,6 +4,7 @@ import errno
 import json
 import socket
 import ssl
+import time
 from datetime import UTC, datetime
 from email.utils import format_datetime
 
@@ -214,6 +215,12 @@ def test_anything_but_a_video_fails_and_is_named(kind):
 
     assert "'asked'" in str(caught.value)
     assert clean_text(kind) in str(caught.value)
+
+
+def test_a_task_is_read_whatever_code_stands_beside_its_status():
+    task = task_of({"id": "p", "status": "failed", "code": 500, "msg": "why", "error": "bad prompt"})
+
+    assert (task.status, task.error) == (TaskStatus.FAILED, "bad prompt")
 
 
 # --- the URL --------------------------------------------------------------------------------------------
@@ -533,11 +540,12 @@ def test_an_error_that_ends_a_wait_says_what_to_do(http_status, remedy):
 def test_no_error_repeats_the_key_or_a_signature(http_status, name):
     words = f"Bearer {KEY} at https://x/a.mp4?X-Signature=abcdef\nforged line"
 
-    text = str(error_of(http_status, json.dumps({"code": 1, name: words}).encode(), secret=KEY))
+    for answer in ({name: words}, {"code": 1, name: words}):
+        text = str(error_of(http_status, json.dumps(answer).encode(), secret=KEY))
 
-    assert KEY not in text
-    assert "abcdef" not in text
-    assert "\n" not in text
+        assert KEY not in text
+        assert "abcdef" not in text
+        assert "\n" not in text
 
 
 def test_a_wrong_media_type_does_not_repeat_the_key():
@@ -589,6 +597,17 @@ def test_a_wrong_media_type_does_not_repeat_the_key():
 )
 def test_retry_after(values, pause):
     assert read_retry_after(values, NOW) == pause
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="the zone of a process can only be set on Unix")
+def test_a_date_without_a_zone_is_not_taken_for_local_time(monkeypatch):
+    with monkeypatch.context() as environment:
+        environment.setenv("TZ", "Asia/Shanghai")
+        time.tzset()
+        pause = read_retry_after(["Fri, 15 Jan 2027 08:01:30"], NOW)
+    time.tzset()
+
+    assert pause == 90.0
 
 
 @pytest.mark.parametrize("http_status", [408, 425, 429, 500, 503])

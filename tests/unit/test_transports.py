@@ -33,7 +33,7 @@ def ask_from_worker(video_task_id="task-1"):
 def ask_from_triggerer(video_task_id="task-1"):
     async def ask():
         async with shared_transport() as transport:
-            return await transport.get_video_task(CONN_ID, video_task_id)
+            return await transport.get_video_task(CONN_ID, video_task_id, 30)
 
     return asyncio.run(ask())
 
@@ -200,10 +200,10 @@ def test_worker_uses_a_rotated_key_after_a_refusal(emulator, connect):
 def test_triggerer_uses_a_rotated_key_after_a_refusal(emulator, connect):
     async def ask_before_and_after():
         async with shared_transport() as transport:
-            await transport.get_video_task(CONN_ID, "task-1")
+            await transport.get_video_task(CONN_ID, "task-1", 30)
             emulator.api_key = "new-key"
             connect(emulator)
-            return await transport.get_video_task(CONN_ID, "task-1")
+            return await transport.get_video_task(CONN_ID, "task-1", 30)
 
     assert asyncio.run(ask_before_and_after()).status is TaskStatus.COMPLETED
     assert [record.status for record in emulator.requests] == [200, 401, 200]
