@@ -135,10 +135,10 @@ class Pace:
         """
         now = asyncio.get_running_loop().time()
         self._next_at = max(self._next_at, now + (DEFAULT_PAUSE if pause is None else pause))
-        if asked_at < self._slowed_at:
+        if asked_at <= self._slowed_at:
             return
         decrease = SHARP_DECREASE if self._good_answers <= SOON else DECREASE
         self._slowed_at, self._good_answers = now, 0
         self._ceiling = self.rate
         self.rate = max(MIN_RATE, self.rate * decrease)
-        self._step = (self._ceiling - self.rate) / RECOVERY
+        self._step = max(self._ceiling - self.rate, MIN_RATE) / RECOVERY

@@ -17,6 +17,15 @@ from airflow_provider_manxue.exceptions import ManxueConfigurationError
 
 KEY = "sk-very-secret-key"
 PREFIX = "/kyyReactApiServer"
+EXTRA = (
+    "request_timeout",
+    "verify",
+    "ca_bundle",
+    "proxy",
+    "allow_http",
+    "requests_per_second",
+    "max_connections",
+)
 
 
 def settings_of(**fields):
@@ -283,34 +292,60 @@ def test_settings_cannot_be_changed():
 # --- extra fields ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "extra",
-    [
-        None,
-        {},
-        dict.fromkeys(("request_timeout", "verify", "ca_bundle", "proxy", "allow_http")),
-        dict.fromkeys(("request_timeout", "verify", "ca_bundle", "proxy", "allow_http"), ""),
-    ],
-)
+@pytest.mark.parametrize("extra", [None, {}, dict.fromkeys(EXTRA), dict.fromkeys(EXTRA, "")])
 def test_an_emptied_extra_field_means_its_default(extra):
     assert settings_of(extra=extra) == settings_of()
 
 
-@pytest.mark.parametrize(
-    ("value", "seconds"), [(0.1, 0.1), (5, 5.0), ("12.5", 12.5), (" 7 ", 7.0), (600, 600.0)]
-)
-def test_a_request_timeout(value, seconds):
-    assert settings_of(extra={"request_timeout": value}).request_timeout == seconds
+NUMBERS = {
+    "request_timeout": (30, 0.1, 600),
+    "requests_per_second": (10, 0.01, 10_000),
+    "max_connections": (10, 1, 1000),
+}
 
 
 @pytest.mark.parametrize(
-    "value", [0, 0.09, -1, 600.1, 10**400, "soon", "nan", "inf", True, False, [], {}, [30]]
+    ("name", "value", "number"),
+    [
+        ("request_timeout", 0.1, 0.1),
+        ("request_timeout", 5, 5.0),
+        ("request_timeout", "12.5", 12.5),
+        ("request_timeout", " 7 ", 7.0),
+        ("request_timeout", 600, 600.0),
+        ("requests_per_second", 0.01, 0.01),
+        ("requests_per_second", "2.5", 2.5),
+        ("requests_per_second", 10_000, 10_000.0),
+        ("max_connections", 1, 1),
+        ("max_connections", "20", 20),
+        ("max_connections", 50.0, 50),
+        ("max_connections", 1000, 1000),
+    ],
 )
-def test_a_bad_request_timeout(value):
-    error = error_of(extra={"request_timeout": value})
+def test_a_number_is_read_as_such_or_from_a_text(name, value, number):
+    read = getattr(settings_of(extra={name: value}), name)
 
-    assert error.startswith("Connection 'my_conn', field 'request_timeout': ")
-    assert error.endswith("is not a number from 0.1 to 600. The default is 30.")
+    assert read == number
+    assert type(read) is type(number)
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize(
+    "value", [0, 0.009, -1, 10_000.1, 10**400, "soon", "nan", "inf", "-inf", True, False, [], {}, [30]]
+)
+def test_a_bad_number_is_refused_with_the_bounds(name, value):
+    default, least, most = NUMBERS[name]
+
+    error = error_of(extra={name: value})
+
+    assert error.startswith(f"Connection 'my_conn', field {name!r}: {value!r} is not a number ")
+    assert error.endswith(f"is not a number from {least:g} to {most:g}. The default is {default}.")
+
+
+@pytest.mark.parametrize("value", [2.5, "2.5", 1.0001])
+def test_a_part_of_a_connection_is_refused(value):
+    error = error_of(extra={"max_connections": value})
+
+    assert f"field 'max_connections': {float(value):g} is not a whole number. The default is 10." in error
 
 
 @pytest.mark.parametrize(
@@ -393,7 +428,7 @@ def test_a_bad_proxy_is_refused_and_not_repeated(value):
         ("allow_https", "Did you mean 'allow_http'?"),
         (
             "zzz",
-            "Known fields are allow_http, ca_bundle, max_connections, proxy, request_timeout, requests_per_second, verify.",
+            f"Known fields are {', '.join(sorted(EXTRA))}.",
         ),
     ],
 )

@@ -272,7 +272,8 @@ hosts = st.text(max_size=30) | st.lists(
     max_size=6,
 ).map("".join)  # fmt: skip
 extras = st.dictionaries(
-    st.sampled_from(["request_timeout", "verify", "ca_bundle", "proxy", "allow_http"]) | st.text(max_size=8),
+    st.sampled_from(["request_timeout", "verify", "ca_bundle", "proxy", "allow_http", "max_connections"])
+    | st.text(max_size=8),
     any_json.filter(lambda value: KEY not in str(value)),
     max_size=3,
 )
@@ -313,4 +314,5 @@ def test_every_connection_is_usable_or_refused_with_the_field_named(host, passwo
     assert read.api_key.isprintable()
     assert " " not in read.api_key
     assert 0.1 <= read.request_timeout <= 600
+    assert 1 <= read.max_connections <= 1000
     assert KEY not in repr(read)

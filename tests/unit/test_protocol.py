@@ -424,6 +424,7 @@ def test_a_byte_order_mark_does_not_make_an_answer_unreadable():
     ("http_status", "kind"),
     [
         (100, ManxueTransientError),
+        (300, ManxueRedirectError),
         (301, ManxueRedirectError),
         (302, ManxueRedirectError),
         (304, ManxueRedirectError),
@@ -493,6 +494,8 @@ def test_the_words_of_the_service_are_found_in_an_error_answer(body, words):
         b'{"data":null}',
         b'{"data":[]}',
         b'{"data":{}}',
+        b'{"data":"status"}',
+        b'{"data":["status"]}',
         b'{"code":0,"data":{}}',
         b'{"id":"p","status":' + b"9" * 5000 + b"}",
         b'{"data":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
@@ -612,7 +615,10 @@ def test_a_date_without_a_zone_is_not_taken_for_local_time(monkeypatch):
 
 @pytest.mark.parametrize("http_status", [408, 425, 429, 500, 503])
 def test_errors_that_pass_carry_the_pause(http_status):
-    assert error_of(http_status, retry_after=["7", http_date(NOW + 60)], now=NOW).retry_after == 60.0
+    error = error_of(http_status, retry_after=["7", http_date(NOW + 60)], now=NOW)
+
+    assert error.retry_after == 60.0
+    assert str(error) == f"HTTP {http_status}"
 
 
 @pytest.mark.parametrize("http_status", [429, 503])
@@ -628,6 +634,12 @@ def test_an_unreadable_retry_after_is_ignored_but_told():
 
     assert error.retry_after is None
     assert str(error) == "HTTP 429: too many (its Retry-After 'soon ***' is neither seconds nor a date)"
+
+
+def test_an_unreadable_retry_after_is_told_without_words_of_the_service_too():
+    assert str(error_of(503, retry_after=["-5"])) == (
+        "HTTP 503: (its Retry-After '-5' is neither seconds nor a date)"
+    )
 
 
 # --- foreign text ---------------------------------------------------------------------------------------
@@ -848,7 +860,9 @@ def of_requests(kind, *causes):
 NO_ANSWERS = {
     "requests, refused": (
         lambda: of_requests(
-            requests.ConnectionError, urllib3_error(urllib3.exceptions.NewConnectionError, refused())
+            requests.ConnectionError,
+            urllib3.exceptions.MaxRetryError(None, SIGNED, ValueError(SIGNED)),
+            urllib3_error(urllib3.exceptions.NewConnectionError, refused()),
         ),
         "connection refused",
     ),

@@ -177,13 +177,21 @@ def test_plain_http_is_off_by_default_in_the_form_too():
 
 
 @pytest.mark.parametrize("bound", ["minimum", "maximum"])
-def test_the_form_bounds_the_timeout_as_the_code_does(bound):
-    value = FIELDS["request_timeout"]["schema"][bound]
+@pytest.mark.parametrize("name", [name for name in FIELDS if "minimum" in FIELDS[name]["schema"]])
+def test_the_form_bounds_a_number_as_the_code_does(name, bound):
+    value = FIELDS[name]["schema"][bound]
     beyond = value * (0.99 if bound == "minimum" else 1.01)
 
-    assert settings_of(request_timeout=value).request_timeout == value
-    with pytest.raises(ManxueConfigurationError):
-        settings_of(request_timeout=beyond)
+    assert getattr(settings_of(**{name: value}), name) == value
+    with pytest.raises(ManxueConfigurationError, match="is not a number from"):
+        settings_of(**{name: beyond})
+
+
+def test_every_number_of_the_form_is_bounded():
+    kinds = {name: declared["schema"]["type"][0] for name, declared in FIELDS.items()}
+
+    for name in (name for name, kind in kinds.items() if kind in {"number", "integer"}):
+        assert {"minimum", "maximum", "default"} <= FIELDS[name]["schema"].keys()
 
 
 @pytest.mark.parametrize("name", FIELDS)
@@ -206,7 +214,12 @@ def test_the_form_of_older_versions_has_the_same_fields():
         setattr(Form, name, widget)
     form = Form()
 
-    kinds = {"boolean": wtforms.BooleanField, "number": wtforms.FloatField, "string": wtforms.StringField}
+    kinds = {
+        "boolean": wtforms.BooleanField,
+        "integer": wtforms.IntegerField,
+        "number": wtforms.FloatField,
+        "string": wtforms.StringField,
+    }
     assert list(widgets) == list(FIELDS)
     for name, declared in FIELDS.items():
         field = form[name]
