@@ -138,7 +138,7 @@ class _Reader:
                 f"{url.scheme}://{url.hostname} would send the API key unencrypted",
                 "Use https://, or set the extra field 'allow_http' to true if that network is trusted.",
             )
-        path = re.sub(r"/+(v1(/+result(/[^/]*)?)?)?/*$", "", url.path)
+        path = re.sub(r"/+(v1(/+result(/[^/]*)?|/+sd2_manxue/+videos)?)?/*$", "", url.path)
         return f"{url.scheme}://{url.netloc}{path or _DEFAULT_PREFIX}"
 
     def _split(self, host: str, schema: str) -> SplitResult:

@@ -50,9 +50,11 @@ class Journal:
 
     def _news_of_status(self, task: VideoTask, now: float) -> tuple[News, ...]:
         recovered, self._failures = self._failures > 1, 0
-        if self.last_answer == self._status and not recovered:
+        # One line for all unknown words, since one of them may hold a number that counts.
+        status = task.status.value if task.status is TaskStatus.UNKNOWN else self.last_answer
+        if status == self._status and not recovered:
             return ()
-        self._status = self.last_answer
+        self._status = status
         level = logging.WARNING if task.status is TaskStatus.UNKNOWN else logging.INFO
         return (self._line(level, self.last_answer, now),)
 

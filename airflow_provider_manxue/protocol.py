@@ -138,8 +138,11 @@ def _id_of_answer(answer: Mapping[str, Any]) -> Any:
     inner = answer.get("data")
     for place in (answer, inner if isinstance(inner, Mapping) else {}):
         for name in ("id", "projectId"):
-            if place.get(name):
-                return place[name]
+            task_id = place.get(name)
+            if isinstance(task_id, int) and not isinstance(task_id, bool):
+                return str(task_id)
+            if task_id:
+                return task_id
     return None
 
 
@@ -188,7 +191,7 @@ def read_task(
     :param secret: the API key, so that no error text can repeat it.
     :raises ManxueError: of the kind that fits, if the answer is not a task's description.
     """
-    answer = _parse_json(body)
+    answer = _parse_json(body, secret)
     if not 200 <= http_status < 300:
         message = clean_text(_message_of(answer), secret)
         pause = read_retry_after(retry_after, now)
@@ -201,21 +204,25 @@ def read_task(
     return _task_of(_unwrap(answer, http_status, secret), video_task_id, secret)
 
 
-def _parse_json(body: bytes) -> Any:
+def _parse_json(body: bytes, secret: str) -> Any:
     try:
-        return _storable(json.loads(body))
+        return _storable(json.loads(body), secret)
     except (ValueError, RecursionError):
         return None
 
 
-def _storable(value: Any) -> Any:
-    """Leave out what JSON columns of databases refuse: NaN and infinities, NUL and lone surrogates in text."""
+def _storable(value: Any, secret: str) -> Any:
+    """
+    Leave out what must not be stored: the API key, should the service repeat it, and what JSON columns of
+    databases refuse (NaN and infinities, NUL and lone surrogates in text).
+    """
     if isinstance(value, dict):
-        return {_storable(name): _storable(inner) for name, inner in value.items()}
+        return {_storable(name, secret): _storable(inner, secret) for name, inner in value.items()}
     if isinstance(value, list):
-        return [_storable(inner) for inner in value]
+        return [_storable(inner, secret) for inner in value]
     if isinstance(value, str):
-        return value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+        text = value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
+        return text.replace(secret, "***") if secret else text
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
@@ -223,7 +230,8 @@ def _storable(value: Any) -> Any:
 
 def _unwrap(answer: dict[str, Any], http_status: int, secret: str) -> dict[str, Any]:
     """Return the task's own fields, whether they came flat or inside of ``data``."""
-    if _looks_like_task(answer):
+    data = answer.get("data")
+    if _looks_like_task(answer) and not (isinstance(data, dict) and "status" in data):
         return answer
     code = answer.get("code")
     if code is not None and str(code) not in _SUCCESS_CODES:
@@ -231,7 +239,6 @@ def _unwrap(answer: dict[str, Any], http_status: int, secret: str) -> dict[str, 
         raise ManxueRefusedError(
             f"HTTP {http_status} with the error code {clean_text(code, secret)}{_tail(message)}"
         )
-    data = answer.get("data")
     for place in (data, answer):
         if isinstance(place, dict) and ("status" in place or _id_of_answer(place)):
             return place

@@ -84,6 +84,7 @@ def test_an_empty_host_means_the_public_service(host):
         f"{PREFIX}/v1/result",
         f"{PREFIX}/v1/result/",
         f"{PREFIX}/v1/result/proj_1",
+        f"{PREFIX}/v1/sd2_manxue/videos",
         f"{PREFIX}/v1/result/{{id}}",
     ],
 )

@@ -210,3 +210,10 @@ def test_no_line_holds_the_address_of_the_video(journal):
 )
 def test_a_length_of_time_is_written_in_hours(seconds, text):
     assert elapsed(seconds) == text
+
+
+def test_unknown_words_that_count_are_told_once():
+    journal = Journal("a", 0.0)
+    words = [VideoTask("a", TaskStatus.UNKNOWN, f"rendering {percent}%") for percent in range(5)]
+    assert [len(journal.news_of(task, 30.0)) for task in words] == [1, 0, 0, 0, 0]
+    assert "rendering 4%" in journal.last_answer

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections import Counter
 
 import pytest
@@ -78,7 +79,7 @@ def test_limit_is_never_exceeded_even_when_all_begin_together():
 
 def test_turns_are_spaced_evenly():
     asked = simulate(Pace(10, 10), Service(), waits=100, interval=5, seconds=20)
-    gaps = [later[0] - earlier[0] for earlier, later in zip(asked, asked[1:], strict=False)]
+    gaps = [later[0] - earlier[0] for earlier, later in itertools.pairwise(asked)]
     assert min(gaps) == pytest.approx(0.1)
 
 
