@@ -46,8 +46,9 @@ if TYPE_CHECKING:
 CONNECTION_TTL = 60.0
 """Seconds for which an Airflow connection that was read is used without reading it again."""
 
-FAILED_LOOK_UP_TTL = 5.0
-"""Seconds for which a failed look-up stands, so that a thousand waits do not repeat it at once."""
+VAIN_LOOK_UP_TTL = 5.0
+"""Seconds for which a look-up stands that failed or found the refused key again, so that a thousand waits do not
+repeat it at once."""
 
 KEEP_ALIVE = 75.0
 """Seconds for which an idle connection to the service is kept: longer than the usual interval between polls."""
@@ -94,13 +95,13 @@ class Transport:
         :param poke_interval: seconds between two polls of this wait, to say so if the limit stretches them.
         :raises ManxueError: of the kind that fits, if the answer is not a task's description.
         """
-        settings = await self._connections.get(conn_id)
-        pace = self._pace_of(conn_id, settings, poke_interval)
+        pace = self._pace_of(conn_id, await self._connections.get(conn_id), poke_interval)
         async with pace.turn() as asked_at:
+            settings = await self._connections.get(conn_id)  # again, since a turn may be long in coming
             try:
                 return await self._ask(pace, settings, video_task_id, asked_at)
             except ManxueAuthenticationError:
-                fresh = await self._connections.get(conn_id, newer_than=asked_at)
+                fresh = await self._connections.get(conn_id, refused=settings)
                 if fresh.api_key == settings.api_key:
                     raise
         async with pace.turn() as asked_at:
@@ -185,13 +186,18 @@ _transports: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, Transport] = w
 @dataclass(frozen=True, slots=True)
 class _LookUp:
     begun_at: float
+    after_refusal: bool
     task: asyncio.Task[ManxueSettings]
 
-    def serves(self, newer_than: float, now: float) -> bool:
+    def serves(self, refused: ManxueSettings | None, now: float) -> bool:
         if not self.task.done():
-            return self.begun_at >= newer_than
-        failed = self.task.cancelled() or self.task.exception() is not None
-        return self.begun_at >= max(newer_than, now - (FAILED_LOOK_UP_TTL if failed else CONNECTION_TTL))
+            return True
+        age = now - self.begun_at
+        if self.task.cancelled() or self.task.exception() is not None:
+            return age < VAIN_LOOK_UP_TTL
+        if refused and self.task.result().api_key == refused.api_key:
+            return self.after_refusal and age < VAIN_LOOK_UP_TTL
+        return age < CONNECTION_TTL
 
 
 class ConnectionCache:
@@ -200,19 +206,22 @@ class ConnectionCache:
     def __init__(self) -> None:
         self._look_ups: dict[str, _LookUp] = {}
 
-    async def get(self, conn_id: str, newer_than: float = float("-inf")) -> ManxueSettings:
+    async def get(self, conn_id: str, refused: ManxueSettings | None = None) -> ManxueSettings:
         """
         Return the settings of a connection.
 
         :param conn_id: id of the Airflow connection.
-        :param newer_than: loop time; a value read before it was refused by the service and is read again.
+        :param refused: a value whose key the service has refused. If no other is known here, the connection is
+            read again, but not by each of a thousand waits that are refused at once.
         :raises ManxueConfigurationError: if the connection is missing or cannot be used.
         :raises ManxueTransientError: if Airflow could not be asked.
         """
         now = asyncio.get_running_loop().time()
         look_up = self._look_ups.get(conn_id)
-        if look_up is None or not look_up.serves(newer_than, now):
-            look_up = self._look_ups[conn_id] = _LookUp(now, _detached(_read_connection(conn_id)))
+        if look_up is None or not look_up.serves(refused, now):
+            look_up = self._look_ups[conn_id] = _LookUp(
+                now, refused is not None, _detached(_read_connection(conn_id))
+            )
         # Shielded: the look-up serves others too, and outlives the wait that began it.
         return await asyncio.shield(look_up.task)
 

@@ -110,20 +110,22 @@ class ManxueVideoTrigger(BaseTrigger):
             self.deadline,
             random.random(),  # noqa: S311
         )
-        while True:
-            await _sleep_until(min(at, self.deadline))
-            if at > self.deadline:
-                return error_event(self.video_task_id, wait.timed_out())
+        may_ask = self.first_poll_at <= self.deadline
+        while may_ask:
+            await _sleep_until(at)
             decision = wait.after(await self._ask(transport), time.time())
             for news in decision.news:
                 self.log.log(news.level, news.text)
             match decision:
                 case AskAgain():
-                    at = decision.at
+                    at, may_ask = decision.at, decision.at <= self.deadline
                 case Completed():
                     return completed_event(self.video_task_id, wait.last_answer)
                 case _:
                     return error_event(self.video_task_id, decision.error)
+        # The service does not want to be asked before the deadline.
+        await _sleep_until(self.deadline)
+        return error_event(self.video_task_id, wait.timed_out())
 
     async def _ask(self, transport: Transport) -> VideoTask | ManxueError:
         """Ask once; neither a slow answer nor a long queue may move the deadline."""
