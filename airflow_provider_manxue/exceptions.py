@@ -70,3 +70,23 @@ class ManxueVideoFailedError(ManxueError, AirflowFailException):
 
 class ManxueTimeoutError(ManxueError, AirflowSensorTimeout):
     """The video was not ready within the sensor's ``timeout``."""
+
+
+class ManxueNotCompletedError(ManxueError):
+    """The video is not completed yet, so there is nothing to save."""
+
+
+class ManxueDownloadError(ManxueError):
+    """The video could not be fetched completely."""
+
+
+class ManxueUnsafeUrlError(ManxueDownloadError):
+    """The URL of a video leads to where a download must not go."""
+
+
+class ManxueStorageError(ManxueError):
+    """The video was, or would be, fetched, but cannot be stored."""
+
+
+class ManxueExistsError(ManxueStorageError, AirflowFailException):
+    """There is an object of that name already, and ``if_exists`` is ``fail``."""

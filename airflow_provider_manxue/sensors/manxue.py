@@ -2,55 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
-import warnings
-from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn
-
-from airflow.exceptions import AirflowRescheduleException
-from airflow.providers.common.compat.sdk import (
-    AirflowSensorTimeout,
-    AirflowSkipException,
-    AirflowTaskTimeout,
-    BaseOperator,
-    BaseSensorOperator,
-    XComArg,
-)
 
 from airflow_provider_manxue.connection import DEFAULT_CONN_ID
 from airflow_provider_manxue.events import read_event
-from airflow_provider_manxue.exceptions import (
-    ManxueError,
-    ManxueInputError,
-    ManxueTimeoutError,
-    ManxueVideoFailedError,
-)
+from airflow_provider_manxue.exceptions import ManxueError
 from airflow_provider_manxue.polling import (
     DEFAULT_POKE_INTERVAL,
     DEFAULT_TIMEOUT,
     AskAgain,
     Completed,
     Ended,
-    PollPolicy,
     Wait,
     first_poll_at,
 )
 from airflow_provider_manxue.protocol import VideoTask, read_video_task_id
+from airflow_provider_manxue.waiting import WaitingTask, is_rendered_later
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+    from datetime import timedelta
 
-    from airflow.providers.common.compat.sdk import Context
-
-    from airflow_provider_manxue.hooks.manxue import ManxueHook
-
-BACKSTOP = timedelta(minutes=15)
-"""How much later than ours Airflow's own timeout of a deferral lies; it only matters if the trigger is dead."""
+    from airflow.providers.common.compat.sdk import Context, XComArg
 
 
-class ManxueVideoSensor(BaseSensorOperator):
+class ManxueVideoSensor(WaitingTask):
     """
     Waits until a video of the sd2_manxue service is ready.
 
@@ -80,7 +58,6 @@ class ManxueVideoSensor(BaseSensorOperator):
     """
 
     template_fields: Sequence[str] = ("video_task_id", "manxue_conn_id")
-    ui_color = "#e8e0f7"
 
     def __init__(
         self,
@@ -92,38 +69,16 @@ class ManxueVideoSensor(BaseSensorOperator):
         timeout: timedelta | float = DEFAULT_TIMEOUT,
         **kwargs: Any,
     ) -> None:
-        super().__init__(poke_interval=poke_interval, timeout=timeout, **kwargs)
+        super().__init__(
+            manxue_conn_id=manxue_conn_id,
+            deferrable=deferrable,
+            poke_interval=poke_interval,
+            timeout=timeout,
+            **kwargs,
+        )
         self.video_task_id = video_task_id
-        self.manxue_conn_id = manxue_conn_id
-        self.deferrable = deferrable
-        self._check_arguments()
-
-    def _check_arguments(self) -> None:
-        """Refuse at parse time what rendering cannot cure, and warn of what is allowed but not meant."""
-        if not _is_rendered_later(self.video_task_id):
+        if not is_rendered_later(self.video_task_id):
             read_video_task_id(self.video_task_id)
-        if not isinstance(self.manxue_conn_id, (str, XComArg)) or self.manxue_conn_id == "":
-            raise ManxueInputError(
-                f"manxue_conn_id must be the id of a connection, not {self.manxue_conn_id!r}."
-            )
-        if self.poke_interval < 10:
-            warnings.warn(
-                f"poke_interval={self.poke_interval:g} is short: the service recommends 30 to 60 seconds, and may "
-                f"limit faster polling.",
-                stacklevel=3,
-            )
-        if self.deferrable and self.reschedule:
-            warnings.warn(
-                "mode='reschedule' has no effect while deferrable is True; set deferrable=False to use it.",
-                stacklevel=3,
-            )
-
-    @cached_property
-    def hook(self) -> ManxueHook:
-        """The hook; imported here, since a Dag file that is parsed needs no HTTP library."""
-        from airflow_provider_manxue.hooks.manxue import ManxueHook
-
-        return ManxueHook(self.manxue_conn_id)
 
     def execute(self, context: Context) -> dict[str, Any]:
         """
@@ -145,35 +100,19 @@ class ManxueVideoSensor(BaseSensorOperator):
         :param event: what the trigger said.
         :param started_at: when the wait began, in seconds since the epoch.
         """
-        error = read_event(event)
-        if isinstance(error, ManxueTimeoutError):
-            self._raise_timeout(error)
-        if error is not None:
-            raise error
+        if (error := read_event(event)) is not None:
+            self._raise_error(error)
         return self._wait(context, started_at, last_answer=str(event.get("last_answer", "")))
-
-    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume after a deferral, with the same endings as everywhere else (Airflow's own differ by version)."""
-        with self._endings():
-            failure = str((next_kwargs or {}).get("error", "")) if next_method == "__fail__" else ""
-            if "timeout" in failure:
-                self._raise_timeout(
-                    ManxueTimeoutError(
-                        f"The trigger did not answer within the timeout; is a triggerer running? ({failure})"
-                    )
-                )
-            # Past BaseSensorOperator, which would skip on every error with soft_fail.
-            return BaseOperator.resume_execution(self, next_method, next_kwargs, context)
 
     def _wait(self, context: Context, started_at: float, last_answer: str = "") -> dict[str, Any]:
         wait = Wait(
             video_task_id=read_video_task_id(self.video_task_id),
-            policy=PollPolicy(self.poke_interval, self.exponential_backoff, self._max_wait),
+            policy=self._policy,
             started_at=started_at,
             deadline=started_at + self._patience,
-            # A rescheduled task keeps no state, so its grace is counted from the start of the wait.
             last_answer=last_answer,
-            grace_since=started_at if self.reschedule and not self.deferrable else None,
+            # A rescheduled task keeps no state, so its grace is counted from the start of the wait.
+            grace_since=started_at if self._is_rescheduled else None,
         )
         while True:
             decision = wait.after(self._ask(wait.video_task_id), time.time())
@@ -183,9 +122,7 @@ class ManxueVideoSensor(BaseSensorOperator):
                 case Completed():
                     return self._hand_over(context, decision.task)
                 case Ended():
-                    if isinstance(decision.error, ManxueTimeoutError):
-                        self._raise_timeout(decision.error)
-                    raise decision.error
+                    self._raise_error(decision.error)
                 case AskAgain():
                     self._pause(wait, decision)
 
@@ -199,14 +136,7 @@ class ManxueVideoSensor(BaseSensorOperator):
         """Let the time until the next poll pass, in the way of this mode; only poke mode returns."""
         if self.deferrable:
             self._defer_until(wait, decision)
-        if decision.at > wait.deadline:
-            # The service does not want to be asked before the deadline, so there is nothing left but to wait.
-            _sleep_until(wait.deadline)
-            self._raise_timeout(wait.timed_out())
-        if self.reschedule:
-            at = first_poll_at(decision, time.time(), wait.deadline)
-            raise AirflowRescheduleException(datetime.fromtimestamp(at, tz=UTC))
-        _sleep_until(decision.at)
+        self._pause_on_worker(decision, wait.deadline, wait.timed_out)
 
     def _defer_until(self, wait: Wait, decision: AskAgain) -> NoReturn:
         from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
@@ -233,7 +163,7 @@ class ManxueVideoSensor(BaseSensorOperator):
             ),
             method_name="execute_complete",
             kwargs={"started_at": wait.started_at},
-            timeout=timedelta(seconds=max(0.0, wait.deadline - now)) + BACKSTOP,
+            timeout=self._backstop(wait.deadline),
         )
 
     def _hand_over(self, context: Context, task: VideoTask) -> dict[str, Any]:
@@ -241,71 +171,3 @@ class ManxueVideoSensor(BaseSensorOperator):
             context["ti"].xcom_push(key="video_url", value=task.video_url)
             context["ti"].xcom_push(key="actualDuration", value=task.actual_duration)
         return task.as_dict()
-
-    # --- time and endings, the same in every mode -------------------------------------------------------
-
-    @property
-    def _patience(self) -> float:
-        """Seconds that the wait may take. Airflow bounds a deferral by ``execution_timeout`` in some versions only."""
-        return min(self.timeout, self._execution_timeout) if self.deferrable else self.timeout
-
-    @property
-    def _execution_timeout(self) -> float:
-        return self.execution_timeout.total_seconds() if self.execution_timeout else float("inf")
-
-    @property
-    def _max_wait(self) -> float | None:
-        return self.max_wait.total_seconds() if self.max_wait is not None else None
-
-    def _started_at(self, context: Context) -> float:
-        """Return when the wait began; in reschedule mode that was in another process, so Airflow is asked."""
-        if self.deferrable or not self.reschedule:
-            return time.time()
-        first = _first_reschedule_date(context["ti"], context)
-        return first.timestamp() if first else time.time()
-
-    def _raise_timeout(self, error: ManxueTimeoutError) -> NoReturn:
-        if self.deferrable and self._execution_timeout < self.timeout:
-            raise AirflowTaskTimeout(f"{error} (execution_timeout={self.execution_timeout})")
-        raise error
-
-    @contextlib.contextmanager
-    def _endings(self) -> Iterator[None]:
-        """Apply ``soft_fail`` and ``never_fail``, in one place for all modes and versions of Airflow."""
-        try:
-            yield
-        except (AirflowSkipException, AirflowRescheduleException):
-            raise
-        except (ManxueVideoFailedError, AirflowSensorTimeout, AirflowTaskTimeout) as error:
-            if self.soft_fail or self.never_fail:
-                raise AirflowSkipException(str(error)) from error
-            raise
-        except Exception as error:
-            if self.never_fail:
-                raise AirflowSkipException(str(error)) from error
-            raise
-
-
-def _is_rendered_later(value: Any) -> bool:
-    """Return whether a value is known only at run time: a template, or a reference to another task's result."""
-    if isinstance(value, str):
-        return "{{" in value or "{%" in value
-    if isinstance(value, dict):
-        return any(map(_is_rendered_later, value.values()))
-    return hasattr(value, "resolve")
-
-
-def _first_reschedule_date(ti: Any, context: Context) -> datetime | None:
-    if hasattr(ti, "get_first_reschedule_date"):
-        first: datetime | None = ti.get_first_reschedule_date(context)
-        return first
-    # Airflow 2 keeps the question in a function of its own base sensor.
-    from airflow.sensors.base import _orig_start_date
-
-    first_try = (ti.max_tries or 0) - (ti.task.retries or 0) + 1
-    found: datetime | None = _orig_start_date(ti.dag_id, ti.task_id, ti.run_id, ti.map_index, first_try)
-    return found
-
-
-def _sleep_until(moment: float) -> None:
-    time.sleep(max(0.0, moment - time.time()))

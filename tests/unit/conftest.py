@@ -14,6 +14,7 @@ import pytest
 from airflow.exceptions import AirflowRescheduleException
 from airflow.providers.common.compat.sdk import TaskDeferred
 
+from airflow_provider_manxue import waiting as waiting_module
 from airflow_provider_manxue.connection import read_connection
 from airflow_provider_manxue.hooks import manxue as hook_module
 from airflow_provider_manxue.protocol import VideoTask, read_task, read_video_task_id
@@ -175,6 +176,7 @@ def world(monkeypatch, clock, service):
 
     monkeypatch.setattr(hook_module, "ManxueHook", Hook)
     monkeypatch.setattr(sensor_module, "time", clock)
+    monkeypatch.setattr(waiting_module, "time", clock)
     monkeypatch.setattr(trigger_module, "time", clock)
     monkeypatch.setattr(trigger_module, "shared_transport", shared_transport)
     monkeypatch.setattr(trigger_module, "_sleep_until", sleep_until)

@@ -33,7 +33,8 @@ from airflow_provider_manxue.exceptions import (
     ManxueTransientError,
     ManxueVideoFailedError,
 )
-from airflow_provider_manxue.sensors.manxue import BACKSTOP, ManxueVideoSensor
+from airflow_provider_manxue.sensors.manxue import ManxueVideoSensor
+from airflow_provider_manxue.waiting import BACKSTOP
 
 DONE = {
     "object": "video",

@@ -1,0 +1,1 @@
+"""Transfers: from the service to a store."""

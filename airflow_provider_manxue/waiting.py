@@ -1,0 +1,209 @@
+"""What every task that waits for videos has in common: how it pauses, ends, times out and is skipped."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+import warnings
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.exceptions import AirflowRescheduleException
+from airflow.providers.common.compat.sdk import (
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    BaseOperator,
+    BaseSensorOperator,
+    XComArg,
+)
+
+from airflow_provider_manxue.connection import DEFAULT_CONN_ID
+from airflow_provider_manxue.exceptions import (
+    ManxueError,
+    ManxueInputError,
+    ManxueTimeoutError,
+    ManxueVideoFailedError,
+)
+from airflow_provider_manxue.polling import (
+    DEFAULT_POKE_INTERVAL,
+    DEFAULT_TIMEOUT,
+    AskAgain,
+    PollPolicy,
+    first_poll_at,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_manxue.hooks.manxue import ManxueHook
+
+BACKSTOP = timedelta(minutes=15)
+"""How much later than ours Airflow's own timeout of a deferral lies; it only matters if the trigger is dead."""
+
+
+class WaitingTask(BaseSensorOperator):
+    """
+    Base of the tasks that wait for videos, in the triggerer or on a worker.
+
+    ``poke_interval``, ``exponential_backoff``, ``max_wait``, ``timeout``, ``soft_fail`` and ``never_fail`` mean
+    the same in every mode; Airflow's own base classes differ here between modes and versions.
+
+    :param manxue_conn_id: (templated) id of the Airflow connection.
+    :param deferrable: wait in the triggerer. ``[operators] default_deferrable`` is not consulted.
+    :param poke_interval: seconds (or ``timedelta``) between two polls.
+    :param timeout: seconds (or ``timedelta``) after which the wait is given up.
+    """
+
+    ui_color = "#e8e0f7"
+
+    def __init__(
+        self,
+        *,
+        manxue_conn_id: str = DEFAULT_CONN_ID,
+        deferrable: bool = True,
+        poke_interval: timedelta | float = DEFAULT_POKE_INTERVAL,
+        timeout: timedelta | float = DEFAULT_TIMEOUT,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(poke_interval=poke_interval, timeout=timeout, **kwargs)
+        self.manxue_conn_id = manxue_conn_id
+        self.deferrable = deferrable
+        self._check_waiting()
+
+    def _check_waiting(self) -> None:
+        """Refuse at parse time what rendering cannot cure, and warn of what is allowed but not meant."""
+        if not isinstance(self.manxue_conn_id, (str, XComArg)) or self.manxue_conn_id == "":
+            raise ManxueInputError(
+                f"manxue_conn_id must be the id of a connection, not {self.manxue_conn_id!r}."
+            )
+        if self.poke_interval < 10:
+            warnings.warn(
+                f"poke_interval={self.poke_interval:g} is short: the service recommends 30 to 60 seconds, and may "
+                f"limit faster polling.",
+                stacklevel=4,
+            )
+        if self.deferrable and self.reschedule:
+            warnings.warn(
+                "mode='reschedule' has no effect while deferrable is True; set deferrable=False to use it.",
+                stacklevel=4,
+            )
+
+    @cached_property
+    def hook(self) -> ManxueHook:
+        """The hook; imported here, since a Dag file that is parsed needs no HTTP library."""
+        from airflow_provider_manxue.hooks.manxue import ManxueHook
+
+        return ManxueHook(self.manxue_conn_id)
+
+    def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
+        """Resume after a deferral, with the same endings as everywhere else (Airflow's own differ by version)."""
+        with self._endings():
+            failure = str((next_kwargs or {}).get("error", "")) if next_method == "__fail__" else ""
+            if "timeout" in failure:
+                self._raise_timeout(
+                    ManxueTimeoutError(
+                        f"The trigger did not answer within the timeout; is a triggerer running? ({failure})"
+                    )
+                )
+            # Past BaseSensorOperator, which would skip on every error with soft_fail.
+            return BaseOperator.resume_execution(self, next_method, next_kwargs, context)
+
+    # --- time and endings, the same in every mode -------------------------------------------------------
+
+    @property
+    def _policy(self) -> PollPolicy:
+        max_wait = self.max_wait.total_seconds() if self.max_wait is not None else None
+        return PollPolicy(self.poke_interval, self.exponential_backoff, max_wait)
+
+    @property
+    def _patience(self) -> float:
+        """Seconds that the wait may take. Airflow bounds a deferral by ``execution_timeout`` in some versions only."""
+        return min(self.timeout, self._execution_timeout) if self.deferrable else self.timeout
+
+    @property
+    def _execution_timeout(self) -> float:
+        return self.execution_timeout.total_seconds() if self.execution_timeout else float("inf")
+
+    @property
+    def _is_rescheduled(self) -> bool:
+        """Whether each poll is a process of its own, which knows nothing of the one before."""
+        return bool(self.reschedule and not self.deferrable)
+
+    def _started_at(self, context: Context) -> float:
+        """Return when the wait began; in reschedule mode that was in another process, so Airflow is asked."""
+        if not self._is_rescheduled:
+            return time.time()
+        first = _first_reschedule_date(context["ti"], context)
+        return first.timestamp() if first else time.time()
+
+    def _pause_on_worker(
+        self, decision: AskAgain, deadline: float, timed_out: Callable[[], ManxueTimeoutError]
+    ) -> None:
+        """Let the time until the next poll pass; returns in poke mode only."""
+        if decision.at > deadline:
+            # The service does not want to be asked before the deadline, so there is nothing left but to wait.
+            _sleep_until(deadline)
+            self._raise_timeout(timed_out())
+        if self.reschedule:
+            at = first_poll_at(decision, time.time(), deadline)
+            raise AirflowRescheduleException(datetime.fromtimestamp(at, tz=UTC))
+        _sleep_until(decision.at)
+
+    def _backstop(self, deadline: float) -> timedelta:
+        """Return the timeout that Airflow itself puts on a deferral."""
+        return timedelta(seconds=max(0.0, deadline - time.time())) + BACKSTOP
+
+    def _raise_error(self, error: ManxueError) -> NoReturn:
+        if isinstance(error, ManxueTimeoutError):
+            self._raise_timeout(error)
+        raise error
+
+    def _raise_timeout(self, error: ManxueTimeoutError) -> NoReturn:
+        if self.deferrable and self._execution_timeout < self.timeout:
+            raise AirflowTaskTimeout(f"{error} (execution_timeout={self.execution_timeout})")
+        raise error
+
+    @contextlib.contextmanager
+    def _endings(self) -> Iterator[None]:
+        """Apply ``soft_fail`` and ``never_fail``, in one place for all modes and versions of Airflow."""
+        try:
+            yield
+        except (AirflowSkipException, AirflowRescheduleException):
+            raise
+        except (ManxueVideoFailedError, AirflowSensorTimeout, AirflowTaskTimeout) as error:
+            if self.soft_fail or self.never_fail:
+                raise AirflowSkipException(str(error)) from error
+            raise
+        except Exception as error:
+            if self.never_fail:
+                raise AirflowSkipException(str(error)) from error
+            raise
+
+
+def is_rendered_later(value: Any) -> bool:
+    """Return whether a value is known only at run time: a template, or a reference to another task's result."""
+    if isinstance(value, str):
+        return "{{" in value or "{%" in value
+    if isinstance(value, dict):
+        return any(map(is_rendered_later, value.values()))
+    return hasattr(value, "resolve")
+
+
+def _first_reschedule_date(ti: Any, context: Context) -> datetime | None:
+    if hasattr(ti, "get_first_reschedule_date"):
+        first: datetime | None = ti.get_first_reschedule_date(context)
+        return first
+    # Airflow 2 keeps the question in a function of its own base sensor.
+    from airflow.sensors.base import _orig_start_date
+
+    first_try = (ti.max_tries or 0) - (ti.task.retries or 0) + 1
+    found: datetime | None = _orig_start_date(ti.dag_id, ti.task_id, ti.run_id, ti.map_index, first_try)
+    return found
+
+
+def _sleep_until(moment: float) -> None:
+    time.sleep(max(0.0, moment - time.time()))
