@@ -7,7 +7,7 @@ in the metadata database. An event that is not understood fails the task; none i
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
@@ -22,6 +22,9 @@ from airflow_provider_manxue.exceptions import (
     ManxueTimeoutError,
     ManxueVideoFailedError,
 )
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 VERSION = 1
 
@@ -58,8 +61,46 @@ def completed_event(video_task_id: str, last_answer: str = "") -> dict[str, Any]
 
 def error_event(video_task_id: str, error: ManxueError) -> dict[str, Any]:
     """Return the event of a wait that ended with an error."""
-    status = _STATUS_OF.get(type(error), "error")
-    return {"version": VERSION, "status": status, "video_task_id": video_task_id, "message": str(error)}
+    return {"version": VERSION, "video_task_id": video_task_id, **_described(error)}
+
+
+def batch_event(errors: Mapping[str, ManxueError]) -> dict[str, Any]:
+    """
+    Return the event of a wait for many videos, all of which have ended.
+
+    :param errors: the errors with which some of the waits ended, by the id of the video.
+    """
+    return {
+        "version": VERSION,
+        "status": "ended",
+        "errors": {video_task_id: _described(error) for video_task_id, error in errors.items()},
+    }
+
+
+def read_batch_event(event: Any) -> dict[str, ManxueError]:
+    """
+    Read the event of a wait for many videos.
+
+    :return: the errors with which some of the waits ended; the other videos are completed.
+    :raises ManxueError: if the wait ended for all of them with an error, or the event is not understood.
+    """
+    if not isinstance(event, dict) or event.get("version") != VERSION or event.get("status") != "ended":
+        error = read_event(event)
+        raise error if error is not None else _not_understood(event)
+    errors = event.get("errors")
+    if not isinstance(errors, dict):
+        raise _not_understood(event)
+    return {video_task_id: _restored(described) for video_task_id, described in errors.items()}
+
+
+def _described(error: ManxueError) -> dict[str, str]:
+    return {"status": _STATUS_OF.get(type(error), "error"), "message": str(error)}
+
+
+def _restored(described: Any) -> ManxueError:
+    if not isinstance(described, dict) or described.get("status") not in _ERRORS:
+        return _not_understood(described)
+    return _ERRORS[described["status"]](str(described.get("message")))
 
 
 def read_event(event: Any) -> ManxueError | None:
@@ -74,6 +115,10 @@ def read_event(event: Any) -> ManxueError | None:
             return None
         if isinstance(status, str) and status in _ERRORS:
             return _ERRORS[status](str(event.get("message") or f"The wait ended with the status {status!r}."))
+    return _not_understood(event)
+
+
+def _not_understood(event: Any) -> ManxueError:
     return ManxueError(
         f"The trigger handed over an event that this version of the provider does not understand: {event!r:.300}. "
         f"Clear the task to wait again; workers and triggerers must run the same version of the provider."

@@ -90,3 +90,23 @@ class ManxueStorageError(ManxueError):
 
 class ManxueExistsError(ManxueStorageError, AirflowFailException):
     """There is an object of that name already, and ``if_exists`` is ``fail``."""
+
+
+class ManxueOrderNotSentError(ManxueTransientError):
+    """An order did not reach the service, or was turned away unread: it can be sent again without being paid twice."""
+
+
+class ManxueOrderError(ManxueError, AirflowFailException):
+    """An order that must not be sent again without a person's decision, since it may be paid twice."""
+
+
+class ManxueOrderRefusedError(ManxueOrderError):
+    """The service refused an order: nothing was ordered, and the same order would be refused again."""
+
+
+class ManxueOrderUnknownError(ManxueOrderError):
+    """An order was sent, and it is not known whether the service took it."""
+
+
+class ManxueOrderMismatchError(ManxueOrderError):
+    """The order that is bound to the task instance is another one than the task would send now."""

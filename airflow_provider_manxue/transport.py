@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import importlib
 import logging
 import os
@@ -23,6 +24,7 @@ from urllib.parse import urlsplit
 from airflow_provider_manxue.connection import ManxueSettings, missing_connection, read_connection
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
+    ManxueError,
     ManxueRateLimitError,
     ManxueTransientError,
 )
@@ -39,7 +41,7 @@ from airflow_provider_manxue.protocol import (
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Coroutine
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 
     from aiohttp import ClientResponse, ClientSession
 
@@ -62,7 +64,7 @@ T = TypeVar("T")
 async def shared_transport() -> AsyncIterator[Transport]:
     """Lend the transport of this event loop; it is made for the first user and closed after the last."""
     loop = asyncio.get_running_loop()
-    transport = _transports.setdefault(loop, Transport())
+    transport = _transports.setdefault(loop, Transport(_read_connection))
     transport.users += 1
     try:
         yield transport
@@ -74,12 +76,43 @@ async def shared_transport() -> AsyncIterator[Transport]:
             await asyncio.shield(_detached(transport.close()))
 
 
-class Transport:
-    """Asks the service for many waits, over few connections."""
+async def ask_for_all(
+    read_settings: Callable[[], ManxueSettings], video_task_ids: Iterable[str]
+) -> dict[str, VideoTask | ManxueError]:
+    """
+    Ask once for each of many tasks, from a worker, with the same manners as the triggerer.
 
-    def __init__(self) -> None:
+    :param read_settings: reads the connection; called in a thread.
+    :param video_task_ids: ids of the tasks.
+    """
+
+    async def read(conn_id: str) -> ManxueSettings:
+        return await asyncio.to_thread(read_settings)
+
+    async def ask(video_task_id: str) -> VideoTask | ManxueError:
+        try:
+            return await transport.get_video_task("", video_task_id, float("inf"))
+        except ManxueError as error:
+            return error
+
+    transport = Transport(read)
+    try:
+        ids = list(video_task_ids)
+        return dict(zip(ids, await asyncio.gather(*map(ask, ids)), strict=True))
+    finally:
+        await transport.close()
+
+
+class Transport:
+    """
+    Asks the service for many waits, over few connections.
+
+    :param read_connection: reads an Airflow connection by its id.
+    """
+
+    def __init__(self, read_connection: Callable[[str], Coroutine[Any, Any, ManxueSettings]]) -> None:
         self.users = 0
-        self._connections = ConnectionCache()
+        self._connections = ConnectionCache(read_connection)
         self._paces: dict[str, Pace] = {}
         self._stretched: set[str] = set()
         self._sessions: dict[tuple[Any, ...], asyncio.Task[ClientSession]] = {}
@@ -149,7 +182,7 @@ class Transport:
                 URL(result_url(settings.base_url, video_task_id), encoded=True),
                 headers={"Authorization": f"Bearer {settings.api_key}"},
                 allow_redirects=False,
-                proxy=settings.proxy,
+                proxy=settings.proxy or _proxy_of_environment(settings.base_url),
                 timeout=aiohttp.ClientTimeout(total=settings.request_timeout),
             ) as response:
                 return read_task(
@@ -201,9 +234,14 @@ class _LookUp:
 
 
 class ConnectionCache:
-    """Reads Airflow connections, each at most once at a time and once in a while."""
+    """
+    Reads Airflow connections, each at most once at a time and once in a while.
 
-    def __init__(self) -> None:
+    :param read_connection: reads one by its id.
+    """
+
+    def __init__(self, read_connection: Callable[[str], Coroutine[Any, Any, ManxueSettings]]) -> None:
+        self._read_connection = read_connection
         self._look_ups: dict[str, _LookUp] = {}
 
     async def get(self, conn_id: str, refused: ManxueSettings | None = None) -> ManxueSettings:
@@ -220,7 +258,7 @@ class ConnectionCache:
         look_up = self._look_ups.get(conn_id)
         if look_up is None or not look_up.serves(refused, now):
             look_up = self._look_ups[conn_id] = _LookUp(
-                now, refused is not None, _detached(_read_connection(conn_id))
+                now, refused is not None, _detached(self._read_connection(conn_id))
             )
         # Shielded: the look-up serves others too, and outlives the wait that began it.
         return await asyncio.shield(look_up.task)
@@ -269,9 +307,21 @@ async def _open_session(settings: ManxueSettings) -> ClientSession:
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"User-Agent": user_agent(), "Accept": "application/json", "Accept-Encoding": "identity"},
         auto_decompress=False,
-        trust_env=settings.proxy is None,
     )
     return session
+
+
+@functools.lru_cache
+def _proxy_of_environment(base_url: str) -> str | None:
+    """
+    Return the proxy that the environment names for a host, chosen as the hook does.
+
+    It is looked up once: the session's own ``trust_env`` would do so in two threads for every single request.
+    """
+    from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
+
+    proxy = select_proxy(base_url, get_environ_proxies(base_url))
+    return prepend_scheme_if_needed(proxy, "http") if proxy else None
 
 
 def _trust(settings: ManxueSettings) -> ssl.SSLContext | bool:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
+import random
 import time
+from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -11,7 +15,7 @@ import requests
 import urllib3
 from requests.auth import AuthBase
 
-from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, AirflowTaskTimeout, BaseHook
 
 from airflow_provider_manxue.connection import (
     DEFAULT_CONN_ID,
@@ -22,10 +26,18 @@ from airflow_provider_manxue.connection import (
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,
+    ManxueOrderNotSentError,
     ManxueRefusedError,
     ManxueTransientError,
 )
 from airflow_provider_manxue.get_provider_info import CONNECTION_TYPE
+from airflow_provider_manxue.orders import (
+    Order,
+    order_without_answer,
+    pause_before_next_try,
+    read_order,
+    read_order_answer,
+)
 from airflow_provider_manxue.protocol import (
     MAX_BODY,
     VideoTask,
@@ -38,9 +50,13 @@ from airflow_provider_manxue.protocol import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from requests import PreparedRequest, Response
+
+_NO_ANSWER = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+"""What the libraries raise when a request gets no answer."""
 
 _PROBE_ID = "airflow-connection-test"
 """An id that no task has: asking for it costs nothing."""
@@ -66,8 +82,9 @@ class ManxueHook(BaseHook):
     """
     Talks to the sd2_manxue video-generation service.
 
-    One call is one request: the hook never repeats one, except for a query that was refused for its key (401)
-    when the connection meanwhile holds another key. Redirects are not followed, since the key would travel.
+    One call is one request, with two exceptions: a query that was refused for its key (401) is repeated if the
+    connection meanwhile holds another key, and an order if it surely was not taken. Redirects are not followed,
+    since the key would travel.
 
     :param manxue_conn_id: id of the Airflow connection, of type ``manxue``.
     """
@@ -103,10 +120,15 @@ class ManxueHook(BaseHook):
         :raises ManxueConfigurationError: if it is missing or a field of it cannot be used.
         """
         if self._settings is None:
-            self._settings = self._read_settings()
+            self._settings = self.read_settings()
         return self._settings
 
-    def _read_settings(self) -> ManxueSettings:
+    def read_settings(self) -> ManxueSettings:
+        """
+        Read the connection anew.
+
+        :raises ManxueConfigurationError: if it is missing or a field of it cannot be used.
+        """
         try:
             connection = self.get_connection(self.manxue_conn_id)
         except AirflowNotFoundException:
@@ -122,6 +144,10 @@ class ManxueHook(BaseHook):
 
     @cached_property
     def _session(self) -> requests.Session:
+        return self._new_session()
+
+    @staticmethod
+    def _new_session() -> requests.Session:
         session = requests.Session()
         # A compressed answer could be small on the wire and huge in memory; a task's answer needs none.
         session.headers.update(
@@ -148,14 +174,26 @@ class ManxueHook(BaseHook):
         try:
             return self._query(settings, task_id)
         except ManxueAuthenticationError:
-            self._settings = self._read_settings()
+            self._settings = self.read_settings()
             if self._settings.api_key == settings.api_key:
                 raise
             self.log.info("The API key was refused, but the connection holds another one by now; using that.")
             return self._query(self._settings, task_id)
 
     def _query(self, settings: ManxueSettings, task_id: str) -> VideoTask:
-        return self._request(settings, "GET", result_url(settings.base_url, task_id), video_task_id=task_id)
+        try:
+            answer = _exchange(self._session, settings, "GET", result_url(settings.base_url, task_id))
+        except _NO_ANSWER as error:
+            # The library's own texts repeat the whole request, so the cause is not chained.
+            raise no_answer(error, urlsplit(settings.base_url).hostname or "") from None
+        return read_task(
+            answer.http_status,
+            answer.body,
+            video_task_id=task_id,
+            retry_after=answer.retry_after,
+            now=time.time(),
+            secret=settings.api_key,
+        )
 
     def create_video(
         self,
@@ -171,7 +209,10 @@ class ManxueHook(BaseHook):
         reference_audios: Sequence[str] | None = None,
     ) -> VideoTask:
         """
-        Order a video: ``POST {base}/v1/sd2_manxue/videos``. **This costs money**, and is sent exactly once.
+        Order a video: ``POST {base}/v1/sd2_manxue/videos``. **This costs money.**
+
+        An order that surely was not taken (no connection, 429, 425) is sent again, up to five times in all. One
+        that may have been taken never is.
 
         :param prompt: what the video shows.
         :param model: name of the model, which decides the resolution, for example ``sd2_manxue_1080p``.
@@ -183,25 +224,74 @@ class ManxueHook(BaseHook):
         :param reference_videos: URLs of reference videos.
         :param reference_audios: URLs of reference audios.
         :return: the new task.
-        :raises ManxueError: if the answer is not a task. Unless the answer was a plain refusal, the order may
-            have been taken all the same: look it up before ordering again.
+        :raises ManxueInputError: naming each rule that the order breaks; nothing was sent.
+        :raises ManxueConfigurationError: if the connection is missing or cannot be used; nothing was sent.
+        :raises ManxueOrderNotSentError: if the service could not be reached, or was too busy.
+        :raises ManxueOrderRefusedError: if the service refused the order.
+        :raises ManxueOrderUnknownError: if the order may have been taken: look it up before ordering again.
+        :raises ManxueVideoFailedError: if the video failed at once.
         """
-        order = {
-            "prompt": prompt,
-            "model": model,
-            "duration": duration,
-            "ratio": ratio,
-            "first_image": first_image,
-            "last_image": last_image,
-            "referenceImages": reference_images and list(reference_images),
-            "referenceVideos": reference_videos and list(reference_videos),
-            "referenceAudios": reference_audios and list(reference_audios),
-        }
+        return self.place_order(
+            read_order(
+                prompt=prompt,
+                model=model,
+                duration=duration,
+                ratio=ratio,
+                first_image=first_image,
+                last_image=last_image,
+                reference_images=reference_images,
+                reference_videos=reference_videos,
+                reference_audios=reference_audios,
+            )
+        )
+
+    def place_order(
+        self, order: Order, sending: Callable[[], AbstractContextManager[None]] = nullcontext
+    ) -> VideoTask:
+        """
+        Order a video as :meth:`create_video` does.
+
+        :param order: the order.
+        :param sending: entered around each request: what must happen right before and right after it.
+        """
         settings = self.settings
-        body = {name: value for name, value in order.items() if value is not None}
-        task = self._request(settings, "POST", create_url(settings.base_url), json=body)
-        self.log.info("Ordered the video %s (model %s).", task.id, model)
+        for doubt in order.doubts:
+            self.log.warning("%s", doubt)
+        for tries in itertools.count(1):
+            try:
+                with sending():
+                    task = self._send_order(settings, order)
+                break
+            except ManxueOrderNotSentError as error:
+                pause = pause_before_next_try(tries, error.retry_after, random.random())  # noqa: S311
+                if pause is None:
+                    raise
+                self.log.warning("%s. It is sent again in %.0f s.", error, pause)
+            time.sleep(pause)
+        self.log.info("Ordered the video %s (model %s).", task.id, order.fields["model"])
         return task
+
+    def _send_order(self, settings: ManxueSettings, order: Order) -> VideoTask:
+        """Send an order exactly once."""
+        body = _WatchedBody(order.body)
+        try:
+            # A connection of its own: one that was kept open may have been closed by the service, and the order
+            # would be lost on it in a way that cannot be told from one that was taken.
+            with self._new_session() as session:
+                answer = _exchange(session, settings, "POST", create_url(settings.base_url), body)
+        except (Exception, AirflowTaskTimeout) as error:
+            # Whatever went wrong once the body has left: it may have been taken.
+            if body.left or isinstance(error, _NO_ANSWER):
+                hostname = urlsplit(settings.base_url).hostname or ""
+                raise order_without_answer(error, hostname, body_left=body.left) from None
+            raise
+        return read_order_answer(
+            answer.http_status,
+            answer.body,
+            retry_after=answer.retry_after,
+            now=time.time(),
+            secret=settings.api_key,
+        )
 
     def test_connection(self) -> tuple[bool, str]:
         """
@@ -229,33 +319,58 @@ class ManxueHook(BaseHook):
             return False, f"{settings.base_url}: {error}"
         return True, f"{settings.base_url} was reached and accepted the key."
 
-    def _request(
-        self, settings: ManxueSettings, method: str, url: str, *, video_task_id: str = "", json: Any = None
-    ) -> VideoTask:
-        try:
-            with self._session.request(
-                method,
-                url,
-                json=json,
-                auth=BearerAuth(settings.api_key),
-                timeout=settings.request_timeout,
-                allow_redirects=False,
-                stream=True,
-                verify=settings.ca_bundle or settings.verify,
-                proxies={"http": settings.proxy, "https": settings.proxy} if settings.proxy else None,
-            ) as response:
-                body = _read_body(response, settings.request_timeout)
-                return read_task(
-                    response.status_code,
-                    body,
-                    video_task_id=video_task_id,
-                    retry_after=response.raw.headers.getlist("Retry-After"),
-                    now=time.time(),
-                    secret=settings.api_key,
-                )
-        except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
-            # The library's own texts repeat the whole request, so the cause is not chained.
-            raise no_answer(error, urlsplit(settings.base_url).hostname or "") from None
+
+class _WatchedBody:
+    """
+    A request's body that knows whether any of it was handed to a connection.
+
+    HTTP libraries ask for it only when the connection is made, the proxy passed and the TLS handshake done.
+    """
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.left = False
+
+    def __len__(self) -> int:
+        return len(self._content)
+
+    def __iter__(self) -> Iterator[bytes]:
+        self.left = True
+        yield self._content
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    http_status: int
+    body: bytes
+    retry_after: Sequence[str]
+
+
+def _exchange(
+    session: requests.Session,
+    settings: ManxueSettings,
+    method: str,
+    url: str,
+    json_body: _WatchedBody | None = None,
+) -> _Answer:
+    """Send one request and read its answer, within bounds."""
+    with session.request(
+        method,
+        url,
+        data=json_body,
+        headers={"Content-Type": "application/json"} if json_body else None,
+        auth=BearerAuth(settings.api_key),
+        timeout=settings.request_timeout,
+        allow_redirects=False,
+        stream=True,
+        verify=settings.ca_bundle or settings.verify,
+        proxies={"http": settings.proxy, "https": settings.proxy} if settings.proxy else None,
+    ) as response:
+        return _Answer(
+            response.status_code,
+            _read_body(response, settings.request_timeout),
+            response.raw.headers.getlist("Retry-After"),
+        )
 
 
 def _read_body(response: Response, timeout: float) -> bytes:

@@ -157,6 +157,25 @@ def test_outage_when_the_worker_resumes_is_survived(local_airflow: LocalAirflow,
     assert log.count("Waiting for the video") == 2, "the worker deferred again"
 
 
+def test_batch_keeps_what_has_come_when_one_video_fails(
+    local_airflow: LocalAirflow, emulator: Emulator
+) -> None:
+    good = [emulator.add_task(script=Script.timed(processing=n), actual_duration=4.0 + n) for n in range(3)]
+    bad = emulator.add_task(script=Script.failing("the prompt is not allowed"))
+    videos = [good[0], bad, *good[1:]]
+    run_id = local_airflow.trigger("wait_for_a_batch", conf={"videos": videos})
+    local_airflow.wait_for_run("wait_for_a_batch", run_id)
+    assert local_airflow.task_states("wait_for_a_batch", run_id)["wait"] == "failed"
+    assert local_airflow.xcom("wait_for_a_batch", run_id, "use") == {
+        "urls": 4,
+        "lengths": [4.0, None, 5.0, 6.0],
+        "ids": videos,
+    }
+    log = local_airflow.task_log("wait_for_a_batch", run_id, "wait")
+    assert "the prompt is not allowed" in log
+    assert "3 of 4 videos completed, 1 ended otherwise" in log
+
+
 class TestKeys:
     """With an emulator of their own, since a key belongs to all of its tasks."""
 

@@ -173,6 +173,7 @@ def world(monkeypatch, clock, service):
 
     async def sleep_until(moment):
         clock.now = max(clock.now, moment)
+        await asyncio.sleep(0)  # the other waits of a batch have their turn
 
     monkeypatch.setattr(hook_module, "ManxueHook", Hook)
     monkeypatch.setattr(sensor_module, "time", clock)

@@ -21,7 +21,7 @@ from airflow_provider_manxue.exceptions import (
 from airflow_provider_manxue.hooks.manxue import ManxueHook
 from airflow_provider_manxue.protocol import TaskStatus
 from airflow_provider_manxue.testing import Answer, Emulator, Script
-from airflow_provider_manxue.transport import shared_transport
+from airflow_provider_manxue.transport import ask_for_all, shared_transport
 
 CONN_ID = "manxue_under_test"
 
@@ -247,3 +247,13 @@ def test_proxy_of_the_connection_is_used(emulator, ask, connect):
     with pytest.raises((ManxueRefusedError, ManxueTransientError)):
         ask()
     assert "videos.example.com" in str(emulator.requests[-1].headers)
+
+
+def test_worker_asks_for_many_at_once_within_the_limits(emulator, connect):
+    connect(emulator, requests_per_second=500, max_connections=3)
+    ids = [emulator.add_task(script=Script.polls("completed")) for _ in range(20)]
+    hook = ManxueHook(CONN_ID)
+    outcomes = asyncio.run(ask_for_all(hook.read_settings, [*ids, "unknown"]))
+    assert [outcomes[video].status for video in ids] == [TaskStatus.COMPLETED] * 20
+    assert isinstance(outcomes["unknown"], ManxueRefusedError)
+    assert len({record.connection_id for record in emulator.requests}) <= 3

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.providers.common.compat.sdk import DAG, BaseOperator, task
 
-from airflow_provider_manxue.sensors.manxue import ManxueVideoSensor
+from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 
@@ -100,3 +100,31 @@ with dag("wait_with_execution_timeout"):
                 **MODES[mode],
                 **ENDINGS[ending],
             )
+
+# Many videos in one wait; the ids come from mapped upstream tasks.
+with dag("wait_for_a_batch"):
+
+    @task
+    def shots(dag_run=None):
+        return dag_run.conf["videos"]
+
+    @task(task_id="order")
+    def pass_on(video):
+        return {"id": video, "status": "queued"}
+
+    wait = ManxueVideoBatchSensor(
+        task_id="wait",
+        video_task_ids=pass_on.expand(video=shots()),
+        poke_interval=5,
+        pool="one",
+    )
+
+    @task(trigger_rule="all_done")
+    def use(ti=None):
+        return {
+            "urls": len(ti.xcom_pull(task_ids="wait", key="video_url")),
+            "lengths": ti.xcom_pull(task_ids="wait", key="actualDuration"),
+            "ids": [one["id"] for one in ti.xcom_pull(task_ids="wait")],
+        }
+
+    wait >> use()

@@ -1,0 +1,136 @@
+"""Many videos in one wait: which errors end it, how far it is, and what it hands over. No I/O happens here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from airflow_provider_manxue.exceptions import (
+    ManxueAuthenticationError,
+    ManxueConfigurationError,
+    ManxueError,
+    ManxueInputError,
+    ManxueMediaTypeError,
+    ManxuePermissionError,
+    ManxueRedirectError,
+    ManxueTimeoutError,
+    ManxueVideoFailedError,
+)
+from airflow_provider_manxue.journal import News, elapsed
+from airflow_provider_manxue.polling import Completed, Ended
+from airflow_provider_manxue.protocol import TaskStatus, VideoTask, read_video_task_id
+
+TELL_EVERY = 10.0
+"""Seconds between two lines about progress at least; a failed video is told at once."""
+
+_OF_THE_CONNECTION = (
+    ManxueAuthenticationError,
+    ManxueConfigurationError,
+    ManxuePermissionError,
+    ManxueRedirectError,
+)
+
+
+def read_video_task_ids(values: Any) -> list[str]:
+    """
+    Take the ids out of what an author passed.
+
+    :param values: an iterable of ids, or of whole create answers.
+    :raises ManxueInputError: if there is none, or one of them is unusable; it is named by its position.
+    """
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        raise ManxueInputError(
+            f"video_task_ids must be a list of ids, not {values!r:.100}. For one id use ManxueVideoSensor; with a "
+            f"template, set render_template_as_native_obj=True on the Dag, so that a list comes out as a list."
+        )
+    ids = []
+    for position, value in enumerate(values):
+        try:
+            ids.append(read_video_task_id(value))
+        except ManxueInputError as error:
+            raise ManxueInputError(f"video_task_ids[{position}]: {error}") from None
+    if not ids:
+        raise ManxueInputError("video_task_ids is empty. Pass at least one id.")
+    return ids
+
+
+def concerns_connection(error: ManxueError) -> bool:
+    """Return whether an error concerns the connection, and with it every video, and not just one."""
+    return isinstance(error, _OF_THE_CONNECTION)
+
+
+@dataclass(slots=True)
+class Progress:
+    """
+    Counts the ends of the waits of a batch.
+
+    :param count: number of videos that are awaited.
+    """
+
+    count: int
+    completed: int = 0
+    errors: dict[str, ManxueError] = field(default_factory=dict)
+    _told_at: float = float("-inf")
+
+    def after(self, video_task_id: str, end: Completed | Ended, waited: float) -> tuple[News, ...]:
+        """
+        Take note of an end, and return the lines that it is worth.
+
+        :param video_task_id: id of the video.
+        :param end: how its wait ended.
+        :param waited: seconds since the wait for the batch began.
+        """
+        if isinstance(end, Ended):
+            self.errors[video_task_id] = end.error
+            return (News(logging.WARNING, f"{end.error} The others are still awaited."), *self._news(waited))
+        self.completed += 1
+        return self._news(waited)
+
+    def _news(self, waited: float) -> tuple[News, ...]:
+        is_last = self.completed + len(self.errors) == self.count
+        if not is_last and waited - self._told_at < TELL_EVERY:
+            return ()
+        self._told_at = waited
+        others = f", {len(self.errors)} ended otherwise" if self.errors else ""
+        text = f"{self.completed} of {self.count} videos completed{others} (after {elapsed(waited)})"
+        return (News(logging.INFO, text),)
+
+
+Outcome = VideoTask | ManxueError
+
+
+def tasks_of(ids: Iterable[str], outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
+    """
+    Return the tasks in the order of the ids, for XCom.
+
+    :param ids: the ids that were asked for; one may stand there more than once.
+    :param outcomes: what became of each; an error stands in the field ``error`` of its task.
+    """
+    return [_task_of(video_task_id, outcomes[video_task_id]).as_dict() for video_task_id in ids]
+
+
+def _task_of(video_task_id: str, outcome: Outcome) -> VideoTask:
+    if isinstance(outcome, VideoTask):
+        return outcome
+    failed = isinstance(outcome, (ManxueVideoFailedError, ManxueMediaTypeError))
+    status = TaskStatus.FAILED if failed else TaskStatus.UNKNOWN
+    return VideoTask(id=video_task_id, status=status, error=str(outcome))
+
+
+def failure_of(errors: Mapping[str, ManxueError]) -> ManxueError:
+    """
+    Return one error for a batch that did not succeed as a whole; it names each video with its message.
+
+    A timeout wins, then an error that a retry can cure: the videos that are completed are found again at once.
+    """
+    lines = "".join(f"\n- {video_task_id}: {error}" for video_task_id, error in errors.items())
+    kinds = {type(error) for error in errors.values()}
+    curable = kinds - {ManxueVideoFailedError, ManxueMediaTypeError}
+    kind: type[ManxueError] = ManxueVideoFailedError
+    if ManxueTimeoutError in kinds:
+        kind = ManxueTimeoutError
+    elif curable:
+        kind = ManxueError
+    return kind(f"{len(errors)} of the videos did not come; the results of the others are in XCom.{lines}")

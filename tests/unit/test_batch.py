@@ -1,0 +1,259 @@
+"""The sensor for many videos, in all of its modes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from conftest import START
+
+from airflow.providers.common.compat.sdk import AirflowSkipException, TaskDeferred
+
+from airflow_provider_manxue import transport as transport_module
+from airflow_provider_manxue.batch import read_video_task_ids
+from airflow_provider_manxue.events import batch_event, read_batch_event
+from airflow_provider_manxue.exceptions import (
+    ManxueAuthenticationError,
+    ManxueError,
+    ManxueInputError,
+    ManxueMediaTypeError,
+    ManxueRefusedError,
+    ManxueTimeoutError,
+    ManxueTransientError,
+    ManxueVideoFailedError,
+)
+from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor
+from airflow_provider_manxue.triggers.manxue import ManxueVideoBatchTrigger
+
+MODES = {
+    "deferred": {"deferrable": True},
+    "poke": {"deferrable": False},
+    "reschedule": {"deferrable": False, "mode": "reschedule"},
+}
+
+
+def sensor(mode="deferred", ids=("a", "b", "c"), **kwargs):
+    return ManxueVideoBatchSensor(task_id="wait", video_task_ids=list(ids), **MODES[mode], **kwargs)
+
+
+def done(video, length=5.0):
+    return {
+        "status": "completed",
+        "video_url": f"https://cdn.example.com/{video}.mp4",
+        "actualDuration": length,
+    }
+
+
+@pytest.fixture(params=MODES)
+def mode(request):
+    return request.param
+
+
+@pytest.fixture
+def videos(world, service, monkeypatch):
+    """What the service answers for each id: a status word, a body, an error, or a function of the time waited."""
+    table = {}
+
+    def answer(video, side):
+        service.script = [table[video]]
+        return service.ask(video, side)
+
+    class Transport:
+        async def get_video_task(self, conn_id, video, poke_interval):
+            return answer(video, "triggerer")
+
+    async def ask_for_all(read_settings, ids):
+        outcomes = {}
+        for video in ids:
+            try:
+                outcomes[video] = answer(video, "worker")
+            except ManxueError as error:
+                outcomes[video] = error
+        return outcomes
+
+    from airflow_provider_manxue.triggers import manxue as trigger_module
+
+    class Lent:
+        async def __aenter__(self):
+            return Transport()
+
+        async def __aexit__(self, *error):
+            return None
+
+    monkeypatch.setattr(trigger_module, "shared_transport", Lent)
+    monkeypatch.setattr(transport_module, "ask_for_all", ask_for_all)
+    from airflow_provider_manxue.hooks import manxue as hook_module
+
+    hook_module.ManxueHook.read_settings = lambda self: None
+    return table
+
+
+class TestResult:
+    def test_is_in_the_order_of_the_ids_in_every_mode(self, world, videos, mode):
+        videos |= {
+            "a": lambda waited: done("a", 4) if waited > 100 else "processing",
+            "b": done("b", 5.17),
+            "c": lambda waited: done("c", None) if waited > 50 else "queued",
+        }
+        tasks = world.run(sensor(mode))
+        assert [task["id"] for task in tasks] == ["a", "b", "c"]
+        assert world.ti.xcom["video_url"] == [f"https://cdn.example.com/{video}.mp4" for video in "abc"]
+        assert world.ti.xcom["actualDuration"] == [4.0, 5.17, None]
+        assert world.ti.xcom["return_value"] == tasks
+
+    def test_of_an_id_that_stands_twice_is_there_twice_but_polled_once(self, world, videos, service):
+        videos |= {"a": done("a"), "b": done("b")}
+        tasks = world.run(sensor(ids=["a", "b", "a"]))
+        assert [task["id"] for task in tasks] == ["a", "b", "a"]
+        assert service.asked_from.count("triggerer") == 2
+
+    def test_needs_one_deferral(self, world, videos):
+        videos |= {video: done(video) for video in "abc"}
+        world.run(sensor())
+        assert len(world.deferrals) == 1
+        assert world.deferrals[0].trigger.video_task_ids == ["a", "b", "c"]
+
+
+class TestFailures:
+    def test_are_named_after_all_others_have_come(self, world, videos, mode):
+        videos |= {
+            "a": {"status": "failed", "error": "bad prompt"},
+            "b": lambda waited: done("b") if waited > 200 else "processing",
+            "c": done("c"),
+        }
+        with pytest.raises(ManxueVideoFailedError, match=r"1 of the videos.*\n- a: .*bad prompt"):
+            world.run(sensor(mode))
+        assert world.ti.xcom["video_url"] == [None, *(f"https://cdn.example.com/{v}.mp4" for v in "bc")]
+        assert world.ti.xcom["actualDuration"] == [None, 5.0, 5.0]
+        failed, *others = world.ti.xcom["return_value"]
+        assert failed["status"] == "failed"
+        assert "bad prompt" in failed["error"]
+        assert [task["status"] for task in others] == ["completed", "completed"]
+
+    def test_are_tolerated_on_demand(self, world, videos, mode):
+        videos |= {"a": {"status": "failed", "error": "bad prompt"}, "b": done("b"), "c": done("c")}
+        tasks = world.run(sensor(mode, tolerate_failures=True))
+        assert [task["status"] for task in tasks] == ["failed", "completed", "completed"]
+
+    def test_deadline_keeps_what_has_come(self, world, videos, mode):
+        videos |= {"a": "processing", "b": done("b"), "c": done("c")}
+        with pytest.raises(ManxueTimeoutError, match=r"\n- a: .*Last answer of the service: processing"):
+            world.run(sensor(mode, timeout=300))
+        assert world.ti.xcom["video_url"][1:] == [f"https://cdn.example.com/{v}.mp4" for v in "bc"]
+        assert world.clock.now == pytest.approx(START + 300, abs=1)
+
+    def test_that_a_retry_may_cure_are_retried(self, world, videos, mode):
+        videos |= {"a": ManxueRefusedError("HTTP 404"), "b": done("b"), "c": {"status": "failed"}}
+        with pytest.raises(ManxueError, match=r"- a: .*Likely causes") as raised:
+            world.run(sensor(mode))
+        assert raised.type is ManxueError
+
+    def test_of_a_wrong_kind_counts_as_failed(self, world, videos, mode):
+        videos |= {"a": ManxueMediaTypeError("an image"), "b": done("b"), "c": done("c")}
+        with pytest.raises(ManxueVideoFailedError, match="an image"):
+            world.run(sensor(mode))
+
+    def test_of_the_connection_ends_all_at_once(self, world, videos, mode, service):
+        videos |= {"a": "processing", "b": ManxueAuthenticationError("401"), "c": "processing"}
+        with pytest.raises(ManxueAuthenticationError, match="401"):
+            world.run(sensor(mode, tolerate_failures=True))
+        assert len(service.asked_at) <= 5
+
+    @pytest.mark.parametrize(
+        ("option", "expected"), [("soft_fail", AirflowSkipException), (None, ManxueVideoFailedError)]
+    )
+    def test_can_be_skipped(self, world, videos, mode, option, expected):
+        videos |= {"a": {"status": "failed"}, "b": done("b"), "c": done("c")}
+        with pytest.raises(expected):
+            world.run(sensor(mode, **({option: True} if option else {})))
+
+
+class TestOutage:
+    def test_is_survived(self, world, videos, mode):
+        trouble = ManxueTransientError("HTTP 503")
+        videos |= {video: lambda waited, v=video: done(v) if waited > 900 else trouble for video in "abc"}
+        assert len(world.run(sensor(mode))) == 3
+
+    def test_when_the_worker_resumes_defers_again(self, world, videos):
+        down = iter([ManxueTransientError("HTTP 503")])
+        videos |= {
+            "a": done("a"),
+            "b": lambda waited: (
+                done("b") if world.service.asked_from[-1] == "triggerer" else next(down, done("b"))
+            ),
+            "c": done("c"),
+        }
+        assert len(world.run(sensor())) == 3
+        assert len(world.deferrals) == 2
+        assert world.deferrals[0].trigger.deadline == world.deferrals[1].trigger.deadline
+
+
+class TestInput:
+    @pytest.mark.parametrize("ids", [[], "a", None, 5, ["a", " "], [["a"]], {"id": "a"}])
+    def test_is_refused_when_the_dag_is_parsed(self, ids):
+        with pytest.raises(ManxueInputError, match="video_task_ids"):
+            ManxueVideoBatchSensor(task_id="wait", video_task_ids=ids)
+
+    def test_blank_id_is_named_by_its_position(self):
+        with pytest.raises(ManxueInputError, match=r"video_task_ids\[1\]"):
+            read_video_task_ids(["a", " "])
+
+    def test_create_answers_are_ids(self):
+        assert read_video_task_ids(({"id": "a"}, {"data": {"projectId": "b"}})) == ["a", "b"]
+
+    def test_template_is_checked_when_it_is_rendered(self, world):
+        task = ManxueVideoBatchSensor(task_id="wait", video_task_ids="{{ params.ids }}")
+        task.video_task_ids = "['a']"
+        with pytest.raises(ManxueInputError, match="render_template_as_native_obj"):
+            task.execute(world.context)
+
+
+class TestTrigger:
+    def test_serialized_form_is_the_released_one(self, world, videos):
+        with pytest.raises(TaskDeferred) as deferred:
+            sensor(timeout=600).execute(world.context)
+        form = (
+            "airflow_provider_manxue.triggers.manxue.ManxueVideoBatchTrigger",
+            {
+                "video_task_ids": ["a", "b", "c"],
+                "manxue_conn_id": "manxue_default",
+                "poke_interval": 30.0,
+                "started_at": START,
+                "deadline": START + 600,
+                "first_poll_at": START + 10,
+                "exponential_backoff": False,
+                "max_wait": None,
+            },
+        )
+        assert deferred.value.trigger.serialize() == form
+        assert ManxueVideoBatchTrigger(**json.loads(json.dumps(form[1]))).serialize() == form
+
+    def test_event_of_a_batch_survives_the_database(self):
+        errors = {"a": ManxueVideoFailedError("no"), "b": ManxueTimeoutError("late")}
+        read = read_batch_event(json.loads(json.dumps(batch_event(errors))))
+        assert {video: (type(error), str(error)) for video, error in read.items()} == {
+            "a": (ManxueVideoFailedError, "no"),
+            "b": (ManxueTimeoutError, "late"),
+        }
+
+    @pytest.mark.parametrize(
+        "event",
+        [None, {}, {"version": 1}, {"version": 1, "status": "ended"}, {"version": 1, "status": "completed"}],
+    )
+    def test_event_that_is_not_understood_fails_the_task(self, event):
+        with pytest.raises(ManxueError, match="does not understand"):
+            read_batch_event(event)
+
+
+def test_progress_is_told_on_change_and_a_failure_at_once(world, videos, caplog, capsys):
+    videos |= {
+        "a": {"status": "failed", "error": "bad prompt"},
+        "b": lambda waited: done("b") if waited > 100 else "processing",
+        "c": done("c"),
+    }
+    with pytest.raises(ManxueVideoFailedError):
+        world.run(sensor())
+    printed = capsys.readouterr().out or caplog.text
+    assert printed.index("bad prompt. Usual causes") < printed.index(
+        "2 of 3 videos completed, 1 ended otherwise"
+    )
