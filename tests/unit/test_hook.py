@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from airflow_provider_manxue.exceptions import ManxueInputError, ManxueTransientError
+from airflow_provider_manxue.exceptions import ManxueInputError, ManxueOrderUnknownError
 from airflow_provider_manxue.hooks.manxue import BearerAuth, ManxueHook
 from airflow_provider_manxue.protocol import TaskStatus
 from airflow_provider_manxue.testing import Answer, Emulator, Script
@@ -55,7 +55,7 @@ def test_older_answers_to_an_order_are_read(emulator, hook, name):
 @pytest.mark.parametrize("answer", [Answer(reset="after"), Answer(status=500), Answer(body="")], ids=str)
 def test_order_is_never_sent_twice(emulator, hook, answer):
     emulator.answer_all_with(answer)
-    with pytest.raises(ManxueTransientError):
+    with pytest.raises(ManxueOrderUnknownError):
         hook.create_video(prompt="a cat", model="sd2_manxue_720p")
     assert [record.method for record in emulator.requests] == ["POST"]
 
