@@ -14,8 +14,8 @@ READY = $(VENV)/.ready
 READY_2 = $(VENV_2)/.ready
 INPUTS = pyproject.toml setup.cfg constraints/dev.txt
 
-# Airflow 2 runs one task at a time on SQLite, so there only the harness and the example are tried.
-AIRFLOW_TESTS_2 = test_harness or example_dag
+# Airflow 2 runs one task at a time on SQLite, so there only the harness, the example and timeouts are tried.
+AIRFLOW_TESTS_2 = test_harness or example_dag or timeout
 COVERAGE = --cov --cov-report=term
 
 .PHONY: help demo demo-ui test lint types unit airflow-tests airflow211 constraints clean
