@@ -9,16 +9,18 @@ AIRFLOW_2 = 2.11.2
 UV = dev/uv
 VENV = .venv
 VENV_2 = .venv-2.11
+VENV_BENCH = .venv-bench
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 READY_2 = $(VENV_2)/.ready
+READY_BENCH = $(VENV_BENCH)/.ready
 INPUTS = pyproject.toml setup.cfg constraints/dev.txt
 
 # Airflow 2 runs one task at a time on SQLite, so there only the harness, the example and timeouts are tried.
 AIRFLOW_TESTS_2 = test_harness or example_dag or timeout
 COVERAGE = --cov --cov-report=term
 
-.PHONY: help demo demo-ui test lint types unit airflow-tests airflow211 constraints clean
+.PHONY: help demo demo-ui test lint types unit airflow-tests airflow211 bench constraints clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -48,17 +50,20 @@ airflow211: $(READY_2) ## unit tests and the example on the oldest supported Air
 	AIRFLOW_HOME="$$PWD/$(VENV_2)/airflow" $(VENV_2)/bin/python -m pytest tests --ignore tests/airflow -n 2
 	$(VENV_2)/bin/python -m pytest tests/airflow -k '$(AIRFLOW_TESTS_2)'
 
+bench: $(READY_BENCH) ## what a wait costs, beside its alternatives (about 12 minutes)
+	$(VENV_BENCH)/bin/python -m benchmarks
+
 constraints: .uv/.ready ## choose the newest versions of everything again
 	@for version in $(AIRFLOW_3) $(AIRFLOW_2); do \
 		file=constraints/airflow-$${version%.*}.txt; \
 		echo "$$file"; \
 		echo "apache-airflow==$$version" | $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 \
-			--group dev --extra testing --no-header --no-annotate \
+			--group dev --group bench --extra testing --no-header --no-annotate \
 			--output-file "$$file" pyproject.toml - >/dev/null || exit 1; \
 	done
 
 clean: ## remove environments, caches and all other things that were made here
-	rm -rf .uv $(VENV) $(VENV_2) .demo build dist *.egg-info .coverage* .hypothesis .*_cache
+	rm -rf .uv $(VENV) $(VENV_2) $(VENV_BENCH) .demo build dist *.egg-info .coverage* .hypothesis .*_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): .uv/.ready $(INPUTS) constraints/airflow-3.3.txt
@@ -73,6 +78,13 @@ $(READY_2): .uv/.ready $(INPUTS) constraints/airflow-2.11.txt
 	@$(UV) venv --quiet --clear --python .uv/bin/python $(VENV_2)
 	@$(UV) pip install --quiet --compile-bytecode --python $(VENV_2) --group dev --editable '.[testing]' \
 		--constraints constraints/airflow-2.11.txt
+	@touch $@
+
+$(READY_BENCH): .uv/.ready $(INPUTS) constraints/airflow-3.3.txt
+	@echo 'Installing Airflow 3.3 and the peers into $(VENV_BENCH) ...'
+	@$(UV) venv --quiet --clear --python .uv/bin/python $(VENV_BENCH)
+	@$(UV) pip install --quiet --compile-bytecode --python $(VENV_BENCH) --group bench --editable '.[testing]' \
+		--constraints constraints/airflow-3.3.txt
 	@touch $@
 
 .uv/.ready: constraints/dev.txt

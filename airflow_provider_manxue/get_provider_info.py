@@ -71,16 +71,31 @@ def get_provider_info() -> dict[str, Any]:
                 "integration-name": "sd2_manxue",
                 "external-doc-url": "https://zcbservice.aizfw.cn/kyyReactApiServer",
                 "tags": ["service"],
-            }
+            },
+            {
+                "integration-name": "Object Storage",
+                "external-doc-url": "https://airflow.apache.org/docs/apache-airflow/stable/core-concepts/objectstorage.html",
+                "tags": ["software"],
+            },
         ],
         "hooks": [
             {"integration-name": "sd2_manxue", "python-modules": ["airflow_provider_manxue.hooks.manxue"]}
+        ],
+        "operators": [
+            {"integration-name": "sd2_manxue", "python-modules": ["airflow_provider_manxue.operators.manxue"]}
         ],
         "sensors": [
             {"integration-name": "sd2_manxue", "python-modules": ["airflow_provider_manxue.sensors.manxue"]}
         ],
         "triggers": [
             {"integration-name": "sd2_manxue", "python-modules": ["airflow_provider_manxue.triggers.manxue"]}
+        ],
+        "transfers": [
+            {
+                "source-integration-name": "sd2_manxue",
+                "target-integration-name": "Object Storage",
+                "python-module": "airflow_provider_manxue.transfers.manxue_to_object_storage",
+            }
         ],
         "connection-types": [CONNECTION_TYPE],
     }

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from email.message import Message
     from urllib.parse import SplitResult
 
+    from airflow_provider_manxue.exceptions import ManxueTransientError
+
 MAX_REDIRECTS = 5
 HEAD_BYTES = 12
 """Bytes from the start of a body that tell a video from an error page."""
@@ -154,7 +156,12 @@ def _continued(headers: Message, length: int | None, offset: int, known: Version
         )
     first, last = int(match[1]), int(match[2])
     total = known.size if match[3] == "*" else int(match[3])
-    if first != offset or last < first or length not in (None, last - first + 1) or last >= (total or last + 1):
+    if (
+        first != offset
+        or last < first
+        or length not in (None, last - first + 1)
+        or last >= (total or last + 1)
+    ):
         raise ChangedVideoError(
             f"the media host sent another part ({content_range!r}) than the one from byte {offset}"
         )
@@ -247,16 +254,12 @@ def _walk(read_at: Callable[[int, int], bytes], size: int) -> _Walk:
         length, kind = int.from_bytes(head[:4]), head[4:8]
         if length == 1:
             length = int.from_bytes(head[8:])
-        if len(head) < 8:
-            walk.cut = True
-            break
-        if length < 8 or not kind.isascii() or not kind.decode("ascii").isprintable():
+        if len(head) >= 8 and (length < 8 or not re.fullmatch(rb"[ -~]{4}", kind)):
             # A last box of an open length (0), or something behind the video that is no box: no end to be seen.
-            walk.kinds.add(kind)
             break
         walk.kinds.add(kind)
         place += length
-        if place > size:
+        if len(head) < 8 or place > size:
             walk.cut = True
             break
     return walk
@@ -277,7 +280,9 @@ def read_url(url: str) -> SplitResult:
     except ValueError:
         raise ManxueUnsafeUrlError("The URL of the video cannot be read.") from None
     if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ManxueUnsafeUrlError(f"The video is at a {parts.scheme!r} URL; only http and https are fetched.")
+        raise ManxueUnsafeUrlError(
+            f"The video is at a {parts.scheme!r} URL; only http and https are fetched."
+        )
     if "@" in parts.netloc:
         raise ManxueUnsafeUrlError("The URL of the video holds a user name or a password.")
     return parts
@@ -354,24 +359,27 @@ class Retries:
 
     def __init__(self) -> None:
         self._most = 0
-        self._without_progress = 0
+        self._failures = 0
+        self._attempts = 0
 
-    def pause_after(self, error: BrokenTransferError, received: int) -> float:
+    def pause_after(self, error: BrokenTransferError | ManxueTransientError, received: int) -> float:
         """
         Return how long to wait before the next attempt, in seconds.
 
-        :param error: why the last attempt ended.
+        :param error: why the last attempt ended. An outage of the service itself is waited out, since nothing
+            but the service knows where the video is.
         :param received: how many bytes of the video were there then. More than ever is progress.
         :raises ManxueDownloadError: if it is time to give up.
         """
         if received > self._most:
-            self._most, self._without_progress = received, 0
-        self._without_progress += 1
-        if self._without_progress >= _MAX_ATTEMPTS:
+            self._most, self._failures, self._attempts = received, 0, 0
+        self._attempts += 1
+        self._failures += isinstance(error, BrokenTransferError)
+        if self._failures >= _MAX_ATTEMPTS:
             raise ManxueDownloadError(
                 f"The video could not be fetched: {error}. There was no progress in {_MAX_ATTEMPTS} attempts."
             )
-        if isinstance(error, DeadUrlError) and self._without_progress == 1:
+        if isinstance(error, DeadUrlError) and self._failures == 1:
             return 0.0
-        backoff = min(_MAX_PAUSE, 2.0 ** (self._without_progress - 1)) * random.uniform(0.75, 1.25)  # noqa: S311
+        backoff = min(_MAX_PAUSE, 2.0 ** min(self._attempts - 1, 10)) * random.uniform(0.75, 1.25)  # noqa: S311
         return max(backoff, min(error.retry_after or 0.0, _MAX_RETRY_AFTER))

@@ -7,10 +7,9 @@ It is kept in Airflow's task state store, which outlives retries and clears. Its
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from airflow_provider_manxue.exceptions import (
@@ -21,6 +20,9 @@ from airflow_provider_manxue.exceptions import (
     ManxueVideoFailedError,
 )
 from airflow_provider_manxue.protocol import clean_text, read_video_task_id
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 KEY = "manxue_order"
 """The key of the record in the task state store. It is documented, so it stays."""
@@ -133,7 +135,7 @@ class Place:
         )
         index = f"?map_index={self.map_index}" if self.map_index >= 0 else ""
         return (
-            f"There are two ways out, both on the tab 'Task State Store' of the task instance or by Airflow's REST "
+            f"For this task instance there are two ways out, both on its tab 'Task State Store' or by Airflow's REST "
             f"API at /api/v2/{path}/state-store/{KEY}{index}: (1) to go on with a video that exists, set the key "
             f'{KEY!r} to its id (PUT with the body {{"value": "<id>"}}); (2) to order anew, delete the key (DELETE). '
             f"Then clear the task."

@@ -82,9 +82,9 @@ class Order:
         model = self.fields["model"]
         if model in MODELS:
             return ()
+        known = ", ".join(sorted(MODELS))
         return (
-            f"The model {clean_text(model)!r} is not among the documented ones ({', '.join(sorted(MODELS))}). "
-            f"It is ordered all the same, since that list grows.",
+            f"The model {clean_text(model)!r} is unknown and ordered all the same. Known ones are {known}.",
         )
 
 
@@ -132,7 +132,11 @@ def read_order(
 
 
 class _Reader:
-    """Reads parameters one by one, and collects what is wrong with them."""
+    """
+    Reads parameters one by one, and collects what is wrong with them.
+
+    A bad URL is given back all the same: the rules for several parameters together count it as given.
+    """
 
     def __init__(self) -> None:
         self.broken: list[str] = []
@@ -169,7 +173,7 @@ class _Reader:
         if isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w+.-]*://\S+", value.strip()):
             return value.strip()
         self._refuse(name, value, "it must be a URL (https:// or asset://)")
-        return None
+        return str(value)
 
     def urls(self, name: str, value: Any) -> list[str] | None:
         if _is_left_out(value):
@@ -182,14 +186,15 @@ class _Reader:
                 "it must be a list of URLs; for a template that yields a list, set "
                 "render_template_as_native_obj=True on the Dag, or pass an XComArg",
             )
-            return None
+            return [str(value)]
         if blank := sum(map(_is_left_out, items)):
             self.broken.append(f"{blank} of the {len(items)} URLs in {name} are empty")
-        urls = [self.url(f"{name}[{index}]", item) for index, item in enumerate(items)]
-        return [url for url in urls if url is not None] or None
+        return [self.url(f"{name}[{index}]", item) or "" for index, item in enumerate(items)]
 
     def _refuse(self, name: str, value: Any, rule: str) -> None:
-        self.broken.append(f"{name} is {clean_text(repr(value))[:80]}: {rule}")
+        # What follows a question mark may be a signature.
+        shown = clean_text(repr(value)).partition("?")[0][:80]
+        self.broken.append(f"{name} is {shown}: {rule}")
 
 
 def _is_left_out(value: Any) -> bool:
@@ -255,16 +260,18 @@ def fate_of_answer(http_status: int, body: bytes) -> Fate:
     An answer with the status 200 is judged by the code of the error inside of it.
     """
     if 200 <= http_status < 300:
-        number, refusals = _business_code(body), range(1, 500)
+        number = _business_code(body)
+        refused = 0 < number < 500
     else:
-        number, refusals = http_status, _HTTP_REFUSALS
+        number = http_status
+        refused = number in _REFUSING_REDIRECTS or 400 <= number < 500
     if number in {425, 429}:
         return Fate.NOT_SENT
-    return Fate.REFUSED if number in refusals and number not in {408, 409} else Fate.UNKNOWN
+    return Fate.REFUSED if refused and number not in {408, 409} else Fate.UNKNOWN
 
 
-# Of the redirects, those that say: send this elsewhere. The others may follow upon an order that was taken.
-_HTTP_REFUSALS = frozenset({301, 307, 308, *range(400, 500)})
+_REFUSING_REDIRECTS = frozenset({301, 307, 308})
+"""Those that say: send this elsewhere. The others may also follow upon an order that was taken."""
 
 
 def _business_code(body: bytes) -> int:

@@ -61,6 +61,7 @@ _STATUS_WORDS = {
 }
 _URL_FIELDS = ("video_url", "videoUrl", "result_url", "url")
 _DOCUMENTED_FIELDS = ("id", "object", "created", "model", "status", "video_url", "actualDuration", "error")
+_KNOWN_FIELDS = frozenset({*_DOCUMENTED_FIELDS, *_URL_FIELDS})
 _SUCCESS_CODES = frozenset({"0", "200"})
 
 
@@ -205,17 +206,31 @@ def read_task(
 
 
 def _parse_json(body: bytes, secret: str) -> Any:
+    """
+    Read JSON, without what must not be stored: the API key, should the service repeat it, and what JSON columns
+    of databases refuse (NaN and infinities, NUL and lone surrogates in text).
+    """
     try:
-        return _storable(json.loads(body), secret)
+        answer = _JSON.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
+        return answer if _is_plain(body, secret) else _storable(answer, secret)
     except (ValueError, RecursionError):
         return None
 
 
+def _finite(digits: str) -> float | None:
+    number = float(digits)
+    return number if math.isfinite(number) else None
+
+
+_JSON = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_finite)
+
+
+def _is_plain(body: bytes, secret: str) -> bool:
+    """Return whether no text in a body can need care, as in most answers; a wait reads thousands of them."""
+    return body.isascii() and not any(sign in body for sign in (b"\\", b"\0", secret.encode() or b"\0"))
+
+
 def _storable(value: Any, secret: str) -> Any:
-    """
-    Leave out what must not be stored: the API key, should the service repeat it, and what JSON columns of
-    databases refuse (NaN and infinities, NUL and lone surrogates in text).
-    """
     if isinstance(value, dict):
         return {_storable(name, secret): _storable(inner, secret) for name, inner in value.items()}
     if isinstance(value, list):
@@ -223,8 +238,6 @@ def _storable(value: Any, secret: str) -> Any:
     if isinstance(value, str):
         text = value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
         return text.replace(secret, "***") if secret else text
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
     return value
 
 
@@ -264,7 +277,6 @@ def _task_of(answer: dict[str, Any], video_task_id: str, secret: str) -> VideoTa
     word = answer.get("status", "queued" if answer.get("projectId") else "")
     word = word if isinstance(word, str) else str(word)
     status = _STATUS_WORDS.get(word.strip().lower(), TaskStatus.UNKNOWN)
-    aliases = {*_DOCUMENTED_FIELDS, *_URL_FIELDS}
     return VideoTask(
         id=task_id if isinstance(task_id, str) and task_id else video_task_id,
         status=status,
@@ -275,7 +287,7 @@ def _task_of(answer: dict[str, Any], video_task_id: str, secret: str) -> VideoTa
         video_url=next(filter(None, (_url(answer.get(name)) for name in _URL_FIELDS)), None),
         actual_duration=_number(answer.get("actualDuration")),
         error=clean_text(_error_text(answer.get("error")), secret) or None,
-        extra={name: value for name, value in answer.items() if name not in aliases},
+        extra={name: value for name, value in answer.items() if name not in _KNOWN_FIELDS},
     )
 
 
@@ -386,6 +398,8 @@ def clean_text(text: Any, secret: str = "") -> str:
     words = str(text)
     if secret:
         words = words.replace(secret, "***")
+    if not words or (words.isascii() and words.isalpha() and len(words) <= _MAX_MESSAGE):
+        return words
     words = re.sub(r"(https?://[^\s?#\"'<>]+)[?#][^\s\"'<>]*", r"\1?***", words, flags=re.IGNORECASE)
     words = "".join(char if char.isprintable() else " " for char in words)
     words = " ".join(words.split())

@@ -318,10 +318,10 @@ def _proxy_of_environment(base_url: str) -> str | None:
 
     It is looked up once: the session's own ``trust_env`` would do so in two threads for every single request.
     """
-    from requests.utils import get_environ_proxies, prepend_scheme_if_needed, select_proxy
+    from requests.utils import get_environ_proxies, select_proxy
 
     proxy = select_proxy(base_url, get_environ_proxies(base_url))
-    return prepend_scheme_if_needed(proxy, "http") if proxy else None
+    return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 
 
 def _trust(settings: ManxueSettings) -> ssl.SSLContext | bool:

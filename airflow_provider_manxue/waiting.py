@@ -20,6 +20,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_manxue.connection import DEFAULT_CONN_ID
+from airflow_provider_manxue.events import read_event
 from airflow_provider_manxue.exceptions import (
     ManxueError,
     ManxueInputError,
@@ -30,7 +31,10 @@ from airflow_provider_manxue.polling import (
     DEFAULT_POKE_INTERVAL,
     DEFAULT_TIMEOUT,
     AskAgain,
+    Completed,
+    Ended,
     PollPolicy,
+    Wait,
     first_poll_at,
 )
 
@@ -40,6 +44,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_manxue.hooks.manxue import ManxueHook
+    from airflow_provider_manxue.protocol import VideoTask
 
 BACKSTOP = timedelta(minutes=15)
 """How much later than ours Airflow's own timeout of a deferral lies; it only matters if the trigger is dead."""
@@ -184,12 +189,104 @@ class WaitingTask(BaseSensorOperator):
             raise
 
 
+class SingleWaitingTask(WaitingTask):
+    """Base of the tasks that wait for one video."""
+
+    def execute_complete(self, context: Context, event: Any, started_at: float) -> dict[str, Any]:
+        """
+        Go on when the trigger has fired.
+
+        The task is read again: events hold no URL, and this one is fresh. If the service does not answer just
+        now, the task defers again within the same deadline.
+
+        :param event: what the trigger said.
+        :param started_at: when the wait began, in seconds since the epoch.
+        """
+        if (error := read_event(event)) is not None:
+            self._raise_error(error)
+        return self._wait(
+            context, str(event["video_task_id"]), started_at, last_answer=str(event.get("last_answer", ""))
+        )
+
+    def _wait(
+        self, context: Context, video_task_id: str, started_at: float, last_answer: str = ""
+    ) -> dict[str, Any]:
+        wait = Wait(
+            video_task_id=video_task_id,
+            policy=self._policy,
+            started_at=started_at,
+            deadline=started_at + self._patience,
+            last_answer=last_answer,
+            # A rescheduled task keeps no state, so its grace is counted from the start of the wait.
+            grace_since=started_at if self._is_rescheduled else None,
+        )
+        while True:
+            decision = wait.after(self._ask(wait.video_task_id), time.time())
+            for news in decision.news:
+                self.log.log(news.level, news.text)
+            match decision:
+                case Completed():
+                    return self._hand_over(context, decision.task)
+                case Ended():
+                    self._raise_error(decision.error)
+                case AskAgain():
+                    self._pause(wait, decision)
+
+    def _ask(self, video_task_id: str) -> VideoTask | ManxueError:
+        try:
+            return self.hook.get_video_task(video_task_id)
+        except ManxueError as error:
+            return error
+
+    def _pause(self, wait: Wait, decision: AskAgain) -> None:
+        """Let the time until the next poll pass, in the way of this mode; only poke mode returns."""
+        if self.deferrable:
+            self._defer_until(wait, decision)
+        self._pause_on_worker(decision, wait.deadline, wait.timed_out)
+
+    def _defer_until(self, wait: Wait, decision: AskAgain) -> NoReturn:
+        from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
+
+        now = time.time()
+        self.log.info(
+            "Waiting for the video %s in the triggerer, without a worker slot: every %g s, until %s at the latest.",
+            wait.video_task_id,
+            wait.policy.interval,
+            datetime.fromtimestamp(wait.deadline, tz=UTC).isoformat(timespec="seconds"),
+        )
+        self.defer(
+            trigger=ManxueVideoTrigger(
+                video_task_id=wait.video_task_id,
+                manxue_conn_id=self.manxue_conn_id,
+                poke_interval=wait.policy.interval,
+                started_at=wait.started_at,
+                deadline=wait.deadline,
+                first_poll_at=first_poll_at(decision, now, wait.deadline),
+                exponential_backoff=wait.policy.exponential_backoff,
+                max_wait=wait.policy.max_wait,
+                grace_since=wait.grace_since,
+                last_answer=wait.last_answer,
+            ),
+            method_name="execute_complete",
+            kwargs={"started_at": wait.started_at},
+            timeout=self._backstop(wait.deadline),
+        )
+
+    def _hand_over(self, context: Context, task: VideoTask) -> dict[str, Any]:
+        if self.do_xcom_push:
+            context["ti"].xcom_push(key="video_url", value=task.video_url)
+            context["ti"].xcom_push(key="actualDuration", value=task.actual_duration)
+        return task.as_dict()
+
+
 def is_rendered_later(value: Any) -> bool:
     """Return whether a value is known only at run time: a template, or a reference to another task's result."""
     if isinstance(value, str):
         return "{{" in value or "{%" in value
     if isinstance(value, dict):
         return any(map(is_rendered_later, value.values()))
+    if isinstance(value, (list, tuple)):
+        return any(map(is_rendered_later, value))
     return hasattr(value, "resolve")
 
 

@@ -15,7 +15,7 @@ import requests
 import urllib3
 from requests.auth import AuthBase
 
-from airflow.providers.common.compat.sdk import AirflowNotFoundException, AirflowTaskTimeout, BaseHook
+from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_manxue.connection import (
     DEFAULT_CONN_ID,
@@ -26,9 +26,11 @@ from airflow_provider_manxue.connection import (
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,
+    ManxueOrderError,
     ManxueOrderNotSentError,
     ManxueRefusedError,
     ManxueTransientError,
+    ManxueVideoFailedError,
 )
 from airflow_provider_manxue.get_provider_info import CONNECTION_TYPE
 from airflow_provider_manxue.orders import (
@@ -266,7 +268,8 @@ class ManxueHook(BaseHook):
                 pause = pause_before_next_try(tries, error.retry_after, random.random())  # noqa: S311
                 if pause is None:
                     raise
-                self.log.warning("%s. It is sent again in %.0f s.", error, pause)
+                asked = f" (the service asked for {error.retry_after:g} s)" if error.retry_after else ""
+                self.log.warning("%s. It is sent again in %.0f s%s.", error, pause, asked)
             time.sleep(pause)
         self.log.info("Ordered the video %s (model %s).", task.id, order.fields["model"])
         return task
@@ -279,19 +282,22 @@ class ManxueHook(BaseHook):
             # would be lost on it in a way that cannot be told from one that was taken.
             with self._new_session() as session:
                 answer = _exchange(session, settings, "POST", create_url(settings.base_url), body)
-        except (Exception, AirflowTaskTimeout) as error:
-            # Whatever went wrong once the body has left: it may have been taken.
+            return read_order_answer(
+                answer.http_status,
+                answer.body,
+                retry_after=answer.retry_after,
+                now=time.time(),
+                secret=settings.api_key,
+            )
+        except (ManxueOrderNotSentError, ManxueOrderError, ManxueVideoFailedError):
+            raise
+        except BaseException as error:
+            # Whatever went wrong once the body has left, be it a timeout or a signal of Airflow's, which are no
+            # Exceptions: the order may have been taken.
             if body.left or isinstance(error, _NO_ANSWER):
                 hostname = urlsplit(settings.base_url).hostname or ""
                 raise order_without_answer(error, hostname, body_left=body.left) from None
             raise
-        return read_order_answer(
-            answer.http_status,
-            answer.body,
-            retry_after=answer.retry_after,
-            now=time.time(),
-            secret=settings.api_key,
-        )
 
     def test_connection(self) -> tuple[bool, str]:
         """
@@ -351,14 +357,14 @@ def _exchange(
     settings: ManxueSettings,
     method: str,
     url: str,
-    json_body: _WatchedBody | None = None,
+    body: _WatchedBody | None = None,
 ) -> _Answer:
     """Send one request and read its answer, within bounds."""
     with session.request(
         method,
         url,
-        data=json_body,
-        headers={"Content-Type": "application/json"} if json_body else None,
+        data=body,
+        headers={"Content-Type": "application/json"} if body else None,
         auth=BearerAuth(settings.api_key),
         timeout=settings.request_timeout,
         allow_redirects=False,

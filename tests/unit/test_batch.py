@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 
 import pytest
-from conftest import START
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, TaskDeferred
 
@@ -24,6 +23,7 @@ from airflow_provider_manxue.exceptions import (
 )
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor
 from airflow_provider_manxue.triggers.manxue import ManxueVideoBatchTrigger
+from world import START
 
 MODES = {
     "deferred": {"deferrable": True},

@@ -9,11 +9,11 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import START, first_event, restored
 
 from airflow_provider_manxue.exceptions import ManxueTransientError
 from airflow_provider_manxue.testing import Emulator, Script
 from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
+from world import START, first_event, restored
 
 # Waits in flight outlive an upgrade: these forms are read by every later version. Add forms, change none.
 GOLDEN = {

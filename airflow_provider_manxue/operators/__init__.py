@@ -1,0 +1,1 @@
+"""The operator that orders videos."""

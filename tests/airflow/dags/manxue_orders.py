@@ -1,0 +1,76 @@
+"""Orders that are interrupted; their prompts are the names of the moments at which their worker dies."""
+
+from __future__ import annotations
+
+import os
+import signal
+from datetime import UTC, datetime, timedelta
+
+from airflow.providers.common.compat.sdk import DAG
+
+from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
+from airflow_provider_manxue.order_store import OrderStore
+
+START = datetime(2025, 1, 1, tzinfo=UTC)
+SETTINGS = {"poke_interval": 2, "retries": 2, "retry_delay": timedelta(seconds=1)}
+
+
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+class KilledOnce(ManxueCreateVideoOperator):
+    """Its first try is killed, as if the machine had lost its power, right before or after a step."""
+
+    def __init__(self, *, when: str, step: str, **kwargs):
+        super().__init__(**kwargs)
+        self.when = when
+        self.step = step
+
+    def execute(self, context):
+        self._arm(context)
+        return super().execute(context)
+
+    def resume_execution(self, next_method, next_kwargs, context):
+        self._arm(context)
+        return super().resume_execution(next_method, next_kwargs, context)
+
+    def _arm(self, context):
+        if context["ti"].try_number > 1:
+            return
+        from airflow_provider_manxue.hooks.manxue import ManxueHook
+
+        [owner] = [
+            owner for owner in (OrderStore, ManxueHook, ManxueCreateVideoOperator) if self.step in vars(owner)
+        ]
+        real = getattr(owner, self.step)
+
+        def step(*args, **kwargs):
+            if self.when == "before":
+                die()
+            result = real(*args, **kwargs)
+            die()
+            return result
+
+        setattr(owner, self.step, step)
+
+
+with DAG("order_on_a_worker", schedule=None, start_date=START, catchup=False):
+    ManxueCreateVideoOperator(
+        task_id="order",
+        prompt="{{ dag_run.conf['prompt'] }}",
+        model="sd2_manxue_720p",
+        deferrable=False,
+        **SETTINGS,
+    )
+
+with DAG("order_and_be_killed", schedule=None, start_date=START, catchup=False):
+    for moment, when, step in (
+        ("before_the_intent", "after", "find"),
+        ("before_the_post", "before", "_send_order"),
+        ("after_the_answer", "after", "_send_order"),
+        ("with_the_id_kept", "after", "ordered"),
+        ("on_resume", "before", "execute_complete"),
+        ("when_done", "after", "done"),
+    ):
+        KilledOnce(task_id=moment, prompt=moment, model="sd2_manxue_720p", when=when, step=step, **SETTINGS)

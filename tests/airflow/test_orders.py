@@ -1,0 +1,136 @@
+"""Orders on a real Airflow: a killed worker, a retry and a clear do not buy a video twice."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airflow_provider_manxue.testing import Answer, Script
+
+if TYPE_CHECKING:
+    from airflow_provider_manxue.testing import Emulator
+    from dev.local_airflow import LocalAirflow
+
+DAG = "order_on_a_worker"
+
+
+@pytest.fixture
+def airflow(local_airflow: LocalAirflow) -> LocalAirflow:
+    if local_airflow.version < (3, 3):
+        pytest.skip("this Airflow has no task state store")
+    return local_airflow
+
+
+def kill_worker(airflow: LocalAirflow, run_id: str) -> None:
+    """Kill the process in which the task runs, without a word of warning."""
+    [(pid, state)] = airflow.query("SELECT pid, state FROM task_instance WHERE run_id = ?", run_id)
+    assert state == "running"
+    assert pid in airflow.leftover_processes()
+    os.kill(pid, signal.SIGKILL)
+
+
+def put(airflow: LocalAirflow, address: str, body: object) -> None:
+    with contextlib.suppress(json.JSONDecodeError):  # an answer without a body
+        airflow._api("PUT", address, body)
+
+
+def clear(airflow: LocalAirflow, run_id: str) -> None:
+    body = {"dry_run": False, "dag_run_id": run_id, "task_ids": ["order"], "only_failed": False}
+    airflow._api("POST", f"/api/v2/dags/{DAG}/clearTaskInstances", body)
+
+
+def tries(airflow: LocalAirflow, run_id: str) -> int:
+    [(number,)] = airflow.query("SELECT try_number FROM task_instance WHERE run_id = ?", run_id)
+    return number
+
+
+def test_killed_worker_goes_on_with_its_order_and_a_clear_after_success_orders_anew(
+    airflow: LocalAirflow, emulator: Emulator
+) -> None:
+    emulator.default_script = Script.by_hand("processing", "completed")
+    before = len(emulator.ledger.orders)
+    run_id = airflow.trigger(DAG, conf={"prompt": "a cat"})
+    airflow.wait_until(lambda: len(emulator.ledger.orders) > before, 90)
+    first = emulator.ledger.orders[-1].id
+    airflow.wait_until(lambda: emulator.polls(first), 30, "the task waits for its video")
+    kill_worker(airflow, run_id)
+    airflow.wait_until(lambda: tries(airflow, run_id) == 2, 60, "the task is tried again")
+    emulator.set_status(first, "completed")
+    assert airflow.wait_for_run(DAG, run_id) == "success"
+    assert airflow.xcom(DAG, run_id, "order", key="video_task_id") == first
+    assert len(emulator.ledger.orders) == before + 1
+    assert "Going on with the video" in airflow.task_log(DAG, run_id, "order", try_number=2)
+
+    emulator.default_script = Script.polls("completed")
+    clear(airflow, run_id)
+    airflow.wait_until(lambda: len(emulator.ledger.orders) > before + 1, 60, "another video is ordered")
+    assert airflow.wait_for_run(DAG, run_id) == "success"
+    assert airflow.xcom(DAG, run_id, "order", key="video_task_id") == emulator.ledger.orders[-1].id != first
+    assert len(emulator.ledger.orders) == before + 2
+
+
+def test_worker_that_is_killed_before_the_answer_leaves_an_unknown_order_to_a_person(
+    airflow: LocalAirflow, emulator: Emulator
+) -> None:
+    emulator.default_script = Script.polls("completed")
+    before = len(emulator.ledger.orders)
+    emulator.fail_next(1, Answer(delay=20), on="create")
+    run_id = airflow.trigger(DAG, conf={"prompt": "a dog"})
+    airflow.wait_until(lambda: len(emulator.ledger.orders) > before, 90)
+    kill_worker(airflow, run_id)
+    assert airflow.wait_for_run(DAG, run_id) == "failed"
+    assert tries(airflow, run_id) == 2, "there is no third try"
+    log = airflow.task_log(DAG, run_id, "order", try_number=2)
+    address = f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/order/state-store/manxue_order"
+    assert "ManxueOrderUnknownError" in log
+    assert address in log
+
+    # The way out that the error names: the id, found elsewhere, goes into the task state store.
+    [found] = [order.id for order in emulator.ledger.orders[before:]]
+    assert airflow._api("GET", address)["value"]["state"] == "intent"
+    put(airflow, address, {"value": found})
+    clear(airflow, run_id)
+    airflow.wait_until(lambda: tries(airflow, run_id) == 3, 60, "the task is tried again")
+    assert airflow.wait_for_run(DAG, run_id) == "success"
+    assert airflow.xcom(DAG, run_id, "order")["id"] == found
+    assert len(emulator.ledger.orders) == before + 1
+
+
+def test_no_kill_of_worker_or_triggerer_buys_twice(airflow: LocalAirflow, emulator: Emulator) -> None:
+    emulator.default_script = Script.timed(queued=1, processing=4)
+    dag, before = "order_and_be_killed", len(emulator.ledger.orders)
+    run_id = airflow.trigger(dag)
+    airflow.wait_until(lambda: "deferred" in airflow.task_states(dag, run_id).values(), 90)
+    airflow.kill("triggerer")
+    airflow.start("triggerer")
+    airflow.wait_for_run(dag, run_id)
+    orders = {}
+    for order in emulator.ledger.orders[before:]:
+        orders.setdefault(order.request["prompt"], []).append(order.id)
+    unknown = {"before_the_post": 0, "after_the_answer": 1}
+    bought = {"before_the_intent": 1, "with_the_id_kept": 1, "on_resume": 1, "when_done": 1}
+    assert airflow.task_states(dag, run_id) == {
+        **dict.fromkeys(unknown, "failed"),
+        **dict.fromkeys(bought, "success"),
+    }, airflow.describe_run(dag, run_id)
+    assert {moment: len(ids) for moment, ids in orders.items()} == {**bought, "after_the_answer": 1}
+    for moment in bought:
+        assert [airflow.xcom(dag, run_id, moment)["id"]] == orders[moment]
+    for moment in unknown:
+        assert "ManxueOrderUnknownError" in airflow.task_log(dag, run_id, moment, try_number=2)
+    numbers = airflow.query("SELECT task_id, try_number FROM task_instance WHERE run_id = ?", run_id)
+    assert set(dict(numbers).values()) == {2}, "each was killed once, and tried again once"
+
+
+def test_example_dag_orders_and_waits(local_airflow: LocalAirflow, emulator: Emulator) -> None:
+    emulator.default_script = Script.polls("completed")
+    billed = emulator.ledger.billed
+    run_id = local_airflow.trigger("manxue_order_and_wait")
+    assert local_airflow.wait_for_run("manxue_order_and_wait", run_id) == "success"
+    assert emulator.ledger.billed == billed + 1
+    assert local_airflow.xcom("manxue_order_and_wait", run_id, "use") == 5.0

@@ -1,0 +1,294 @@
+"""Sending an order over real HTTP: each way in which it can fail, and how often the service saw it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+from unittest.mock import Mock
+
+import pytest
+
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout
+
+from airflow_provider_manxue.exceptions import (
+    ManxueConfigurationError,
+    ManxueInputError,
+    ManxueOrderNotSentError,
+    ManxueOrderRefusedError,
+    ManxueOrderUnknownError,
+    ManxueVideoFailedError,
+)
+from airflow_provider_manxue.hooks import manxue as hook_module
+from airflow_provider_manxue.hooks.manxue import ManxueHook
+from airflow_provider_manxue.orders import MAX_TRIES
+from airflow_provider_manxue.testing import Answer, Emulator
+
+ORDER = {"prompt": "a cat", "model": "sd2_manxue_720p"}
+
+
+class Pauses:
+    """Stands in for the ``time`` module of the hook: nothing sleeps, and each pause is noted."""
+
+    def __init__(self, monkeypatch):
+        import time
+
+        self.seconds = []
+        self.time, self.monotonic = time.time, time.monotonic
+        monkeypatch.setattr(hook_module, "time", self)
+
+    def sleep(self, seconds):
+        self.seconds.append(seconds)
+
+
+@pytest.fixture
+def pauses(monkeypatch):
+    return Pauses(monkeypatch)
+
+
+@pytest.fixture
+def connect(monkeypatch):
+    """Set the connection: that of an emulator, with fields changed."""
+
+    def connect(emulator, host=None, **extra):
+        connection = json.loads(emulator.airflow_connection_json())
+        connection["host"] = host or connection["host"]
+        connection["extra"] = {**connection.get("extra", {}), **extra}
+        monkeypatch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", json.dumps(connection))
+
+    return connect
+
+
+@pytest.fixture
+def emulator(connect, pauses):
+    with Emulator() as emulator:
+        connect(emulator)
+        yield emulator
+
+
+def posts(emulator):
+    return sum(record.method == "POST" for record in emulator.requests)
+
+
+UNKNOWN = {
+    "reset after the body": Answer(reset="after"),
+    "reset before it is acted upon": Answer(reset="before"),
+    "body that ends early": Answer(truncate=5),
+    "empty body": Answer(body=""),
+    "html": Answer(body="<html>"),
+    "compressed": Answer(gzip=True),
+    "endless": Answer(endless=True),
+    "302": Answer(status=302, headers={"Location": "http://127.0.0.1:9/"}),
+    "business error 500": Answer(json={"code": 500, "data": None, "msg": "busy"}),
+    **{str(status): Answer(status=status) for status in (408, 409, 500, 502, 503, 504)},
+    "500 after the order": Answer(status=500, processed=True),
+}
+REFUSED = {
+    **{str(status): Answer(status=status) for status in (400, 401, 402, 403, 404, 413, 422, 307)},
+    "business error 400": Answer(json={"code": 400, "data": None, "msg": "prompt not allowed"}),
+}
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
+def test_order_of_unknown_outcome_is_sent_once(emulator, name):
+    emulator.answer_all_with(UNKNOWN[name], on="create")
+    with pytest.raises(ManxueOrderUnknownError, match="Check with the service") as caught:
+        ManxueHook().create_video(**ORDER)
+    assert isinstance(caught.value, AirflowFailException)
+    assert posts(emulator) == 1
+    assert emulator.ledger.billed <= 1
+
+
+def test_order_without_an_answer_in_time_is_unknown(emulator, connect):
+    connect(emulator, request_timeout=0.3)
+    emulator.answer_all_with(Answer(hang=True), on="create")
+    with pytest.raises(ManxueOrderUnknownError, match="timed out"):
+        ManxueHook().create_video(**ORDER)
+    assert posts(emulator) == 1
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_refused_order_is_sent_once(emulator, name):
+    emulator.answer_all_with(REFUSED[name], on="create")
+    with pytest.raises(ManxueOrderRefusedError, match="nothing was ordered"):
+        ManxueHook().create_video(**ORDER)
+    assert posts(emulator) == 1
+
+
+@pytest.mark.parametrize("status", [425, 429])
+def test_order_that_was_not_taken_is_sent_again_within_limits(emulator, pauses, status):
+    emulator.answer_all_with(Answer(status=status), on="create")
+    with pytest.raises(ManxueOrderNotSentError, match=f"HTTP {status}"):
+        ManxueHook().create_video(**ORDER)
+    assert posts(emulator) == MAX_TRIES
+    assert pauses.seconds == sorted(pauses.seconds)
+    assert emulator.ledger.billed == 0
+
+
+@pytest.mark.parametrize("status", [425, 429])
+def test_order_is_taken_when_the_service_has_room_again(emulator, pauses, status):
+    emulator.fail_next(2, Answer(status=status, retry_after=40), on="create")
+    task = ManxueHook().create_video(**ORDER)
+    assert [order.id for order in emulator.ledger.orders] == [task.id]
+    assert len(pauses.seconds) == 2
+    assert all(40 <= pause <= 50 for pause in pauses.seconds)
+
+
+def test_unknown_ends_the_tries_that_not_taken_began(emulator):
+    emulator.fail_next(1, Answer(status=429), on="create")
+    emulator.fail_next(1, Answer(status=500, processed=True), on="create")
+    with pytest.raises(ManxueOrderUnknownError):
+        ManxueHook().create_video(**ORDER)
+    assert posts(emulator) == 2
+    assert emulator.ledger.billed == 1
+
+
+def test_refused_connection_is_not_sent(emulator, pauses):
+    with (
+        emulator.outage("refuse"),
+        pytest.raises(ManxueOrderNotSentError, match="connection refused"),
+    ):
+        ManxueHook().create_video(**ORDER)
+    assert len(pauses.seconds) == MAX_TRIES - 1
+    assert posts(emulator) == 0
+
+
+def test_order_is_taken_after_an_outage(emulator, pauses):
+    hook = ManxueHook()
+    outage = emulator.outage("refuse")
+    outage.__enter__()
+    pauses.sleep = lambda seconds: outage.__exit__(None, None, None)
+    assert hook.create_video(**ORDER).id == emulator.ledger.orders[0].id
+
+
+def test_unknown_host_name_is_not_sent(emulator, connect, monkeypatch):
+    connect(emulator, host="https://no-such-host.invalid/kyyReactApiServer")
+
+    def no_such_name(*args, **kwargs):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", no_such_name)
+    with pytest.raises(ManxueOrderNotSentError, match="host name was not found"):
+        ManxueHook().create_video(**ORDER)
+
+
+def test_certificate_that_is_not_trusted_is_not_sent(connect, pauses):
+    with Emulator(tls=True) as emulator:
+        connect(emulator, ca_bundle=None)
+        with pytest.raises(ManxueOrderNotSentError, match="certificate was not accepted"):
+            ManxueHook().create_video(**ORDER)
+        assert posts(emulator) == 0
+
+
+def test_tls_to_a_server_that_speaks_none_is_not_sent(emulator, connect):
+    connect(emulator, host=emulator.base_url.replace("http://", "https://"))
+    with pytest.raises(ManxueOrderNotSentError, match="TLS failed"):
+        ManxueHook().create_video(**ORDER)
+    assert posts(emulator) == 0
+
+
+@contextlib.contextmanager
+def server(serve):
+    """A server that does with its first connection what it is told; yields its port and the connections so far."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        connections = []
+
+        def accept():
+            with contextlib.suppress(OSError):
+                while True:
+                    connection, _ = listener.accept()
+                    connections.append(connection)
+                    with connection:
+                        serve(connection)
+
+        threading.Thread(target=accept, daemon=True).start()
+        yield listener.getsockname()[1], connections
+
+
+def test_reset_before_the_body_is_seen_as_unknown_and_sent_once(emulator, connect):
+    """The body may be in the kernel's hands already, so nobody can know that the service has not read it."""
+
+    def reset(connection):
+        connection.recv(1)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+
+    with server(reset) as (port, connections):
+        connect(emulator, host=f"http://127.0.0.1:{port}")
+        with pytest.raises(ManxueOrderUnknownError):
+            ManxueHook().create_video(**ORDER)
+        assert len(connections) == 1
+
+
+def test_order_never_travels_on_a_kept_connection(emulator):
+    """A connection that the service has closed meanwhile would lose the order in a way that cannot be told."""
+    hook = ManxueHook()
+    emulator.add_task(id="proj_1")
+    hook.get_video_task("proj_1")
+    hook.create_video(**ORDER)
+    query, order = emulator.requests
+    assert order.connection_id != query.connection_id
+
+
+def test_kept_connection_that_was_closed_does_not_repeat_the_order(emulator):
+    hook = ManxueHook()
+    emulator.add_task(id="proj_1")
+    hook.get_video_task("proj_1")
+    emulator.answer_all_with(Answer(reset="after"), on="create")
+    with pytest.raises(ManxueOrderUnknownError):
+        hook.create_video(**ORDER)
+    assert posts(emulator) == 1
+    assert emulator.ledger.billed == 1
+
+
+def test_timeout_of_the_task_while_the_answer_is_awaited_is_unknown(emulator, monkeypatch):
+    def end(*args):
+        raise AirflowTaskTimeout("execution_timeout")
+
+    monkeypatch.setattr(hook_module, "_read_body", end)
+    with pytest.raises(ManxueOrderUnknownError):
+        ManxueHook().create_video(**ORDER)
+    assert emulator.ledger.billed == 1
+
+
+def test_trouble_of_our_own_with_the_answer_is_unknown(emulator, monkeypatch):
+    monkeypatch.setattr(hook_module, "read_order_answer", Mock(side_effect=RuntimeError("a mistake")))
+    with pytest.raises(ManxueOrderUnknownError):
+        ManxueHook().create_video(**ORDER)
+    assert emulator.ledger.billed == 1
+
+
+def test_timeout_of_the_task_before_anything_was_sent_stays_one(emulator, monkeypatch):
+    def end(*args, **kwargs):
+        raise AirflowTaskTimeout("execution_timeout")
+
+    monkeypatch.setattr(socket, "getaddrinfo", end)
+    with pytest.raises(AirflowTaskTimeout):
+        ManxueHook().create_video(**ORDER)
+    assert posts(emulator) == 0
+
+
+def test_order_that_fails_at_once_is_a_failed_video(emulator):
+    emulator.answer_all_with(Answer.named("create_answers_failed"))
+    with pytest.raises(ManxueVideoFailedError):
+        ManxueHook().create_video(**ORDER)
+    assert posts(emulator) == 1
+
+
+def test_broken_rules_are_found_before_anything_is_sent(emulator):
+    with pytest.raises(ManxueInputError, match=r"duration is 3.*ratio is 'x'"):
+        ManxueHook().create_video(**ORDER, duration=3, ratio="x")
+    assert not emulator.requests
+
+
+def test_missing_connection_is_no_order(monkeypatch):
+    with pytest.raises(ManxueConfigurationError):
+        ManxueHook("no_such_connection").create_video(**ORDER)
+
+
+def test_unknown_model_warns_and_is_ordered(emulator, monkeypatch):
+    log = Mock()
+    monkeypatch.setattr(ManxueHook, "log", log)
+    ManxueHook().create_video(prompt="a cat", model="sd3_manxue_8k")
+    assert "sd3_manxue_8k" in str(log.warning.call_args)
+    assert emulator.ledger.billed == 1

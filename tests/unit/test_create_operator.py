@@ -1,0 +1,621 @@
+"""The create operator: what it orders and hands over, and that no crash, retry or clear buys a video twice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import timedelta
+from unittest.mock import Mock
+
+import pytest
+
+from airflow.providers.common.compat.sdk import (
+    DAG,
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    TaskDeferred,
+)
+
+from airflow_provider_manxue import order_store as store_module
+from airflow_provider_manxue import waiting as waiting_module
+from airflow_provider_manxue.events import completed_event, error_event
+from airflow_provider_manxue.exceptions import (
+    ManxueAuthenticationError,
+    ManxueError,
+    ManxueInputError,
+    ManxueOrderError,
+    ManxueOrderMismatchError,
+    ManxueOrderNotSentError,
+    ManxueOrderRefusedError,
+    ManxueOrderUnknownError,
+    ManxueTimeoutError,
+    ManxueVideoFailedError,
+)
+from airflow_provider_manxue.hooks import manxue as hook_module
+from airflow_provider_manxue.hooks.manxue import ManxueHook
+from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
+from airflow_provider_manxue.order_record import KEY
+from airflow_provider_manxue.testing import Answer, Clock, Emulator, Script
+
+ORDER = {"prompt": "a cat", "model": "sd2_manxue_720p"}
+
+
+class Kill(BaseException):
+    """The worker is gone at this moment: no code of ours runs any more."""
+
+
+class Boundaries:
+    """Counts the moments between a task and the rest of the world, and kills the task at one of them."""
+
+    def __init__(self):
+        self.kill_at = None
+        self.passed = []
+
+    def pass_(self, name):
+        if len(self.passed) == self.kill_at:
+            self.kill_at = None
+            raise Kill(name)
+        self.passed.append(name)
+
+    def around(self, name, action):
+        def wrapped(*args, **kwargs):
+            self.pass_(f"before {name}")
+            result = action(*args, **kwargs)
+            self.pass_(f"after {name}")
+            return result
+
+        return wrapped
+
+
+class Store:
+    """A task state store: plain JSON that outlives a task's process."""
+
+    def __init__(self):
+        self.values = {}
+        self.broken = 0
+
+    def _check(self):
+        if self.broken:
+            self.broken -= 1
+            raise RuntimeError("the store is away")
+
+    def get(self, key, default=None):
+        return json.loads(self.values[key]) if key in self.values else default
+
+    def set(self, key, value, *, retention=None):
+        self._check()
+        self.values[key] = json.dumps(value, allow_nan=False)
+
+    def delete(self, key):
+        self._check()
+        self.values.pop(key, None)
+
+
+class TaskInstance:
+    """One task instance through all of its tries, as Airflow runs them; the store is Airflow's."""
+
+    dag_id, run_id, task_id, map_index = "dag", "run", "order", -1
+
+    def __init__(self, boundaries, *, store=True, retries=2):
+        self.boundaries = boundaries
+        self.store = Store() if store else None
+        self.retries = retries
+        self.try_number, self.max_tries = 0, retries
+        self.xcom = {}
+
+    def xcom_push(self, key, value):
+        self.xcom[key] = value
+
+    @property
+    def record(self):
+        return self.store.get(KEY)
+
+    @property
+    def context(self):
+        pushing = Mock(wraps=self, max_tries=self.max_tries)
+        for name in ("dag_id", "run_id", "task_id", "map_index"):
+            setattr(pushing, name, getattr(self, name))
+        pushing.xcom_push = self.boundaries.around("xcom", self.xcom_push)
+        if self.store is None:
+            return {"ti": pushing}
+        store = Mock()
+        for name in ("get", "set", "delete"):
+            setattr(store, name, self.boundaries.around(name, getattr(self.store, name)))
+        return {"ti": pushing, "task_state_store": store}
+
+    def clear(self):
+        self.max_tries = self.try_number + self.retries
+
+    def run(self, **kwargs):
+        """Run the next try: each step in a process of its own, that is, by an operator of its own."""
+        self.try_number += 1
+        self.xcom.clear()
+        operator = self._operator(kwargs)
+        try:
+            result = operator.execute(self.context)
+        except TaskDeferred as deferral:
+            result = self._resume(kwargs, deferral)
+        self.xcom["return_value"] = result
+        return result
+
+    def _operator(self, kwargs):
+        return ManxueCreateVideoOperator(task_id="order", **{**ORDER, **kwargs})
+
+    def _resume(self, kwargs, deferral):
+        self.boundaries.pass_("deferred")
+        event = completed_event(deferral.trigger.video_task_id)
+        kwargs_of_event = json.loads(json.dumps({**deferral.kwargs, "event": event}))
+        return self._operator(kwargs).resume_execution(deferral.method_name, kwargs_of_event, self.context)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time of the emulator and of the task; sleeping moves it on."""
+    clock = Clock(frozen=True)
+    time = Mock(time=clock.now, monotonic=clock.now, sleep=clock.advance)
+    for module in (hook_module, store_module, waiting_module):
+        monkeypatch.setattr(module, "time", time)
+    return clock
+
+
+@pytest.fixture
+def emulator(monkeypatch, clock):
+    with Emulator(clock=clock) as emulator:
+        emulator.default_script = Script.polls("queued", "completed")
+        monkeypatch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", emulator.airflow_connection_json())
+        yield emulator
+
+
+@pytest.fixture
+def boundaries(monkeypatch):
+    boundaries = Boundaries()
+    for name in ("_send_order", "get_video_task"):
+        real = getattr(ManxueHook, name)
+        monkeypatch.setattr(ManxueHook, name, boundaries.around(name, real))
+    # A function that is no method would not be bound.
+    for name in ("_send_order", "get_video_task"):
+        wrapped = getattr(ManxueHook, name)
+        monkeypatch.setattr(ManxueHook, name, lambda self, *args, _wrapped=wrapped: _wrapped(self, *args))
+    return boundaries
+
+
+@pytest.fixture
+def task(emulator, boundaries):
+    return TaskInstance(boundaries)
+
+
+@pytest.fixture
+def old(emulator, boundaries):
+    """The same on an Airflow without a task state store."""
+    return TaskInstance(boundaries, store=False)
+
+
+MODES = {"deferred": {}, "poke": {"deferrable": False}}
+
+
+# --- what it orders and hands over ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("durable", [True, False])
+def test_result_is_that_of_the_sensor(emulator, task, mode, durable):
+    result = task.run(**MODES[mode], durable=durable)
+    [order] = emulator.ledger.orders
+    assert result["id"] == order.id
+    assert result["status"] == "completed"
+    assert task.xcom == {
+        "video_task_id": order.id,
+        "video_url": result["video_url"],
+        "actualDuration": 5.0,
+        "return_value": result,
+    }
+
+
+def test_id_alone_is_returned_without_waiting(emulator, task):
+    result = task.run(wait_for_completion=False)
+    assert result == emulator.ledger.orders[0].id == task.xcom["video_task_id"]
+    assert not emulator.polls(result)
+    assert task.record["state"] == "done"
+
+
+def test_nothing_is_pushed_with_do_xcom_push_off(task):
+    task.run(do_xcom_push=False, deferrable=False)
+    assert set(task.xcom) == {"return_value"}
+
+
+def test_id_is_in_log_store_and_xcom_before_the_wait_begins(emulator, task, boundaries, monkeypatch):
+    log = Mock()
+    log.info.side_effect = lambda *args: boundaries.passed.append(f"log {args[0]}")
+    monkeypatch.setattr(ManxueHook, "log", log)
+    task.run(deferrable=False)
+    assert boundaries.passed[:10] == [
+        "before get",
+        "after get",
+        "before set",
+        "after set",
+        "before _send_order",
+        "after _send_order",
+        "log Ordered the video %s (model %s).",
+        "before set",
+        "after set",
+        "before xcom",
+    ]
+    assert emulator.ledger.orders[0].id in str(log.info.call_args_list)
+
+
+def test_record_is_as_documented(emulator, task):
+    task.run(duration=8)
+    record = task.record
+    assert set(record.pop("fingerprint")) == {"prompt", "model", "duration"}
+    assert record.pop("since").endswith("+00:00")
+    assert record == {"state": "done", "id": emulator.ledger.orders[0].id, "max_tries": 2}
+    assert "a cat" not in task.store.values[KEY]
+
+
+def test_bad_literals_are_refused_at_parse_time():
+    with pytest.raises(ManxueInputError, match=r"prompt is ''.*duration is 3"):
+        ManxueCreateVideoOperator(task_id="order", model="m", prompt="", duration=3)
+
+
+@pytest.mark.parametrize(
+    "field",
+    ["prompt", "model", "duration", "ratio", "first_image", "last_image", "reference_images", "reference_videos",
+     "reference_audios", "manxue_conn_id"],
+)  # fmt: skip
+def test_every_parameter_is_templated(field):
+    assert field in ManxueCreateVideoOperator.template_fields
+
+
+@pytest.mark.parametrize("value", ["{{ params.seconds }}", Mock(resolve=None)])
+def test_what_is_rendered_later_is_checked_later(emulator, task, value):
+    ManxueCreateVideoOperator(task_id="order", **ORDER, duration=value)
+    ManxueCreateVideoOperator(task_id="order", **ORDER, reference_images=[value])
+
+
+def test_bad_value_of_a_template_is_refused_before_anything_is_sent(emulator, task):
+    operator = ManxueCreateVideoOperator(task_id="order", **ORDER, duration="{{ params.seconds }}")
+    operator.duration = "abc"
+    with pytest.raises(ManxueInputError, match="duration is 'abc'"):
+        operator.execute(task.context)
+    assert not emulator.requests
+    assert task.record is None
+
+
+def test_it_can_be_mapped():
+    with DAG("episode", schedule=None):
+        orders = ManxueCreateVideoOperator.partial(task_id="order", model="sd2_manxue_720p", duration=5)
+        shots = orders.expand(prompt=["a cat", "a dog"])
+        references = [{"prompt": "a cat", "reference_images": ["asset://1"]}]
+        ManxueCreateVideoOperator.partial(task_id="other", model="m").expand_kwargs(references)
+    assert shots.output is not None
+
+
+def test_reschedule_mode_is_refused():
+    with pytest.raises(ManxueInputError, match="each poll would order again"):
+        ManxueCreateVideoOperator(task_id="order", **ORDER, deferrable=False, mode="reschedule")
+
+
+def test_mode_that_an_executor_changes_does_not_order_again(emulator, old):
+    operator = ManxueCreateVideoOperator(task_id="order", **ORDER, deferrable=False)
+    operator.mode = "reschedule"
+    assert operator.execute(old.context)["status"] == "completed"
+    assert emulator.ledger.billed == 1
+
+
+def test_dag_file_loads_no_http_library():
+    code = (
+        "import sys\n"
+        "import airflow.providers.common.compat.sdk\n"
+        "from airflow.providers.common.compat.sdk import BaseSensorOperator\n"
+        "known = set(sys.modules)\n"
+        "from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator\n"
+        "ManxueCreateVideoOperator(task_id='order', prompt='a cat', model='sd2_manxue_720p')\n"
+        "print(sorted({'requests', 'aiohttp', 'yarl', 'urllib3', 'fsspec'} & (set(sys.modules) - known)))"
+    )
+    seen = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert seen.stdout.splitlines()[-1] == "[]"
+
+
+# --- how it ends ----------------------------------------------------------------------------------------
+
+
+def test_failed_video_fails_and_is_skipped_with_soft_fail(emulator, task):
+    emulator.default_script = Script.failing("too dark")
+    with pytest.raises(ManxueVideoFailedError, match="too dark"):
+        task.run(deferrable=False)
+    assert task.record["state"] == "failed"
+    task.clear()
+    with pytest.raises(AirflowSkipException):
+        task.run(deferrable=False, soft_fail=True)
+
+
+def test_order_that_fails_at_once_is_failed(emulator, task):
+    emulator.answer_all_with(Answer.named("create_answers_failed"))
+    with pytest.raises(ManxueVideoFailedError):
+        task.run()
+    assert task.record["state"] == "failed"
+    with pytest.raises(ManxueVideoFailedError, match="Clear the task"):
+        task.run()
+    assert len(emulator.ledger.orders) == 1
+
+
+def test_timeout_leaves_the_order_to_a_clear(emulator, task):
+    emulator.default_script = Script.by_hand("processing", "completed")
+    with pytest.raises(ManxueTimeoutError) as caught:
+        task.run(deferrable=False, timeout=60)
+    assert isinstance(caught.value, AirflowSensorTimeout)
+    [order] = emulator.ledger.orders
+    emulator.set_status(order.id, "completed")
+    task.clear()
+    assert task.run(deferrable=False)["id"] == order.id
+    assert emulator.ledger.billed == 1
+
+
+def test_failure_in_the_triggerer_is_kept(emulator, task):
+    emulator.default_script = Script.by_hand("processing")
+    operator = ManxueCreateVideoOperator(task_id="order", **ORDER)
+    with pytest.raises(TaskDeferred) as deferred:
+        operator.execute(task.context)
+    error = ManxueVideoFailedError("too dark")
+    kwargs = {**deferred.value.kwargs, "event": error_event(emulator.ledger.orders[0].id, error)}
+    with pytest.raises(ManxueVideoFailedError, match="too dark"):
+        operator.resume_execution("execute_complete", kwargs, task.context)
+    assert task.record["state"] == "failed"
+
+
+# --- a POST that fails ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [Answer(reset="after"), Answer(status=408), Answer(status=409), Answer(status=500, processed=True),
+     Answer(status=502), Answer(status=503), Answer(status=504), Answer(body="<html>")],
+    ids=str,
+)  # fmt: skip
+@pytest.mark.parametrize("binds", [True, False])
+def test_unknown_order_is_sent_once_and_a_retry_is_not_made(emulator, boundaries, answer, binds):
+    task = TaskInstance(boundaries, store=binds, retries=5)
+    emulator.answer_all_with(answer, on="create")
+    with pytest.raises(ManxueOrderUnknownError) as caught:
+        task.run()
+    assert isinstance(caught.value, AirflowFailException)
+    assert ("state-store/manxue_order" in str(caught.value)) is binds
+    if binds:
+        # Should there be a retry or a clear all the same, it stops as well.
+        for _ in range(2):
+            with pytest.raises(ManxueOrderUnknownError, match="state-store/manxue_order"):
+                task.run()
+            task.clear()
+    assert sum(record.method == "POST" for record in emulator.requests) == 1
+
+
+def test_unknown_order_is_resolved_by_hand(emulator, task):
+    emulator.fail_next(1, Answer.named("create_reset_after_order"), on="create")
+    with pytest.raises(ManxueOrderUnknownError):
+        task.run()
+    found = emulator.ledger.orders[0].id
+    task.clear()
+    task.store.set(KEY, found)
+    assert task.run()["id"] == found
+    assert emulator.ledger.billed == 1
+    assert task.record["state"] == "done"
+
+
+def test_unknown_order_is_sent_anew_once_the_key_is_deleted(emulator, task):
+    emulator.fail_next(1, Answer(status=502), on="create")
+    with pytest.raises(ManxueOrderUnknownError):
+        task.run()
+    task.clear()
+    task.store.delete(KEY)
+    assert task.run()["id"] == emulator.ledger.orders[0].id
+    assert emulator.ledger.billed == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "error"),
+    [(Answer(status=429), ManxueOrderNotSentError), (Answer(status=400), ManxueOrderRefusedError)],
+)
+def test_nothing_is_kept_of_an_order_that_was_not_taken(emulator, task, answer, error):
+    emulator.answer_all_with(answer, on="create")
+    with pytest.raises(error):
+        task.run()
+    assert task.record is None
+    emulator.answer_all_with(None)
+    assert task.run()["status"] == "completed"
+
+
+# --- retry and clear ------------------------------------------------------------------------------------
+
+
+def test_retry_goes_on_with_a_delivered_order_and_a_clear_orders_anew(emulator, task):
+    first = task.run()["id"]
+    assert task.run()["id"] == first
+    assert emulator.ledger.billed == 1
+    task.clear()
+    second = task.run()["id"]
+    assert second != first
+    assert emulator.ledger.billed == 2
+
+
+def test_retry_and_clear_without_waiting(emulator, task):
+    first = task.run(wait_for_completion=False)
+    assert task.run(wait_for_completion=False) == first
+    task.clear()
+    assert task.run(wait_for_completion=False) != first
+
+
+def test_clear_after_a_failed_video_orders_anew_also_another_prompt(emulator, task):
+    emulator.default_script = Script.failing("too dark")
+    with pytest.raises(ManxueVideoFailedError):
+        task.run(deferrable=False)
+    emulator.default_script = Script.polls("completed")
+    with pytest.raises(ManxueVideoFailedError, match="Clear the task"):
+        task.run(deferrable=False)
+    task.clear()
+    assert task.run(deferrable=False, prompt="a bright cat")["status"] == "completed"
+    assert len(emulator.ledger.orders) == 2
+
+
+def test_other_request_stops_before_anything_is_sent(emulator, task, boundaries):
+    emulator.default_script = Script.by_hand("processing")
+    with pytest.raises(ManxueTimeoutError):
+        task.run(deferrable=False, timeout=60)
+    asked = len(emulator.requests)
+    task.clear()
+    with pytest.raises(ManxueOrderMismatchError) as caught:
+        task.run(prompt="a dog", duration=8)
+    assert emulator.ledger.orders[0].id in str(caught.value)
+    assert "duration, prompt changed" in str(caught.value)
+    assert len(emulator.requests) == asked
+
+
+def test_stored_order_that_the_service_does_not_know_is_reported_like_an_unknown_one(emulator, task):
+    task.store.set(KEY, "proj_gone")
+    with pytest.raises(ManxueOrderUnknownError, match=r"proj_gone.*HTTP 404.*state-store/manxue_order"):
+        task.run(deferrable=False)
+    assert emulator.ledger.billed == 0
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_no_kill_and_retry_buys_twice(emulator, boundaries, mode):
+    """The worker is killed at each boundary in turn, and Airflow tries again, with another kill or without."""
+    TaskInstance(boundaries).run(**MODES[mode])
+    moments = len(boundaries.passed)
+    assert moments > 15
+    for kill_at in range(moments):
+        billed = emulator.ledger.billed
+        boundaries.passed.clear()
+        boundaries.kill_at = kill_at
+        task = TaskInstance(boundaries)
+        with pytest.raises(Kill) as kill:
+            task.run(**MODES[mode])
+        try:
+            result = task.run(**MODES[mode])
+        except ManxueOrderUnknownError:
+            assert str(kill.value) in {"after set", "before _send_order", "after _send_order", "before get", "after get",
+                                       "before set"}  # fmt: skip
+            assert task.record["state"] == "intent"
+        else:
+            assert result["id"] == emulator.ledger.orders[-1].id
+            assert emulator.ledger.billed == billed + 1
+        assert emulator.ledger.billed <= billed + 1
+
+
+def test_no_kill_and_clear_buys_twice_until_the_work_was_done(emulator, boundaries):
+    TaskInstance(boundaries).run()
+    for kill_at in range(len(boundaries.passed)):
+        billed = emulator.ledger.billed
+        boundaries.passed.clear()
+        boundaries.kill_at = kill_at
+        task = TaskInstance(boundaries)
+        with pytest.raises(Kill):
+            task.run()
+        done = (task.record or {}).get("state") == "done"
+        task.clear()
+        try:
+            task.run()
+        except ManxueOrderUnknownError:
+            assert task.record["state"] == "intent"
+        assert emulator.ledger.billed - billed <= 1 + done
+
+
+def test_clear_that_went_on_with_an_order_is_told_from_the_next_one(emulator, task, boundaries):
+    emulator.default_script = Script.by_hand("processing", "completed")
+    with pytest.raises(ManxueTimeoutError):
+        task.run(deferrable=False, timeout=60)
+    emulator.set_status(emulator.ledger.orders[0].id, "completed")
+    task.clear()
+    first = task.run()["id"]
+    assert task.run()["id"] == first, "a retry after the clear goes on"
+    task.clear()
+    emulator.default_script = Script.polls("completed")
+    assert task.run()["id"] != first, "the next clear orders anew"
+
+
+# --- a store that fails, or is not there ----------------------------------------------------------------
+
+
+def test_nothing_is_sent_without_a_kept_intent(emulator, task):
+    task.store.broken = 1
+    with pytest.raises(RuntimeError, match="the store is away"):
+        task.run()
+    assert not emulator.requests
+
+
+def test_keeping_the_id_is_tried_again(emulator, task, monkeypatch):
+    real = ManxueHook._send_order
+
+    def send(self, *args):
+        answer = real(self, *args)
+        task.store.broken = 3
+        return answer
+
+    monkeypatch.setattr(ManxueHook, "_send_order", send)
+    task.run()
+    assert task.record["state"] == "done"
+
+
+def test_paid_order_is_awaited_although_it_cannot_be_kept(emulator, task, monkeypatch):
+    real = ManxueHook._send_order
+
+    def send(self, *args):
+        answer = real(self, *args)
+        task.store.broken = 100
+        return answer
+
+    monkeypatch.setattr(ManxueHook, "_send_order", send)
+    assert task.run()["status"] == "completed"
+    assert task.record["state"] == "intent"
+
+
+def test_durable_off_keeps_nothing_and_orders_anew(emulator, task):
+    first = task.run(durable=False)["id"]
+    assert task.run(durable=False)["id"] != first
+    assert task.record is None
+
+
+def test_without_a_store_it_says_so_once_and_works(emulator, old, monkeypatch):
+    log = Mock()
+    monkeypatch.setattr(ManxueCreateVideoOperator, "log", log)
+    assert old.run()["status"] == "completed"
+    assert sum("no task state store" in call.args[0] for call in log.warning.call_args_list) == 1
+
+
+def test_without_a_store_an_error_after_the_order_is_not_retried(emulator, old, monkeypatch):
+    def refuse(*args):
+        raise ManxueAuthenticationError("the key was refused")
+
+    monkeypatch.setattr(ManxueHook, "get_video_task", refuse)
+    with pytest.raises(ManxueOrderError, match="the key was refused") as caught:
+        old.run()
+    assert isinstance(caught.value, AirflowFailException)
+    assert emulator.ledger.orders[0].id in str(caught.value)
+
+
+@pytest.mark.parametrize("options", [{}, {"durable": False}])
+def test_with_a_store_or_without_durable_such_an_error_is_retried(task, monkeypatch, options):
+    def refuse(*args):
+        raise ManxueAuthenticationError("the key was refused")
+
+    monkeypatch.setattr(ManxueHook, "get_video_task", refuse)
+    with pytest.raises(ManxueAuthenticationError) as caught:
+        task.run(**options)
+    assert not isinstance(caught.value, AirflowFailException)
+
+
+def test_never_fail_skips_on_an_unknown_order(emulator, task):
+    emulator.answer_all_with(Answer(status=502), on="create")
+    with pytest.raises(AirflowSkipException, match="not known"):
+        task.run(never_fail=True)
+
+
+def test_every_error_of_an_order_is_one_of_ours():
+    assert issubclass(ManxueOrderError, ManxueError)
+    assert issubclass(ManxueOrderNotSentError, ManxueError)
+
+
+def test_execution_timeout_bounds_the_wait_as_in_the_sensor():
+    operator = ManxueCreateVideoOperator(task_id="order", **ORDER, execution_timeout=timedelta(seconds=5))
+    assert operator._patience == 5

@@ -1,0 +1,398 @@
+"""What an author writes: arguments, names of files, what is told and what is not."""
+
+from __future__ import annotations
+
+import logging
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from airflow.providers.common.compat.sdk import DAG, AirflowException, AirflowFailException, XComArg
+
+from airflow_provider_manxue import download, storage
+from airflow_provider_manxue.exceptions import (
+    ManxueDownloadError,
+    ManxueExistsError,
+    ManxueInputError,
+    ManxueMediaTypeError,
+    ManxueNotCompletedError,
+    ManxueResultMissingError,
+    ManxueStorageError,
+    ManxueUnsafeUrlError,
+    ManxueVideoFailedError,
+)
+from airflow_provider_manxue.sensors.manxue import ManxueVideoSensor
+from airflow_provider_manxue.testing import Emulator
+from airflow_provider_manxue.transfers.manxue_to_object_storage import (
+    DEFAULT_MAX_BYTES,
+    ManxueToObjectStorageOperator,
+    read_destination,
+)
+
+
+class FakeTaskInstance:
+    def __init__(self):
+        self.xcom = {}
+
+    def xcom_push(self, key, value):
+        self.xcom[key] = value
+
+
+def operator(**arguments):
+    defaults = {"task_id": "save", "video_task_id": "v1", "destination": "file:///videos/"}
+    return ManxueToObjectStorageOperator(**defaults | arguments)
+
+
+@pytest.fixture
+def emulator(monkeypatch):
+    with Emulator() as running:
+        monkeypatch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", running.airflow_connection_json())
+        yield running
+
+
+@pytest.fixture
+def save(emulator, tmp_path):
+    def run(task_id, **arguments):
+        ti = FakeTaskInstance()
+        one = operator(video_task_id=task_id, **{"destination": f"file://{tmp_path}/", **arguments})
+        uri = one.execute({"ti": ti})
+        return uri, ti.xcom
+
+    return run
+
+
+class TestArguments:
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            ({"video_task_id": ""}, "video_task_id is empty"),
+            ({"video_task_id": "  "}, "video_task_id is empty"),
+            ({"video_task_id": ["a", "b"]}, r"\.expand\(video_task_id="),
+            ({"video_task_id": {"status": "completed"}}, "video_task_id must be"),
+            ({"video_task_id": None}, "video_task_id must be"),
+            ({"destination": "/videos/a.mp4"}, r"no scheme.*file:///data"),
+            ({"destination": "videos/"}, "no scheme"),
+            ({"destination": ""}, "no scheme"),
+            ({"destination": "s3:bucket/"}, "no scheme"),
+            ({"destination": "C:\\videos"}, "no scheme"),
+            ({"destination": "file://videos/a.mp4"}, "three slashes"),
+            ({"destination": "s3://bucket"}, "names no file"),
+            ({"destination": "s3://"}, "names no file"),
+            ({"destination": "s3:///"}, "names no file"),
+            ({"destination": "file:///"}, "names no file"),
+            ({"destination": None}, "destination must be"),
+            ({"destination": "s3://b/a\nb"}, "destination must be"),
+            ({"if_exists": "replace"}, "if_exists must be one of 'overwrite', 'skip', 'fail', not 'replace'"),
+            ({"max_bytes": 0}, "max_bytes must be"),
+            ({"max_bytes": "1 GB"}, "max_bytes must be"),
+            ({"max_bytes": True}, "max_bytes must be"),
+            ({"timeout": 0}, "timeout must be"),
+            ({"timeout": timedelta(0)}, "timeout must be"),
+            ({"timeout": float("nan")}, "timeout must be"),
+        ],
+    )
+    def test_that_cannot_be_used_are_refused_at_parse_time(self, arguments, message):
+        with pytest.raises(ManxueInputError, match=message):
+            operator(**arguments)
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            {"video_task_id": "{{ params.id }}", "destination": "{{ params.place }}"},
+            {"video_task_id": {"id": "{{ params.id }}"}},
+            {"destination": "s3://bucket/{{ ds }}/"},
+            {"max_bytes": None, "timeout": timedelta(hours=2)},
+        ],
+    )
+    def test_may_be_rendered_later(self, arguments):
+        operator(**arguments)
+
+    def test_may_be_results_of_other_tasks(self):
+        with DAG("dag", schedule=None):
+            sensor = ManxueVideoSensor(task_id="wait", video_task_id="v1")
+            one = operator(video_task_id=sensor.output, destination=sensor.output)
+
+        assert isinstance(one.video_task_id, XComArg)
+        assert one.upstream_task_ids == {"wait"}
+
+    @pytest.mark.parametrize(
+        ("field", "value"), [("video_task_id", ["a"]), ("video_task_id", ""), ("destination", "videos/")]
+    )
+    def test_that_cannot_be_used_are_refused_after_rendering(self, field, value):
+        one = operator(**{field: "{{ later }}"})
+        setattr(one, field, value)
+        with pytest.raises(ManxueInputError, match=field):
+            one.execute({})
+
+    def test_are_templated(self):
+        assert operator().template_fields == (
+            "video_task_id",
+            "destination",
+            "manxue_conn_id",
+            "storage_conn_id",
+        )
+        assert operator().max_bytes == DEFAULT_MAX_BYTES
+
+    def test_cost_a_dag_file_no_http_library(self):
+        """Airflow itself loads a library of file systems, so what counts is what comes on top of it."""
+        code = (
+            "import sys\n"
+            "import airflow.providers.common.compat.sdk as sdk\n"
+            "sdk.BaseOperator, sdk.XComArg\n"
+            "before = set(sys.modules)\n"
+            "import airflow_provider_manxue.transfers.manxue_to_object_storage\n"
+            "print(*{name.partition('.')[0] for name in set(sys.modules) - before})\n"
+        )
+        run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+        loaded = set(run.stdout.splitlines()[-1].split())
+        assert "airflow_provider_manxue" in loaded
+        assert not loaded & {"requests", "urllib3", "aiohttp", "fsspec", "upath", "http"}
+
+
+class TestDestination:
+    @pytest.mark.parametrize(
+        ("destination", "uri"),
+        [
+            ("s3://b/", "s3://b/a%2Fb%20c.mp4"),
+            ("s3://b/x/", "s3://b/x/a%2Fb%20c.mp4"),
+            ("s3://b/x.mov", "s3://b/x.mov"),
+            (" file:///x/ ", "file:///x/a%2Fb%20c.mp4"),
+            ("abfss://c@account/x/", "abfss://c@account/x/a%2Fb%20c.mp4"),
+        ],
+    )
+    def test_that_is_a_folder_gets_the_name_of_the_id(self, destination, uri):
+        assert read_destination(destination, "a/b c") == uri
+
+    def test_of_mapped_tasks_differ(self, emulator, save, tmp_path):
+        ids = [emulator.add_task("completed", id=name) for name in ("a/b", "a b", "é")]
+        uris = [save(one)[0] for one in ids]
+
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["%C3%A9.mp4", "a%20b.mp4", "a%2Fb.mp4"]
+        assert uris[0] == f"file://{tmp_path}/a%2Fb.mp4"
+
+
+class TestTask:
+    @pytest.mark.parametrize("status", ["queued", "processing"])
+    def test_that_is_not_completed_can_be_retried(self, emulator, save, status):
+        task_id = emulator.add_task(status)
+        with pytest.raises(ManxueNotCompletedError, match=f"'{status}'") as caught:
+            save(task_id)
+        assert not isinstance(caught.value, AirflowFailException)
+
+    def test_that_failed_cannot(self, emulator, save):
+        with pytest.raises(ManxueVideoFailedError):
+            save(emulator.add_task("failed"))
+
+    def test_without_a_url(self, emulator, save):
+        with pytest.raises(ManxueResultMissingError):
+            save(emulator.add_task("completed_without_url"))
+
+    def test_of_another_kind(self, emulator, save):
+        with pytest.raises(ManxueMediaTypeError):
+            save(emulator.add_task("object_image_generation"))
+
+    def test_whose_record_changed_its_mind_is_saved_by_the_url_that_is_known(self, emulator, save):
+        task_id = emulator.add_task("completed")
+        whole = {"id": task_id, "video_url": emulator.video_url(task_id)}
+        emulator.set_status(task_id, "failed")
+
+        assert save(whole)[1]["size"] > 0
+
+    def test_is_fetched_by_the_known_url_while_the_service_is_down(self, emulator, save):
+        task_id = emulator.add_task("completed")
+        whole = {"id": task_id, "video_url": emulator.video_url(task_id)}
+        with emulator.outage("503", on="query"):
+            assert save(whole)[1]["size"] > 0
+
+    def test_can_be_given_without_a_url(self, emulator, save):
+        assert save({"id": emulator.add_task("completed"), "video_url": None})[1]["size"] > 0
+
+
+def test_nothing_is_pushed_when_xcom_is_off(emulator, save):
+    uri, xcom = save(emulator.add_task("completed"), do_xcom_push=False)
+
+    assert uri.endswith(".mp4")
+    assert xcom == {}
+
+
+def test_a_timeout_may_be_a_timedelta(emulator, save):
+    save(emulator.add_task("completed"), timeout=timedelta(seconds=20))
+
+
+def test_a_private_address_is_refused_unless_allowed(emulator, save, monkeypatch):
+    task_id = emulator.add_task("completed")
+    real = download.is_public
+    seen = []
+
+    def only_the_service_is_public(address):
+        seen.append(address)
+        return len(seen) > 1 or real(address)
+
+    monkeypatch.setattr(download, "is_public", only_the_service_is_public)
+    with pytest.raises(ManxueUnsafeUrlError):
+        save(task_id)
+    seen.clear()
+    save(task_id, allow_private_addresses=True)
+
+
+class TestLog:
+    @pytest.fixture
+    def lines(self, monkeypatch):
+        lines = []
+        monkeypatch.setattr(
+            ManxueToObjectStorageOperator,
+            "log",
+            SimpleNamespace(
+                info=lambda text, *values: lines.append(("info", text % values)),
+                warning=lambda text, *values: lines.append(("warning", text % values)),
+            ),
+        )
+        return lines
+
+    def test_tells_the_progress_now_and_then(self, emulator, save, lines, monkeypatch):
+        moments = iter(range(100_000))
+        monkeypatch.setattr(
+            download, "time", SimpleNamespace(monotonic=lambda: next(moments), time=lambda: 0.0, sleep=None)
+        )
+        save(emulator.add_task("completed", size=20 * 2**20))
+        told = [text for _, text in lines if text.startswith("Received")]
+
+        assert 3 < len(told) < 50
+        assert "of 20971520 bytes (" in told[0]
+
+    def test_tells_troubles_but_no_url(self, emulator, save, lines, caplog, monkeypatch):
+        caplog.set_level(logging.DEBUG)
+        monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+        emulator.fail_next(1, "media_cut")
+        task_id = emulator.add_task("completed")
+        save({"id": task_id, "video_url": emulator.video_url(task_id)})
+
+        assert any("received 1000 of" in text for level, text in lines if level == "warning")
+        assert "signature=" not in str(lines) + caplog.text
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        "error", [ManxueNotCompletedError, ManxueDownloadError, ManxueUnsafeUrlError, ManxueStorageError]
+    )
+    def test_can_be_cured_by_retries(self, error):
+        assert issubclass(error, AirflowException)
+        assert not issubclass(error, AirflowFailException)
+
+    def test_an_object_in_the_way_cannot(self):
+        assert issubclass(ManxueExistsError, AirflowFailException)
+
+
+# --- stores ---------------------------------------------------------------------------------------------
+
+
+class FakeStore:
+    """A file system of fsspec's kind, as far as it is used."""
+
+    def __init__(self, fails=False):
+        self.files, self.calls, self.fails = {}, [], fails
+
+    def put_file(self, local, remote, callback, **options):
+        self.calls.append(("put_file", remote, options))
+        self.files[remote] = Path(local).read_bytes()
+        callback.relative_update(1)
+        if self.fails:
+            raise PermissionError(13, "no")
+
+    def makedirs(self, path, exist_ok):
+        self.calls.append(("makedirs", path))
+
+    def mv(self, source, target):
+        self.files[target] = self.files.pop(source)
+
+    def rm_file(self, path):
+        del self.files[path]
+
+    def invalidate_cache(self):
+        pass
+
+    def info(self, path):
+        if path not in self.files:
+            raise FileNotFoundError(path)
+        return {"size": len(self.files[path])}
+
+
+@pytest.fixture
+def upload(monkeypatch, tmp_path, emulator, save):
+    def run(scheme, store, **arguments):
+        monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+        path = SimpleNamespace(fs=store, protocol=scheme, path="bucket/folder/a.mp4")
+        monkeypatch.setattr(storage, "ObjectStoragePath", lambda uri, **options: path)
+        return save(
+            emulator.add_task("completed"), destination=f"{scheme}://bucket/folder/a.mp4", **arguments
+        )
+
+    return run
+
+
+class TestStores:
+    @pytest.mark.parametrize(
+        ("scheme", "options"),
+        [
+            ("gs", {"content_type": "video/mp4", "chunksize": 8 * 2**20}),
+            ("gcs", {"content_type": "video/mp4", "chunksize": 8 * 2**20}),
+            ("abfs", {"overwrite": True, "max_concurrency": 1}),
+            ("abfss", {"overwrite": True, "max_concurrency": 1}),
+        ],
+    )
+    def test_that_commit_at_the_end_are_given_the_file(self, upload, scheme, options):
+        store = FakeStore()
+        _, xcom = upload(scheme, store)
+
+        assert store.calls == [("put_file", "bucket/folder/a.mp4", options)]
+        assert len(store.files["bucket/folder/a.mp4"]) == xcom["size"]
+
+    def test_of_another_kind_get_it_under_another_name_first(self, upload):
+        store = FakeStore()
+        upload("sftp", store)
+
+        assert store.calls[0] == ("makedirs", "bucket/folder")
+        assert store.calls[1][1].startswith("bucket/folder/.manxue-")
+        assert list(store.files) == ["bucket/folder/a.mp4"]
+
+    def test_of_another_kind_are_cleaned_up(self, upload):
+        store = FakeStore(fails=True)
+        store.files["bucket/folder/a.mp4"] = b"old"
+        with pytest.raises(ManxueStorageError, match="permission denied"):
+            upload("sftp", store)
+
+        assert store.files == {"bucket/folder/a.mp4": b"old"}
+
+    def test_are_stopped_at_the_deadline(self, upload, monkeypatch):
+        checks = []
+
+        def check(self, doing):
+            checks.append(doing)
+            if "stored" in doing:
+                raise ManxueDownloadError(doing)
+
+        monkeypatch.setattr(download.Deadline, "check", check)
+        with pytest.raises(ManxueDownloadError, match="is being stored"):
+            upload("gs", FakeStore())
+
+    def test_tell_what_is_there(self, upload):
+        store = FakeStore()
+        store.files["bucket/folder/a.mp4"] = b"old"
+
+        assert upload("gs", store, if_exists="skip")[1]["size"] == 3
+
+    def test_whose_provider_is_missing_are_named(self, save, emulator):
+        with pytest.raises(ManxueStorageError, match="Install the provider"):
+            save(emulator.add_task("completed"), destination="nosuchstore://bucket/a.mp4")
+
+    def test_without_a_text_in_their_error(self, tmp_path):
+        with (
+            pytest.raises(ManxueStorageError, match="RuntimeError"),
+            storage.open_store(f"file://{tmp_path}/x.mp4", None),
+        ):
+            raise RuntimeError

@@ -1,0 +1,369 @@
+"""The requests for a video: byte for byte as the URL is, without credentials, and only to where they may go."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+
+import pytest
+
+from airflow_provider_manxue import download
+from airflow_provider_manxue.connection import read_connection
+from airflow_provider_manxue.download import Deadline, Wire
+from airflow_provider_manxue.exceptions import (
+    ManxueConfigurationError,
+    ManxueDownloadError,
+    ManxueUnsafeUrlError,
+)
+from airflow_provider_manxue.media import BrokenTransferError
+from airflow_provider_manxue.testing import Emulator
+
+OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nvideo"
+
+
+class Host:
+    """Says the same to everyone, keeps what it was asked, and can pass a tunnel on."""
+
+    def __init__(self):
+        self.says = [OK]
+        self.heard = []
+        self.pace = 0.0
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                threading.Thread(target=self._answer, args=(client,), daemon=True).start()
+
+    def _answer(self, client):
+        with client, contextlib.suppress(OSError):
+            heard = b""
+            while b"\r\n\r\n" not in heard:
+                heard += client.recv(65536)
+            self.heard.append(heard.decode("ascii"))
+            if heard.startswith(b"CONNECT"):
+                self._tunnel(client, int(heard.split()[1].rpartition(b":")[2]))
+                return
+            says = self.says.pop(0) if len(self.says) > 1 else self.says[0]
+            for piece in [says] if not self.pace else [says[i : i + 1] for i in range(len(says))]:
+                client.sendall(piece)
+                time.sleep(self.pace)
+
+    def _tunnel(self, client, port):
+        client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
+        with socket.create_connection(("127.0.0.1", port)) as server:
+            thread = threading.Thread(target=pump, args=(server, client), daemon=True)
+            thread.start()
+            pump(client, server)
+            thread.join(5)
+
+    def close(self):
+        self._listener.close()
+
+    @property
+    def url(self):
+        return f"http://127.0.0.1:{self.port}"
+
+
+def pump(source, target):
+    with contextlib.suppress(OSError):
+        while data := source.recv(65536):
+            target.sendall(data)
+        target.shutdown(socket.SHUT_WR)
+
+
+@pytest.fixture
+def host():
+    host = Host()
+    yield host
+    host.close()
+
+
+@pytest.fixture(autouse=True)
+def no_proxies(monkeypatch):
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.fixture
+def names(monkeypatch):
+    """A name server of our own; literal addresses are what they are."""
+    known = {"service.example": ["93.184.216.34"]}
+    real = socket.getaddrinfo
+
+    def look_up(name, port, *args, **kwargs):
+        if name not in known:
+            return real(name, port, *args, **kwargs)
+        return [
+            (
+                socket.AF_INET6 if ":" in address else socket.AF_INET,
+                socket.SOCK_STREAM,
+                6,
+                "",
+                (address, port),
+            )
+            for address in known[name]
+        ]
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    return known
+
+
+def wire(base_url="https://service.example", *, allow=True, timeout=5.0, **extra):
+    settings = read_connection(
+        "test", host=base_url, password="the-key", extra={"request_timeout": 2, **extra}
+    )
+    return Wire(settings, allow_private_addresses=allow, deadline=Deadline(timeout))
+
+
+def fetch(one, url, **headers):
+    with one.get(url, headers) as response:
+        return response.status, response.read()
+
+
+def request_line(heard):
+    return heard.partition("\r\n")[0]
+
+
+def header(heard, name):
+    return [line.partition(": ")[2] for line in heard.split("\r\n") if line.startswith(f"{name}: ")]
+
+
+class TestRequest:
+    @pytest.mark.parametrize(
+        "target",
+        [
+            "/a%2fb%2F.mp4?sig=%3d%3D+%20~&e=",
+            "/a/../b//./c;v=1?x=[1]{2}|^`'\"<>\\",
+            "/?",
+            "/%zz?%",
+            "/a?u=http://b/c",
+        ],
+    )
+    def test_asks_for_the_url_byte_for_byte(self, host, target):
+        assert fetch(wire(), host.url + target) == (200, b"video")
+        assert request_line(host.heard[0]) == f"GET {target} HTTP/1.1"
+
+    def test_carries_what_it_needs_and_nothing_else(self, host, monkeypatch, tmp_path):
+        netrc = tmp_path / "netrc"
+        netrc.write_text("machine 127.0.0.1 login me password secret\n")
+        monkeypatch.setenv("NETRC", str(netrc))
+        fetch(wire(), f"{host.url}/v", Range="bytes=5-")
+
+        names = [line.partition(":")[0] for line in host.heard[0].split("\r\n")[1:] if line]
+        assert sorted(names) == ["Accept", "Accept-Encoding", "Connection", "Host", "Range", "User-Agent"]
+        assert header(host.heard[0], "Accept-Encoding") == ["identity"]
+        assert header(host.heard[0], "Host") == [f"127.0.0.1:{host.port}"]
+        assert "the-key" not in host.heard[0]
+
+    def test_without_an_answer_is_broken(self):
+        with socket.socket() as closed:
+            closed.bind(("127.0.0.1", 0))
+            with pytest.raises(BrokenTransferError, match=r"127\.0\.0\.1: connection refused"):
+                fetch(wire(), f"http://127.0.0.1:{closed.getsockname()[1]}/v")
+
+    @pytest.mark.parametrize(
+        "nonsense", [b"SSH-2.0\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n"]
+    )
+    def test_that_is_answered_with_nonsense_is_broken(self, host, nonsense):
+        host.says = [nonsense]
+        with pytest.raises(BrokenTransferError):
+            fetch(wire(), f"{host.url}/v")
+
+    def test_for_a_name_that_cannot_be_one_is_broken(self):
+        with pytest.raises(BrokenTransferError):
+            fetch(wire(), f"http://{'a' * 70}.example/v")
+
+    def test_that_drips_is_cut_at_the_deadline(self, host):
+        host.pace = 0.05
+        host.says = [b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 90]
+        began = time.monotonic()
+        with pytest.raises(BrokenTransferError):
+            fetch(wire(timeout=0.3), f"{host.url}/v")
+        assert time.monotonic() - began < 2
+
+    def test_may_have_years(self, host):
+        assert fetch(wire(timeout=1e12), f"{host.url}/v") == (200, b"video")
+
+    def test_after_the_deadline_is_not_sent(self, host):
+        with pytest.raises(ManxueDownloadError, match="timeout=0 s"):
+            fetch(wire(timeout=0), f"{host.url}/v")
+        assert host.heard == []
+
+
+class TestRedirect:
+    def redirect(self, location, status=302):
+        return f"HTTP/1.1 {status} Elsewhere\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
+
+    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    def test_is_followed_byte_for_byte(self, host, status):
+        host.says = [self.redirect(f"{host.url}/b%2fc?s=%3d", status), self.redirect("../d"), OK]
+
+        assert fetch(wire(), f"{host.url}/a") == (200, b"video")
+        assert [request_line(heard) for heard in host.heard] == [
+            "GET /a HTTP/1.1",
+            "GET /b%2fc?s=%3d HTTP/1.1",
+            "GET /d HTTP/1.1",
+        ]
+
+    def test_is_followed_five_times_at_most(self, host):
+        host.says = [self.redirect("/again")]
+        with pytest.raises(ManxueUnsafeUrlError, match="more than 5 redirects"):
+            fetch(wire(), f"{host.url}/a")
+        assert len(host.heard) == 6
+
+    def test_to_an_address_that_is_not_public_is_refused(self, host, names, monkeypatch):
+        names["media.example"] = ["93.184.216.35"]
+        inner = Host()
+        dial = socket.create_connection
+        monkeypatch.setattr(
+            socket, "create_connection", lambda address, timeout: dial(("127.0.0.1", host.port), timeout)
+        )
+        host.says = [self.redirect(f"http://127.0.0.1:{inner.port}/metadata")]
+        with pytest.raises(ManxueUnsafeUrlError, match="is not public"):
+            fetch(wire(allow=False), "http://media.example/a")
+        assert inner.heard == []
+        inner.close()
+
+
+class TestAddress:
+    @pytest.fixture
+    def dialled(self, monkeypatch):
+        dialled = []
+
+        def refuse(address, timeout):
+            dialled.append(address)
+            raise ConnectionRefusedError
+
+        monkeypatch.setattr(socket, "create_connection", refuse)
+        return dialled
+
+    @pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "fd00::1"])
+    def test_that_is_not_public_is_refused(self, names, dialled, address):
+        names["media.example"] = [address]
+        with pytest.raises(ManxueUnsafeUrlError, match="allow_private_addresses=True"):
+            fetch(wire(allow=False), "https://media.example/v?secret")
+        assert dialled == []
+
+    def test_may_be_allowed(self, names, dialled):
+        names["media.example"] = ["10.0.0.1"]
+        with pytest.raises(BrokenTransferError):
+            fetch(wire(allow=True), "https://media.example/v")
+        assert dialled == [("10.0.0.1", 443)]
+
+    @pytest.mark.parametrize("base_url", ["http://127.0.0.1:1", "https://inside.example"])
+    def test_is_allowed_if_the_service_is_on_such_a_one(self, names, dialled, base_url):
+        names["inside.example"] = names["media.example"] = ["10.0.0.1"]
+        with pytest.raises(BrokenTransferError):
+            fetch(wire(base_url, allow=False), "https://media.example/v")
+        assert dialled == [("10.0.0.1", 443)]
+
+    def test_of_a_service_that_is_not_found_allows_nothing(self, names):
+        names["media.example"] = ["10.0.0.1"]
+        with pytest.raises(ManxueUnsafeUrlError):
+            fetch(wire("https://missing.invalid", allow=False), "https://media.example/v")
+
+    def test_that_is_public_is_used_and_the_others_are_not(self, names, dialled):
+        names["media.example"] = ["10.0.0.1", "93.184.216.35", "2606:2800:220:1::1"]
+        with pytest.raises(BrokenTransferError):
+            fetch(wire(allow=False), "https://media.example/v")
+        assert dialled == [("93.184.216.35", 443), ("2606:2800:220:1::1", 443)]
+
+    def test_is_looked_up_once_and_then_kept(self, dialled, monkeypatch):
+        """A name server that changes its mind after the check gains nothing."""
+        answers = [["93.184.216.35"], ["127.0.0.1"]]
+        monkeypatch.setattr(download, "_addresses", lambda host, port: answers.pop(0))
+        with pytest.raises(BrokenTransferError):
+            fetch(wire(allow=False), "http://media.example/v")
+        assert dialled == [("93.184.216.35", 80)]
+
+    def test_is_missing(self, names):
+        names["media.example"] = []
+        with pytest.raises(ManxueUnsafeUrlError):
+            fetch(wire(allow=False), "http://media.example/v")
+
+
+class TestProxy:
+    def test_is_asked_for_the_whole_url(self, host):
+        fetch(wire(proxy=f"http://me:p%40ss@127.0.0.1:{host.port}"), "http://media.example:81/a%2f?s=%3d")
+
+        assert request_line(host.heard[0]) == "GET http://media.example:81/a%2f?s=%3d HTTP/1.1"
+        assert header(host.heard[0], "Host") == ["media.example:81"]
+        assert header(host.heard[0], "Proxy-Authorization") == ["Basic bWU6cEBzcw=="]
+
+    @pytest.mark.parametrize("scheme", ["", "http://"])
+    def test_of_the_environment_is_used(self, host, monkeypatch, scheme):
+        monkeypatch.setenv("http_proxy", f"{scheme}127.0.0.1:{host.port}")
+        fetch(wire(), "http://media.example/a")
+
+        assert request_line(host.heard[0]) == "GET http://media.example/a HTTP/1.1"
+        assert header(host.heard[0], "Proxy-Authorization") == []
+
+    def test_is_left_out_where_the_environment_says_so(self, host, monkeypatch):
+        monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+        monkeypatch.setenv("no_proxy", "127.0.0.1")
+
+        assert fetch(wire(), f"{host.url}/a") == (200, b"video")
+
+    def test_of_another_kind_is_named(self, monkeypatch):
+        monkeypatch.setenv("http_proxy", "socks5://me:secret@127.0.0.1:1080")
+        with pytest.raises(ManxueConfigurationError, match="'socks5' proxy") as caught:
+            fetch(wire(), "http://media.example/a")
+        assert "secret" not in str(caught.value)
+
+    @pytest.mark.parametrize("name", ["127.0.0.1", "127.1", "localhost", "[::1]", "0x7f000001"])
+    def test_is_not_sent_to_a_literal_address_that_is_not_public(self, host, name):
+        with pytest.raises(ManxueUnsafeUrlError, match="not public"):
+            fetch(wire(proxy=host.url, allow=False), f"http://{name}/a")
+        assert host.heard == []
+
+    def test_looks_names_up_itself(self, host, names):
+        names["media.example"] = ["127.0.0.1"]
+        fetch(wire(proxy=host.url, allow=False), "http://media.example/a")
+        assert len(host.heard) == 1
+
+    def test_passes_tls_through(self, host):
+        with Emulator(tls=True) as emulator:
+            task_id = emulator.add_task("completed")
+            one = wire(proxy=f"http://me:pass@127.0.0.1:{host.port}", ca_bundle=emulator.ca_bundle)
+            status, body = fetch(one, emulator.video_url(task_id))
+
+        assert (status, body[4:8]) == (200, b"ftyp")
+        assert request_line(host.heard[0]).startswith("CONNECT 127.0.0.1:")
+        assert header(host.heard[0], "Proxy-Authorization") == ["Basic bWU6cGFzcw=="]
+
+
+class TestCertificate:
+    @pytest.fixture
+    def emulator(self):
+        with Emulator(tls=True) as emulator:
+            yield emulator
+
+    @pytest.fixture
+    def url(self, emulator):
+        return emulator.video_url(emulator.add_task("completed"))
+
+    def test_is_checked(self, url):
+        with pytest.raises(BrokenTransferError, match="certificate was not accepted"):
+            fetch(wire(), url)
+
+    def test_of_the_connections_authority_is_accepted(self, emulator, url):
+        assert fetch(wire(ca_bundle=emulator.ca_bundle), url)[0] == 200
+
+    def test_of_the_environments_authority_is_accepted(self, emulator, url, monkeypatch):
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", emulator.ca_bundle)
+        assert fetch(wire(), url)[0] == 200
+
+    def test_may_be_looked_for_in_a_folder(self, url, monkeypatch, tmp_path):
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))
+        with pytest.raises(BrokenTransferError, match="certificate was not accepted"):
+            fetch(wire(), url)
+
+    def test_may_be_left_unchecked(self, url):
+        assert fetch(wire(verify=False), url)[0] == 200
