@@ -1,1 +1,0 @@
-../../../example_dags/manxue_order_and_wait.py
