@@ -128,9 +128,10 @@ class Transport:
         :param poke_interval: seconds between two polls of this wait, to say so if the limit stretches them.
         :raises ManxueError: of the kind that fits, if the answer is not a task's description.
         """
-        pace = self._pace_of(conn_id, await self._connections.get(conn_id), poke_interval)
+        settings = await self._connections.get(conn_id)
+        pace = self._pace_of(conn_id, settings, poke_interval)
+        # Nothing is awaited between the turn and the request: a pause may begin at any moment.
         async with pace.turn() as asked_at:
-            settings = await self._connections.get(conn_id)  # again, since a turn may be long in coming
             try:
                 return await self._ask(pace, settings, video_task_id, asked_at)
             except ManxueAuthenticationError:
