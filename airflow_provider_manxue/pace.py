@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MIN_RATE = 0.1
 """Requests per second; however often the service complains, each wait gets its turn some day."""
 
-DECREASE = 0.85
+DECREASE = 0.8
 """Part of the rate that is left after a 429 that came after a while."""
 
 SHARP_DECREASE = 0.5
@@ -28,7 +28,7 @@ SHARP_DECREASE = 0.5
 SOON = 5
 """Good answers up to which a 429 comes *right after* another."""
 
-RECOVERY = 100
+RECOVERY = 150
 """Good answers after which the rate is back where the last 429 came."""
 
 ACCELERATION = 1.02

@@ -121,7 +121,7 @@ def test_many_refusals_of_one_moment_slow_the_pace_once():
             pace.was_refused(asked_at=0.0, pause=1.0)
         return pace.rate
 
-    assert run(main()) == pytest.approx(85)
+    assert run(main()) == pytest.approx(80)
 
 
 def test_pace_is_back_at_its_limit_when_the_service_has_lifted_its_own():

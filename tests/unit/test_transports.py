@@ -249,6 +249,22 @@ def test_proxy_of_the_connection_is_used(emulator, ask, connect):
     assert "videos.example.com" in str(emulator.requests[-1].headers)
 
 
+def test_proxy_of_the_environment_is_used(emulator, ask, connect, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", emulator.base_url.rsplit("/", 1)[0].removeprefix("http://"))
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    connect(emulator, host="http://environment.example.com", allow_http=True)
+    with pytest.raises((ManxueRefusedError, ManxueTransientError)):
+        ask()
+    assert "environment.example.com" in str(emulator.requests[-1].headers)
+
+
+def test_host_that_the_environment_excepts_is_asked_without_its_proxy(emulator, ask, connect, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.invalid:3128")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    connect(emulator)
+    assert ask().status is TaskStatus.COMPLETED
+
+
 def test_worker_asks_for_many_at_once_within_the_limits(emulator, connect):
     connect(emulator, requests_per_second=500, max_connections=3)
     ids = [emulator.add_task(script=Script.polls("completed")) for _ in range(20)]
