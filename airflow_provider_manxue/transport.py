@@ -129,17 +129,20 @@ class Transport:
         :raises ManxueError: of the kind that fits, if the answer is not a task's description.
         """
         settings = await self._connections.get(conn_id)
+        # Before the turn: turns that pile up while a session is opened would all be used at once.
+        session = await self._session(settings)
         pace = self._pace_of(conn_id, settings, poke_interval)
         # Nothing is awaited between the turn and the request: a pause may begin at any moment.
         async with pace.turn() as asked_at:
             try:
-                return await self._ask(pace, settings, video_task_id, asked_at)
+                return await self._ask(pace, session, settings, video_task_id, asked_at)
             except ManxueAuthenticationError:
                 fresh = await self._connections.get(conn_id, refused=settings)
                 if fresh.api_key == settings.api_key:
                     raise
+        session = await self._session(fresh)
         async with pace.turn() as asked_at:
-            return await self._ask(pace, fresh, video_task_id, asked_at)
+            return await self._ask(pace, session, fresh, video_task_id, asked_at)
 
     def _pace_of(self, conn_id: str, settings: ManxueSettings, poke_interval: float) -> Pace:
         limits = (settings.requests_per_second, settings.max_connections)
@@ -162,10 +165,15 @@ class Transport:
         return pace
 
     async def _ask(
-        self, pace: Pace, settings: ManxueSettings, video_task_id: str, asked_at: float
+        self,
+        pace: Pace,
+        session: ClientSession,
+        settings: ManxueSettings,
+        video_task_id: str,
+        asked_at: float,
     ) -> VideoTask:
         try:
-            task = await self._query(settings, video_task_id)
+            task = await self._query(session, settings, video_task_id)
         except ManxueRateLimitError as error:
             pause = error.retry_after
             pace.was_refused(asked_at, None if pause is None else min(pause, MAX_RETRY_AFTER))
@@ -173,11 +181,10 @@ class Transport:
         pace.went_well()
         return task
 
-    async def _query(self, settings: ManxueSettings, video_task_id: str) -> VideoTask:
+    async def _query(self, session: ClientSession, settings: ManxueSettings, video_task_id: str) -> VideoTask:
         import aiohttp
         from yarl import URL
 
-        session = await self._session(settings)
         try:
             async with session.get(
                 URL(result_url(settings.base_url, video_task_id), encoded=True),

@@ -71,11 +71,15 @@ def simulation(monkeypatch):
     simulation = Simulation()
     simulation.connect("c", "https://one.example.com", "key")
 
-    async def query(transport, settings, video):
+    async def query(transport, session, settings, video):
         return await simulation.query(transport, settings, video)
+
+    async def no_session(transport, settings):
+        return None
 
     monkeypatch.setattr(transport_module, "_read_connection", simulation.read_connection)
     monkeypatch.setattr(Transport, "_query", query)
+    monkeypatch.setattr(Transport, "_session", no_session)
     monkeypatch.setattr(trigger_module, "time", SimpleNamespace(time=lambda: START + loop_time()))
     return simulation
 
