@@ -50,7 +50,7 @@ airflow211: $(READY_2) ## unit tests and the example on the oldest supported Air
 	AIRFLOW_HOME="$$PWD/$(VENV_2)/airflow" $(VENV_2)/bin/python -m pytest tests --ignore tests/airflow -n 2
 	$(VENV_2)/bin/python -m pytest tests/airflow -k '$(AIRFLOW_TESTS_2)'
 
-bench: $(READY_BENCH) ## what a wait costs, beside its alternatives (about 12 minutes)
+bench: $(READY_BENCH) ## what a wait costs, beside its alternatives (about 10 minutes)
 	$(VENV_BENCH)/bin/python -m benchmarks
 
 constraints: .uv/.ready ## choose the newest versions of everything again

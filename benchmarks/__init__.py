@@ -1,0 +1,1 @@
+"""What a wait costs, beside what a user would take instead: ``make bench``."""

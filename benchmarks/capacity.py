@@ -1,0 +1,184 @@
+"""
+How many triggerers a number of waits needs: a simulation in virtual time.
+
+It plays what the transport does, with the shipped decisions: when a wait is asked first, when again, and in
+which turn. Answers take no time, since they take milliseconds and the intervals seconds.
+"""
+
+from __future__ import annotations
+
+import heapq
+import random
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_manxue.exceptions import ManxueTransientError
+from airflow_provider_manxue.polling import PollPolicy, Wait, first_poll_at, spread_first_poll
+from airflow_provider_manxue.protocol import TaskStatus, VideoTask
+from benchmarks.waits import ROOT, percentiles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+
+WAITS = 1_000_000
+INTERVAL = 30.0
+LIMITS = (10, 100, 500)
+TRIGGERERS = (10, 20, 50, 100, 200, 500, 1_000, 2_000, 5_000)
+RESTARTED = 100
+"""Triggerers that share all the waits when a restart is played."""
+
+PICTURE = ROOT / "docs" / "img" / "capacity.png"
+NEVER = float("inf")
+PENDING = VideoTask("", TaskStatus.PROCESSING)
+
+
+@dataclass(frozen=True)
+class Triggerer:
+    """
+    What one triggerer did from its start, with all of its waits, until all videos were noticed.
+
+    :param asked_at: moments of the requests.
+    :param delays: seconds from each completion to the request that noticed it.
+    """
+
+    asked_at: list[float]
+    delays: list[float]
+
+
+def triggerer(waits: int, limit: float, seed: int, cycles: int = 2) -> Triggerer:
+    """
+    Play one triggerer that starts with many waits, as after a restart.
+
+    :param waits: how many.
+    :param limit: requests per second.
+    :param seed: seed of the chances.
+    :param cycles: after so many polls of each wait the videos are completed, at random within the next one.
+    """
+    chance = random.Random(seed).random
+    again = _wait(chance).after
+    cycle = max(INTERVAL, waits / limit)
+    due = [
+        (spread_first_poll(-1.0, 0.0, INTERVAL, NEVER, chance()), cycle * (cycles + chance()))
+        for _ in range(waits)
+    ]
+    heapq.heapify(due)
+    next_turn, asked_at, delays = 0.0, [], []
+    while due:
+        wanted_at, completed_at = due[0]
+        now = max(wanted_at, next_turn)
+        next_turn = now + 1 / limit
+        asked_at.append(now)
+        if now < completed_at:
+            heapq.heapreplace(due, (_at(again(PENDING, now)), completed_at))
+        else:
+            heapq.heappop(due)
+            delays.append(now - completed_at)
+    return Triggerer(asked_at, delays)
+
+
+def million() -> dict[str, Any]:
+    """
+    Return how soon a million videos are noticed by several numbers of triggerers.
+
+    Triggerers do not know of each other, so one of them stands for all of a number. The restart is played
+    with each of its triggerers.
+    """
+    points = [_point(count, limit) for limit in LIMITS for count in TRIGGERERS]
+    restarted = {limit: _restart(limit) for limit in (100, 500)}
+    _draw(points, restarted)
+    return {
+        "points": points,
+        "restart_most_per_second": {limit: max(seconds) for limit, seconds in restarted.items()},
+    }
+
+
+def _point(count: int, limit: int) -> dict[str, float]:
+    p50, p99, _ = percentiles(triggerer(WAITS // count, limit, seed=count).delays)
+    return {"triggerers": count, "limit": limit, "delay_p50": p50, "delay_p99": p99}
+
+
+def _restart(limit: int, seconds: int = 90) -> list[int]:
+    """Return the requests in each second after all triggerers were restarted at the same moment."""
+    counted: Counter[int] = Counter()
+    for seed in range(RESTARTED):
+        counted.update(map(int, triggerer(WAITS // RESTARTED, limit, seed, cycles=3).asked_at))
+    return [counted[second] for second in range(seconds)]
+
+
+def outage(waits: int, seconds: float, *, jitter: bool) -> float:
+    """
+    Play waits that began in the same moment and lost the service after one minute, without any limit.
+
+    :param waits: how many.
+    :param seconds: length of the outage.
+    :param jitter: spread the polls as shipped, or not at all.
+    :returns: the most requests in any 20 ms from the end of the outage on, as a share of the waits.
+    """
+    chance = random.Random(1).random if jitter else lambda: 0.5
+    end = 60.0 + seconds
+    asked_at = sorted(
+        moment for _ in range(waits) for moment in _polls(chance, 60.0, end, end + 300.0) if moment >= end
+    )
+    # Requests of one moment may differ by a rounding error.
+    window, first, most = 0.02 - 1e-6, 0, 0
+    for place, moment in enumerate(asked_at):
+        while asked_at[first] <= moment - window:
+            first += 1
+        most = max(most, place - first + 1)
+    return most / waits
+
+
+def _polls(chance: Callable[[], float], begin: float, end: float, until: float) -> Iterator[float]:
+    """Return when one wait asks, from a worker's poll at 0 on; there is no answer from ``begin`` to ``end``."""
+    wait = _wait(chance)
+    lost = ManxueTransientError("no answer")
+    decision = wait.after(PENDING, 0.0)
+    at = first_poll_at(decision, 0.0, NEVER)  # type: ignore[arg-type]
+    while at < until:
+        yield at
+        at = _at(wait.after(lost if begin <= at < end else PENDING, at))
+
+
+def _wait(chance: Callable[[], float]) -> Wait:
+    return Wait("", PollPolicy(INTERVAL), started_at=0.0, deadline=NEVER, random=chance)
+
+
+def _at(decision: Any) -> float:
+    at: float = decision.at
+    return at
+
+
+def _draw(points: list[dict[str, float]], restarted: dict[int, list[int]]) -> None:
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    figure, (delays, restart) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    for limit, colour in zip(LIMITS, ("C0", "C1", "C2"), strict=True):
+        line = [point for point in points if point["limit"] == limit]
+        counts = [point["triggerers"] for point in line]
+        delays.loglog(
+            counts, [point["delay_p99"] for point in line], colour, marker="o", label=f"{limit}/s, p99"
+        )
+        delays.loglog(counts, [point["delay_p50"] for point in line], f"{colour}--", label=f"{limit}/s, p50")
+    delays.axhline(1.1 * INTERVAL, color="grey", linewidth=0.8)
+    delays.set(
+        title="1,000,000 waits, one poll in 30 s each",
+        xlabel="triggerers",
+        ylabel="seconds from completion to event",
+    )
+    delays.legend(title="limit per triggerer")
+    for limit, seconds in restarted.items():
+        restart.plot(seconds, label=f"{limit}/s")
+    restart.set(
+        title=f"All {RESTARTED} triggerers restart at once",
+        xlabel="seconds after the restart",
+        ylabel="requests per second, all triggerers",
+        ylim=(0, None),
+    )
+    restart.legend(title="limit per triggerer")
+    PICTURE.parent.mkdir(exist_ok=True)
+    figure.savefig(PICTURE, dpi=110)

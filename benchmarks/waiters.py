@@ -1,0 +1,300 @@
+"""
+Waits of one kind, in a process of their own: ``python -m benchmarks.waiters PLAN REPORT``, two files of JSON.
+
+Each kind is driven as it would be by a user. The three asynchronous ones share an event loop, as in the triggerer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import json
+import os
+import random
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+TICK = 0.02
+"""Seconds between two looks at how late the event loop is."""
+
+IDLE = 1.0
+"""Seconds in which an idle process is measured."""
+
+LATE = 1.0
+"""Seconds by which a plan may be missed, on a busy machine, before its figures mean nothing."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """
+    What to do; moments are seconds since the epoch.
+
+    :param kind: ``manxue``, ``http_sensor``, ``aiohttp`` or ``threads``.
+    :param base_url: base URL of the service.
+    :param api_key: its key.
+    :param ca_bundle: file of its certificate authority.
+    :param tasks: ids, each with the moment at which it is completed.
+    :param interval: seconds between two polls.
+    :param begins_at: start of the waits.
+    :param measured_from: start of the stretch in which CPU time is taken.
+    :param measured_until: its end; memory is taken there.
+    :param ends_at: when to give up.
+    :param extra: extra fields of the Airflow connection of ``manxue``.
+    """
+
+    kind: str
+    base_url: str
+    api_key: str
+    ca_bundle: str
+    tasks: dict[str, float]
+    interval: float
+    begins_at: float
+    measured_from: float
+    measured_until: float
+    ends_at: float
+    extra: dict[str, Any] = field(default_factory=dict)
+
+    def url(self, task_id: str) -> str:
+        """Return where to ask for a task."""
+        return f"{self.base_url}/{self.endpoint(task_id)}"
+
+    def endpoint(self, task_id: str) -> str:
+        """Return the same without the base URL."""
+        return f"v1/result/{task_id}"
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The headers of each request."""
+        return {"Authorization": f"Bearer {self.api_key}"}
+
+
+@dataclass
+class Report:
+    """
+    What was measured.
+
+    :param cpu: CPU seconds in the measured stretch, less those of the idle process.
+    :param resident: bytes of resident memory at its end.
+    :param lags: by how many seconds the event loop was late, for each tick from start to end.
+    :param look_ups: how often Airflow was asked for the connection.
+    :param delays: seconds from completion to event.
+    :param refused_at: moments at which a 429 was read.
+    """
+
+    cpu: float = 0.0
+    resident: int = 0
+    lags: list[float] = field(default_factory=list)
+    look_ups: int = 0
+    delays: list[float] = field(default_factory=list)
+    refused_at: list[float] = field(default_factory=list)
+
+
+def main() -> None:
+    """Carry out the plan."""
+    plan_file, report_file = map(Path, sys.argv[1:])
+    plan = Plan(**json.loads(plan_file.read_text()))
+    report = Report()
+    if plan.kind == "threads":
+        wait_in_threads(plan, report)
+    else:
+        asyncio.run(wait_on_loop(plan, report))
+    report_file.write_text(json.dumps(dataclasses.asdict(report)))
+
+
+# --- the waits, each kind in its own way --------------------------------------------------------------------
+
+
+async def manxue(plan: Plan, report: Report) -> Callable[[str], Awaitable[None]]:
+    """Return a wait by the trigger of this package, started after its planned first poll, as after a restart."""
+    from airflow_provider_manxue.pace import Pace
+    from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
+
+    was_refused = Pace.was_refused
+
+    def noted(pace: Pace, asked_at: float, pause: float | None) -> None:
+        report.refused_at.append(time.time())
+        was_refused(pace, asked_at, pause)
+
+    Pace.was_refused = noted  # type: ignore[assignment, method-assign]
+    _connection("manxue_default", plan, extra={"ca_bundle": plan.ca_bundle, **plan.extra})
+
+    async def wait(task_id: str) -> None:
+        trigger = ManxueVideoTrigger(
+            video_task_id=task_id,
+            manxue_conn_id="manxue_default",
+            poke_interval=plan.interval,
+            started_at=plan.begins_at,
+            deadline=plan.ends_at + 3600,
+            first_poll_at=0.0,
+        )
+        async for _ in trigger.run():
+            return
+
+    return wait
+
+
+async def http_sensor(plan: Plan, _: Report) -> Callable[[str], Awaitable[None]]:
+    """
+    Return a wait by the trigger of the http provider.
+
+    It takes every answer but 404 for the end, so the service is told to answer 404 until then. It polls at
+    once; to ask as evenly as the others, its start is spread.
+    """
+    from airflow.providers.http.triggers.http import HttpSensorTrigger
+
+    _connection("http_default", plan)
+
+    async def wait(task_id: str) -> None:
+        await asyncio.sleep(random.random() * plan.interval)
+        trigger = HttpSensorTrigger(
+            endpoint=plan.endpoint(task_id), headers=plan.headers, poke_interval=plan.interval
+        )
+        async for _ in trigger.run():
+            return
+
+    return wait
+
+
+async def aiohttp_loop(plan: Plan, _: Report) -> Callable[[str], Awaitable[None]]:
+    """Return a wait with the least that can be done: a shared session, a GET, the status, a sleep."""
+    import aiohttp
+
+    # The session lives as long as the process.
+    session = aiohttp.ClientSession(headers=plan.headers)
+
+    async def wait(task_id: str) -> None:
+        url = plan.url(task_id)
+        await asyncio.sleep(random.random() * plan.interval)
+        while True:
+            async with session.get(url) as response:
+                if (await response.json())["status"] == "completed":
+                    return
+            await asyncio.sleep(plan.interval)
+
+    return wait
+
+
+LOOPS = {"manxue": manxue, "http_sensor": http_sensor, "aiohttp": aiohttp_loop}
+
+
+def wait_in_threads(plan: Plan, report: Report) -> None:
+    """Wait in a thread for each task, with a ``requests`` session of its own."""
+    import requests
+
+    def wait(task_id: str, completed_at: float) -> None:
+        with requests.Session() as session:
+            session.headers.update(plan.headers)
+            session.verify = plan.ca_bundle
+            time.sleep(random.random() * plan.interval)
+            while session.get(plan.url(task_id), timeout=30).json()["status"] != "completed":
+                time.sleep(plan.interval)
+        report.delays.append(time.time() - completed_at)
+
+    _sleep_until(plan.begins_at)
+    threads = [threading.Thread(target=wait, args=task, daemon=True) for task in plan.tasks.items()]
+    for thread in threads:
+        thread.start()
+    _sleep_until(plan.measured_from)
+    used = time.process_time()
+    _sleep_until(plan.measured_until)
+    report.cpu = time.process_time() - used
+    report.resident = resident_memory()
+    for thread in threads:
+        thread.join(max(0.0, plan.ends_at - time.time()))
+
+
+# --- the event loop and its meters --------------------------------------------------------------------------
+
+
+async def wait_on_loop(plan: Plan, report: Report) -> None:
+    """Start the waits one after another, as the triggerer does, and measure until all have ended."""
+    wait = await LOOPS[plan.kind](plan, report)
+    _count_look_ups(report)
+    ticking = asyncio.create_task(_tick(report.lags))
+    idle = await _idle_load()
+    await _async_sleep_until(plan.begins_at)
+    report.lags.clear()
+
+    async def one(task_id: str, completed_at: float) -> None:
+        await wait(task_id)
+        report.delays.append(time.time() - completed_at)
+
+    tasks = []
+    for task in plan.tasks.items():
+        tasks.append(asyncio.create_task(one(*task)))
+        await asyncio.sleep(0)
+    await _async_sleep_until(plan.measured_from)
+    used = time.process_time()
+    await _async_sleep_until(plan.measured_until)
+    report.cpu = time.process_time() - used - idle * (plan.measured_until - plan.measured_from)
+    report.resident = resident_memory()
+    await asyncio.wait(tasks, timeout=max(0.0, plan.ends_at - time.time()))
+    ticking.cancel()
+
+
+async def _tick(lags: list[float]) -> None:
+    loop = asyncio.get_running_loop()
+    while True:
+        due = loop.time() + TICK
+        await asyncio.sleep(TICK)
+        lags.append(loop.time() - due)
+
+
+async def _idle_load() -> float:
+    """Return the CPU seconds per second of a process that only ticks."""
+    used = time.process_time()
+    await asyncio.sleep(IDLE)
+    return (time.process_time() - used) / IDLE
+
+
+def _count_look_ups(report: Report) -> None:
+    from airflow.providers.common.compat import connection
+
+    look_up = connection.get_async_connection
+
+    async def counted(*arguments: Any, **options: Any) -> Any:
+        report.look_ups += 1
+        return await look_up(*arguments, **options)
+
+    connection.get_async_connection = counted
+
+
+def _connection(conn_id: str, plan: Plan, extra: dict[str, Any] | None = None) -> None:
+    connection = {
+        "conn_type": "generic",
+        "host": plan.base_url,
+        "password": plan.api_key,
+        "extra": extra or {},
+    }
+    os.environ[f"AIRFLOW_CONN_{conn_id.upper()}"] = json.dumps(connection)
+
+
+def resident_memory() -> int:
+    """Return the bytes of resident memory of this process."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+async def _async_sleep_until(moment: float) -> None:
+    await asyncio.sleep(_left_until(moment))
+
+
+def _sleep_until(moment: float) -> None:
+    time.sleep(_left_until(moment))
+
+
+def _left_until(moment: float) -> float:
+    left = moment - time.time()
+    if left < -LATE:
+        raise TimeoutError(f"this machine is too slow for the plan: {-left:.1f} s late")
+    return max(0.0, left)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,181 @@
+"""The comparison: the same waits by each kind, each in its own process and against a service of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+from statistics import quantiles
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from benchmarks.service import Service, service
+from benchmarks.waiters import Plan, Report
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ROOT = Path(__file__).parent.parent
+
+UNLIMITED = {"requests_per_second": 10_000}
+"""Extra fields of a connection that holds nobody back; the number of sockets stays at its default."""
+
+NO_LOG = {"AIRFLOW__LOGGING__LOGGING_LEVEL": "CRITICAL"}
+"""HttpSensorTrigger would write a warning for every 404; what a log costs is left out for all."""
+
+START_UP = 12.0
+"""Seconds in which a process imports what it needs and measures how much it uses when idle."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """
+    How many waits, and which kinds of them.
+
+    :param waits: how many.
+    :param interval: seconds between two polls.
+    :param measured: seconds in which CPU time is taken.
+    :param kinds: the kinds that can do that many.
+    :param together: measure all kinds at the same time, so that whatever else the machine does meets them all.
+        It must have time to spare for that.
+    """
+
+    waits: int
+    interval: float
+    measured: float
+    kinds: tuple[str, ...]
+    together: bool = True
+
+
+SIZES = (
+    Size(100, 2.0, 10.0, ("manxue", "aiohttp", "http_sensor", "threads")),
+    Size(1_000, 10.0, 15.0, ("manxue", "aiohttp", "http_sensor")),
+    # With HttpSensorTrigger, this many would need more than one core.
+    Size(10_000, 20.0, 30.0, ("manxue", "aiohttp"), together=False),
+)
+
+QUICK_SIZES = (Size(100, 1.0, 3.0, ("manxue", "aiohttp", "http_sensor", "threads")),)
+
+
+@dataclass(frozen=True)
+class Figures:
+    """
+    What a kind of waits costs.
+
+    :param kind: which kind.
+    :param waits: how many.
+    :param interval: seconds between two polls.
+    :param polls: requests while CPU time was taken.
+    :param cpu_per_poll: CPU milliseconds for each.
+    :param connections_per_1000_polls: new TLS connections.
+    :param look_ups_per_1000_polls: look-ups of the Airflow connection.
+    :param lag_p50: milliseconds that the event loop was late; None where there is none.
+    :param lag_p99: the same; one tick of 100 was later.
+    :param lag_max: the worst one.
+    :param resident: MiB of memory of the whole process.
+    :param delay_p50: seconds from the completion at the service to the event.
+    :param delay_p99: the same; one wait of 100 took longer.
+    :param undetected: waits that did not notice the completion in time.
+    """
+
+    kind: str
+    waits: int
+    interval: float
+    polls: int
+    cpu_per_poll: float
+    connections_per_1000_polls: float
+    look_ups_per_1000_polls: float
+    lag_p50: float | None
+    lag_p99: float | None
+    lag_max: float | None
+    resident: float
+    delay_p50: float
+    delay_p99: float
+    undetected: int
+
+
+def compare(sizes: Sequence[Size]) -> list[Figures]:
+    """Measure all kinds of all sizes."""
+    figures = []
+    for size in sizes:
+        print(f"  {size.waits:,} waits ...", file=sys.stderr, flush=True)
+        with ThreadPoolExecutor(len(size.kinds) if size.together else 1) as threads:
+            figures += threads.map(measure, size.kinds, repeat(size))
+    return figures
+
+
+def measure(kind: str, size: Size) -> Figures:
+    """
+    Measure one kind.
+
+    After one interval every wait has polled; then CPU time is taken, while nothing is completed; then all
+    tasks are completed at random moments within one interval.
+    """
+    with service() as running:
+        preparation = size.waits / 2000
+        begins_at = time.time() + START_UP + preparation
+        measured_from = begins_at + size.interval
+        measured_until = measured_from + size.measured
+        last = measured_until + size.interval
+        plan = Plan(
+            kind,
+            *running.address(),
+            tasks=running.add_tasks(size.waits, measured_until, last, hidden=kind == "http_sensor"),
+            interval=size.interval,
+            begins_at=begins_at,
+            measured_from=measured_from,
+            measured_until=measured_until,
+            ends_at=last + 1.2 * size.interval + 2,
+            extra=UNLIMITED,
+        )
+        report = carry_out(plan)
+        return _figures(plan, report, running)
+
+
+def _figures(plan: Plan, report: Report, running: Service) -> Figures:
+    requests = running.queries()
+    polls = sum(plan.measured_from <= one.time < plan.measured_until for one in requests)
+    lag = [1000 * value for value in (percentiles(report.lags) if report.lags else ())]
+    delay = percentiles(report.delays)
+    return Figures(
+        kind=plan.kind,
+        waits=len(plan.tasks),
+        interval=plan.interval,
+        polls=polls,
+        cpu_per_poll=1000 * report.cpu / polls,
+        connections_per_1000_polls=1000 * len({one.connection for one in requests}) / len(requests),
+        look_ups_per_1000_polls=1000 * report.look_ups / len(requests),
+        lag_p50=lag[0] if lag else None,
+        lag_p99=lag[1] if lag else None,
+        lag_max=lag[2] if lag else None,
+        resident=report.resident / 2**20,
+        delay_p50=delay[0],
+        delay_p99=delay[1],
+        undetected=len(plan.tasks) - len(report.delays),
+    )
+
+
+def carry_out(plan: Plan) -> Report:
+    """Carry out a plan in a fresh process."""
+    with TemporaryDirectory() as home:
+        plan_file, report_file = Path(home, "plan.json"), Path(home, "report.json")
+        plan_file.write_text(json.dumps(dataclasses.asdict(plan)))
+        subprocess.run(
+            [sys.executable, "-m", "benchmarks.waiters", plan_file, report_file],
+            cwd=ROOT,
+            env={"AIRFLOW_HOME": home, "SSL_CERT_FILE": plan.ca_bundle, **NO_LOG},
+            check=True,
+        )
+        return Report(**json.loads(report_file.read_text()))
+
+
+def percentiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return the median, the 99th percentile and the greatest."""
+    cuts = quantiles(values, n=100, method="inclusive")
+    return cuts[49], cuts[98], max(values)
