@@ -34,6 +34,12 @@ RECOVERY = 150
 ACCELERATION = 1.02
 """Growth of the steps once the rate is beyond that point, for a service that has lifted its limit."""
 
+GENTLE_RATE = 20.0
+"""Requests per second with which a fast pace begins again after a pause."""
+
+RAMP = 10.0
+"""Seconds in which it comes back from there to its rate."""
+
 DEFAULT_PAUSE = 1.0
 """Seconds of a pause for which the service gave no length."""
 
@@ -59,6 +65,7 @@ class Pace:
         self._alarm: asyncio.TimerHandle | None = None
         # What the last 429 has taught.
         self._slowed_at = float("-inf")
+        self._resumed_at = float("-inf")
         self._ceiling = limit
         self._step = 0.0
         self._good_answers = SOON + 1
@@ -104,8 +111,15 @@ class Pace:
                 return
             else:
                 self._under_way += 1
-                self._next_at = now + 1 / self.rate
+                self._next_at = now + 1 / self._rate_at(now)
                 self._queue.popleft().set_result(None)
+
+    def _rate_at(self, now: float) -> float:
+        """Return the rate, but less of it for a while after a pause: all the waits that it held up are due."""
+        since_pause = now - self._resumed_at
+        if since_pause >= RAMP or self.rate <= GENTLE_RATE:
+            return self.rate
+        return GENTLE_RATE + (self.rate - GENTLE_RATE) * since_pause / RAMP
 
     def _set_alarm(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._alarm is None:
@@ -135,6 +149,7 @@ class Pace:
         """
         now = asyncio.get_running_loop().time()
         self._next_at = max(self._next_at, now + (DEFAULT_PAUSE if pause is None else pause))
+        self._resumed_at = self._next_at
         if asked_at <= self._slowed_at:
             return
         decrease = SHARP_DECREASE if self._good_answers <= SOON else DECREASE

@@ -114,6 +114,24 @@ def test_pace_settles_just_below_a_limit_that_the_service_does_not_tell(burst):
     assert all(0.8 * 300 <= minutes[minute] <= 300 for minute in range(1, 15)), minutes
 
 
+def test_fast_pace_comes_back_gradually_after_a_pause():
+    async def main():
+        pace, moments = Pace(1000, 1000), []
+        pace.was_refused(asyncio.get_running_loop().time(), 30.0)
+
+        async def ask():
+            async with pace.turn() as asked_at:
+                moments.append(asked_at)
+
+        await asyncio.gather(*(ask() for _ in range(1000)))
+        return Counter(int(moment) for moment in moments)
+
+    asked = run(main())
+    assert min(asked) == 30
+    assert asked[30] < 80
+    assert asked[30] < asked[31] < asked[32] < asked[33]
+
+
 def test_many_refusals_of_one_moment_slow_the_pace_once():
     async def main():
         pace = Pace(100, 10)
