@@ -85,7 +85,11 @@ class Pace:
             self._give_back()
 
     async def _take(self) -> None:
-        mine = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        if not self._queue and self._under_way < self.at_once and (now := loop.time()) >= self._next_at:
+            self._grant(now)
+            return
+        mine = loop.create_future()
         self._queue.append(mine)
         self._hand_out()
         try:
@@ -110,9 +114,12 @@ class Pace:
                 self._set_alarm(loop)
                 return
             else:
-                self._under_way += 1
-                self._next_at = now + 1 / self._rate_at(now)
+                self._grant(now)
                 self._queue.popleft().set_result(None)
+
+    def _grant(self, now: float) -> None:
+        self._under_way += 1
+        self._next_at = now + 1 / self._rate_at(now)
 
     def _rate_at(self, now: float) -> float:
         """Return the rate, but less of it for a while after a pause: all the waits that it held up are due."""
