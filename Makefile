@@ -58,7 +58,7 @@ constraints: .uv/.ready ## choose the newest versions of everything again
 		file=constraints/airflow-$${version%.*}.txt; \
 		echo "$$file"; \
 		echo "apache-airflow==$$version" | $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 \
-			--group dev --group bench --extra testing --no-header --no-annotate \
+			--group dev --group bench --group docs --group browser --group dist --extra testing --no-header --no-annotate \
 			--output-file "$$file" pyproject.toml - >/dev/null || exit 1; \
 	done
 
@@ -85,6 +85,12 @@ $(READY_BENCH): .uv/.ready $(INPUTS) constraints/airflow-3.3.txt
 	@$(UV) venv --quiet --clear --python .uv/bin/python $(VENV_BENCH)
 	@$(UV) pip install --quiet --compile-bytecode --python $(VENV_BENCH) --group bench --editable '.[testing]' \
 		--constraints constraints/airflow-3.3.txt
+	@touch $@
+
+# What only some targets need, on top: the dependency group of that name.
+$(VENV)/.with-%: $(READY)
+	@echo 'Installing the group $* into $(VENV) ...'
+	@$(UV) pip install --quiet --compile-bytecode --python $(VENV) --group $* --constraints constraints/airflow-3.3.txt
 	@touch $@
 
 .uv/.ready: constraints/dev.txt
