@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,9 @@ from airflow_provider_manxue.protocol import TaskStatus, VideoTask, read_video_t
 
 TELL_EVERY = 10.0
 """Seconds between two lines about progress at least; a failed video is told at once."""
+
+MYSQL_TEXT = 65_535
+"""Bytes that MySQL holds in the column in which Airflow stores the arguments of a trigger."""
 
 _OF_THE_CONNECTION = (
     ManxueAuthenticationError,
@@ -54,6 +58,17 @@ def read_video_task_ids(values: Any) -> list[str]:
     if not ids:
         raise ManxueInputError("video_task_ids is empty. Pass at least one id.")
     return ids
+
+
+def stored_length(ids: Iterable[str]) -> int:
+    """
+    Return about how many bytes the ids take in the metadata database: as JSON, encrypted by Airflow's Fernet.
+
+    :param ids: the ids.
+    """
+    length = len(json.dumps(list(ids))) + 300  # the other arguments
+    encrypted = 57 + 16 * (length // 16 + 1)
+    return 4 * -(-encrypted // 3)
 
 
 def concerns_connection(error: ManxueError) -> bool:
@@ -109,6 +124,15 @@ def tasks_of(ids: Iterable[str], outcomes: Mapping[str, Outcome]) -> list[dict[s
     :param outcomes: what became of each; an error stands in the field ``error`` of its task.
     """
     return [_task_of(video_task_id, outcomes[video_task_id]).as_dict() for video_task_id in ids]
+
+
+def xcoms_of(tasks: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """
+    Return what a wait for many videos hands to the next tasks, beside its return value, by XCom key.
+
+    :param tasks: the tasks, as :func:`tasks_of` returns them.
+    """
+    return {key: [task[key] for task in tasks] for key in ("video_url", "actualDuration")}
 
 
 def _task_of(video_task_id: str, outcome: Outcome) -> VideoTask:

@@ -44,18 +44,22 @@ _ERRORS: dict[str, type[ManxueError]] = {
 _STATUS_OF = {kind: status for status, kind in _ERRORS.items()}
 
 
-def completed_event(video_task_id: str, last_answer: str = "") -> dict[str, Any]:
+def completed_event(
+    video_task_id: str, last_answer: str = "", *, started_at: float | None = None
+) -> dict[str, Any]:
     """
     Return the event of a wait whose video is there.
 
     :param video_task_id: id of the task.
     :param last_answer: what the log said of the last answer, so that the worker does not say it again.
+    :param started_at: when the wait began, in seconds since the epoch, if the worker does not know.
     """
     return {
         "version": VERSION,
         "status": "completed",
         "video_task_id": video_task_id,
         "last_answer": last_answer,
+        **_start(started_at),
     }
 
 
@@ -64,15 +68,41 @@ def error_event(video_task_id: str, error: ManxueError) -> dict[str, Any]:
     return {"version": VERSION, "video_task_id": video_task_id, **_described(error)}
 
 
-def batch_event(errors: Mapping[str, ManxueError]) -> dict[str, Any]:
+def begin_event(reason: str) -> dict[str, Any]:
+    """
+    Return the event of a wait that cannot begin in the triggerer, so that a worker has to begin it.
+
+    :param reason: why it cannot.
+    """
+    return {"version": VERSION, "status": "begin", "reason": reason}
+
+
+def says_begin(event: Any) -> bool:
+    """Return whether a worker has to begin the wait."""
+    return isinstance(event, dict) and event.get("version") == VERSION and event.get("status") == "begin"
+
+
+def _start(started_at: float | None) -> dict[str, float]:
+    return {} if started_at is None else {"started_at": started_at}
+
+
+def start_of(event: Any) -> float | None:
+    """Return when the wait began, in seconds since the epoch; None if the event does not say."""
+    started_at = event.get("started_at") if isinstance(event, dict) else None
+    return float(started_at) if isinstance(started_at, (int, float)) else None
+
+
+def batch_event(errors: Mapping[str, ManxueError], *, started_at: float | None = None) -> dict[str, Any]:
     """
     Return the event of a wait for many videos, all of which have ended.
 
     :param errors: the errors with which some of the waits ended, by the id of the video.
+    :param started_at: when the wait began, in seconds since the epoch, if the worker does not know.
     """
     return {
         "version": VERSION,
         "status": "ended",
+        **_start(started_at),
         "errors": {video_task_id: _described(error) for video_task_id, error in errors.items()},
     }
 

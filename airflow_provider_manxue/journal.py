@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 from airflow_provider_manxue.exceptions import ManxueError, ManxueTransientError
 from airflow_provider_manxue.protocol import TaskStatus, VideoTask
@@ -71,6 +71,26 @@ class Journal:
 
     def _line(self, level: int, text: str, now: float) -> News:
         return News(level, f"Video {self.video_task_id}: {text} (after {elapsed(now - self.started_at)})")
+
+
+def announcement(
+    what: str, where: str, how: str, *, interval: float, started_at: float, deadline: float
+) -> str:
+    """
+    Say what is awaited, and for how long at most.
+
+    :param what: the video or videos.
+    :param where: the service's host, or the connection that leads there.
+    :param how: on which process.
+    :param interval: seconds between two polls.
+    :param started_at: when the wait began, in seconds since the epoch.
+    :param deadline: when it ends at the latest.
+    """
+    end = datetime.fromtimestamp(deadline, tz=UTC).isoformat(sep=" ", timespec="seconds")
+    return (
+        f"Waiting for {what} at {where}, {how}: every {interval:g} s, for {elapsed(deadline - started_at)} at most, "
+        f"until {end}."
+    )
 
 
 def describe(outcome: VideoTask | ManxueError) -> str:

@@ -45,11 +45,55 @@ MIN_FIRST_POLL_DELAY = 10.0
 """Seconds from a worker's poll to the first one elsewhere, in the triggerer or in a rescheduled process. A task
 that comes back earlier can lose a race against the scheduler, which then takes it for killed."""
 
+BACKSTOP = 900.0
+"""Seconds by which Airflow's own timeout of a deferral lies after ours; it only matters if the trigger is dead."""
+
 MIN_INTERVAL = 1.0
 """Seconds; no setting makes a wait ask more often than that."""
 
 JITTER = 0.1
 """Part of an interval by which polls are spread, so that waits that began together drift apart."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """
+    The times of a wait, in seconds since the epoch.
+
+    :param started_at: when it began.
+    :param deadline: when it ends at the latest.
+    :param first_poll_at: when the triggerer asks first; if that has passed, it was restarted.
+    """
+
+    started_at: float
+    deadline: float
+    first_poll_at: float
+
+
+def span_from_its_end(
+    ends_at: float,
+    now: float,
+    *,
+    timeout: float,
+    margin: float,
+    execution_timeout: float | None,
+    interval: float,
+) -> Span:
+    """
+    Return the times of a wait that began in the triggerer, where only the time at which Airflow ends it is known.
+
+    :param ends_at: that time: the start plus ``timeout`` and ``margin``, or plus ``execution_timeout`` if that is
+        shorter.
+    :param now: the moment of the look. Within one interval of the start, the first poll is due at once.
+    :param timeout: seconds that the wait may take.
+    :param margin: seconds after that at which Airflow ends it.
+    :param execution_timeout: seconds that the task may take, or None.
+    :param interval: seconds between two polls.
+    """
+    bound = float("inf") if execution_timeout is None else execution_timeout
+    started_at = ends_at - min(timeout + margin, bound)
+    is_new = now <= started_at + interval
+    return Span(started_at, started_at + min(timeout, bound), max(now, started_at) if is_new else started_at)
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,6 +107,10 @@ class VideoTask:
             **self.extra,
         }
 
+    def as_xcoms(self) -> dict[str, Any]:
+        """Return what a wait for this video hands to the next tasks, beside its return value, by XCom key."""
+        return {"video_url": self.video_url, "actualDuration": self.actual_duration}
+
 
 # --- asking ---------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ import warnings
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
 
 from airflow.exceptions import AirflowRescheduleException
 from airflow.providers.common.compat.sdk import (
@@ -20,14 +21,16 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_manxue.connection import DEFAULT_CONN_ID
-from airflow_provider_manxue.events import read_event
+from airflow_provider_manxue.events import read_event, start_of
 from airflow_provider_manxue.exceptions import (
     ManxueError,
     ManxueInputError,
     ManxueTimeoutError,
     ManxueVideoFailedError,
 )
+from airflow_provider_manxue.journal import announcement
 from airflow_provider_manxue.polling import (
+    BACKSTOP,
     DEFAULT_POKE_INTERVAL,
     DEFAULT_TIMEOUT,
     AskAgain,
@@ -39,15 +42,12 @@ from airflow_provider_manxue.polling import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
 
     from airflow.providers.common.compat.sdk import Context
 
     from airflow_provider_manxue.hooks.manxue import ManxueHook
     from airflow_provider_manxue.protocol import VideoTask
-
-BACKSTOP = timedelta(minutes=15)
-"""How much later than ours Airflow's own timeout of a deferral lies; it only matters if the trigger is dead."""
 
 
 class WaitingTask(BaseSensorOperator):
@@ -111,7 +111,8 @@ class WaitingTask(BaseSensorOperator):
             if "timeout" in failure:
                 self._raise_timeout(
                     ManxueTimeoutError(
-                        f"The trigger did not answer within the timeout; is a triggerer running? ({failure})"
+                        f"The trigger did not say within the timeout that the video is ready; is a triggerer running, and "
+                        f"not too busy? ({failure})"
                     )
                 )
             # Past BaseSensorOperator, which would skip on every error with soft_fail.
@@ -145,22 +146,42 @@ class WaitingTask(BaseSensorOperator):
         first = _first_reschedule_date(context["ti"], context)
         return first.timestamp() if first else time.time()
 
-    def _pause_on_worker(
-        self, decision: AskAgain, deadline: float, timed_out: Callable[[], ManxueTimeoutError]
-    ) -> None:
-        """Let the time until the next poll pass; returns in poke mode only."""
+    def _pause_on_worker(self, decision: AskAgain, deadline: float) -> bool:
+        """
+        Let the time until the next poll pass; comes back in poke mode, or at the deadline.
+
+        :return: whether there is a next poll before the deadline. If not, the service does not want to be asked
+            again before it, so that there was nothing left but to wait.
+        """
         if decision.at > deadline:
-            # The service does not want to be asked before the deadline, so there is nothing left but to wait.
             _sleep_until(deadline)
-            self._raise_timeout(timed_out())
+            return False
         if self.reschedule:
             at = first_poll_at(decision, time.time(), deadline)
             raise AirflowRescheduleException(datetime.fromtimestamp(at, tz=UTC))
         _sleep_until(decision.at)
+        return True
+
+    def _announce(self, what: str, started_at: float) -> None:
+        """Tell the log what is awaited from now on."""
+        how = "in the triggerer and without a worker slot" if self.deferrable else "on this worker"
+        text = announcement(
+            what,
+            urlsplit(self.hook.settings.base_url).hostname or "",
+            how,
+            interval=self._policy.interval,
+            started_at=started_at,
+            deadline=started_at + self._patience,
+        )
+        self.log.info(text)
+
+    def _ending_arguments(self) -> dict[str, Any]:
+        """Return the arguments of a trigger that say how the task ends; by default on a worker."""
+        return {}
 
     def _backstop(self, deadline: float) -> timedelta:
         """Return the timeout that Airflow itself puts on a deferral."""
-        return timedelta(seconds=max(0.0, deadline - time.time())) + BACKSTOP
+        return timedelta(seconds=max(0.0, deadline - time.time()) + BACKSTOP)
 
     def _raise_error(self, error: ManxueError) -> NoReturn:
         if isinstance(error, ManxueTimeoutError):
@@ -192,7 +213,9 @@ class WaitingTask(BaseSensorOperator):
 class SingleWaitingTask(WaitingTask):
     """Base of the tasks that wait for one video."""
 
-    def execute_complete(self, context: Context, event: Any, started_at: float) -> dict[str, Any]:
+    def execute_complete(
+        self, context: Context, event: Any, started_at: float | None = None
+    ) -> dict[str, Any]:
         """
         Go on when the trigger has fired.
 
@@ -200,12 +223,15 @@ class SingleWaitingTask(WaitingTask):
         now, the task defers again within the same deadline.
 
         :param event: what the trigger said.
-        :param started_at: when the wait began, in seconds since the epoch.
+        :param started_at: when the wait began, in seconds since the epoch; None if it is the event that says so.
         """
         if (error := read_event(event)) is not None:
             self._raise_error(error)
         return self._wait(
-            context, str(event["video_task_id"]), started_at, last_answer=str(event.get("last_answer", ""))
+            context,
+            str(event["video_task_id"]),
+            started_at or start_of(event) or time.time(),
+            last_answer=str(event.get("last_answer", "")),
         )
 
     def _wait(
@@ -220,6 +246,8 @@ class SingleWaitingTask(WaitingTask):
             # A rescheduled task keeps no state, so its grace is counted from the start of the wait.
             grace_since=started_at if self._is_rescheduled else None,
         )
+        if not self.deferrable and not self.reschedule:
+            self._announce(f"the video {video_task_id}", started_at)
         while True:
             decision = wait.after(self._ask(wait.video_task_id), time.time())
             for news in decision.news:
@@ -242,18 +270,14 @@ class SingleWaitingTask(WaitingTask):
         """Let the time until the next poll pass, in the way of this mode; only poke mode returns."""
         if self.deferrable:
             self._defer_until(wait, decision)
-        self._pause_on_worker(decision, wait.deadline, wait.timed_out)
+        if not self._pause_on_worker(decision, wait.deadline):
+            self._raise_timeout(wait.timed_out())
 
     def _defer_until(self, wait: Wait, decision: AskAgain) -> NoReturn:
         from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
 
         now = time.time()
-        self.log.info(
-            "Waiting for the video %s in the triggerer, without a worker slot: every %g s, until %s at the latest.",
-            wait.video_task_id,
-            wait.policy.interval,
-            datetime.fromtimestamp(wait.deadline, tz=UTC).isoformat(timespec="seconds"),
-        )
+        self._announce(f"the video {wait.video_task_id}", wait.started_at)
         self.defer(
             trigger=ManxueVideoTrigger(
                 video_task_id=wait.video_task_id,
@@ -266,6 +290,7 @@ class SingleWaitingTask(WaitingTask):
                 max_wait=wait.policy.max_wait,
                 grace_since=wait.grace_since,
                 last_answer=wait.last_answer,
+                **self._ending_arguments(),
             ),
             method_name="execute_complete",
             kwargs={"started_at": wait.started_at},
@@ -274,8 +299,8 @@ class SingleWaitingTask(WaitingTask):
 
     def _hand_over(self, context: Context, task: VideoTask) -> dict[str, Any]:
         if self.do_xcom_push:
-            context["ti"].xcom_push(key="video_url", value=task.video_url)
-            context["ti"].xcom_push(key="actualDuration", value=task.actual_duration)
+            for key, value in task.as_xcoms().items():
+                context["ti"].xcom_push(key=key, value=value)
         return task.as_dict()
 
 

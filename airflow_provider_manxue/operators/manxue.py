@@ -158,7 +158,9 @@ class ManxueCreateVideoOperator(SingleWaitingTask):
                     return video_task_id
                 return self._wait(context, video_task_id, time.time())
 
-    def execute_complete(self, context: Context, event: Any, started_at: float) -> dict[str, Any]:
+    def execute_complete(
+        self, context: Context, event: Any, started_at: float | None = None
+    ) -> dict[str, Any]:
         """
         Go on when the trigger has fired, as the sensor does.
 

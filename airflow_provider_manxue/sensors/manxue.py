@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from airflow.providers.common.compat.sdk import conf
+
 from airflow_provider_manxue.batch import (
+    MYSQL_TEXT,
     Progress,
     concerns_connection,
     failure_of,
     read_video_task_ids,
+    stored_length,
     tasks_of,
+    xcoms_of,
 )
-from airflow_provider_manxue.events import read_batch_event
-from airflow_provider_manxue.exceptions import ManxueError
+from airflow_provider_manxue.events import read_batch_event, says_begin, start_of
+from airflow_provider_manxue.exceptions import ManxueError, ManxueInputError
+from airflow_provider_manxue.from_trigger import feeds_mapped_tasks
 from airflow_provider_manxue.polling import (
     MIN_FIRST_POLL_DELAY,
     AskAgain,
@@ -24,7 +29,8 @@ from airflow_provider_manxue.polling import (
     Wait,
 )
 from airflow_provider_manxue.protocol import VideoTask, read_video_task_id
-from airflow_provider_manxue.waiting import SingleWaitingTask, WaitingTask, is_rendered_later
+from airflow_provider_manxue.sensors._base import TriggererSensor
+from airflow_provider_manxue.waiting import SingleWaitingTask, is_rendered_later
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -32,7 +38,7 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context, XComArg
 
 
-class ManxueVideoSensor(SingleWaitingTask):
+class ManxueVideoSensor(TriggererSensor, SingleWaitingTask):
     """
     Waits until a video of the sd2_manxue service is ready.
 
@@ -58,6 +64,9 @@ class ManxueVideoSensor(SingleWaitingTask):
     :param soft_fail: skip the task when the video failed or a timeout has passed.
     :param never_fail: skip the task after any error.
     :param mode: ``poke`` or ``reschedule``; read with ``deferrable=False``.
+    :param start_from_trigger: start in the triggerer, without a worker (Airflow 3.3 and later).
+    :param end_from_trigger: when the video is there, end in the triggerer, without a worker (Airflow 3.3 and
+        later). See ``docs/zero-workers.md`` for both.
     :raises ManxueInputError: if an argument cannot be used.
     """
 
@@ -67,12 +76,17 @@ class ManxueVideoSensor(SingleWaitingTask):
         self,
         *,
         video_task_id: str | dict[str, Any] | XComArg,
+        start_from_trigger: bool = False,
+        end_from_trigger: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.video_task_id = video_task_id
         if not is_rendered_later(self.video_task_id):
             read_video_task_id(self.video_task_id)
+        self._begin_and_end_in_triggerer(
+            start_from_trigger, end_from_trigger, "ManxueVideoTrigger", "video_task_id"
+        )
 
     def execute(self, context: Context) -> dict[str, Any]:
         """
@@ -80,12 +94,27 @@ class ManxueVideoSensor(SingleWaitingTask):
 
         :return: the whole task, under the service's field names.
         """
+        self._say_what_a_mapped_task_cannot(context)
         with self._endings():
             started_at = self._started_at(context)
             return self._wait(context, read_video_task_id(self.video_task_id), started_at)
 
+    def execute_complete(
+        self, context: Context, event: Any, started_at: float | None = None
+    ) -> dict[str, Any]:
+        """
+        Go on when the trigger has fired, or begin the wait if the trigger could not.
 
-class ManxueVideoBatchSensor(WaitingTask):
+        :param event: what the trigger said.
+        :param started_at: when the wait began, in seconds since the epoch; None if it is the event that says so.
+        """
+        if says_begin(event):
+            self.log.info("This worker begins the wait, since the triggerer could not: %s.", event["reason"])
+            return self.execute(context)
+        return super().execute_complete(context, event, started_at)
+
+
+class ManxueVideoBatchSensor(TriggererSensor):
     """
     Waits until each of many videos is ready, with one deferral and one trigger for all of them.
 
@@ -105,6 +134,9 @@ class ManxueVideoBatchSensor(WaitingTask):
     :param deferrable: wait in the triggerer; otherwise as ``mode`` says.
     :param poke_interval: seconds (or ``timedelta``) between two polls of a video.
     :param timeout: seconds (or ``timedelta``) after which the wait is given up.
+    :param start_from_trigger: start in the triggerer, without a worker (Airflow 3.3 and later).
+    :param end_from_trigger: when all videos are there, end in the triggerer, without a worker (Airflow 3.3 and
+        later). See ``docs/zero-workers.md`` for both.
     :raises ManxueInputError: if an argument cannot be used.
     """
 
@@ -115,6 +147,8 @@ class ManxueVideoBatchSensor(WaitingTask):
         *,
         video_task_ids: Iterable[str | dict[str, Any]] | XComArg,
         tolerate_failures: bool = False,
+        start_from_trigger: bool = False,
+        end_from_trigger: bool = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -122,6 +156,9 @@ class ManxueVideoBatchSensor(WaitingTask):
         self.tolerate_failures = tolerate_failures
         if not is_rendered_later(self.video_task_ids):
             read_video_task_ids(self.video_task_ids)
+        self._begin_and_end_in_triggerer(
+            start_from_trigger, end_from_trigger, "ManxueVideoBatchTrigger", "video_task_ids"
+        )
 
     def execute(self, context: Context) -> list[dict[str, Any]]:
         """
@@ -129,41 +166,64 @@ class ManxueVideoBatchSensor(WaitingTask):
 
         :return: the whole tasks, under the service's field names, in the order of the ids.
         """
+        self._say_what_a_mapped_task_cannot(context)
         with self._endings():
             started_at = self._started_at(context)
             ids = read_video_task_ids(self.video_task_ids)
+            self._check_ceilings(ids)
             if self.deferrable:
                 self._defer(ids, started_at)
             return self._wait(context, ids, started_at, {})
 
-    def execute_complete(self, context: Context, event: Any, started_at: float) -> list[dict[str, Any]]:
+    def execute_complete(
+        self, context: Context, event: Any, started_at: float | None = None
+    ) -> list[dict[str, Any]]:
         """
         Go on when the trigger has fired: read all tasks, since events hold no URL.
 
         :param event: what the trigger said.
-        :param started_at: when the wait began, in seconds since the epoch.
+        :param started_at: when the wait began, in seconds since the epoch; None if it is the event that says so.
         """
+        if says_begin(event):
+            self.log.info("This worker begins the wait, since the triggerer could not: %s.", event["reason"])
+            return self.execute(context)
         ids = read_video_task_ids(self.video_task_ids)
         try:
             errors = read_batch_event(event)
         except ManxueError as error:
             self._raise_error(error)
-        return self._wait(context, ids, started_at, errors)
+        return self._wait(context, ids, started_at or start_of(event) or time.time(), errors)
+
+    def _check_ceilings(self, ids: list[str]) -> None:
+        """
+        Refuse a batch whose result Airflow would not take in the end, and warn of one that it may not even defer.
+
+        :raises ManxueInputError: if a downstream task maps over a result that is longer than Airflow allows.
+        """
+        longest = conf.getint("core", "max_map_length")
+        if len(ids) > longest and feeds_mapped_tasks(self):
+            raise ManxueInputError(
+                f"A downstream task maps over the results of {len(ids)} videos, and [core] max_map_length allows "
+                f"{longest}. Nothing was awaited. Raise it, split the ids over more tasks, or map over something else."
+            )
+        stored = stored_length(ids)
+        if self.deferrable and stored > MYSQL_TEXT:
+            self.log.warning(
+                "%d ids take about %d bytes in Airflow's metadata database. If that is MySQL, it holds %d there, and "
+                "this task cannot defer: split the ids over more tasks. Other databases have no such limit.",
+                len(ids),
+                stored,
+                MYSQL_TEXT,
+            )
 
     def _defer(self, ids: list[str], started_at: float) -> NoReturn:
         from airflow_provider_manxue.triggers.manxue import ManxueVideoBatchTrigger
 
         policy, deadline = self._policy, started_at + self._patience
-        videos = list(dict.fromkeys(ids))
-        self.log.info(
-            "Waiting for %d videos in the triggerer, without a worker slot: every %g s, until %s at the latest.",
-            len(videos),
-            policy.interval,
-            datetime.fromtimestamp(deadline, tz=UTC).isoformat(timespec="seconds"),
-        )
+        self._announce(f"{len(set(ids))} videos", started_at)
         self.defer(
             trigger=ManxueVideoBatchTrigger(
-                video_task_ids=videos,
+                video_task_ids=ids,
                 manxue_conn_id=self.manxue_conn_id,
                 poke_interval=policy.interval,
                 started_at=started_at,
@@ -171,6 +231,7 @@ class ManxueVideoBatchSensor(WaitingTask):
                 first_poll_at=min(time.time() + MIN_FIRST_POLL_DELAY, deadline),
                 exponential_backoff=policy.exponential_backoff,
                 max_wait=policy.max_wait,
+                **self._ending_arguments(),
             ),
             method_name="execute_complete",
             kwargs={"started_at": started_at},
@@ -205,7 +266,9 @@ class ManxueVideoBatchSensor(WaitingTask):
             if waits:
                 if self.deferrable:
                     self._defer(ids, started_at)
-                self._pause_on_worker(next_poll, deadline, next(iter(waits.values())).timed_out)
+                if not self._pause_on_worker(next_poll, deadline):
+                    outcomes |= {video: wait.timed_out() for video, wait in waits.items()}
+                    break
         return self._hand_over(context, ids, outcomes)
 
     def _end_of(self, decision: Completed | Ended) -> VideoTask | ManxueError:
@@ -227,12 +290,8 @@ class ManxueVideoBatchSensor(WaitingTask):
         tasks = tasks_of(ids, outcomes)
         errors = {video: outcome for video, outcome in outcomes.items() if isinstance(outcome, ManxueError)}
         if self.do_xcom_push:
-            for key, value in {
-                "video_url": [task["video_url"] for task in tasks],
-                "actualDuration": [task["actualDuration"] for task in tasks],
-                # The return value of a task that fails would be lost.
-                **({"return_value": tasks} if errors else {}),
-            }.items():
+            # The return value of a task that fails would be lost.
+            for key, value in {**xcoms_of(tasks), **({"return_value": tasks} if errors else {})}.items():
                 context["ti"].xcom_push(key=key, value=value)
         if errors and not self.tolerate_failures:
             self._raise_error(failure_of(errors))

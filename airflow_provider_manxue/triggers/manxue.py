@@ -7,13 +7,31 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.triggers.base import TriggerEvent
 
-from airflow_provider_manxue.batch import Progress, concerns_connection
-from airflow_provider_manxue.events import batch_event, completed_event, error_event
+from airflow_provider_manxue.batch import (
+    Outcome,
+    Progress,
+    concerns_connection,
+    read_video_task_ids,
+    tasks_of,
+    xcoms_of,
+)
+from airflow_provider_manxue.events import batch_event, begin_event, completed_event, error_event
 from airflow_provider_manxue.exceptions import ManxueError, ManxueTransientError
-from airflow_provider_manxue.polling import AskAgain, Completed, Ended, PollPolicy, Wait, spread_first_poll
+from airflow_provider_manxue.polling import (
+    AskAgain,
+    Completed,
+    Ended,
+    PollPolicy,
+    Span,
+    Wait,
+    spread_first_poll,
+)
+from airflow_provider_manxue.protocol import read_video_task_id
 from airflow_provider_manxue.transport import Transport, shared_transport
+from airflow_provider_manxue.triggers._base import CannotBeginError, TaskTrigger
+from airflow_provider_manxue.xcoms import RETURN_KEY
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -27,79 +45,71 @@ LAST_LOOK = 1.0
 LATE_LOOK = 10.0
 """Seconds for an answer where the deadline had passed before the trigger started, as after a long downtime."""
 
+FRESH = 300.0
+"""Seconds for which a video's URL is handed on as it came; an older one is asked for again, so that it lasts."""
 
-class _WaitingTrigger(BaseTrigger):
+
+class _WaitingTrigger(TaskTrigger):
     """What both triggers know, and how each of their waits goes on to its end."""
 
     def __init__(
-        self,
-        *,
-        manxue_conn_id: str,
-        poke_interval: float,
-        started_at: float,
-        deadline: float,
-        first_poll_at: float,
-        exponential_backoff: bool = False,
-        max_wait: float | None = None,
+        self, *, exponential_backoff: bool = False, max_wait: float | None = None, **task: Any
     ) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.manxue_conn_id = manxue_conn_id
-        self.poke_interval = poke_interval
-        self.started_at = started_at
-        self.deadline = deadline
-        self.first_poll_at = first_poll_at
+        super().__init__(**task)
         self.exponential_backoff = exponential_backoff
         self.max_wait = max_wait
 
     def _common_arguments(self) -> dict[str, Any]:
         return {
-            "manxue_conn_id": self.manxue_conn_id,
-            "poke_interval": self.poke_interval,
-            "started_at": self.started_at,
-            "deadline": self.deadline,
-            "first_poll_at": self.first_poll_at,
+            **self._task_arguments(),
             "exponential_backoff": self.exponential_backoff,
             "max_wait": self.max_wait,
         }
 
-    def _wait_for(self, video_task_id: str, **state: Any) -> Wait:
+    def _wait_for(self, video_task_id: str, span: Span, **state: Any) -> Wait:
         return Wait(
             video_task_id=video_task_id,
             policy=PollPolicy(self.poke_interval, self.exponential_backoff, self.max_wait),
-            started_at=self.started_at,
-            deadline=self.deadline,
+            started_at=span.started_at,
+            deadline=span.deadline,
             **state,
         )
 
     async def _watch(
-        self, wait: Wait, transport: Transport, tell: Callable[[AskAgain | Completed | Ended], None]
+        self,
+        wait: Wait,
+        first_poll_at: float,
+        transport: Transport,
+        tell: Callable[[AskAgain | Completed | Ended], None],
     ) -> Completed | Ended:
         """Ask about one video until its wait is over."""
         at = spread_first_poll(
-            self.first_poll_at,
+            first_poll_at,
             time.time(),
             wait.policy.interval,
-            self.deadline,
+            wait.deadline,
             random.random(),  # noqa: S311
         )
-        may_ask = self.first_poll_at <= self.deadline
+        may_ask = first_poll_at <= wait.deadline
         while may_ask:
             await _sleep_until(at)
-            decision = wait.after(await self._ask(wait.video_task_id, transport), time.time())
+            decision = wait.after(await self._ask(wait, transport), time.time())
             tell(decision)
             if not isinstance(decision, AskAgain):
                 return decision
-            at, may_ask = decision.at, decision.at <= self.deadline
+            at, may_ask = decision.at, decision.at <= wait.deadline
         # The service does not want to be asked before the deadline.
-        await _sleep_until(self.deadline)
+        await _sleep_until(wait.deadline)
         return Ended(wait.timed_out())
 
-    async def _ask(self, video_task_id: str, transport: Transport) -> VideoTask | ManxueError:
+    async def _ask(self, wait: Wait, transport: Transport) -> VideoTask | ManxueError:
         """Ask once; neither a slow answer nor a long queue may move the deadline."""
-        left = self.deadline + LAST_LOOK - time.time()
+        left = wait.deadline + LAST_LOOK - time.time()
         try:
             async with asyncio.timeout(left if left > 0 else LATE_LOOK):
-                return await transport.get_video_task(self.manxue_conn_id, video_task_id, self.poke_interval)
+                return await transport.get_video_task(
+                    self.manxue_conn_id, wait.video_task_id, self.poke_interval
+                )
         except ManxueError as error:
             return error
         except TimeoutError:
@@ -108,26 +118,30 @@ class _WaitingTrigger(BaseTrigger):
 
 class ManxueVideoTrigger(_WaitingTrigger):
     """
-    Waits until a video is ready, has failed, or a deadline has passed.
+    Waits until a video is ready or has failed, or a deadline has passed.
 
     Times are absolute, in seconds since the epoch, and not of a monotonic clock: Airflow starts a trigger anew,
     with the same arguments, whenever the triggerer is restarted, and the wait goes on as if nothing had been.
     The arguments are stored in the metadata database; neither the key nor a URL is among them.
 
-    :param video_task_id: id of the task.
+    :param video_task_id: id of the task. In a wait that begins here also a template, or a reference to an XCom.
     :param grace_since: since when the service refuses the id or leaves out the URL, or None.
     :param last_answer: what the service said last to the worker.
     :param manxue_conn_id: id of the Airflow connection.
     :param poke_interval: seconds between two polls.
-    :param started_at: when the wait began.
+    :param started_at: when the wait began; None if it begins here.
     :param deadline: when the wait ends at the latest.
     :param first_poll_at: when to ask first; a trigger that starts later spreads its first poll over an interval.
     :param exponential_backoff: let the interval grow with the time waited.
     :param max_wait: longest interval in seconds, or None.
+    :param timeout: seconds that a wait that begins here may take.
+    :param execution_timeout: seconds that a task that begins here may take, or None.
+    :param end_from_trigger: end the task here when the video is there.
+    :param do_xcom_push: hand over the result when the task ends here.
     """
 
     def __init__(
-        self, *, video_task_id: str, grace_since: float | None = None, last_answer: str = "", **common: Any
+        self, *, video_task_id: Any, grace_since: float | None = None, last_answer: str = "", **common: Any
     ) -> None:
         super().__init__(**common)
         self.video_task_id = video_task_id
@@ -145,13 +159,23 @@ class ManxueVideoTrigger(_WaitingTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield the one event that says how it ended."""
-        wait = self._wait_for(self.video_task_id, grace_since=self.grace_since, last_answer=self.last_answer)
+        try:
+            value, span = await self._begin(self.video_task_id)
+            video_task_id = read_video_task_id(value)
+        except (CannotBeginError, ManxueError) as reason:
+            yield TriggerEvent(begin_event(str(reason)))
+            return
+        self._announce(f"the video {video_task_id}", span)
+        wait = self._wait_for(video_task_id, span, grace_since=self.grace_since, last_answer=self.last_answer)
         async with shared_transport() as transport:
-            end = await self._watch(wait, transport, self._tell)
-        if isinstance(end, Completed):
-            yield TriggerEvent(completed_event(self.video_task_id, wait.last_answer))
+            end = await self._watch(wait, span.first_poll_at, transport, self._tell)
+        if isinstance(end, Ended):
+            yield TriggerEvent(error_event(video_task_id, end.error))
+        elif await self._ended_here({**end.task.as_xcoms(), RETURN_KEY: end.task.as_dict()}):
+            yield self._success()
         else:
-            yield TriggerEvent(error_event(self.video_task_id, end.error))
+            started_at = None if self._given_span else span.started_at
+            yield TriggerEvent(completed_event(video_task_id, wait.last_answer, started_at=started_at))
 
     def _tell(self, decision: AskAgain | Completed | Ended) -> None:
         for news in decision.news:
@@ -164,17 +188,22 @@ class ManxueVideoBatchTrigger(_WaitingTrigger):
 
     An error that concerns the connection and not a single video ends the wait for all at once.
 
-    :param video_task_ids: ids of the tasks, each once.
+    :param video_task_ids: ids of the tasks. One that stands there more than once is polled once. In a wait that
+        begins here also templates, or references to XComs.
     :param manxue_conn_id: id of the Airflow connection.
     :param poke_interval: seconds between two polls of a video.
-    :param started_at: when the wait began.
+    :param started_at: when the wait began; None if it begins here.
     :param deadline: when the wait ends at the latest.
     :param first_poll_at: when to ask first; the limits of the connection spread the polls from then on.
     :param exponential_backoff: let the interval grow with the time waited.
     :param max_wait: longest interval in seconds, or None.
+    :param timeout: seconds that a wait that begins here may take.
+    :param execution_timeout: seconds that a task that begins here may take, or None.
+    :param end_from_trigger: end the task here when all videos are there.
+    :param do_xcom_push: hand over the result when the task ends here.
     """
 
-    def __init__(self, *, video_task_ids: list[str], **common: Any) -> None:
+    def __init__(self, *, video_task_ids: Any, **common: Any) -> None:
         super().__init__(**common)
         self.video_task_ids = video_task_ids
 
@@ -187,26 +216,71 @@ class ManxueVideoBatchTrigger(_WaitingTrigger):
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait for all, and yield the one event that says which of them ended with an error."""
-        progress = Progress(len(self.video_task_ids))
+        try:
+            value, span = await self._begin(self.video_task_ids)
+            ids = read_video_task_ids(value)
+        except (CannotBeginError, ManxueError) as reason:
+            yield TriggerEvent(begin_event(str(reason)))
+            return
+        videos = list(dict.fromkeys(ids))
+        self._announce(f"{len(videos)} videos", span)
+        batch = _Batch(span, Progress(len(videos)))
         async with shared_transport() as transport:
             try:
                 async with asyncio.TaskGroup() as group:
-                    for video_task_id in self.video_task_ids:
-                        group.create_task(self._watch_one(video_task_id, transport, progress))
+                    for video_task_id in videos:
+                        group.create_task(self._watch_one(video_task_id, transport, batch))
             except* _WholeBatchError as errors:
                 # The first one tells it all: it is the connection that is wrong.
-                event = error_event("", errors.exceptions[0].args[0])
+                event = TriggerEvent(error_event("", errors.exceptions[0].args[0]))
             else:
-                event = batch_event(progress.errors)
-        yield TriggerEvent(event)
+                event = await self._event_of(ids, batch, transport)
+        yield event
 
-    async def _watch_one(self, video_task_id: str, transport: Transport, progress: Progress) -> None:
-        wait = self._wait_for(video_task_id)
-        end = await self._watch(wait, transport, lambda decision: None)
+    async def _watch_one(self, video_task_id: str, transport: Transport, batch: _Batch) -> None:
+        wait = self._wait_for(video_task_id, batch.span)
+        end = await self._watch(wait, batch.span.first_poll_at, transport, lambda decision: None)
         if isinstance(end, Ended) and concerns_connection(end.error):
             raise _WholeBatchError(end.error)
-        for news in progress.after(video_task_id, end, time.time() - self.started_at):
+        if isinstance(end, Completed) and self.end_from_trigger:
+            batch.tasks[video_task_id] = (end.task, time.time())
+        for news in batch.progress.after(video_task_id, end, time.time() - batch.span.started_at):
             self.log.log(news.level, news.text)
+
+    async def _event_of(self, ids: list[str], batch: _Batch, transport: Transport) -> TriggerEvent:
+        errors = batch.progress.errors
+        if not errors and self.end_from_trigger:
+            tasks = tasks_of(ids, await self._fresh(batch, transport))
+            if await self._ended_here({**xcoms_of(tasks), RETURN_KEY: tasks}):
+                return self._success()
+        started_at = None if self._given_span else batch.span.started_at
+        return TriggerEvent(batch_event(errors, started_at=started_at))
+
+    async def _fresh(self, batch: _Batch, transport: Transport) -> dict[str, Outcome]:
+        """Return the tasks, those asked again whose URL has aged while the others were awaited."""
+
+        async def freshened(video_task_id: str) -> None:
+            wait = self._wait_for(video_task_id, batch.span)
+            decision = wait.after(await self._ask(wait, transport), time.time())
+            if isinstance(decision, Completed):  # otherwise the known one is the best there is
+                tasks[video_task_id] = decision.task
+
+        tasks: dict[str, Outcome] = {video: task for video, (task, _) in batch.tasks.items()}
+        now = time.time()
+        async with asyncio.TaskGroup() as group:
+            for video_task_id, (_, seen_at) in batch.tasks.items():
+                if now - seen_at > FRESH:
+                    group.create_task(freshened(video_task_id))
+        return tasks
+
+
+class _Batch:
+    """The state of a wait for many videos."""
+
+    def __init__(self, span: Span, progress: Progress) -> None:
+        self.span = span
+        self.progress = progress
+        self.tasks: dict[str, tuple[VideoTask, float]] = {}
 
 
 class _WholeBatchError(Exception):

@@ -6,16 +6,21 @@ import asyncio
 import contextlib
 import itertools
 import random
+from types import SimpleNamespace
 
 import pytest
 
+from airflow_provider_manxue import transport as transport_module
 from airflow_provider_manxue import waiting as waiting_module
+from airflow_provider_manxue import xcoms as xcoms_module
 from airflow_provider_manxue.connection import read_connection
+from airflow_provider_manxue.exceptions import ManxueError
 from airflow_provider_manxue.hooks import manxue as hook_module
 from airflow_provider_manxue.protocol import read_video_task_id
 from airflow_provider_manxue.sensors import manxue as sensor_module
+from airflow_provider_manxue.triggers import _base as task_trigger_module
 from airflow_provider_manxue.triggers import manxue as trigger_module
-from world import ManualClock, ScriptedService, World
+from world import ManualClock, ScriptedService, World, xcoms_of
 
 
 @pytest.fixture
@@ -28,37 +33,61 @@ def service(clock):
     return ScriptedService(clock)
 
 
-@pytest.fixture
-def world(monkeypatch, clock, service):
-    """Everything that touches time or the network is replaced; every decision is the real one."""
+def play(monkeypatch, world):
+    """Replace everything that touches time or the network; every decision is the real one."""
+    clock = world.clock
 
     class Hook:
+        settings = SimpleNamespace(base_url="https://service.example/api")
+        read_settings = None
+
         def __init__(self, conn_id):
             self.conn_id = conn_id
 
         def get_video_task(self, video_task_id):
-            return service.ask(read_video_task_id(video_task_id), "worker")
+            return world.service.ask(read_video_task_id(video_task_id), "worker")
 
     class Transport:
         async def get_video_task(self, conn_id, video_task_id, poke_interval):
-            return service.ask(video_task_id, "triggerer")
+            return world.service.ask(video_task_id, "triggerer")
 
     @contextlib.asynccontextmanager
     async def shared_transport():
         yield Transport()
 
+    async def ask_for_all(read_settings, video_task_ids):
+        outcomes = {}
+        for video_task_id in video_task_ids:
+            try:
+                outcomes[video_task_id] = world.service.ask(video_task_id, "worker")
+            except ManxueError as error:
+                outcomes[video_task_id] = error
+        return outcomes
+
     async def sleep_until(moment):
         clock.now = max(clock.now, moment)
         await asyncio.sleep(0)  # the other waits of a batch have their turn
 
+    for module in (sensor_module, waiting_module, trigger_module, task_trigger_module):
+        monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(hook_module, "ManxueHook", Hook)
-    monkeypatch.setattr(sensor_module, "time", clock)
-    monkeypatch.setattr(waiting_module, "time", clock)
-    monkeypatch.setattr(trigger_module, "time", clock)
+    monkeypatch.setattr(xcoms_module, "XCom", xcoms_of(world))
+    monkeypatch.setattr(transport_module, "ask_for_all", ask_for_all)
     monkeypatch.setattr(trigger_module, "shared_transport", shared_transport)
     monkeypatch.setattr(trigger_module, "_sleep_until", sleep_until)
     monkeypatch.setattr(random, "random", itertools.cycle([0.5]).__next__)
-    return World(clock, service)
+
+
+@pytest.fixture
+def world(monkeypatch, clock, service):
+    world = World(clock, service)
+    play(monkeypatch, world)
+    return world
+
+
+@pytest.fixture(name="play")
+def play_fixture():
+    return play
 
 
 @pytest.fixture

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+from cryptography.fernet import Fernet
 
-from airflow.providers.common.compat.sdk import AirflowSkipException, TaskDeferred
+from airflow.models.trigger import Trigger
+from airflow.providers.common.compat.sdk import DAG, AirflowSkipException, BaseOperator, TaskDeferred
 
 from airflow_provider_manxue import transport as transport_module
-from airflow_provider_manxue.batch import read_video_task_ids
+from airflow_provider_manxue.batch import MYSQL_TEXT, read_video_task_ids, stored_length
 from airflow_provider_manxue.events import batch_event, read_batch_event
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
@@ -30,6 +32,15 @@ MODES = {
     "poke": {"deferrable": False},
     "reschedule": {"deferrable": False, "mode": "reschedule"},
 }
+
+
+class Consumer(BaseOperator):
+    def __init__(self, *, value=None, **kwargs):
+        super().__init__(**kwargs)
+        self.value = value
+
+    def execute(self, context):
+        """Is never run here."""
 
 
 def sensor(mode="deferred", ids=("a", "b", "c"), **kwargs):
@@ -257,3 +268,55 @@ def test_progress_is_told_on_change_and_a_failure_at_once(world, videos, caplog,
     assert printed.index("bad prompt. Usual causes") < printed.index(
         "2 of 3 videos completed, 1 ended otherwise"
     )
+
+
+@pytest.mark.parametrize("mode", ["poke", "deferred"])
+def test_pause_beyond_the_deadline_loses_no_result(world, videos, mode):
+    videos["a"] = done("a")
+    videos["b"] = videos["c"] = ManxueTransientError("HTTP 429", retry_after=800)
+    with pytest.raises(ManxueTimeoutError, match="2 of the videos did not come"):
+        world.run(sensor(mode, timeout=100))
+    assert world.clock.now == pytest.approx(START + 100, abs=1)
+    assert world.ti.xcom["video_url"] == ["https://cdn.example.com/a.mp4", None, None]
+    assert [task["error"] is None for task in world.ti.xcom["return_value"]] == [True, False, False]
+
+
+class TestCeilings:
+    @pytest.fixture
+    def limit(self, monkeypatch):
+        monkeypatch.setenv("AIRFLOW__CORE__MAX_MAP_LENGTH", "2")
+
+    def test_of_a_result_that_is_mapped_over_is_told_before_the_wait(self, world, videos, service, limit):
+        with DAG("dag", schedule=None):
+            wait = sensor()
+            Consumer.partial(task_id="use").expand(value=wait.output)
+        with pytest.raises(ManxueInputError, match=r"3 videos, and \[core\] max_map_length allows 2"):
+            world.run(wait)
+        assert service.asked_at == []
+
+    def test_of_mapping_is_none_where_nothing_maps(self, world, videos, limit):
+        videos["a"] = videos["b"] = videos["c"] = done("x")
+        with DAG("dag", schedule=None):
+            wait = sensor()
+            wait >> Consumer(task_id="use")
+        assert len(world.run(wait)) == 3
+
+    def test_of_mysql_is_told(self, world, videos, caplog, capsys):
+        ids = [f"video_{number:036}" for number in range(1100)]
+        videos.update(dict.fromkeys(ids, done("x")))
+        world.run(sensor(ids=ids))
+        assert "If that is MySQL, it holds 65535" in (capsys.readouterr().out or caplog.text)
+
+    def test_of_mysql_is_far_enough_for_a_thousand_ids(self):
+        ids = [f"video_{number:036}" for number in range(1000)]
+        assert stored_length(ids) < MYSQL_TEXT
+
+    def test_of_mysql_is_counted_as_airflow_stores(self):
+        ids = [f"video_{number:036}" for number in range(1000)]
+        trigger = ManxueVideoBatchTrigger(
+            video_task_ids=ids, manxue_conn_id="manxue_default", poke_interval=30.0, started_at=START,
+            deadline=START + 10800, first_poll_at=START + 10,
+        )  # fmt: skip
+        # Without a key of Airflow's in these tests, nothing is encrypted yet.
+        stored = Fernet(Fernet.generate_key()).encrypt(Trigger.from_object(trigger).encrypted_kwargs.encode())
+        assert len(stored) <= stored_length(ids) <= len(stored) + 500

@@ -33,8 +33,8 @@ from airflow_provider_manxue.exceptions import (
     ManxueTransientError,
     ManxueVideoFailedError,
 )
+from airflow_provider_manxue.polling import BACKSTOP
 from airflow_provider_manxue.sensors.manxue import ManxueVideoSensor
-from airflow_provider_manxue.waiting import BACKSTOP
 
 DONE = {
     "object": "video",
@@ -177,7 +177,7 @@ class TestTimeout:
         service.answers("queued")
         with pytest.raises(TaskDeferred) as deferred:
             sensor(timeout=600).execute(world.context)
-        assert deferred.value.timeout == timedelta(seconds=600) + BACKSTOP
+        assert deferred.value.timeout == timedelta(seconds=600 + BACKSTOP)
 
     @pytest.mark.parametrize("words", ["Trigger timeout", "Trigger/execution timeout"])
     def test_of_the_backstop_is_the_same_error(self, world, words):

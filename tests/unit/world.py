@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib
 import json
 from datetime import UTC, datetime
 
@@ -59,12 +60,17 @@ class FakeTaskInstance:
 
     dag_id, task_id, run_id, map_index, try_number, max_tries = "dag", "wait", "run", -1, 1, 0
 
-    def __init__(self):
+    def __init__(self, upstream):
         self.xcom = {}
         self.first_start = None
+        self.upstream = upstream
 
     def xcom_push(self, key, value):
         self.xcom[key] = value
+
+    def get_ti_count(self, *, dag_id, task_ids, run_ids):
+        assert (dag_id, run_ids) == ("dag", ["run"])
+        return len({index for task_id, index, _ in self.upstream if [task_id] == task_ids})
 
     def get_first_reschedule_date(self, context):
         return self.first_start
@@ -75,9 +81,12 @@ class World:
 
     def __init__(self, clock, service):
         self.clock, self.service = clock, service
-        self.ti = FakeTaskInstance()
+        self.upstream = {}  # XComs of other tasks, by task id, map index and key
+        self.ti = FakeTaskInstance(self.upstream)
         self.deferrals = []
         self.events = []
+        self.worker_starts = 0
+        self.rendered = {}  # what a worker renders the templates of a task to that has started in the triggerer
 
     @property
     def context(self):
@@ -86,10 +95,16 @@ class World:
     def run(self, sensor):
         if not sensor.deferrable and sensor.reschedule:
             return self._run_rescheduled(sensor)
+        if sensor.start_from_trigger:
+            return self._run_from_trigger(sensor)
         try:
+            self.worker_starts += 1
             result = sensor.execute(self.context)
         except TaskDeferred as deferral:
-            result = self._run_deferred(sensor, deferral)
+            return self._run_deferred(sensor, deferral)
+        return self._returned(result)
+
+    def _returned(self, result):
         self.ti.xcom["return_value"] = result
         return result
 
@@ -109,14 +124,76 @@ class World:
     def _run_deferred(self, sensor, deferral):
         for _ in range(10_000):
             self.deferrals.append(deferral)
-            event = asyncio.run(first_event(restored(deferral.trigger)))
-            self.events.append(event)
-            try:
-                kwargs = json.loads(json.dumps(deferral.kwargs | {"event": event}))
-                return sensor.resume_execution(deferral.method_name, kwargs, self.context)
-            except TaskDeferred as again:
-                deferral = again
+            trigger = restored(deferral.trigger)
+            trigger.task_instance = self.ti
+            if (result := self._fire(sensor, trigger, deferral.method_name, deferral.kwargs)) is not PENDING:
+                return result
+            deferral = self.deferral
         raise AssertionError("the sensor deferred without end")
+
+    def _run_from_trigger(self, sensor):
+        """Do what scheduler and triggerer do with a task that starts in the triggerer (Airflow 3.3 and later)."""
+        from airflow.models.trigger import Trigger
+        from airflow.serialization.decoders import smart_decode_trigger_kwargs
+        from airflow.serialization.serialized_objects import DagSerialization
+
+        task = DagSerialization.from_dict(DagSerialization.to_dict(sensor.dag)).get_task(sensor.task_id)
+        arguments = task.start_trigger_args
+        stored = Trigger.encrypt_kwargs(arguments.trigger_kwargs)
+        kwargs = {
+            name: smart_decode_trigger_kwargs(value)
+            for name, value in Trigger._decrypt_kwargs(stored).items()
+        }
+        module, _, name = arguments.trigger_cls.rpartition(".")
+        trigger = getattr(importlib.import_module(module), name)(**kwargs)
+        self.ti.task = task
+        trigger.task_instance = self.ti
+        bounds = [arguments.timeout, *filter(None, [sensor.execution_timeout])]
+        trigger.timeout_after = datetime.fromtimestamp(self.clock.now, tz=UTC) + min(bounds)
+        trigger.render_template_fields(self.context | {"params": sensor.params})
+        result = self._fire(sensor, trigger, arguments.next_method, {})
+        return self._run_deferred(sensor, self.deferral) if result is PENDING else result
+
+    def _fire(self, sensor, trigger, method_name, kwargs):
+        """Let a trigger fire, and resume the task on a worker if it says so; PENDING if the task defers again."""
+        event = asyncio.run(only_event(trigger))
+        if not isinstance(event.payload, dict):
+            assert event.payload == "success"
+            return self.ti.xcom.get("return_value")
+        self.events.append(json.loads(json.dumps(event.payload)))
+        self.worker_starts += 1
+        for name, value in self.rendered.items():
+            setattr(sensor, name, value)
+        try:
+            kwargs = json.loads(json.dumps({**kwargs, "event": event.payload}))
+            return self._returned(sensor.resume_execution(method_name, kwargs, self.context))
+        except TaskDeferred as again:
+            self.deferral = again
+            return PENDING
+
+
+PENDING = object()
+
+
+def xcoms_of(world):
+    """Stand in for Airflow's XCom class, as a trigger uses it."""
+
+    class XCom:
+        @staticmethod
+        def get_one(*, key, dag_id, run_id, task_id, map_index):
+            return world.upstream.get((task_id, map_index, key))
+
+        @staticmethod
+        def set(*, key, value, dag_id, run_id, task_id, map_index):
+            assert (dag_id, run_id, task_id, map_index) == ("dag", "run", "wait", -1)
+            world.ti.xcom[key] = json.loads(json.dumps(value))
+
+        @staticmethod
+        def delete(*, key, dag_id, run_id, task_id, map_index):
+            assert (dag_id, run_id, task_id, map_index) == ("dag", "run", "wait", -1)
+            world.ti.xcom.pop(key, None)
+
+    return XCom
 
 
 def restored(trigger):
@@ -126,7 +203,11 @@ def restored(trigger):
     return type(trigger)(**json.loads(json.dumps(kwargs)))
 
 
-async def first_event(trigger):
-    events = [event.payload async for event in trigger.run()]
+async def only_event(trigger):
+    events = [event async for event in trigger.run()]
     assert len(events) == 1
-    return json.loads(json.dumps(events[0]))
+    return events[0]
+
+
+async def first_event(trigger):
+    return json.loads(json.dumps((await only_event(trigger)).payload))

@@ -1,0 +1,90 @@
+"""What lets a sensor begin and end in the triggerer, without any worker process."""
+
+from __future__ import annotations
+
+import warnings
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_manxue.from_trigger import (
+    as_argument,
+    feeds_mapped_tasks,
+    refuse_hanging_templates,
+    why_not_end,
+    why_not_start,
+)
+from airflow_provider_manxue.polling import BACKSTOP
+from airflow_provider_manxue.waiting import WaitingTask
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+
+class TriggererSensor(WaitingTask):
+    """What lets a sensor begin and end in the triggerer, without any worker process (Airflow 3.3 and later)."""
+
+    end_from_trigger = False
+
+    def _begin_and_end_in_triggerer(self, start: bool, end: bool, trigger: str, field: str) -> None:
+        """
+        Set the attributes by which Airflow starts and ends the task, where nothing would be lost.
+
+        They belong to the instance: a mapped task would take those of a class as they are, with its templates.
+
+        :param start: whether the author wants the task to start in the triggerer.
+        :param end: whether the author wants the task to end there.
+        :param trigger: name of the trigger's class.
+        :param field: name of the field, and of the trigger's argument, that holds the id or ids.
+        """
+        if end:
+            self.end_from_trigger = _allowed("end_from_trigger", why_not_end(self))
+        if not start:
+            return
+        value = getattr(self, field)
+        self.start_from_trigger = _allowed(
+            "start_from_trigger", why_not_start(self, [value, self.manxue_conn_id])
+        )
+        if not self.start_from_trigger:
+            return
+        from airflow.triggers.base import StartTriggerArgs
+
+        refuse_hanging_templates(field, value)
+        refuse_hanging_templates("manxue_conn_id", self.manxue_conn_id)
+        policy = self._policy
+        self.start_trigger_args = StartTriggerArgs(
+            trigger_cls=f"airflow_provider_manxue.triggers.manxue.{trigger}",
+            trigger_kwargs={
+                field: as_argument(value),
+                "manxue_conn_id": as_argument(self.manxue_conn_id),
+                "poke_interval": policy.interval,
+                "exponential_backoff": policy.exponential_backoff,
+                "max_wait": policy.max_wait,
+                "timeout": self.timeout,
+                "execution_timeout": self.execution_timeout and self.execution_timeout.total_seconds(),
+                "end_from_trigger": self.end_from_trigger,
+                "do_xcom_push": self.do_xcom_push,
+            },
+            next_method="execute_complete",
+            timeout=timedelta(seconds=self.timeout + BACKSTOP),
+        )
+
+    def _ending_arguments(self) -> dict[str, Any]:
+        if not self.end_from_trigger or feeds_mapped_tasks(self):
+            return {}
+        return {"end_from_trigger": True, "do_xcom_push": self.do_xcom_push}
+
+    def _say_what_a_mapped_task_cannot(self, context: Context) -> None:
+        is_mapped = context["ti"].map_index not in (None, -1)
+        if is_mapped and (self.start_from_trigger or self.end_from_trigger):
+            self.log.warning(
+                "A mapped task can neither start nor end in the triggerer; it defers as without start_from_trigger and "
+                "end_from_trigger. A ManxueVideoBatchSensor waits for many videos without a worker."
+            )
+            self.end_from_trigger = False
+
+
+def _allowed(argument: str, reason: str | None) -> bool:
+    """Return whether nothing speaks against an argument, and warn if something does."""
+    if reason is not None:
+        warnings.warn(f"{argument}=True has no effect here: {reason}.", stacklevel=5)
+    return reason is None

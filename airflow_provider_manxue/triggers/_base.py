@@ -1,0 +1,205 @@
+"""
+What a trigger does in a worker's place: it begins a task that no worker has begun, and ends it when all went well.
+
+What cannot be done here is left to a worker, with a word in the log; nothing fails because of it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Any
+
+from airflow.triggers.base import BaseTrigger, TriggerEvent
+
+from airflow_provider_manxue.from_trigger import feeds_mapped_tasks
+from airflow_provider_manxue.journal import announcement
+from airflow_provider_manxue.polling import BACKSTOP, Span, span_from_its_end
+from airflow_provider_manxue.xcoms import RETURN_KEY, XComs
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime
+
+    import jinja2
+
+    from airflow.providers.common.compat.sdk import Context
+
+
+class CannotBeginError(Exception):
+    """Carries why a task cannot begin in the triggerer."""
+
+
+class TaskTrigger(BaseTrigger):
+    """
+    A trigger whose task may begin and end with it.
+
+    A wait that a worker has begun comes with its times. One that begins here comes with ``timeout`` and
+    ``execution_timeout`` instead: its arguments stand in the Dag and are the same for each run, so that its times
+    follow from the one that Airflow keeps.
+    """
+
+    timeout_after: datetime | None = None
+    """When Airflow ends the trigger; set by the triggerer."""
+
+    def __init__(
+        self,
+        *,
+        manxue_conn_id: Any,
+        poke_interval: float,
+        started_at: float | None = None,
+        deadline: float | None = None,
+        first_poll_at: float | None = None,
+        timeout: float | None = None,
+        execution_timeout: float | None = None,
+        end_from_trigger: bool = False,
+        do_xcom_push: bool = True,
+    ) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.manxue_conn_id = manxue_conn_id
+        self.poke_interval = poke_interval
+        self.started_at = started_at
+        self.deadline = deadline
+        self.first_poll_at = first_poll_at
+        self.timeout = timeout
+        self.execution_timeout = execution_timeout
+        self.end_from_trigger = end_from_trigger
+        self.do_xcom_push = do_xcom_push
+        self._template_error: Exception | None = None
+
+    def _task_arguments(self) -> dict[str, Any]:
+        """Return the arguments, but for those that say nothing: a triggerer of an older version knows only these."""
+        later = {
+            "timeout": (self.timeout, None),
+            "execution_timeout": (self.execution_timeout, None),
+            "end_from_trigger": (self.end_from_trigger, False),
+            "do_xcom_push": (self.do_xcom_push, True),
+        }
+        return {
+            "manxue_conn_id": self.manxue_conn_id,
+            "poke_interval": self.poke_interval,
+            "started_at": self.started_at,
+            "deadline": self.deadline,
+            "first_poll_at": self.first_poll_at,
+            **{name: value for name, (value, default) in later.items() if value != default},
+        }
+
+    # --- a task that begins here ------------------------------------------------------------------------
+
+    @property
+    def _given_span(self) -> Span | None:
+        """The times that a worker has given to the wait; None if it begins here."""
+        if self.started_at is None or self.deadline is None or self.first_poll_at is None:
+            return None
+        return Span(self.started_at, self.deadline, self.first_poll_at)
+
+    def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
+        """Render the templates of a wait that begins here; if that fails, a worker shall say so."""
+        if self._given_span:
+            return  # all has been rendered on a worker, and an id may hold anything
+        try:
+            super().render_template_fields(context, jinja_env or self._template_env())
+        except Exception as error:  # noqa: BLE001 - templates raise anything
+            self._template_error = error
+
+    def _template_env(self) -> jinja2.Environment:
+        """
+        Return Airflow's sandbox, but a strict one: here are no macros and variables of the Dag's own.
+
+        A worker may know what is undefined here, so an empty text in its place would be a wrong id.
+        """
+        from jinja2 import StrictUndefined
+        from jinja2.nativetypes import NativeEnvironment
+        from jinja2.sandbox import SandboxedEnvironment
+
+        class NativeSandbox(SandboxedEnvironment, NativeEnvironment):
+            pass
+
+        environment = self.get_template_env()
+        if self.render_template_as_native_obj:
+            native = NativeSandbox(cache_size=0)
+            native.filters = environment.filters
+            environment = native
+        environment.undefined = StrictUndefined
+        return environment
+
+    @property
+    def render_template_as_native_obj(self) -> bool:
+        """Whether templates yield lists and numbers as such: the task's choice, or else the Dag's."""
+        own = getattr(self.task, "render_template_as_native_obj", None)
+        dag = getattr(self.task, "dag", None)
+        return bool(getattr(dag, "render_template_as_native_obj", False) if own is None else own)
+
+    def _announce(self, what: str, span: Span) -> None:
+        """Tell the log what is awaited from now on, unless a worker has done so."""
+        if not self._given_span:
+            text = announcement(
+                what,
+                f"the connection {self.manxue_conn_id!r}",
+                "in the triggerer and without any worker",
+                interval=self.poke_interval,
+                started_at=span.started_at,
+                deadline=span.deadline,
+            )
+            self.log.info(text)
+
+    async def _begin(self, value: Any) -> tuple[Any, Span]:
+        """
+        Return what to wait for, and the times of the wait.
+
+        :param value: the id or ids, as the arguments have them.
+        :raises CannotBeginError: if that is not known here.
+        """
+        if self._given_span:
+            return value, self._given_span
+        if self._template_error is not None:
+            raise CannotBeginError(f"a template could not be rendered ({self._template_error})")
+        ti: Any = self.task_instance
+        try:
+            xcoms = XComs(ti)
+            value = await xcoms.resolve(value)
+            self.manxue_conn_id = await xcoms.resolve(self.manxue_conn_id)
+            if ti.try_number > 1:
+                await xcoms.forget(RETURN_KEY, "video_url", "actualDuration")
+        except Exception as error:
+            raise CannotBeginError(f"an XCom could not be read ({type(error).__name__}: {error})") from error
+        return value, self._span()
+
+    def _span(self) -> Span:
+        now, timeout = time.time(), self.timeout or 0.0
+        ends_at = self.timeout_after.timestamp() if self.timeout_after else now + timeout + BACKSTOP
+        return span_from_its_end(
+            ends_at,
+            now,
+            timeout=timeout,
+            margin=BACKSTOP,
+            execution_timeout=self.execution_timeout,
+            interval=self.poke_interval,
+        )
+
+    # --- a task that ends here --------------------------------------------------------------------------
+
+    async def _ended_here(self, values: Mapping[str, Any]) -> bool:
+        """
+        Do for a success what a worker would do, if that is asked for and possible.
+
+        :param values: the XComs of the task, its return value among them.
+        :return: whether the task may end here. If not, a worker goes on as ever.
+        """
+        if not self.end_from_trigger or (self.task is not None and feeds_mapped_tasks(self.task)):
+            return False
+        try:
+            if self.do_xcom_push:
+                await XComs(self.task_instance).push(values)
+        except Exception as error:  # noqa: BLE001 - nothing may be lost because Airflow cannot take it just now
+            self.log.warning(
+                "The result could not be stored here (%s); a worker does it.", type(error).__name__
+            )
+            return False
+        return True
+
+    @staticmethod
+    def _success() -> TriggerEvent:
+        """Return the event that ends the task. It holds no XComs, since Airflow would encode them twice."""
+        from airflow.triggers.base import TaskSuccessEvent
+
+        return TaskSuccessEvent()

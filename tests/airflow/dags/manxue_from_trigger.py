@@ -1,0 +1,178 @@
+"""Waits that start and end in the triggerer; which videos they wait for comes from the run's configuration."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from airflow.providers.common.compat.sdk import DAG, Asset, BaseOperator, task
+
+from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
+
+START = datetime(2025, 1, 1, tzinfo=UTC)
+BOTH = {"start_from_trigger": True, "end_from_trigger": True}
+SHAPES = {
+    "start": {"start_from_trigger": True},
+    "end": {"end_from_trigger": True},
+    "both": BOTH,
+    "neither": {},
+}
+
+
+def dag(dag_id, **kwargs):
+    return DAG(dag_id, schedule=None, start_date=START, catchup=False, max_active_tasks=200, **kwargs)
+
+
+class Pull(BaseOperator):
+    """Returns what a downstream task sees of a wait: by ``xcom_pull``, by a template, and by an ``XComArg``."""
+
+    template_fields = ("by_template", "by_argument")
+
+    def __init__(self, *, source: str, by_argument, **kwargs):
+        super().__init__(**kwargs)
+        self.source = source
+        self.by_template = "{{ ti.xcom_pull(task_ids='" + source + "', key='actualDuration') }}"
+        self.by_argument = by_argument
+
+    def execute(self, context):
+        pull = context["ti"].xcom_pull
+        return {
+            "video_url": pull(task_ids=self.source, key="video_url"),
+            "actualDuration": pull(task_ids=self.source, key="actualDuration"),
+            "task": pull(task_ids=self.source),
+            "by_template": self.by_template,
+            "by_argument": self.by_argument,
+        }
+
+
+def tell(context):
+    """Leave a file that says that the callback ran; on a worker, or where Airflow runs those of the triggerer."""
+    folder = context["dag_run"].conf.get("callbacks")
+    if folder:
+        Path(folder, context["ti"].task_id).touch()
+
+
+# Each way to name a video, in each shape; what a downstream task sees is compared.
+with dag("start_and_end_in_the_triggerer"):
+
+    @task
+    def order(dag_run=None):
+        return {"id": dag_run.conf["video"], "status": "queued"}
+
+    ordered = order()
+    IDS = {
+        "argument": ordered,
+        "template": "{{ dag_run.conf['video'] }}",
+        "pull": "{{ ti.xcom_pull('order', map_indexes=-1)['id'] }}",
+    }
+    for shape, options in SHAPES.items():
+        for way, video in IDS.items():
+            wait = ManxueVideoSensor(
+                task_id=f"{shape}_{way}",
+                video_task_id=video,
+                manxue_conn_id="{{ dag_run.conf.get('connection', 'manxue_default') }}",
+                poke_interval=2,
+                **options,
+            )
+            (
+                ordered
+                >> wait
+                >> Pull(task_id=f"use_{shape}_{way}", source=wait.task_id, by_argument=wait.output)
+            )
+
+    # What a worker must do at the end is done by a worker.
+    for name, work in {
+        "callback": {"on_success_callback": tell},
+        "outlet": {"outlets": [Asset("manxue_video")]},
+    }.items():
+        ManxueVideoSensor(task_id=name, video_task_id=ordered, poke_interval=2, **BOTH, **work)
+
+# What does not end well, or cannot be done in the triggerer.
+with dag("end_badly_from_the_triggerer", user_defined_macros={"video_of": lambda run: run.conf["video"]}):
+
+    @task(task_id="nothing")
+    def push_nothing():
+        return None
+
+    for ending, skipping in {
+        "plain": {},
+        "soft_fail": {"soft_fail": True},
+        "never_fail": {"never_fail": True},
+    }.items():
+        ManxueVideoSensor(
+            task_id=ending,
+            video_task_id="{{ dag_run.conf['video'] }}",
+            poke_interval=2,
+            timeout=12,
+            retries=1,
+            retry_delay=timedelta(seconds=1),
+            on_failure_callback=tell,
+            **BOTH,
+            **skipping,
+        )
+    ManxueVideoSensor(
+        task_id="execution_timeout",
+        video_task_id="{{ dag_run.conf['video'] }}",
+        poke_interval=2,
+        execution_timeout=timedelta(seconds=12),
+        **BOTH,
+    )
+    ManxueVideoSensor(
+        task_id="unknown_xcom",
+        video_task_id=push_nothing(),
+        poke_interval=2,
+        retries=0,
+        on_failure_callback=tell,
+        **BOTH,
+    )
+    ManxueVideoSensor(
+        task_id="macro",
+        video_task_id="{{ video_of(dag_run) }}",
+        poke_interval=2,
+        timeout=12,
+        retries=0,
+        **BOTH,
+    )
+
+with dag("batch_from_the_triggerer", render_template_as_native_obj=True):
+
+    @task
+    def shots(dag_run=None):
+        return dag_run.conf["videos"]
+
+    @task(task_id="mapped_order")
+    def pass_on(video):
+        return {"id": video, "status": "queued"}
+
+    listed = shots()
+    ways = {
+        "list": listed,
+        "template": "{{ ti.xcom_pull('shots', map_indexes=-1) }}",
+        "mapped": pass_on.expand(video=listed),
+    }
+    for way, videos in ways.items():
+        for shape in ("both", "neither"):
+            wait = ManxueVideoBatchSensor(
+                task_id=f"{shape}_{way}", video_task_ids=videos, poke_interval=2, **SHAPES[shape]
+            )
+            listed >> wait >> Pull(task_id=f"use_{shape}_{way}", source=wait.task_id, by_argument=wait.output)
+
+    # A downstream task maps over this one's result, so that a worker must end it.
+    @task
+    def double(video):
+        return video["id"]
+
+    double.expand(
+        video=ManxueVideoBatchSensor(
+            task_id="mapped_over", video_task_ids=listed, poke_interval=2, **BOTH
+        ).output
+    )
+
+# Mapped tasks defer as ever.
+with dag("mapped_from_the_triggerer"):
+
+    @task(task_id="ids")
+    def read_ids(dag_run=None):
+        return dag_run.conf["videos"]
+
+    ManxueVideoSensor.partial(task_id="wait", poke_interval=2, **BOTH).expand(video_task_id=read_ids())

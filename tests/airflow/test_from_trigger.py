@@ -1,0 +1,172 @@
+"""Waits without any worker process, on a real Airflow."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airflow_provider_manxue.testing import Emulator, Script
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from dev.local_airflow import LocalAirflow
+
+DAG = "start_and_end_in_the_triggerer"
+BAD = "end_badly_from_the_triggerer"
+BATCH = "batch_from_the_triggerer"
+MAPPED = "mapped_from_the_triggerer"
+URL = re.compile(r"http://127\.0\.0\.1:\d+/media/\S+\?\S*signature=\S+")
+WAYS = ("argument", "template", "pull")
+
+
+@pytest.fixture
+def airflow(local_airflow: LocalAirflow) -> LocalAirflow:
+    if local_airflow.version < (3, 3):
+        pytest.skip("this Airflow cannot start a task in the triggerer")
+    return local_airflow
+
+
+def worker_starts(airflow: LocalAirflow, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> int:
+    """Count the worker processes of a task's first try: each writes that it loads the Dag into the task's log."""
+    log = airflow.task_log(dag_id, run_id, task_id, map_index=map_index)
+    return sum("DAG bundles loaded" in line for line in log.splitlines())
+
+
+def wait_until_all_are(airflow: LocalAirflow, state: str, dag_id: str, run_id: str, tasks: set[str]) -> None:
+    def all_are() -> bool:
+        seen = airflow.task_states(dag_id, run_id)
+        return all(seen.get(task) == state for task in tasks)
+
+    airflow.wait_until(all_are, 120, f"{tasks} are {state}")
+
+
+def test_each_shape_hands_over_the_same_and_starts_no_worker_where_none_is_needed(
+    airflow: LocalAirflow, emulator: Emulator, tmp_path: Path
+) -> None:
+    shapes = {"start": 1, "end": 1, "both": 0, "neither": 2}
+    tasks = {f"{shape}_{way}": starts for shape, starts in shapes.items() for way in WAYS}
+    video = emulator.add_task(script=Script.by_hand("processing", "completed"), actual_duration=5.17)
+    run_id = airflow.trigger(DAG, conf={"video": video, "callbacks": str(tmp_path)})
+    wait_until_all_are(airflow, "deferred", DAG, run_id, {*tasks, "callback", "outlet"})
+    emulator.set_status(video, "completed")
+    assert airflow.wait_for_run(DAG, run_id) == "success"
+    seen = {}
+    for task in tasks:
+        result = airflow.xcom(DAG, run_id, f"use_{task}")
+        # Each query signs the URL anew.
+        url = result.pop("video_url")
+        assert URL.fullmatch(url)
+        assert result["task"].pop("video_url") == result["by_argument"].pop("video_url") == url
+        seen[task] = result
+    assert seen["neither_template"]["actualDuration"] == 5.17
+    assert seen["neither_template"]["task"]["id"] == video
+    assert seen == dict.fromkeys(tasks, seen["neither_template"])
+    assert {task: worker_starts(airflow, DAG, run_id, task) for task in tasks} == tasks
+    assert {task: worker_starts(airflow, DAG, run_id, task) for task in ("callback", "outlet")} == {
+        "callback": 1,
+        "outlet": 1,
+    }
+    assert [file.name for file in tmp_path.iterdir()] == ["callback"]
+    [(events,)] = airflow.query("SELECT count(*) FROM asset_event WHERE source_run_id = ?", run_id)
+    assert events == 1
+
+
+@pytest.mark.parametrize("ending", ["failed", "timeout", "401"])
+def test_bad_ending_resumes_on_a_worker_with_its_real_error(
+    airflow: LocalAirflow, emulator: Emulator, tmp_path: Path, ending: str
+) -> None:
+    script = (
+        Script.failing("the prompt is not allowed") if ending == "failed" else Script.by_hand("processing")
+    )
+    video = emulator.add_task(script=script)
+    run_id = airflow.trigger(BAD, conf={"video": video, "callbacks": str(tmp_path)})
+    with emulator.outage("401") if ending == "401" else contextlib.nullcontext():
+        airflow.wait_for_run(BAD, run_id, timeout=240)
+    seen = airflow.task_states(BAD, run_id)
+    skips = "failed" if ending == "401" else "skipped"
+    execution_timeout = "failed"
+    assert seen == {
+        "nothing": "success",
+        "plain": "failed",
+        "soft_fail": skips,
+        "never_fail": "skipped",
+        "execution_timeout": execution_timeout,
+        "unknown_xcom": "failed",
+        "macro": "failed",
+    }, airflow.describe_run(BAD, run_id)
+    words = {
+        "failed": "the prompt is not allowed",
+        "timeout": "ManxueTimeoutError",
+        "401": "ManxueAuthenticationError",
+    }
+    assert words[ending] in airflow.task_log(BAD, run_id, "plain")
+    if ending == "timeout":
+        assert "AirflowTaskTimeout" in airflow.task_log(BAD, run_id, "execution_timeout")
+    for task in ("unknown_xcom", "macro"):
+        assert "This worker begins the wait" in airflow.task_log(BAD, run_id, task)
+    assert "ManxueInputError" in airflow.task_log(BAD, run_id, "unknown_xcom")
+    assert words[ending] in airflow.task_log(BAD, run_id, "macro"), "its template is rendered on the worker"
+    assert {"plain", "unknown_xcom"} <= {file.name for file in tmp_path.iterdir()}
+
+
+def test_batch_needs_no_worker_and_hands_over_the_same(airflow: LocalAirflow, emulator: Emulator) -> None:
+    videos = [
+        emulator.add_task(script=Script.by_hand("processing", "completed"), actual_duration=4.0 + n)
+        for n in range(3)
+    ]
+    videos.append(videos[0])
+    run_id = airflow.trigger(BATCH, conf={"videos": videos})
+    tasks = {
+        f"{shape}_{way}": starts
+        for shape, starts in (("both", 0), ("neither", 2))
+        for way in ("list", "template", "mapped")
+    }
+    wait_until_all_are(airflow, "deferred", BATCH, run_id, {*tasks, "mapped_over"})
+    for video in videos[:3]:
+        emulator.set_status(video, "completed")
+    assert airflow.wait_for_run(BATCH, run_id) == "success"
+    for task in tasks:
+        result = airflow.xcom(BATCH, run_id, f"use_{task}")
+        assert [one["id"] for one in result["task"]] == videos
+        assert [one["video_url"] for one in result["task"]] == result["video_url"]
+        assert result["actualDuration"] == [4.0, 5.0, 6.0, 4.0]
+        assert result["by_template"] == [4.0, 5.0, 6.0, 4.0]
+        assert result["by_argument"] == result["task"]
+    assert {task: worker_starts(airflow, BATCH, run_id, task) for task in tasks} == tasks
+    assert worker_starts(airflow, BATCH, run_id, "mapped_over") == 1, "a worker stores the length to map over"
+    assert [airflow.xcom(BATCH, run_id, "double", map_index=n) for n in range(4)] == videos
+
+
+def test_mapped_tasks_defer_as_ever_with_one_warning(airflow: LocalAirflow, emulator: Emulator) -> None:
+    videos = [emulator.add_task(script=Script.by_hand("processing", "completed")) for _ in range(2)]
+    run_id = airflow.trigger(MAPPED, conf={"videos": videos})
+    airflow.wait_until(
+        lambda: [airflow.task_states(MAPPED, run_id).get(("wait", n)) for n in range(2)] == ["deferred"] * 2,
+        90,
+    )
+    for video in videos:
+        emulator.set_status(video, "completed")
+    assert airflow.wait_for_run(MAPPED, run_id) == "success"
+    for n, video in enumerate(videos):
+        assert airflow.xcom(MAPPED, run_id, "wait", map_index=n)["id"] == video
+        assert worker_starts(airflow, MAPPED, run_id, "wait", map_index=n) == 2
+        log = airflow.task_log(MAPPED, run_id, "wait", map_index=n)
+        assert log.count("A mapped task can neither start nor end in the triggerer") == 1
+
+
+def test_clear_leaves_no_result_of_the_earlier_run(airflow: LocalAirflow, emulator: Emulator) -> None:
+    video = emulator.add_task(script=Script.polls("completed"))
+    run_id = airflow.trigger(BAD, conf={"video": video})
+    airflow.wait_for_run(BAD, run_id)
+    assert airflow.xcom(BAD, run_id, "plain")["id"] == video
+    emulator.set_status(video, "failed")
+    body = {"dry_run": False, "dag_run_id": run_id, "task_ids": ["plain"], "only_failed": False}
+    airflow._api("POST", f"/api/v2/dags/{BAD}/clearTaskInstances", body)
+    wait_until_all_are(airflow, "failed", BAD, run_id, {"plain"})
+    for key in ("return_value", "video_url", "actualDuration"):
+        with pytest.raises(KeyError):
+            airflow.xcom(BAD, run_id, "plain", key=key)
