@@ -20,7 +20,7 @@ INPUTS = pyproject.toml setup.cfg constraints/dev.txt
 AIRFLOW_TESTS_2 = test_harness or example_dag or timeout
 COVERAGE = --cov --cov-report=term
 
-.PHONY: help demo demo-ui test lint types unit airflow-tests airflow211 bench constraints clean
+.PHONY: help demo demo-ui test lint types unit airflow-tests airflow211 bench bench-from-trigger constraints clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -52,6 +52,9 @@ airflow211: $(READY_2) ## unit tests and the example on the oldest supported Air
 
 bench: $(READY_BENCH) ## what a wait costs, beside its alternatives (about 10 minutes)
 	$(VENV_BENCH)/bin/python -m benchmarks
+
+bench-from-trigger: $(READY_BENCH) ## what a wait costs without any worker process, beside its peers (about 20 minutes)
+	$(VENV_BENCH)/bin/python -m benchmarks.from_trigger
 
 constraints: .uv/.ready ## choose the newest versions of everything again
 	@for version in $(AIRFLOW_3) $(AIRFLOW_2); do \

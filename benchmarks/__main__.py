@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from benchmarks.table import print_table
 from benchmarks.waits import QUICK_SIZES, SIZES, Figures, Size, compare
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def main() -> int:
     if quick:
         return 0
     rows = list(targets(results))
-    _print_table(("figure", "target", "measured", ""), [_cells(row) for row in rows])
+    print_table(("figure", "target", "measured", ""), [_cells(row) for row in rows])
     return 0 if all(row.reached for row in rows) else 1
 
 
@@ -174,7 +175,7 @@ def _print_waits(figures: list[Figures]) -> None:
         "waits", "kind", "interval s", "polls", "CPU ms/poll", "TLS conn./1000", "look-ups/1000",
         "lag ms p50", "p99", "max", "RSS MiB", "delay s p50", "p99",
     )  # fmt: skip
-    _print_table(
+    print_table(
         head,
         [
             (
@@ -190,13 +191,6 @@ def _print_waits(figures: list[Figures]) -> None:
 
 def _cells(row: Row) -> tuple[str, ...]:
     return row.figure, row.target, row.measured, "reached" if row.reached else "MISSED"
-
-
-def _print_table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> None:
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    for row in (head, *rows):
-        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    print()
 
 
 def _rounded(value: Any) -> Any:

@@ -1,0 +1,221 @@
+"""
+What a wait costs that starts and ends in the triggerer, beside waits that start a worker process twice.
+
+Each figure comes from a fresh Airflow with all its components. The videos become ready only when all waits have
+begun, so that every wait really defers. CPU is that of all of Airflow's processes, those that have ended included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from airflow_provider_manxue.testing import Answer, Emulator, Script, Step
+from benchmarks.table import print_table
+from dev.local_airflow import LocalAirflow
+
+DAGS = Path(__file__).parent / "dags"
+RESULTS = Path(__file__).parent / "from_trigger.json"
+BLOCKED = re.compile(r"async thread was blocked for ([\d.]+) seconds")
+TICKS = os.sysconf("SC_CLK_TCK")
+SIZES = (20, 120)
+"""Numbers of waits between which the cost of a further one is taken."""
+
+SETTLE = 10.0
+"""Seconds from the last deferral to the videos of the peer."""
+
+RUNS = (
+    *((kind, size) for kind in ("both", "normal", "http") for size in SIZES),
+    ("both", 300),
+    *(("batch", size) for size in (20, 120, 300, 1000)),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Figures:
+    """
+    What one run has shown.
+
+    :param kind: both, normal (deferral), http (the peer), or batch (one task for all).
+    :param waits: how many videos were awaited.
+    :param worker_starts: worker processes that were started for the waits.
+    :param cpu: CPU seconds of all of Airflow, from the start of the Dag run to its end.
+    :param wall: seconds from the start of the Dag run to its end.
+    :param blocks: moments for which the triggerer's loop was blocked for 0.2 s and more.
+    :param longest_block: the longest of them, in seconds.
+    """
+
+    kind: str
+    waits: int
+    worker_starts: int
+    cpu: float
+    wall: float
+    blocks: int
+    longest_block: float
+
+
+def measure(kind: str, waits: int) -> Figures:
+    """Let so many videos be awaited in a fresh Airflow."""
+    with Emulator(record_requests=False) as emulator, tempfile.TemporaryDirectory() as home:
+        # HttpSensor takes any answer but 404 for the end of its wait.
+        pending = Step(status="processing", answer=Answer(status=404) if kind == "http" else None)
+        videos = [emulator.add_task(script=Script((pending,))) for _ in range(waits)]
+        connection = json.loads(emulator.airflow_connection_json())
+        with LocalAirflow(
+            home,
+            dags_folder=DAGS,
+            env={
+                "AIRFLOW_CONN_MANXUE_DEFAULT": json.dumps(
+                    {**connection, "extra": {"requests_per_second": 1000, "max_connections": 50}}
+                ),
+                "AIRFLOW_CONN_SERVICE": json.dumps(
+                    {"conn_type": "http", "host": emulator.base_url, "password": emulator.api_key}
+                ),
+                "BENCHMARK_KIND": kind,
+                "BENCHMARK_WAITS": str(waits),
+            },
+            config={"core.max_active_tasks_per_dag": 10_000},
+        ) as airflow:
+            airflow.wait_for_dag("waits")
+            before = cpu_seconds(airflow)
+            run_id = airflow.trigger("waits", conf={"videos": videos})
+            tasks = 1 if kind == "batch" else waits
+            airflow.wait_until(
+                lambda: list(airflow.task_states("waits", run_id).values()).count("deferred") == tasks,
+                timeout=60 + 20.0 * tasks,
+                what=f"{tasks} tasks are deferred",
+            )
+            if kind == "http":
+                # Its trigger asks at once, and a task that resumes right after it has deferred can lose a race in
+                # Airflow's scheduler, which then takes it for killed: without this pause most of them fail.
+                time.sleep(SETTLE)
+            for video in videos:
+                emulator.set_status(video, "completed")
+            state = airflow.wait_for_run("waits", run_id, timeout=120 + 20.0 * tasks)
+            cpu = cpu_seconds(airflow) - before
+            if state != "success":
+                raise RuntimeError(airflow.describe_run("waits", run_id))
+            [(wall,)] = airflow.query(
+                "SELECT 86400 * (julianday(end_date) - julianday(start_date)) FROM dag_run WHERE run_id = ?",
+                run_id,
+            )
+            blocks = [
+                float(block) for block in BLOCKED.findall(airflow.processes["triggerer"].output.read_text())
+            ]
+            return Figures(
+                kind=kind,
+                waits=waits,
+                worker_starts=sum(
+                    airflow.task_log("waits", run_id, task).count("DAG bundles loaded")
+                    for task in airflow.task_states("waits", run_id)
+                    if isinstance(task, str) and task.startswith("wait")
+                ),
+                cpu=cpu,
+                wall=wall,
+                blocks=len(blocks),
+                longest_block=max(blocks, default=0.0),
+            )
+
+
+def cpu_seconds(airflow: LocalAirflow) -> float:
+    """Return the CPU seconds of all processes of an Airflow, and of those of their children that have ended."""
+    total = 0
+    for pid in airflow.leftover_processes():
+        try:
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has ended just now, and its parent counts it
+        total += sum(map(int, fields[11:15]))
+    return total / TICKS
+
+
+def slope(runs: dict[tuple[str, int], Figures], kind: str) -> float:
+    """Return the CPU seconds of a further wait."""
+    few, many = SIZES
+    return (runs[kind, many].cpu - runs[kind, few].cpu) / (many - few)
+
+
+def targets(runs: dict[tuple[str, int], Figures]) -> list[tuple[str, str, str, str]]:
+    """Return the figures beside their targets."""
+
+    def row(figure: str, target: str, measured: str, reached: bool) -> tuple[str, str, str, str]:
+        return figure, target, measured, "reached" if reached else "MISSED"
+
+    many, normal = runs["both", 300], runs["normal", 120]
+    ours, theirs, peer = (slope(runs, kind) for kind in ("both", "normal", "http"))
+    wall = runs["both", 120].wall / normal.wall
+    batch = runs["batch", 1000]
+    return [
+        row(
+            "worker processes for 300 waits",
+            f"0 (normal deferral: {normal.worker_starts} for 120)",
+            f"{many.worker_starts}",
+            many.worker_starts == 0,
+        ),
+        row(
+            "CPU per further wait, beside normal deferral",
+            "at most 1/20",
+            f"{ours:.3f} s : {theirs:.2f} s = 1/{theirs / ours:.0f}",
+            ours <= theirs / 20,
+        ),
+        row(
+            "CPU per further wait, beside HttpSensor(deferrable=True)",
+            "at most 1/20",
+            f"{ours:.3f} s : {peer:.2f} s = 1/{peer / ours:.0f}",
+            ours <= peer / 20,
+        ),
+        row(
+            "wall time of a Dag run with 120 waits, beside normal deferral",
+            "at most 1/3",
+            f"{runs['both', 120].wall:.0f} s : {normal.wall:.0f} s = 1/{1 / wall:.1f}",
+            wall <= 1 / 3,
+        ),
+        row(
+            "one batch sensor with 1,000 ids: worker processes; longest block of the triggerer's loop",
+            "0; under 0.2 s",
+            f"{batch.worker_starts}; "
+            + (f"{batch.longest_block:.2f} s" if batch.blocks else "none of 0.2 s or more"),
+            batch.worker_starts == 0 and batch.longest_block < 0.2,
+        ),
+    ]
+
+
+def main() -> int:
+    """Measure, print and write; the exit status says whether all targets were reached."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.from_trigger", description=__doc__)
+    parser.add_argument(
+        "--only", nargs=2, metavar=("KIND", "WAITS"), action="append", help="one run, and no table of targets"
+    )
+    only = parser.parse_args().only
+    runs = {}
+    for kind, waits in [(kind, int(waits)) for kind, waits in only] if only else RUNS:
+        began = time.monotonic()
+        runs[kind, waits] = figures = measure(kind, waits)
+        print(f"{figures} ({time.monotonic() - began:.0f} s in all)", file=sys.stderr, flush=True)
+    print_table(
+        ("kind", "waits", "worker starts", "CPU s", "CPU s per wait", "wall s", "blocks", "longest s"),
+        [
+            (
+                one.kind, f"{one.waits:,}", f"{one.worker_starts}", f"{one.cpu:.1f}", f"{one.cpu / one.waits:.3f}",
+                f"{one.wall:.0f}", f"{one.blocks}", f"{one.longest_block:.2f}",
+            )
+            for one in runs.values()
+        ],
+    )  # fmt: skip
+    if only:
+        return 0
+    RESULTS.write_text(json.dumps([dataclasses.asdict(one) for one in runs.values()], indent=2) + "\n")
+    rows = targets(runs)
+    print_table(("figure", "target", "measured", ""), rows)
+    return 0 if all(row[-1] == "reached" for row in rows) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
