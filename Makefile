@@ -20,7 +20,7 @@ INPUTS = pyproject.toml setup.cfg constraints/dev.txt
 AIRFLOW_TESTS_2 = test_harness or example_dag or timeout
 COVERAGE = --cov --cov-report=term
 
-.PHONY: help demo demo-ui test lint types unit airflow-tests airflow211 bench bench-from-trigger constraints clean
+.PHONY: help demo demo-ui test lint types unit airflow-tests airflow211 bench bench-from-trigger constraints clean docs dist
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,9 @@ airflow211: $(READY_2) ## unit tests and the example on the oldest supported Air
 	AIRFLOW_HOME="$$PWD/$(VENV_2)/airflow" $(VENV_2)/bin/python -m pytest tests --ignore tests/airflow -n 2
 	$(VENV_2)/bin/python -m pytest tests/airflow -k '$(AIRFLOW_TESTS_2)'
 
+docs: $(VENV)/.with-docs ## the documentation as a site in docs/_build; fails on any warning
+	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/sphinx-build -W --keep-going -E -q docs docs/_build
+
 bench: $(READY_BENCH) ## what a wait costs, beside its alternatives (about 10 minutes)
 	$(VENV_BENCH)/bin/python -m benchmarks
 
@@ -66,7 +69,7 @@ constraints: .uv/.ready ## choose the newest versions of everything again
 	done
 
 clean: ## remove environments, caches and all other things that were made here
-	rm -rf .uv $(VENV) $(VENV_2) $(VENV_BENCH) .demo build dist *.egg-info .coverage* .hypothesis .*_cache
+	rm -rf .uv $(VENV) $(VENV_2) $(VENV_BENCH) .demo build dist docs/_build *.egg-info .coverage* .hypothesis .*_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 $(READY): .uv/.ready $(INPUTS) constraints/airflow-3.3.txt

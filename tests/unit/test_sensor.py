@@ -18,6 +18,7 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
+from airflow_provider_manxue.events import completed_event
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueConfigurationError,
@@ -366,6 +367,12 @@ class TestEvents:
         service.answers(DONE)
         with pytest.raises(ManxueError, match="does not understand"):
             sensor().execute_complete(world.context, event=event, started_at=0.0)
+
+    def test_alone_are_enough_to_go_on(self, world, service):
+        """``airflow dags test`` resumes a task without the arguments of its deferral."""
+        service.answers(DONE)
+        event = completed_event("proj_1")
+        assert sensor().resume_execution("execute_complete", {"event": event}, world.context) == RESULT
 
 
 class TestLog:
