@@ -53,6 +53,9 @@ airflow211: $(READY_2) ## unit tests and the example on the oldest supported Air
 docs: $(VENV)/.with-docs ## the documentation as a site in docs/_build; fails on any warning
 	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/sphinx-build -W --keep-going -E -q docs docs/_build
 
+dist: $(VENV)/.with-dist ## sdist and wheel in dist, checked, and tried in clean environments with Airflow 3.3 and 2.11
+	$(BIN)/python -m dev.dist
+
 bench: $(READY_BENCH) ## what a wait costs, beside its alternatives (about 10 minutes)
 	$(VENV_BENCH)/bin/python -m benchmarks
 

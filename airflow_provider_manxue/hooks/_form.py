@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Any
 
 from flask_appbuilder.fieldwidgets import BS3TextFieldWidget
 from flask_babel import lazy_gettext
-from wtforms import BooleanField, FloatField, IntegerField, StringField
+from wtforms import BooleanField, IntegerField, StringField
 from wtforms.validators import Optional
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_FIELD_OF = {"boolean": BooleanField, "integer": IntegerField, "number": FloatField, "string": StringField}
+# Airflow drops a connection type whose form has a field of any other class, a FloatField for example.
+_FIELD_OF = {"boolean": BooleanField, "integer": IntegerField, "number": StringField, "string": StringField}
 
 
 def widgets(conn_fields: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
+from airflow.providers_manager import ProvidersManager
+
 from airflow_provider_manxue.connection import DEFAULT_BASE_URL, DEFAULT_CONN_ID, read_connection
 from airflow_provider_manxue.exceptions import ManxueConfigurationError
 from airflow_provider_manxue.get_provider_info import CONNECTION_TYPE, get_provider_info
@@ -137,6 +139,11 @@ def test_the_connection_type_leads_to_the_hook():
     assert ManxueHook.default_conn_name == DEFAULT_CONN_ID
 
 
+def test_airflow_knows_the_connection_type():
+    """It drops a type whose form it cannot draw, and says so in its log only."""
+    assert ProvidersManager().hooks["manxue"].package_name == "airflow-provider-manxue"
+
+
 def test_the_form_shows_the_default_address():
     assert CONNECTION_TYPE["ui-field-behaviour"]["placeholders"]["host"] == DEFAULT_BASE_URL
 
@@ -217,7 +224,7 @@ def test_the_form_of_older_versions_has_the_same_fields():
     kinds = {
         "boolean": wtforms.BooleanField,
         "integer": wtforms.IntegerField,
-        "number": wtforms.FloatField,
+        "number": wtforms.StringField,
         "string": wtforms.StringField,
     }
     assert list(widgets) == list(FIELDS)

@@ -1,0 +1,138 @@
+"""Build what is released, and try it as a user would: in clean environments, with the oldest and the newest Airflow."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+DIST = ROOT / "dist"
+PACKAGE = "airflow_provider_manxue"
+NAME = "airflow-provider-manxue"
+AIRFLOWS = ("3.3", "2.11")
+
+IMPORTS = f"""
+import runpy, sys
+import {PACKAGE}
+
+assert "site-packages" in {PACKAGE}.__file__, {PACKAGE}.__file__
+for path in sys.argv[1:]:
+    runpy.run_path(path)
+"""
+
+
+def main() -> int:
+    """Build, check and try; the exit status tells whether all is well."""
+    shutil.rmtree(DIST, ignore_errors=True)
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", DIST)
+    (wheel,), (sdist,) = DIST.glob("*.whl"), DIST.glob("*.tar.gz")
+    check_wheel(wheel)
+    check_sdist(sdist)
+    run(sys.executable, "-m", "twine", "check", "--strict", wheel, sdist)
+    say("twine check --strict: passed")
+    for version in AIRFLOWS:
+        try_with(version, wheel)
+    say(f"{wheel.name} and {sdist.name} are ready in {DIST.relative_to(ROOT)}/")
+    return 0
+
+
+def check_wheel(wheel: Path) -> None:
+    """The wheel holds every file of the package, its license, and nothing else."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = {name for name in archive.namelist() if not name.endswith("/")}
+    (info,) = {name.partition("/")[0] for name in names if ".dist-info/" in name}
+    compare(wheel, {name for name in names if not name.startswith(info)}, files_of_package())
+    compare(
+        wheel,
+        {name.removeprefix(f"{info}/") for name in names if name.startswith(info)},
+        {"METADATA", "RECORD", "WHEEL", "entry_points.txt", "licenses/LICENSE", "top_level.txt"},
+    )
+
+
+def check_sdist(sdist: Path) -> None:
+    """The sdist holds the package and what it is built with."""
+    with tarfile.open(sdist) as archive:
+        names = {member.name.partition("/")[2] for member in archive if member.isfile()}
+    generated = {name for name in names if name.startswith(f"{PACKAGE}.egg-info/") or name == "PKG-INFO"}
+    compare(
+        sdist,
+        names - generated,
+        files_of_package() | {"LICENSE", "README.md", "pyproject.toml", "setup.cfg"},
+    )
+
+
+def files_of_package() -> set[str]:
+    """Return all files of the package, but for what Python leaves behind."""
+    paths = (path for path in (ROOT / PACKAGE).rglob("*") if path.is_file())
+    return {str(path.relative_to(ROOT)) for path in paths if "__pycache__" not in path.parts}
+
+
+def compare(archive: Path, found: set[str], expected: set[str]) -> None:
+    if found != expected:
+        raise SystemExit(
+            f"{archive.name}: missing {sorted(expected - found)}, unexpected {sorted(found - expected)}"
+        )
+    say(f"{archive.name}: {len(found)} files, as expected")
+
+
+def try_with(airflow: str, wheel: Path) -> None:
+    """Install the wheel beside one Airflow, and let that Airflow say what it sees."""
+    say(f"Trying {wheel.name} with Airflow {airflow} ...")
+    examples = sorted((ROOT / "example_dags").glob("*.py"))
+    with tempfile.TemporaryDirectory(prefix="manxue-dist-") as folder:
+        python = Path(folder, "venv/bin/python")
+        uv = ROOT / "dev/uv"
+        constraints = ROOT / f"constraints/airflow-{airflow}.txt"
+        run(uv, "venv", "--quiet", "--python", sys.executable, python.parents[1])
+        run(uv, "pip", "install", "--quiet", "--python", python, "--constraints", constraints, wheel)
+        run(uv, "pip", "check", "--quiet", "--python", python)
+        # Neither this checkout nor the caller's environment may help.
+        clean = {
+            "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
+            "HOME": folder,
+            "AIRFLOW_HOME": f"{folder}/airflow",
+        }
+
+        def inside(*command: object) -> str:
+            return run(python.parent / str(command[0]), *command[1:], cwd=folder, env=clean)
+
+        providers = json.loads(inside("airflow", "providers", "list", "--output", "json"))
+        if NAME not in {provider["package_name"] for provider in providers}:
+            raise SystemExit(f"'airflow providers list' of Airflow {airflow} does not show {NAME}")
+        hooks = json.loads(inside("airflow", "providers", "hooks", "--output", "json"))
+        # Airflow lists a type that it cannot use as well, with an error in the place of its name.
+        if [hook["hook_name"] for hook in hooks if hook["connection_type"] == "manxue"] != ["sd2_manxue"]:
+            raise SystemExit(
+                f"'airflow providers hooks' of Airflow {airflow} does not know the type 'manxue'"
+            )
+        inside("python", "-c", IMPORTS, *examples)
+        inside("python", "-m", f"{PACKAGE}.testing", "--list")
+    say(f"Airflow {airflow}: provider listed, connection type known, {len(examples)} example Dags import")
+
+
+def run(*command: object, cwd: str | None = None, env: dict[str, str] | None = None) -> str:
+    """Run a command, and return what it printed; its log is shown only if it fails."""
+    process = subprocess.run(
+        [str(word) for word in command], cwd=cwd, env=env, capture_output=True, text=True, check=False
+    )
+    if process.returncode:
+        command_line = " ".join(map(str, command[:4]))
+        raise SystemExit(
+            f"{process.stdout}{process.stderr}{command_line} ... ended with exit code {process.returncode}"
+        )
+    return process.stdout
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
