@@ -35,3 +35,4 @@ html_title = f"airflow-provider-manxue {version}"
 html_theme_options = {"sidebar_hide_name": False, "navigation_with_keys": True}
 html_copy_source = False
 html_show_sphinx = False
+html_show_copyright = False
