@@ -74,8 +74,8 @@ class TriggererSensor(WaitingTask):
         return {"end_from_trigger": True, "do_xcom_push": self.do_xcom_push}
 
     def _say_what_a_mapped_task_cannot(self, context: Context) -> None:
-        is_mapped = context["ti"].map_index not in (None, -1)
-        if is_mapped and (self.start_from_trigger or self.end_from_trigger):
+        wanted = self.start_from_trigger or self.end_from_trigger
+        if wanted and context["ti"].map_index not in (None, -1):
             self.log.warning(
                 "A mapped task can neither start nor end in the triggerer; it defers as without start_from_trigger and "
                 "end_from_trigger. A ManxueVideoBatchSensor waits for many videos without a worker."

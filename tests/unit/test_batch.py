@@ -270,7 +270,6 @@ def test_progress_is_told_on_change_and_a_failure_at_once(world, videos, caplog,
     )
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize("mode", ["poke", "deferred"])
 def test_pause_beyond_the_deadline_loses_no_result(world, videos, mode):
     videos["a"] = done("a")
@@ -321,7 +320,8 @@ class TestCeilings:
         # Without a key of Airflow's in these tests, nothing is encrypted yet.
         stored = Fernet(Fernet.generate_key()).encrypt(Trigger.from_object(trigger).encrypted_kwargs.encode())
         assert len(stored) <= stored_length(ids) <= len(stored) + 500
-=======
+
+
 def test_goes_on_with_an_event_alone(world, videos):
     """``airflow dags test`` resumes a task without the arguments of its deferral."""
     videos |= {video: done(video) for video in "abc"}
@@ -329,4 +329,3 @@ def test_goes_on_with_an_event_alone(world, videos):
     result = sensor().resume_execution("execute_complete", {"event": batch_event({})}, world.context)
 
     assert [task["id"] for task in result] == ["a", "b", "c"]
->>>>>>> 7f85215 (Documentation as a site; waits go on under 'airflow dags test', which drops a deferral's arguments)

@@ -20,6 +20,7 @@ import airflow_provider_manxue
 from airflow_provider_manxue import testing
 from airflow_provider_manxue.get_provider_info import get_provider_info
 from airflow_provider_manxue.hooks.manxue import ManxueHook
+from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.sensors.manxue import ManxueVideoSensor
 
 ROOT = Path(__file__).parents[2]
@@ -102,7 +103,10 @@ def readers_world(readers_dag, manxue_emulator):
         "emulator": manxue_emulator,
         "manxue_emulator": manxue_emulator,
         "run_my_dag": run_my_dag,
-        "wait": ManxueVideoSensor(task_id="earlier", video_task_id="proj_1"),
+        "order": ManxueCreateVideoOperator(
+            task_id="earlier_order", prompt="A lighthouse", model="sd2_manxue_720p"
+        ),
+        "wait": ManxueVideoSensor(task_id="earlier_wait", video_task_id="proj_1"),
         **{name: getattr(testing, name) for name in testing.__all__},
     }
 
