@@ -24,13 +24,13 @@ def test_the_workflow_tries_each_python_that_is_declared():
     assert MATRIX["python"] == classifiers
 
 
-def test_the_script_and_the_workflow_cover_the_same():
+def test_the_workflow_covers_what_the_script_does():
     stages = set(re.findall(r"^stage ([a-z0-9-]+)$", (ROOT / ".ci/run").read_text(), re.MULTILINE))
-    makefile = (ROOT / "Makefile").read_text()
-    (parts,) = re.findall(r"^test: ([a-z -]+) ##", makefile, re.MULTILINE)
+    (parts,) = re.findall(r"^test: ([a-z -]+) ##", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
     covered = {*MATRIX["target"], *(entry["target"] for entry in MATRIX["include"])}
-    assert (stages - {"test"}) | set(parts.split()) == covered
+    # The browser is Debian's, which the forge's machines do not have.
+    assert (stages - {"test"}) | set(parts.split()) == covered | ({"browser-tests"} & stages)
 
 
 def test_the_list_of_phony_targets_is_complete():
