@@ -1,8 +1,9 @@
 """A real, complete Airflow below one folder: for tests, the demo and measurements.
 
 Nothing is simulated. Scheduler, triggerer, Dag processor and API server run as processes of their own, with
-an SQLite metadata database, free ports and random secrets, so that any number of them can live side by side.
-Only the standard library is used, so the harness may run in another environment than the Airflow it drives.
+an SQLite metadata database (or one of PostgreSQL's), free ports and random secrets, so that any number of them can
+live side by side. Only the standard library is used (but for PostgreSQL), so the harness may run in another
+environment than the Airflow it drives.
 
     with LocalAirflow(home, dags_folder=dags) as airflow:
         run_id = airflow.trigger("my_dag")
@@ -85,6 +86,7 @@ class LocalAirflow:
     :param triggerer: whether to start a triggerer.
     :param pools: further pools, as name and number of slots.
     :param config: further settings, as ``{"section.option": value}``.
+    :param postgres: URL of an empty PostgreSQL database to use instead of SQLite (Airflow 3).
     """
 
     def __init__(
@@ -97,6 +99,7 @@ class LocalAirflow:
         triggerer: bool = True,
         pools: Mapping[str, int] | None = None,
         config: Mapping[str, object] | None = None,
+        postgres: str | None = None,
     ) -> None:
         self.home = Path(home).absolute()
         self.python = python
@@ -105,6 +108,7 @@ class LocalAirflow:
         self.base_url = f"http://{LOOPBACK}:{free_port()}" if self.is_3 else None
         self.log_folder = self.home / "logs"
         self.database = self.home / "airflow.db"
+        self.postgres = postgres
         self.processes: dict[str, Component] = {}
         self._pools = dict(pools or {})
         self._names = self._component_names(triggerer)
@@ -134,7 +138,11 @@ class LocalAirflow:
         self.stop()
 
     def start(self, name: str) -> None:
-        """Start a component that was killed, and wait until it works."""
+        """
+        Start a component that was killed, or one more of its kind, and wait until it works.
+
+        :param name: name of the component; one more triggerer is ``triggerer:2``.
+        """
         self._launch(name)
         self._wait_until_ready(name)
 
@@ -276,6 +284,8 @@ class LocalAirflow:
 
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Read from the metadata database."""
+        if self.postgres:
+            return query_postgres(self.postgres, sql, values)
         with contextlib.closing(
             sqlite3.connect(f"{self.database.as_uri()}?mode=ro", uri=True, timeout=60)
         ) as db:
@@ -299,12 +309,13 @@ class LocalAirflow:
 
     def _launch(self, name: str) -> None:
         output = self.home / f"{name}.log"
+        command = name.partition(":")[0]
         # Task and trigger logs are read from the folder: no need for two more web servers to serve them.
-        options = [] if name in ("api-server", "dag-processor") else ["--skip-serve-logs"]
+        options = [] if command in ("api-server", "dag-processor") else ["--skip-serve-logs"]
         last_job = self._last_job(name)
         with output.open("ab") as stream:
             process = subprocess.Popen(
-                [self.python, "-m", "airflow", name, *options],
+                [self.python, "-m", "airflow", command, *options],
                 cwd=self.home,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -330,12 +341,15 @@ class LocalAirflow:
 
     def _last_job(self, name: str) -> int:
         """Return the id of the newest job of a component."""
-        rows = self.query("SELECT coalesce(max(id), 0) FROM job WHERE job_type = ?", JOB_TYPES.get(name, ""))
+        kind = JOB_TYPES.get(name.partition(":")[0], "")
+        rows = self.query("SELECT coalesce(max(id), 0) FROM job WHERE job_type = ?", kind)
         return int(rows[0][0])
 
     def _create_database(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
         self._airflow("db", "migrate")
+        if self.postgres:
+            return
         with contextlib.closing(sqlite3.connect(self.database)) as db, db:
             # With a write-ahead log, readers and the writer do not lock each other out.
             db.execute("PRAGMA journal_mode = WAL")
@@ -393,7 +407,7 @@ class LocalAirflow:
             "core.hostname_callable": "socket.gethostname",
             "core.parallelism": 8,
             "core.test_connection": "Enabled",
-            "database.sql_alchemy_conn": f"sqlite:///{self.database}?timeout=60",
+            "database.sql_alchemy_conn": self.postgres or f"sqlite:///{self.database}?timeout=60",
             "logging.base_log_folder": self.log_folder,
             "logging.colored_console_log": False,
             "scheduler.scheduler_idle_sleep_time": 0.5,
@@ -460,6 +474,17 @@ class LocalAirflow:
                 return json.load(answer)
         except urllib.error.HTTPError as error:
             raise LocalAirflowError(f"{method} {path}: {error.code} {error.read().decode()}") from error
+
+
+def query_postgres(url: str, sql: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
+    """Ask a PostgreSQL server; a statement that returns nothing gives an empty list."""
+    import psycopg2
+
+    with contextlib.closing(psycopg2.connect(url.replace("+psycopg2", ""))) as db:
+        db.autocommit = True
+        with db.cursor() as cursor:
+            cursor.execute(sql.replace("?", "%s"), values)
+            return cursor.fetchall() if cursor.description else []
 
 
 def installed_version(python: str) -> tuple[int, ...]:

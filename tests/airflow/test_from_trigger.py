@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import contextlib
 import re
-from typing import TYPE_CHECKING
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
 
 import pytest
 
 from airflow_provider_manxue.testing import Emulator, Script
+from dev.local_airflow import LocalAirflow, query_postgres
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-    from dev.local_airflow import LocalAirflow
+    from collections.abc import Iterator
 
 DAG = "start_and_end_in_the_triggerer"
 BAD = "end_badly_from_the_triggerer"
 BATCH = "batch_from_the_triggerer"
+HUNDRED = "hundred_from_the_triggerer"
 MAPPED = "mapped_from_the_triggerer"
 URL = re.compile(r"http://127\.0\.0\.1:\d+/media/\S+\?\S*signature=\S+")
 WAYS = ("argument", "template", "pull")
+
+
+POSTGRES = "postgresql+psycopg2://postgres@127.0.0.1:5432"
 
 
 @pytest.fixture
@@ -73,6 +78,47 @@ def test_each_shape_hands_over_the_same_and_starts_no_worker_where_none_is_neede
     assert [file.name for file in tmp_path.iterdir()] == ["callback"]
     [(events,)] = airflow.query("SELECT count(*) FROM asset_event WHERE source_run_id = ?", run_id)
     assert events == 1
+
+
+class Hundred:
+    """A hundred waits without a worker: on leaving, all have ended right, with one XCom of each kind."""
+
+    def __init__(self, airflow: LocalAirflow, emulator: Emulator) -> None:
+        self.airflow = airflow
+        self.emulator = emulator
+        script = Script.by_hand("processing", "completed")
+        self.videos = [emulator.add_task(script=script, actual_duration=4 + n / 100) for n in range(100)]
+
+    def __enter__(self) -> Self:
+        self.run_id = self.airflow.trigger(HUNDRED, conf={"videos": self.videos})
+        wait_until_all_are(self.airflow, "deferred", HUNDRED, self.run_id, {f"wait_{n}" for n in range(100)})
+        return self
+
+    def complete(self, count: int) -> None:
+        for video in self.videos[:count]:
+            self.emulator.set_status(video, "completed")
+
+    def ended(self) -> int:
+        return list(self.airflow.task_states(HUNDRED, self.run_id).values()).count("success") - 1
+
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
+        if kind is not None:
+            return
+        assert self.airflow.wait_for_run(HUNDRED, self.run_id, timeout=240) == "success"
+        rows = self.airflow.query(
+            "SELECT task_id, key FROM xcom WHERE run_id = ? AND task_id LIKE ? ORDER BY task_id, key",
+            self.run_id,
+            "wait_%",
+        )
+        kinds = ("actualDuration", "return_value", "video_url")
+        # The link to the video is an XCom as well.
+        assert sorted(row for row in rows if not row[1].startswith("_link")) == sorted(
+            (f"wait_{n}", key) for n in range(100) for key in kinds
+        )
+        for n, video in enumerate(self.videos):
+            assert self.airflow.xcom(HUNDRED, self.run_id, f"wait_{n}")["id"] == video
+            assert self.airflow.xcom(HUNDRED, self.run_id, f"wait_{n}", "actualDuration") == 4 + n / 100
+            assert worker_starts(self.airflow, HUNDRED, self.run_id, f"wait_{n}") == 0
 
 
 @pytest.mark.parametrize("ending", ["failed", "timeout", "401"])
@@ -158,6 +204,17 @@ def test_mapped_tasks_defer_as_ever_with_one_warning(airflow: LocalAirflow, emul
         assert log.count("A mapped task can neither start nor end in the triggerer") == 1
 
 
+def test_triggerer_that_dies_amid_a_hundred_waits_loses_and_doubles_nothing(
+    airflow: LocalAirflow, emulator: Emulator
+) -> None:
+    with Hundred(airflow, emulator) as waits:
+        waits.complete(50)
+        airflow.wait_until(lambda: waits.ended() >= 10, 120, "some have ended")
+        airflow.kill("triggerer")
+        waits.complete(100)
+        airflow.start("triggerer")
+
+
 def test_clear_leaves_no_result_of_the_earlier_run(airflow: LocalAirflow, emulator: Emulator) -> None:
     video = emulator.add_task(script=Script.polls("completed"))
     run_id = airflow.trigger(BAD, conf={"video": video})
@@ -170,3 +227,36 @@ def test_clear_leaves_no_result_of_the_earlier_run(airflow: LocalAirflow, emulat
     for key in ("return_value", "video_url", "actualDuration"):
         with pytest.raises(KeyError):
             airflow.xcom(BAD, run_id, "plain", key=key)
+
+
+@pytest.fixture
+def on_postgres(emulator: Emulator, tmp_path: Path) -> Iterator[LocalAirflow]:
+    """An Airflow with two triggerers, on a PostgreSQL database of its own."""
+    name = f"manxue_{secrets.token_hex(6)}"
+    query_postgres(f"{POSTGRES}/postgres", f"CREATE DATABASE {name}")
+    try:
+        with LocalAirflow(
+            tmp_path / "airflow",
+            dags_folder=Path(__file__).parent / "dags",
+            env={"AIRFLOW_CONN_MANXUE_DEFAULT": emulator.airflow_connection_json()},
+            # Each takes a few triggers at a time, so that both have some.
+            config={"triggerer.max_trigger_to_select_per_loop": 5},
+            pools={},
+            postgres=f"{POSTGRES}/{name}",
+        ) as airflow:
+            airflow.start("triggerer:2")
+            yield airflow
+    finally:
+        query_postgres(f"{POSTGRES}/postgres", f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.mark.services
+def test_two_triggerers_on_postgresql_share_the_waits(on_postgres: LocalAirflow, emulator: Emulator) -> None:
+    airflow = on_postgres
+    with Hundred(airflow, emulator) as waits:
+        count = "SELECT count(DISTINCT triggerer_id) FROM trigger WHERE triggerer_id IS NOT NULL"
+        airflow.wait_until(lambda: airflow.query(count) == [(2,)], 60, "both triggerers have taken some")
+        waits.complete(50)
+        airflow.wait_until(lambda: waits.ended() >= 10, 120, "some have ended")
+        airflow.kill("triggerer:2")
+        waits.complete(100)

@@ -87,6 +87,19 @@ with dag("start_and_end_in_the_triggerer"):
     }.items():
         ManxueVideoSensor(task_id=name, video_task_id=ordered, poke_interval=2, **BOTH, **work)
 
+# Many waits, each a task of its own, whose ids come from an upstream task.
+with dag("hundred_from_the_triggerer"):
+
+    @task(multiple_outputs=True)
+    def hundred(dag_run=None):
+        return {f"video_{number}": video for number, video in enumerate(dag_run.conf["videos"])}
+
+    hundred_ids = hundred()
+    for number in range(100):
+        ManxueVideoSensor(
+            task_id=f"wait_{number}", video_task_id=hundred_ids[f"video_{number}"], poke_interval=5, **BOTH
+        )
+
 # What does not end well, or cannot be done in the triggerer.
 with dag("end_badly_from_the_triggerer", user_defined_macros={"video_of": lambda run: run.conf["video"]}):
 
