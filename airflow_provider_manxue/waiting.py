@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_manxue.hooks.manxue import ManxueHook
     from airflow_provider_manxue.protocol import VideoTask
@@ -77,6 +78,7 @@ class WaitingTask(BaseSensorOperator):
         super().__init__(poke_interval=poke_interval, timeout=timeout, **kwargs)
         self.manxue_conn_id = manxue_conn_id
         self.deferrable = deferrable
+        self._seen: list[dict[str, Any]] = []
         self._check_waiting()
 
     def _check_waiting(self) -> None:
@@ -103,6 +105,16 @@ class WaitingTask(BaseSensorOperator):
         from airflow_provider_manxue.hooks.manxue import ManxueHook
 
         return ManxueHook(self.manxue_conn_id)
+
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """
+        Tell OpenLineage, if it is installed and asks, which videos this task has awaited.
+
+        :param task_instance: the task instance, which has ended.
+        """
+        from airflow_provider_manxue.lineage import lineage_of
+
+        return lineage_of(self._seen)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume after a deferral, with the same endings as everywhere else (Airflow's own differ by version)."""
@@ -301,6 +313,7 @@ class SingleWaitingTask(WaitingTask):
         if self.do_xcom_push:
             for key, value in task.as_xcoms().items():
                 context["ti"].xcom_push(key=key, value=value)
+        self._seen = [task.as_dict()]
         return task.as_dict()
 
 

@@ -155,6 +155,7 @@ class ManxueCreateVideoOperator(SingleWaitingTask):
                 context["ti"].xcom_push(key="video_task_id", value=video_task_id)
             with self._kept(context, video_task_id):
                 if not self.wait_for_completion:
+                    self._seen = [{"id": video_task_id, "model": self.model}]
                     return video_task_id
                 return self._wait(context, video_task_id, time.time())
 

@@ -287,7 +287,7 @@ class ManxueVideoBatchSensor(TriggererSensor):
     def _hand_over(
         self, context: Context, ids: list[str], outcomes: dict[str, VideoTask | ManxueError]
     ) -> list[dict[str, Any]]:
-        tasks = tasks_of(ids, outcomes)
+        self._seen = tasks = tasks_of(ids, outcomes)
         errors = {video: outcome for video, outcome in outcomes.items() if isinstance(outcome, ManxueError)}
         if self.do_xcom_push:
             # The return value of a task that fails would be lost.

@@ -1,0 +1,66 @@
+"""
+What OpenLineage is told of a task that has ended.
+
+Nothing imports this module before OpenLineage asks, so that its library is not needed otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from attrs import define
+
+from airflow.providers.common.compat.openlineage.facet import (
+    OutputDataset,
+    OutputStatisticsOutputDatasetFacet,
+    RunFacet,
+)
+from airflow.providers.openlineage.extractors import OperatorLineage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+FACET = "manxue_videos"
+"""Name of the run facet."""
+
+
+@define
+class ManxueVideosRunFacet(RunFacet):
+    """
+    The videos that a task has ordered, awaited or saved; without their URLs, which are secrets for a day.
+
+    :param videos: for each its ``id``, ``model``, ``status`` and ``actualDuration`` (seconds), as far as known.
+    """
+
+    videos: list[dict[str, Any]]
+
+
+def lineage_of(
+    videos: Iterable[Mapping[str, Any]], saved: tuple[str, int] | None = None
+) -> OperatorLineage[Any, Any]:
+    """
+    Return what a task has to do with videos.
+
+    :param videos: the videos, under the service's field names.
+    :param saved: URI and length in bytes of the file that the video was saved to.
+    """
+    fields = ("id", "model", "status", "actualDuration")
+    described = [{name: video[name] for name in fields if video.get(name) is not None} for video in videos]
+    return OperatorLineage(
+        outputs=[] if saved is None else [_dataset(*saved)],
+        run_facets={FACET: ManxueVideosRunFacet(videos=described)} if described else {},
+    )
+
+
+def _dataset(uri: str, size: int) -> OutputDataset:
+    """Name a file as OpenLineage's naming convention has it: the store as namespace, the path in it as name."""
+    parts = urlsplit(uri)
+    is_local = not parts.netloc
+    namespace = parts.scheme if is_local else f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    statistics = OutputStatisticsOutputDatasetFacet(size=size, fileCount=1)
+    return OutputDataset(
+        namespace=namespace,
+        name=parts.path if is_local else parts.path.lstrip("/"),
+        outputFacets={"outputStatistics": statistics},
+    )

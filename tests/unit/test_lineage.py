@@ -1,0 +1,72 @@
+"""What OpenLineage is told, and that nothing needs its library before it asks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+from openlineage.client.serde import Serde
+
+from airflow_provider_manxue.exceptions import ManxueVideoFailedError
+from airflow_provider_manxue.lineage import lineage_of
+from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
+
+DONE = {
+    "status": "completed",
+    "model": "sd2_manxue_1080p",
+    "video_url": "https://cdn.example.com/v.mp4?signature=secret",
+    "actualDuration": 5.17,
+}
+VIDEO = {"model": "sd2_manxue_1080p", "status": "completed", "actualDuration": 5.17}
+
+
+def facets(task):
+    lineage = task.get_openlineage_facets_on_complete(None)
+    text = Serde.to_json(lineage.run_facets["manxue_videos"])
+    assert "signature" not in text
+    return json.loads(text)["videos"]
+
+
+def test_sensor_tells_of_its_video(world, service):
+    service.answers("processing", DONE)
+    wait = ManxueVideoSensor(task_id="wait", video_task_id="proj_1")
+    world.run(wait)
+    assert facets(wait) == [{"id": "proj_1", **VIDEO}]
+
+
+def test_batch_tells_of_all_its_videos_also_when_one_failed(world, service):
+    service.answers(DONE, {"status": "failed", "error": "not allowed"})
+    wait = ManxueVideoBatchSensor(task_id="wait", video_task_ids=["proj_1", "proj_2"], deferrable=False)
+    with pytest.raises(ManxueVideoFailedError):
+        world.run(wait)
+    assert facets(wait) == [{"id": "proj_1", **VIDEO}, {"id": "proj_2", "status": "failed"}]
+
+
+def test_task_that_has_seen_no_video_tells_of_none():
+    wait = ManxueVideoSensor(task_id="wait", video_task_id="proj_1")
+    assert wait.get_openlineage_facets_on_complete(None).run_facets == {}
+
+
+@pytest.mark.parametrize(
+    ("uri", "namespace", "name"),
+    [
+        ("s3://films/episode/a%2Fb.mp4", "s3://films", "episode/a%2Fb.mp4"),
+        ("s3://my_conn@films/a.mp4", "s3://films", "a.mp4"),
+        ("gs://films/a.mp4", "gs://films", "a.mp4"),
+        ("file:///data/a.mp4", "file", "/data/a.mp4"),
+    ],
+)
+def test_saved_file_is_an_output_dataset(uri, namespace, name):
+    [dataset] = lineage_of([{"id": "proj_1"}], saved=(uri, 7)).outputs
+    assert (dataset.namespace, dataset.name) == (namespace, name)
+    assert dataset.outputFacets["outputStatistics"].size == 7
+
+
+def test_library_is_not_loaded_before_it_is_asked_for():
+    names = "sensors.manxue", "operators.manxue", "transfers.manxue_to_object_storage"
+    program = "; ".join(f"import airflow_provider_manxue.{name}" for name in names)
+    program += "; import sys; print([name for name in sys.modules if name.startswith('openlineage')])"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
