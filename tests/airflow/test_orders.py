@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import signal
@@ -14,8 +13,6 @@ import pytest
 from airflow_provider_manxue.testing import Answer, Script
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from airflow_provider_manxue.testing import Emulator
     from dev.local_airflow import LocalAirflow
 
@@ -128,33 +125,3 @@ def test_no_kill_of_worker_or_triggerer_buys_twice(airflow: LocalAirflow, emulat
         assert "ManxueOrderUnknownError" in airflow.task_log(dag, run_id, moment, try_number=2)
     numbers = airflow.query("SELECT task_id, try_number FROM task_instance WHERE run_id = ?", run_id)
     assert set(dict(numbers).values()) == {2}, "each was killed once, and tried again once"
-
-
-def test_example_dag_orders_waits_and_saves(
-    local_airflow: LocalAirflow, emulator: Emulator, tmp_path: Path
-) -> None:
-    emulator.default_script = Script.polls("completed")
-    billed = emulator.ledger.billed
-    run_id = local_airflow.trigger("manxue_order_wait_save", conf={"destination": f"file://{tmp_path}/"})
-    assert local_airflow.wait_for_run("manxue_order_wait_save", run_id) == "success"
-    assert emulator.ledger.billed == billed + 1
-    [video] = tmp_path.iterdir()
-    assert (
-        video.name == f"{local_airflow.xcom('manxue_order_wait_save', run_id, 'order', 'video_task_id')}.mp4"
-    )
-    sha256 = local_airflow.xcom("manxue_order_wait_save", run_id, "save", "sha256")
-    assert hashlib.sha256(video.read_bytes()).hexdigest() == sha256
-
-
-def test_example_dag_saves_an_episode(
-    local_airflow: LocalAirflow, emulator: Emulator, tmp_path: Path
-) -> None:
-    emulator.default_script = Script.timed(queued=1, processing=4)
-    billed = emulator.ledger.billed
-    shots = [f"shot {number}" for number in range(5)]
-    conf = {"shots": shots, "destination": f"file://{tmp_path}/"}
-    run_id = local_airflow.trigger("manxue_episode", conf=conf)
-    assert local_airflow.wait_for_run("manxue_episode", run_id, timeout=300) == "success"
-    assert emulator.ledger.billed == billed + len(shots)
-    assert len(list(tmp_path.iterdir())) == len(shots)
-    assert local_airflow.xcom("manxue_episode", run_id, "report") == 5.0 * len(shots)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import subprocess
 from struct import unpack_from
 
 import pytest
+from imageio_ffmpeg import get_ffmpeg_exe
 
 from airflow_provider_manxue.testing.mp4 import Video
 
@@ -46,6 +48,49 @@ def test_length_is_exact_in_every_header(duration, ticks):
     (entries,) = unpack_from(">I", data, times + 4)
     pairs = [unpack_from(">2I", data, times + 8 + 8 * index) for index in range(entries)]
     assert sum(count * length for count, length in pairs) == ticks
+
+
+class TestFfmpeg:
+    """What players and editors do with the files."""
+
+    @pytest.fixture
+    def ffmpeg(self, tmp_path):
+        def run(*arguments):
+            command = [get_ffmpeg_exe(), "-nostdin", "-loglevel", "warning", *arguments]
+            done = subprocess.run(command, cwd=tmp_path, check=True, capture_output=True, text=True)
+            return done.stdout, done.stderr
+
+        return run
+
+    @pytest.fixture
+    def length_of(self, ffmpeg):
+        def length(name):
+            progress, complaints = ffmpeg("-i", name, "-c", "copy", "-f", "null", "-progress", "-", "-")
+            assert complaints == ""
+            return int(progress.rpartition("out_time_us=")[2].split()[0]) / 1_000_000
+
+        return length
+
+    @pytest.mark.parametrize(
+        ("duration", "size"), [(4.0, None), (5.17, None), (0.199, None), (15, None), (4.567, 1_000_000)]
+    )
+    def test_decodes_every_picture(self, tmp_path, ffmpeg, length_of, duration, size):
+        video = Video("x", duration, size)
+        (tmp_path / "x.mp4").write_bytes(video.read(0, video.size))
+
+        assert ffmpeg("-xerror", "-i", "x.mp4", "-f", "null", "-")[1] == ""
+        assert length_of("x.mp4") == duration
+
+    def test_joins_them_without_encoding(self, tmp_path, ffmpeg, length_of):
+        durations = [5.17, 4.0, 4.567]
+        for number, duration in enumerate(durations):
+            video = Video(f"shot {number}", duration, 100_000 * (number + 1))
+            (tmp_path / f"{number}.mp4").write_bytes(video.read(0, video.size))
+        (tmp_path / "playlist").write_text("".join(f"file {number}.mp4\n" for number in range(3)))
+
+        ffmpeg("-f", "concat", "-i", "playlist", "-c", "copy", "film.mp4")
+        assert ffmpeg("-xerror", "-i", "film.mp4", "-f", "null", "-")[1] == ""
+        assert length_of("film.mp4") == pytest.approx(sum(durations))
 
 
 def test_pictures_are_where_the_table_says():
