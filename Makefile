@@ -21,6 +21,8 @@ AIRFLOW_TESTS_2 = test_harness or example_dag or timeout
 COVERAGE = --cov --cov-report=term
 
 .PHONY: help demo demo-ui test lint types unit airflow-tests services-tests airflow211 bench bench-from-trigger constraints clean docs dist
+.PHONY: help demo demo-ui test lint types unit airflow-tests heavy-tests airflow211 bench bench-from-trigger constraints
+.PHONY: clean docs dist
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +50,10 @@ airflow-tests: $(READY) ## tests against a real Airflow 3 with all its component
 
 services-tests: $(READY) ## those of them that need a PostgreSQL server
 	$(BIN)/python -m pytest tests/airflow -m services
+	$(BIN)/python -m pytest tests/airflow -m 'not heavy'
+
+heavy-tests: $(READY) ## those of them that take minutes each
+	$(BIN)/python -m pytest tests/airflow -m heavy
 
 airflow211: $(READY_2) ## unit tests and the example on the oldest supported Airflow
 	AIRFLOW_HOME="$$PWD/$(VENV_2)/airflow" $(VENV_2)/bin/python -m pytest tests --ignore tests/airflow -n 2

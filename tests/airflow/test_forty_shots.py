@@ -1,0 +1,78 @@
+"""An episode of forty shots, from the order to the film, on an Airflow that can run two tasks at a time."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airflow_provider_manxue.testing import Emulator, Script
+from dev.local_airflow import LocalAirflow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.heavy
+
+EXAMPLES = Path(__file__).parents[2] / "example_dags"
+DAG = "manxue_episode"
+SHOTS = [f"shot {number}" for number in range(40)]
+
+
+@pytest.fixture
+def service() -> Iterator[Emulator]:
+    with Emulator(default_script=Script.by_hand("processing", "completed")) as service:
+        yield service
+
+
+@pytest.fixture
+def airflow(service: Emulator, tmp_path: Path) -> Iterator[LocalAirflow]:
+    with LocalAirflow(
+        tmp_path / "airflow",
+        dags_folder=EXAMPLES,
+        env={"AIRFLOW_CONN_MANXUE_DEFAULT": service.airflow_connection_json()},
+        # The executor's two worker processes: with more tasks than that running, there is no third.
+        config={"core.parallelism": 2},
+    ) as airflow:
+        yield airflow
+
+
+def worker_starts(airflow: LocalAirflow, run_id: str) -> dict[str, int]:
+    """
+    Count the worker processes that were started for each task of a run.
+
+    Each of them asks Airflow's API server for leave to run its task, and the API server notes that in the audit log,
+    at a first try as well as on a resumption. (The number of tries says less: a resumption is no try of its own.)
+    """
+    running = airflow.query("SELECT task_id FROM log WHERE run_id = ? AND event = 'running'", run_id)
+    return Counter(task_id for (task_id,) in running)
+
+
+def test_two_worker_slots_wait_for_forty_shots_with_two_starts(
+    airflow: LocalAirflow, service: Emulator, tmp_path: Path
+) -> None:
+    run_id = airflow.trigger(DAG, conf={"shots": SHOTS, "destination": f"file://{tmp_path}/episode/"})
+    airflow.wait_until(
+        lambda: airflow.task_states(DAG, run_id).get("wait") == "deferred", 600, "the wait is deferred"
+    )
+    assert airflow.occupied_slots() == 0
+    for order in service.ledger.orders:
+        service.set_status(order.id, "completed")
+
+    assert airflow.wait_for_run(DAG, run_id, timeout=600) == "success"
+    assert worker_starts(airflow, run_id) == {
+        "shots": 1,
+        "order": len(SHOTS),
+        "wait": 2,
+        "save": len(SHOTS),
+        "join": 1,
+    }
+    bought = Counter(order.request["prompt"] for order in service.ledger.orders)
+    assert bought == dict.fromkeys(SHOTS, 1), "each shot is ordered once"
+    assert service.ledger.billed == len(SHOTS)
+    files = {path.name for path in (tmp_path / "episode").iterdir()}
+    assert files == {"film.mp4", *(f"{order.id}.mp4" for order in service.ledger.orders)}
+    assert "The film is 200 s long, as its shots are." in airflow.task_log(DAG, run_id, "join")
+    assert airflow.processes["scheduler"].output.read_text().count("Worker starting up") == 2
