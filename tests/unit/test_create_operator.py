@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from datetime import timedelta
@@ -37,6 +38,7 @@ from airflow_provider_manxue.hooks import manxue as hook_module
 from airflow_provider_manxue.hooks.manxue import ManxueHook
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.order_record import KEY
+from airflow_provider_manxue.orders import MAX_TRIES
 from airflow_provider_manxue.testing import Answer, Clock, Emulator, Script
 
 ORDER = {"prompt": "a cat", "model": "sd2_manxue_720p"}
@@ -368,19 +370,52 @@ def test_failure_in_the_triggerer_is_kept(emulator, task):
 # --- a POST that fails ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    "answer",
-    [Answer(reset="after"), Answer(status=408), Answer(status=409), Answer(status=500, processed=True),
-     Answer(status=502), Answer(status=503), Answer(status=504), Answer(body="<html>")],
-    ids=str,
-)  # fmt: skip
+UNKNOWN = {
+    "reset before it is acted upon": Answer(reset="before"),
+    "reset after the body": Answer(reset="after"),
+    "read timeout": Answer(hang=True),
+    "error page": Answer(body="<html>"),
+    "500 after the order": Answer(status=500, processed=True),
+    **{str(status): Answer(status=status) for status in (408, 409, 500, 502, 503, 504)},
+}
+
+
+def run_with_retries(task):
+    """Run a task as Airflow does, until it succeeds or there is no further try."""
+    while True:
+        try:
+            return task.run()
+        except AirflowFailException:
+            raise
+        except Exception:
+            if task.try_number > task.max_tries:
+                raise
+
+
+def posts(emulator):
+    return sum(record.method == "POST" for record in emulator.requests)
+
+
+@pytest.fixture
+def connect(emulator, monkeypatch):
+    """Change fields of the connection."""
+
+    def connect(host=emulator.base_url, **extra):
+        connection = {**json.loads(emulator.airflow_connection_json()), "host": host, "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", json.dumps(connection))
+
+    return connect
+
+
+@pytest.mark.parametrize("name", UNKNOWN)
 @pytest.mark.parametrize("binds", [True, False])
-def test_unknown_order_is_sent_once_and_a_retry_is_not_made(emulator, boundaries, answer, binds):
+def test_unknown_order_is_sent_once_and_a_retry_is_not_made(emulator, boundaries, connect, name, binds):
     task = TaskInstance(boundaries, store=binds, retries=5)
-    emulator.answer_all_with(answer, on="create")
+    connect(request_timeout=0.3)
+    emulator.answer_all_with(UNKNOWN[name], on="create")
     with pytest.raises(ManxueOrderUnknownError) as caught:
-        task.run()
-    assert isinstance(caught.value, AirflowFailException)
+        run_with_retries(task)
+    assert task.try_number == 1
     assert ("state-store/manxue_order" in str(caught.value)) is binds
     if binds:
         # Should there be a retry or a clear all the same, it stops as well.
@@ -388,7 +423,38 @@ def test_unknown_order_is_sent_once_and_a_retry_is_not_made(emulator, boundaries
             with pytest.raises(ManxueOrderUnknownError, match="state-store/manxue_order"):
                 task.run()
             task.clear()
-    assert sum(record.method == "POST" for record in emulator.requests) == 1
+    assert posts(emulator) == 1
+    assert emulator.ledger.billed <= 1
+
+
+@pytest.mark.parametrize("binds", [True, False])
+@pytest.mark.parametrize("failure", ["name", "tls", "refused"])
+def test_order_that_never_left_may_be_retried_and_never_arrives(
+    emulator, boundaries, connect, monkeypatch, failure, binds
+):
+    task = TaskInstance(boundaries, store=binds, retries=5)
+    if failure == "name":
+        connect(host="https://no-such-host.invalid/kyyReactApiServer")
+        monkeypatch.setattr(socket, "getaddrinfo", Mock(side_effect=socket.gaierror(-2, "not known")))
+    elif failure == "tls":
+        connect(host=emulator.base_url.replace("http://", "https://"))
+    else:
+        emulator.stop()
+    with pytest.raises(ManxueOrderNotSentError):
+        run_with_retries(task)
+    assert task.try_number == 1 + 5
+    assert posts(emulator) == 0
+    assert not binds or task.record is None, "what was not sent leaves no trace"
+
+
+@pytest.mark.parametrize("binds", [True, False])
+@pytest.mark.parametrize("status", [425, 429])
+def test_order_that_was_not_taken_is_retried_until_it_is_and_billed_once(emulator, boundaries, status, binds):
+    task = TaskInstance(boundaries, store=binds, retries=5)
+    emulator.fail_next(2 * MAX_TRIES + 1, Answer(status=status), on="create")
+    assert run_with_retries(task)["id"] == emulator.ledger.orders[0].id
+    assert task.try_number == 3
+    assert emulator.ledger.billed == 1
 
 
 def test_unknown_order_is_resolved_by_hand(emulator, task):
