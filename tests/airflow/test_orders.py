@@ -10,10 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from airflow_provider_manxue.testing import Answer, Script
+from airflow_provider_manxue.testing import Answer, Emulator, Script
 
 if TYPE_CHECKING:
-    from airflow_provider_manxue.testing import Emulator
     from dev.local_airflow import LocalAirflow
 
 DAG = "order_on_a_worker"
@@ -113,7 +112,9 @@ def test_no_kill_of_worker_or_triggerer_buys_twice(airflow: LocalAirflow, emulat
     for order in emulator.ledger.orders[before:]:
         orders.setdefault(order.request["prompt"], []).append(order.id)
     unknown = {"before_the_post": 0, "after_the_answer": 1}
-    bought = {"before_the_intent": 1, "with_the_id_kept": 1, "on_resume": 1, "when_done": 1}
+    bought = dict.fromkeys(
+        ("before_the_intent", "with_the_id_kept", "when_deferring", "on_resume", "when_done"), 1
+    )
     assert airflow.task_states(dag, run_id) == {
         **dict.fromkeys(unknown, "failed"),
         **dict.fromkeys(bought, "success"),
@@ -125,3 +126,66 @@ def test_no_kill_of_worker_or_triggerer_buys_twice(airflow: LocalAirflow, emulat
         assert "ManxueOrderUnknownError" in airflow.task_log(dag, run_id, moment, try_number=2)
     numbers = airflow.query("SELECT task_id, try_number FROM task_instance WHERE run_id = ?", run_id)
     assert set(dict(numbers).values()) == {2}, "each was killed once, and tried again once"
+
+
+def test_crash_of_everything_while_an_order_is_deferred_buys_nothing(
+    airflow: LocalAirflow, emulator: Emulator
+) -> None:
+    emulator.default_script = Script.by_hand("processing", "completed")
+    dag, before = "order_in_the_triggerer", emulator.ledger.billed
+    run_id = airflow.trigger(dag)
+    airflow.wait_until(lambda: airflow.task_states(dag, run_id).get("order") == "deferred", 90)
+    # The scheduler's executor holds the workers, so that they die with it.
+    for component in ("triggerer", "scheduler"):
+        airflow.kill(component)
+    order = emulator.ledger.orders[-1]
+    emulator.set_status(order.id, "completed")
+    for component in ("scheduler", "triggerer"):
+        airflow.start(component)
+    assert airflow.wait_for_run(dag, run_id) == "success"
+    assert airflow.xcom(dag, run_id, "order")["id"] == order.id
+    assert emulator.ledger.billed == before + 1
+    assert tries(airflow, run_id) == 1, "a wait that goes on is no retry"
+
+
+UNKNOWN = {
+    "reset_before_it_is_acted_upon": Answer(reset="before"),
+    "reset_after_the_body": Answer(reset="after"),
+    "read_timeout": Answer(hang=True),
+    "error_page": Answer(body="<html>"),
+    "500_after_the_order": Answer(status=500, processed=True),
+    **{str(status): Answer(status=status) for status in (408, 409, 500, 502, 503, 504)},
+}
+NOT_TAKEN = {str(status): Answer(status=status) for status in (425, 429)}
+
+
+def test_five_retries_send_no_order_again_whose_outcome_is_unknown(airflow: LocalAirflow) -> None:
+    dag = "order_with_five_retries"
+    with contextlib.ExitStack() as stack:
+        services = {name: stack.enter_context(Emulator()) for name in (*UNKNOWN, *NOT_TAKEN)}
+        for name, service in services.items():
+            connection = json.loads(service.airflow_connection_json())
+            extra = json.dumps({**connection["extra"], "request_timeout": 3})
+            airflow._api(
+                "POST", "/api/v2/connections", {**connection, "connection_id": f"owl_{name}", "extra": extra}
+            )
+            if name in UNKNOWN:
+                service.answer_all_with(UNKNOWN[name], on="create")
+            else:
+                service.fail_next(2, NOT_TAKEN[name], on="create")
+        run_id = airflow.trigger(dag, conf={"connections": [f"owl_{name}" for name in services]})
+        airflow.wait_for_run(dag, run_id, timeout=400)
+
+    posts = {
+        name: sum(one.method == "POST" for one in service.requests) for name, service in services.items()
+    }
+    assert posts == {**dict.fromkeys(UNKNOWN, 1), **dict.fromkeys(NOT_TAKEN, 3)}
+    numbers = airflow.query(
+        "SELECT map_index, state, try_number FROM task_instance WHERE run_id = ? AND task_id = 'order'",
+        run_id,
+    )
+    ends = {list(services)[index]: (state, number) for index, state, number in numbers}
+    assert ends == {**dict.fromkeys(UNKNOWN, ("failed", 1)), **dict.fromkeys(NOT_TAKEN, ("success", 1))}
+    assert all(service.ledger.billed <= 1 for service in services.values())
+    for index in range(len(UNKNOWN)):
+        assert "ManxueOrderUnknownError" in airflow.task_log(dag, run_id, "order", map_index=index)

@@ -6,7 +6,7 @@ import os
 import signal
 from datetime import UTC, datetime, timedelta
 
-from airflow.providers.common.compat.sdk import DAG
+from airflow.providers.common.compat.sdk import DAG, task
 
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.order_store import OrderStore
@@ -41,7 +41,9 @@ class KilledOnce(ManxueCreateVideoOperator):
         from airflow_provider_manxue.hooks.manxue import ManxueHook
 
         [owner] = [
-            owner for owner in (OrderStore, ManxueHook, ManxueCreateVideoOperator) if self.step in vars(owner)
+            owner
+            for owner in (OrderStore, ManxueHook, ManxueCreateVideoOperator)
+            if hasattr(owner, self.step)
         ]
         real = getattr(owner, self.step)
 
@@ -64,12 +66,32 @@ with DAG("order_on_a_worker", schedule=None, start_date=START, catchup=False):
         **SETTINGS,
     )
 
+with DAG("order_in_the_triggerer", schedule=None, start_date=START, catchup=False):
+    ManxueCreateVideoOperator(task_id="order", prompt="a fox", model="sd2_manxue_720p", **SETTINGS)
+
+# One order over each of many connections, behind each of which something else goes wrong.
+with DAG("order_with_five_retries", schedule=None, start_date=START, catchup=False):
+
+    @task
+    def connections(dag_run=None):
+        return dag_run.conf["connections"]
+
+    ManxueCreateVideoOperator.partial(
+        task_id="order",
+        prompt="an owl",
+        model="sd2_manxue_720p",
+        wait_for_completion=False,
+        retries=5,
+        retry_delay=timedelta(seconds=1),
+    ).expand(manxue_conn_id=connections())
+
 with DAG("order_and_be_killed", schedule=None, start_date=START, catchup=False):
     for moment, when, step in (
         ("before_the_intent", "after", "find"),
         ("before_the_post", "before", "_send_order"),
         ("after_the_answer", "after", "_send_order"),
         ("with_the_id_kept", "after", "ordered"),
+        ("when_deferring", "before", "defer"),
         ("on_resume", "before", "execute_complete"),
         ("when_done", "after", "done"),
     ):
