@@ -276,10 +276,34 @@ def test_what_is_rendered_later_is_checked_later(emulator, task, value):
     ManxueCreateVideoOperator(task_id="order", **ORDER, reference_images=[value])
 
 
-def test_bad_value_of_a_template_is_refused_before_anything_is_sent(emulator, task):
-    operator = ManxueCreateVideoOperator(task_id="order", **ORDER, duration="{{ params.seconds }}")
-    operator.duration = "abc"
-    with pytest.raises(ManxueInputError, match="duration is 'abc'"):
+IMAGE = "https://example.com/1.png"
+BAD = {
+    "empty prompt": ({"prompt": ""}, "prompt is ''"),
+    "too short": ({"duration": 3}, "duration is 3"),
+    "too long": ({"duration": 16}, "duration is 16"),
+    "no number": ({"duration": "abc"}, "duration is 'abc'"),
+    "ratio": ({"ratio": "2:1"}, "ratio is '2:1'"),
+    "first image and references": (
+        {"first_image": IMAGE, "reference_images": [IMAGE]},
+        "reference_images cannot be combined with first_image",
+    ),
+    "ten images": ({"reference_images": [IMAGE] * 10}, "reference_images has 10 URLs"),
+    "reference video of a model that takes none": (
+        {"reference_videos": ["https://example.com/1.mp4"]},
+        "the model sd2_manxue_720p takes none",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_refused_when_parsed_and_when_rendered(emulator, task, name):
+    values, words = BAD[name]
+    with pytest.raises(ManxueInputError, match=words):
+        ManxueCreateVideoOperator(task_id="order", **{**ORDER, **values})
+    operator = ManxueCreateVideoOperator(task_id="order", **ORDER)
+    for field, value in values.items():
+        setattr(operator, field, value)  # as rendering does
+    with pytest.raises(ManxueInputError, match=words):
         operator.execute(task.context)
     assert not emulator.requests
     assert task.record is None
