@@ -15,6 +15,7 @@ import tempfile
 import time
 from bisect import bisect_left
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,7 +39,8 @@ class Figures:
     What was measured of one case.
 
     :param until_deferred: seconds from the trigger of the run to the deferral.
-    :param growth: resident memory of the triggerer, with all videos polled, beyond what it was when idle; bytes.
+    :param growth: resident memory of the triggerer, with all videos polled, beyond what it was after a wait for
+        one; in bytes.
     :param blocks: seconds for which the triggerer's loop was blocked, each as Airflow reports it (from 0.2 s on).
     :param polls: times of the triggerer's requests, in seconds of one clock, sorted.
     :param reads: times of the resuming worker's requests.
@@ -62,6 +64,10 @@ def measure(videos: int, limit: float) -> Figures:
         with LocalAirflow(
             home, dags_folder=DAGS, env={"AIRFLOW_CONN_MANXUE_DEFAULT": json.dumps(connection)}
         ) as airflow:
+            # What the first wait of all loads, the libraries, is not what a further video weighs.
+            warm_up = airflow.trigger(DAG, conf={"videos": [emulator.add_task("completed")]})
+            airflow.wait_for_run(DAG, warm_up)
+            emulator.clear_requests()
             idle = resident(airflow)
             began = time.monotonic()
             run_id = airflow.trigger(DAG, conf={"videos": ids})
@@ -85,15 +91,14 @@ def measure(videos: int, limit: float) -> Figures:
             if state != "success" or len(airflow.xcom(DAG, run_id, "wait", "video_url")) != videos:
                 raise RuntimeError(airflow.describe_run(DAG, run_id))
             output = airflow.processes["triggerer"].output.read_text()
-        polls, reads = told_apart(emulator, completed)
+        polls, reads = told_apart(emulator, videos, completed)
         blocks = [float(block) for block in BLOCKED.findall(output)]
         return Figures(until_deferred, growth, blocks, polls, reads, until_success)
 
 
-def told_apart(emulator: Emulator, completed: float) -> tuple[list[float], list[float]]:
+def told_apart(emulator: Emulator, videos: int, completed: float) -> tuple[list[float], list[float]]:
     """Return when the triggerer polled and when the worker read: it reads each video once, and all of them last."""
     times = sorted(record.monotonic for record in emulator.requests)
-    videos = len(emulator.tasks)
     polls, reads = times[:-videos], times[-videos:]
     last = {record.task_id for record in emulator.requests[-videos:]}
     if len(last) != videos or polls[-1] < completed:
@@ -117,7 +122,7 @@ def rows(videos: int, limit: float, figures: Figures) -> list[tuple[str, str, st
             f"at most {limit:g}",
             f"{most(polls, 10) / 10:.1f}",
         ),
-        ("triggerer: requests in any second", f"at most {limit * 1.05:g}", f"{most(polls, 1)}"),
+        ("triggerer: requests in any second", f"at most {ceil(limit * 1.05)}", f"{most(polls, 1)}"),
         (
             "triggerer: seconds for the first pass",
             f"{videos / limit:g} by the limit",
@@ -127,7 +132,7 @@ def rows(videos: int, limit: float, figures: Figures) -> list[tuple[str, str, st
         ("triggerer: longest block, seconds", "", f"{max(figures.blocks, default=0):.2f}"),
         ("triggerer: growth of resident memory, MiB", "", f"{figures.growth / 2**20:.1f}"),
         ("triggerer: growth per video, KiB", "under 10", f"{figures.growth / 2**10 / videos:.1f}"),
-        ("worker: requests in any second", f"at most {limit * 1.05:g}", f"{most(reads, 1)}"),
+        ("worker: requests in any second", f"at most {ceil(limit * 1.05)}", f"{most(reads, 1)}"),
         (
             "worker: seconds to read all again",
             f"{videos / limit:g} by the limit",
