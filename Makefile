@@ -23,6 +23,7 @@ COVERAGE = --cov --cov-report=term
 .PHONY: help demo demo-ui test lint types unit airflow-tests services-tests airflow211 bench bench-from-trigger constraints clean docs dist
 .PHONY: help demo demo-ui test lint types unit airflow-tests heavy-tests airflow211 bench bench-from-trigger constraints
 .PHONY: clean docs dist
+.PHONY: help demo demo-ui test lint types unit airflow-tests heavy-tests airflow211 bench bench-from-trigger constraints clean docs dist
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
