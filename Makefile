@@ -20,10 +20,8 @@ INPUTS = pyproject.toml setup.cfg constraints/dev.txt
 AIRFLOW_TESTS_2 = test_harness or example_dag or timeout
 COVERAGE = --cov --cov-report=term
 
-.PHONY: help demo demo-ui test lint types unit airflow-tests services-tests airflow211 bench bench-from-trigger constraints clean docs dist
-.PHONY: help demo demo-ui test lint types unit airflow-tests heavy-tests airflow211 bench bench-from-trigger constraints
-.PHONY: clean docs dist
-.PHONY: help demo demo-ui test lint types unit airflow-tests heavy-tests airflow211 bench bench-from-trigger constraints clean docs dist
+.PHONY: help demo demo-ui test lint types unit airflow-tests services-tests heavy-tests airflow211
+.PHONY: docs dist bench bench-from-trigger constraints clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -47,18 +45,17 @@ unit: $(READY) ## fast tests, with branch coverage
 	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python -m pytest tests --ignore tests/airflow -n 2 $(COVERAGE)
 
 airflow-tests: $(READY) ## tests against a real Airflow 3 with all its components
-	$(BIN)/python -m pytest tests/airflow -m 'not services'
+	$(BIN)/python -m pytest tests/airflow -m 'not services and not heavy'
 
 services-tests: $(READY) ## those of them that need a PostgreSQL server
 	$(BIN)/python -m pytest tests/airflow -m services
-	$(BIN)/python -m pytest tests/airflow -m 'not heavy'
 
 heavy-tests: $(READY) ## those of them that take minutes each
 	$(BIN)/python -m pytest tests/airflow -m heavy
 
 airflow211: $(READY_2) ## unit tests and the example on the oldest supported Airflow
 	AIRFLOW_HOME="$$PWD/$(VENV_2)/airflow" $(VENV_2)/bin/python -m pytest tests --ignore tests/airflow -n 2
-	$(VENV_2)/bin/python -m pytest tests/airflow -m 'not services' -k '$(AIRFLOW_TESTS_2)'
+	$(VENV_2)/bin/python -m pytest tests/airflow -m 'not services and not heavy' -k '$(AIRFLOW_TESTS_2)'
 
 docs: $(VENV)/.with-docs ## the documentation as a site in docs/_build; fails on any warning
 	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/sphinx-build -W --keep-going -E -q docs docs/_build
