@@ -15,6 +15,8 @@ import socket
 import ssl
 import threading
 import time
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -55,12 +57,17 @@ from airflow_provider_manxue.protocol import clean_text, no_answer, user_agent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
     from io import FileIO
+    from typing import Self
     from urllib.parse import SplitResult
 
     from airflow_provider_manxue.connection import ManxueSettings
 
-_CHUNK = 256 * 1024
+_CHUNK = 1024 * 1024
+_MOST_UNHASHED = 8
+"""Chunks that may wait for their checksum; together with their length, the bound of the memory."""
+
 _REPORT_EVERY = 10.0
 """Seconds between two lines in the log about the progress."""
 
@@ -92,30 +99,65 @@ class Deadline:
             raise ManxueDownloadError(f"The video was not saved within timeout={self.timeout:g} s: {doing}.")
 
 
+class Checksum:
+    """
+    The SHA-256 of what is received, computed by a thread of its own: it takes as long as network and disk do.
+
+    The thread ends with the ``with`` block.
+    """
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+        self._thread = ThreadPoolExecutor(1, "manxue-sha256")
+        self._unhashed: deque[Future[None]] = deque()
+
+    def __enter__(self) -> Self:
+        """Nothing is begun before the first chunk."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        """Let the few chunks that still wait pass, and end the thread."""
+        self._thread.shutdown()
+
+    def begin(self) -> None:
+        """Forget all chunks so far; those that still wait go to the old digest."""
+        self._digest = hashlib.sha256()
+
+    def update(self, chunk: bytes) -> None:
+        """Append a chunk; waits if too many of them do."""
+        if len(self._unhashed) >= _MOST_UNHASHED:
+            self._unhashed.popleft().result()
+        self._unhashed.append(self._thread.submit(self._digest.update, chunk))
+
+    def hexdigest(self) -> str:
+        """Return the checksum of all chunks."""
+        while self._unhashed:
+            self._unhashed.popleft().result()
+        return self._digest.hexdigest()
+
+
 @dataclass
 class Copy:
     """
     The copy of the video that is under way.
 
     :param file: where it is written to, unbuffered; nobody else writes to it.
+    :param checksum: takes the checksum of it.
     :param version: the version of the video that it is a copy of.
     :param content_type: the media type that it was announced with.
     :param received: its length so far.
     """
 
     file: FileIO
+    checksum: Checksum
     version: Version = field(default_factory=Version)
     content_type: str | None = None
     received: int = 0
 
-    def __post_init__(self) -> None:
-        """Begin a new checksum."""
-        self._digest = hashlib.sha256()
-
     @property
     def sha256(self) -> str:
         """The checksum of what was received."""
-        return self._digest.hexdigest()
+        return self.checksum.hexdigest()
 
     def begin(self, part: Part) -> None:
         """Make place for a part: behind what is there, or instead of it."""
@@ -123,7 +165,7 @@ class Copy:
         if part.start == 0:
             self.content_type = part.content_type
             self.received = 0
-            self._digest = hashlib.sha256()
+            self.checksum.begin()
             self.file.seek(0)
             self.file.truncate()
 
@@ -146,7 +188,7 @@ class Copy:
                 f"The video could not be written to {Path(self.file.name).parent} after {self.received} bytes: "
                 f"{error.strerror or error}. There must be room for the whole video."
             ) from error
-        self._digest.update(chunk)
+        self.checksum.update(chunk)
         self.received += len(chunk)
 
     def read_at(self, place: int, count: int) -> bytes:
@@ -189,18 +231,19 @@ class Downloader:
         :raises ManxueDownloadError: if it cannot be had.
         :raises ManxueStorageError: if the file cannot take it.
         """
-        copy = Copy(file)
-        url: str | None = None
-        while True:
-            try:
-                if url is None:
-                    url = self._fresh_url()
-                self._attempt(url, copy)
-                return copy
-            except (BrokenTransferError, ManxueTransientError) as error:
-                if isinstance(error, DeadUrlError):
-                    url = None
-                self._pause(error, copy)
+        with Checksum() as checksum:
+            copy = Copy(file, checksum)
+            url: str | None = None
+            while True:
+                try:
+                    if url is None:
+                        url = self._fresh_url()
+                    self._attempt(url, copy)
+                    return copy
+                except (BrokenTransferError, ManxueTransientError) as error:
+                    if isinstance(error, DeadUrlError):
+                        url = None
+                    self._pause(error, copy)
 
     def _attempt(self, url: str, copy: Copy) -> None:
         asks_for_rest = bool(copy.received and copy.version.validator)

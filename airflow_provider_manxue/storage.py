@@ -11,6 +11,7 @@ import errno
 import os
 import secrets
 import tempfile
+from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -23,12 +24,15 @@ from airflow_provider_manxue.protocol import clean_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from io import FileIO
+    from contextlib import AbstractContextManager
 
     from fsspec import AbstractFileSystem
 
 _BLOCK = 8 * 1024 * 1024
 """Bytes of a part of an upload; memory is bounded by a few of them."""
+
+_WRITE_BACK = 8 * 1024 * 1024
+"""Bytes of a local file that go to the disk together."""
 
 _LOCAL = frozenset({"file", "local"})
 _S3 = frozenset({"s3", "s3a", "s3n"})
@@ -37,13 +41,10 @@ _AZURE = frozenset({"abfs", "abfss", "adl"})
 
 
 class Store(Protocol):
-    """
-    The place of one video.
+    """The place of one video."""
 
-    :param folder: where its temporary file belongs.
-    """
-
-    folder: Path
+    def temporary_file(self) -> AbstractContextManager[tuple[FileIO, Path]]:
+        """Open a new file without a buffer, and take it away at the end, whatever happens, unless it was moved."""
 
     def size(self) -> int | None:
         """Return the length of what is there now; None if nothing is."""
@@ -82,20 +83,31 @@ def _explain(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def temporary_file(folder: Path) -> Iterator[tuple[FileIO, Path]]:
-    """
-    Open a new file, and take it away at the end, whatever happens, unless it was moved.
-
-    :param folder: where it is made.
-    """
+def _temporary_file(folder: Path, kind: type[FileIO]) -> Iterator[tuple[FileIO, Path]]:
     # Not by the tempfile module: the file may get the final name, so its mode must be the usual one. Stores
     # tell the media type by the suffix.
     path = folder / f".manxue-{secrets.token_hex(8)}.mp4"
-    with path.open("x+b", buffering=0) as file:
+    with kind(path, "x+") as file:
         try:
             yield file, path
         finally:
             path.unlink(missing_ok=True)
+
+
+class _EarlyFile(FileIO):
+    """A file that the disk begins with while it is still written, so that the flush at its end is short."""
+
+    def write(self, data: Any) -> int:
+        """Write as usual; whenever a block is full, let it go to the disk."""
+        written = super().write(data)
+        place = self.tell()
+        beyond = place % _WRITE_BACK
+        if beyond < written and hasattr(os, "posix_fadvise"):
+            # Linux begins at once to write what it is told to be done with.
+            os.posix_fadvise(
+                self.fileno(), max(0, place - beyond - _WRITE_BACK), _WRITE_BACK, os.POSIX_FADV_DONTNEED
+            )
+        return written
 
 
 class LocalStore:
@@ -107,11 +119,13 @@ class LocalStore:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        # A rename is atomic within one file system only.
-        self.folder = path.parent
-        self.folder.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder; end the destination with a slash")
+
+    def temporary_file(self) -> AbstractContextManager[tuple[FileIO, Path]]:
+        """Open it in the same folder, since a rename is atomic within one file system only."""
+        return _temporary_file(self._path.parent, _EarlyFile)
 
     def size(self) -> int | None:
         """Return the length of what is there now; None if nothing is."""
@@ -125,7 +139,7 @@ class LocalStore:
         _sync(path)
         check()
         path.replace(self._path)
-        _sync(self.folder)
+        _sync(self._path.parent)
 
 
 def _sync(path: Path) -> None:
@@ -147,7 +161,10 @@ class ObjectStore:
         self._fs: AbstractFileSystem = path.fs
         self._scheme = path.protocol
         self._path = path.path
-        self.folder = Path(tempfile.gettempdir())
+
+    def temporary_file(self) -> AbstractContextManager[tuple[FileIO, Path]]:
+        """Open it in the folder for such files. It need not reach the disk."""
+        return _temporary_file(Path(tempfile.gettempdir()), FileIO)
 
     def size(self) -> int | None:
         """Return the length of what is there now; None if nothing is."""

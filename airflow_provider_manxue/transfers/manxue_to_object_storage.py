@@ -147,7 +147,6 @@ class ManxueToObjectStorageOperator(BaseOperator):
 
     def _save(self, context: Context, store: Store, uri: str, deadline: Deadline) -> None:
         from airflow_provider_manxue.download import Downloader, Wire
-        from airflow_provider_manxue.storage import temporary_file
 
         downloader = Downloader(
             fresh_url=FreshUrl(self.hook, self.video_task_id, self.log),
@@ -160,7 +159,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
             deadline=deadline,
             log=self.log,
         )
-        with temporary_file(store.folder) as (file, path):
+        with store.temporary_file() as (file, path):
             copy = downloader.fetch(file)
             content_type = copy.content_type or "video/mp4"
             # Another task may have been faster.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -19,6 +20,7 @@ import pytest
 from s3fs import S3FileSystem
 
 from airflow_provider_manxue import download as download_module
+from airflow_provider_manxue import storage as storage_module
 from airflow_provider_manxue.exceptions import (
     ManxueDownloadError,
     ManxueError,
@@ -98,7 +100,11 @@ class S3Place:
         self.client.put_object(Bucket=BUCKET, Key=f"{self.prefix}/{name}", Body=content)
 
     def leftovers(self):
-        uploads = self.client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+        uploads = [
+            one
+            for one in self.client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
+            if one["Key"].startswith(f"{self.prefix}/")
+        ]
         objects = self.client.list_objects_v2(Bucket=BUCKET, Prefix=f"{self.prefix}/.").get("Contents", [])
         return uploads + objects
 
@@ -504,6 +510,94 @@ class TestExisting:
         assert saves.place.leftovers() == []
 
 
+# --- a worker of its own --------------------------------------------------------------------------------
+
+
+WORKER = """
+import json, os, resource, signal, sys
+from s3fs import S3FileSystem
+from airflow_provider_manxue import download, storage
+from airflow_provider_manxue.exceptions import ManxueStorageError
+from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
+
+def die_at(owner, name, call, method=None):
+    real, calls = getattr(owner, name), []
+    def count(*args, **kwargs):
+        if method is None or args[1] == method:
+            calls.append(name)
+        if len(calls) == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return real(*args, **kwargs)
+    setattr(owner, name, count)
+
+operator = ManxueToObjectStorageOperator(task_id="save", **json.loads(sys.argv[1]))
+operator.hook.settings
+exec(sys.argv[2])
+try:
+    operator.execute({})
+except ManxueStorageError as error:
+    sys.exit(str(error))
+"""
+
+
+@pytest.fixture
+def worker(saves, tmp_path, monkeypatch):
+    """Save in another process, in which something happens to the worker or to its disk."""
+    temporary = tmp_path / "worker-tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+
+    def run(incident):
+        arguments = {
+            "video_task_id": saves.task_id,
+            "destination": saves.place.uri,
+            "storage_conn_id": saves.place.conn_id,
+        }
+        return subprocess.run(
+            [sys.executable, "-c", WORKER, json.dumps(arguments), incident], capture_output=True, text=True
+        )
+
+    run.temporary = temporary
+    return run
+
+
+def test_on_a_full_disk(saves, worker):
+    """A limit on the length of files stands in for it: writing fails in the same way."""
+    saves.place.write(saves.name, OLD)
+    run = worker("resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))")
+
+    assert run.returncode == 1
+    assert "could not be written" in run.stderr
+    assert "There must be room for the whole video" in run.stderr
+    assert saves.place.content(saves.name) == OLD
+    assert saves.place.leftovers() == []
+    assert list(worker.temporary.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("place", "moment"),
+    [
+        ("local", "download.Copy, 'write', 3"),
+        ("local", "storage.os, 'fsync', 1"),
+        ("local", "storage.Path, 'replace', 1"),
+        ("s3", "download.Copy, 'write', 3"),
+        ("s3", "S3FileSystem, 'call_s3', 1, 'create_multipart_upload'"),
+        ("s3", "S3FileSystem, 'call_s3', 2, 'upload_part'"),
+        ("s3", "S3FileSystem, 'call_s3', 1, 'complete_multipart_upload'"),
+    ],
+    indirect=["place"],
+)
+def test_a_worker_that_is_killed_leaves_nothing_half_done_and_its_retry_saves(saves, worker, moment):
+    saves.new_video(size=20 * 2**20)
+    saves.place.write(saves.name, OLD)
+    killed = worker(f"die_at({moment})")
+
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert saves.place.content(saves.name) == OLD
+    saves.run()
+    assert saves.place.content(saves.name) == saves.video
+
+
 # --- the store ------------------------------------------------------------------------------------------
 
 
@@ -530,36 +624,13 @@ class TestLocalFile:
         assert saves.downloads == []
 
     def test_where_nothing_may_be_written(self, saves, monkeypatch):
-        def refuse(self, *args, **kwargs):
-            raise PermissionError(13, "Permission denied", str(self))
+        def refuse(path, mode):
+            raise PermissionError(13, "Permission denied", str(path))
 
-        monkeypatch.setattr(Path, "open", refuse)
+        monkeypatch.setattr(storage_module, "_EarlyFile", refuse)
         with pytest.raises(ManxueStorageError, match="permission denied"):
             saves.run()
         assert saves.downloads == []
-
-    def test_on_a_full_disk(self, saves):
-        """A limit on the length of files stands in for it: writing fails in the same way."""
-        saves.place.write(saves.name, OLD)
-        code = (
-            "import json, resource, sys\n"
-            "from airflow_provider_manxue.exceptions import ManxueStorageError\n"
-            "from airflow_provider_manxue.transfers.manxue_to_object_storage import *\n"
-            "operator = ManxueToObjectStorageOperator(task_id='save', **json.loads(sys.argv[1]))\n"
-            "operator.hook.settings\n"
-            "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
-            "try: operator.execute({})\n"
-            "except ManxueStorageError as error: sys.exit(str(error))\n"
-        )
-        arguments = {"video_task_id": saves.task_id, "destination": saves.place.uri}
-        run = subprocess.run(
-            [sys.executable, "-c", code, json.dumps(arguments)], capture_output=True, text=True
-        )
-
-        assert "could not be written" in run.stderr
-        assert "There must be room for the whole video" in run.stderr
-        assert saves.place.content(saves.name) == OLD
-        assert saves.place.leftovers() == []
 
 
 @pytest.mark.parametrize("place", ["s3"], indirect=True)
@@ -620,26 +691,3 @@ class TestS3:
         uri = saves.run(destination=f"s3://s3_store@{BUCKET}/{saves.place.prefix}/", storage_conn_id=None)
         assert uri == f"s3://s3_store@{BUCKET}/{saves.place.prefix}/{saves.name}"
         assert saves.place.content(saves.name) == saves.video
-
-    def test_on_a_full_disk(self, saves, monkeypatch):
-        """The temporary folder, that is."""
-        begin = download_module.Copy.__post_init__
-
-        def begin_on_a_full_disk(self):
-            begin(self)
-            self.file = FullDisk(self.file)
-
-        monkeypatch.setattr(download_module.Copy, "__post_init__", begin_on_a_full_disk)
-        saves.assert_fails(ManxueStorageError, "No space left on device")
-
-
-class FullDisk:
-    def __init__(self, file):
-        self.file = file
-        self.name = file.name
-
-    def __getattr__(self, name):
-        return getattr(self.file, name)
-
-    def write(self, data):
-        raise OSError(28, "No space left on device")
