@@ -161,12 +161,12 @@ class ManxueToObjectStorageOperator(BaseOperator):
         )
         with store.temporary_file() as (file, path):
             copy = downloader.fetch(file)
-            content_type = copy.content_type or "video/mp4"
+            content_type, sha256 = copy.content_type or "video/mp4", copy.sha256
             # Another task may have been faster.
             if self._size_of_existing(store, uri) is None:
                 store.put(path, content_type, lambda: deadline.check("all is received, and is being stored"))
-        self.log.info("Saved %s (%d bytes, SHA-256 %s).", uri, copy.received, copy.sha256)
-        self._push(context, size=copy.received, content_type=content_type, sha256=copy.sha256)
+        self.log.info("Saved %s (%d bytes, SHA-256 %s).", uri, copy.received, sha256)
+        self._push(context, size=copy.received, content_type=content_type, sha256=sha256)
 
     def _push(self, context: Context, **values: Any) -> None:
         if self.do_xcom_push:

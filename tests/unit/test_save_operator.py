@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
+import os
 import subprocess
 import sys
+import threading
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -240,6 +243,64 @@ def test_a_private_address_is_refused_unless_allowed(emulator, save, monkeypatch
     save(task_id, allow_private_addresses=True)
 
 
+class TestChecksum:
+    def threads(self):
+        return [one for one in threading.enumerate() if one.name.startswith("manxue-sha256")]
+
+    def test_is_that_of_all_chunks(self, emulator, save):
+        task_id = emulator.add_task("completed", size=40 * 2**20)
+        _, xcom = save(task_id)
+
+        video = emulator.task(task_id).video
+        assert xcom["sha256"] == hashlib.sha256(video.read(0, video.size)).hexdigest()
+
+    def test_leaves_no_thread(self, emulator, save):
+        save(emulator.add_task("completed"))
+        with pytest.raises(ManxueDownloadError):
+            save(emulator.add_task("completed"), max_bytes=1)
+
+        assert self.threads() == []
+
+    def test_that_cannot_be_computed_is_an_error_before_anything_is_stored(
+        self, emulator, save, tmp_path, monkeypatch
+    ):
+        class Broken:
+            def update(self, chunk):
+                raise MemoryError
+
+        monkeypatch.setattr(download, "hashlib", SimpleNamespace(sha256=Broken))
+        with pytest.raises(ManxueStorageError, match="MemoryError"):
+            save(emulator.add_task("completed"))
+
+        assert list(tmp_path.iterdir()) == []
+        assert self.threads() == []
+
+
+class TestDisk:
+    @pytest.fixture
+    def begun(self, monkeypatch):
+        """The parts of files that the disk was told to begin with."""
+        begun = []
+        monkeypatch.setattr(
+            os, "posix_fadvise", lambda handle, start, length, advice: begun.append((start, length))
+        )
+        return begun
+
+    def test_begins_early_with_a_local_file(self, emulator, save, begun):
+        save(emulator.add_task("completed", size=20 * 2**20))
+
+        assert begun == [(0, 8 * 2**20), (8 * 2**20, 8 * 2**20)]
+
+    def test_is_spared_a_file_that_is_only_passed_on(self, upload, begun):
+        upload("gs", FakeStore(), size=20 * 2**20)
+
+        assert begun == []
+
+    def test_need_not_know_how(self, emulator, save, monkeypatch):
+        monkeypatch.delattr(os, "posix_fadvise", raising=False)
+        assert save(emulator.add_task("completed", size=20 * 2**20))[1]["size"] == 20 * 2**20
+
+
 class TestLog:
     @pytest.fixture
     def lines(self, monkeypatch):
@@ -324,13 +385,12 @@ class FakeStore:
 
 @pytest.fixture
 def upload(monkeypatch, tmp_path, emulator, save):
-    def run(scheme, store, **arguments):
+    def run(scheme, store, size=None, **arguments):
         monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
         path = SimpleNamespace(fs=store, protocol=scheme, path="bucket/folder/a.mp4")
         monkeypatch.setattr(storage, "ObjectStoragePath", lambda uri, **options: path)
-        return save(
-            emulator.add_task("completed"), destination=f"{scheme}://bucket/folder/a.mp4", **arguments
-        )
+        task_id = emulator.add_task("completed", size=size)
+        return save(task_id, destination=f"{scheme}://bucket/folder/a.mp4", **arguments)
 
     return run
 
