@@ -22,6 +22,7 @@ COVERAGE = --cov --cov-report=term
 
 .PHONY: help demo demo-ui test lint types unit airflow-tests services-tests heavy-tests airflow211
 .PHONY: docs dist bench bench-from-trigger constraints clean
+.PHONY: help demo demo-ui test lint types unit airflow-tests airflow211 bench bench-from-trigger bench-saving constraints clean docs dist
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -68,6 +69,10 @@ bench: $(READY_BENCH) ## what a wait costs, beside its alternatives (about 10 mi
 
 bench-from-trigger: $(READY_BENCH) ## what a wait costs without any worker process, beside its peers (about 20 minutes)
 	$(VENV_BENCH)/bin/python -m benchmarks.from_trigger
+
+bench-saving: $(READY_BENCH) ## what saving costs, and what other download tools do about faults (about 10 minutes)
+	$(VENV_BENCH)/bin/python -m benchmarks.saving
+	$(VENV_BENCH)/bin/python -m benchmarks.downloads
 
 constraints: .uv/.ready ## choose the newest versions of everything again
 	@for version in $(AIRFLOW_3) $(AIRFLOW_2); do \

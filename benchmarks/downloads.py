@@ -1,0 +1,190 @@
+"""
+What download tools do about a media host's faults, as a table in Markdown: ``python -m benchmarks.downloads``.
+
+Each run is a process of its own (``benchmarks.fetch``) beside an emulator of its own. An older file is at the place of
+the video, but for pooch, which would take it for the video.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from importlib.metadata import version
+from itertools import product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from airflow_provider_manxue.testing import Answer, Emulator
+from benchmarks.fetch import RETRIES, TIMEOUT, TOOLS
+from benchmarks.waits import NO_LOG, ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+SIZE = 32 * 2**20
+"""Bytes of the video: some tools write in pieces of 10 MiB."""
+
+OLD = b"an older video"
+PATIENCE = TIMEOUT + 60
+"""Seconds after which a tool is taken for one that never ends."""
+
+CURL = (
+    "curl",
+    "--silent",
+    "--show-error",
+    "--fail",
+    "--location",
+    "--retry-all-errors",
+    *("--retry", str(RETRIES)),
+)
+COMMANDS = {
+    "curl": '"$0" "$@" --output "$FILE" "$URL"',
+    "curl -C -, mv": '"$0" "$@" --continue-at - --output "$FILE.part" "$URL" && mv "$FILE.part" "$FILE"',
+}
+COLUMNS = (*TOOLS, *COMMANDS)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """
+    What happens.
+
+    :param name: for the table.
+    :param answers: makes the answers that spoil the first requests, from the whole video.
+    :param always: the last of them is given to all further requests too.
+    :param expired: the URL has expired before the first request.
+    :param full: the disk has no room for the whole video.
+    """
+
+    name: str
+    answers: Callable[[bytes], Sequence[Answer]] = lambda video: ()
+    always: bool = False
+    expired: bool = False
+    full: bool = False
+
+
+def _cut(share: float) -> Answer:
+    return Answer(truncate=int(SIZE * share))
+
+
+def _faults() -> list[Fault]:
+    spoilt: dict[str, Callable[[bytes], Sequence[Answer]]] = {
+        **{f"cut at {share:.0%}": lambda _, share=share: [_cut(share)] for share in (0.1, 0.5, 0.99)},
+        "chunked body ends early, no end mark": lambda _: [Answer(truncate=SIZE // 2, chunked=True)],
+        "chunked body ends early, with its end mark": lambda video: [
+            Answer(body=video[: SIZE // 2], chunked=True)
+        ],
+        "`Content-Length` 10 bytes too long": lambda _: [Answer(length_error=10)],
+        "`Content-Length` 10 bytes too short": lambda _: [Answer(length_error=-10)],
+        "HTML with status 200": lambda _: [Answer.named("media_html")],
+        "gzip though not asked for": lambda _: [Answer(gzip=True)],
+    }
+    return [
+        Fault("none"),
+        *(
+            Fault(f"{name}, {'always' if always else 'once'}", answers, always)
+            for (name, answers), always in product(spoilt.items(), (False, True))
+        ),
+        Fault("replaced in the middle", lambda _: [Answer(truncate=SIZE // 2, then_replace=True)]),
+        Fault(
+            "cut at 50%, then `Range` ignored", lambda _: [_cut(0.5), Answer(ignore_range=True)], always=True
+        ),
+        Fault("URL expired", expired=True),
+        Fault("full disk", full=True),
+        Fault("slow link", lambda _: [Answer(bytes_per_second=SIZE / 4)], always=True),
+    ]
+
+
+def main() -> None:
+    """Try all tools with all faults, and print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.downloads", description=__doc__)
+    parser.add_argument("--only", default="", help="faults whose name contains this")
+    only = parser.parse_args().only
+    # Of the emulators: tools that hang up are part of the plan.
+    logging.disable()
+    faults = [fault for fault in _faults() if only in fault.name]
+    with ThreadPoolExecutor(4) as pool:
+        ends = list(pool.map(lambda pair: attempt(*pair), product(faults, COLUMNS)))
+    print("| fault |", " | ".join(COLUMNS), "|")
+    print("|---" * (len(COLUMNS) + 1) + "|")
+    for number, fault in enumerate(faults):
+        row = ends[number * len(COLUMNS) : (number + 1) * len(COLUMNS)]
+        print(f"| {fault.name} |", " | ".join(row), "|")
+    curl = subprocess.run(["curl", "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
+    versions = [f"{name} {version(name)}" for name in ("huggingface_hub", "pooch", "fsspec", "aiohttp")]
+    print(f"\n{', '.join([*versions, f'curl {curl}'])}")
+
+
+def attempt(fault: Fault, tool: str) -> str:
+    """Let a tool meet a fault, and return what came of it."""
+    with Emulator() as service, TemporaryDirectory() as folder:
+        path = Path(folder, "videos", "video.mp4")
+        path.parent.mkdir()
+        old = None if tool == "pooch" else OLD
+        if old is not None:
+            path.write_bytes(old)
+        task_id = service.add_task("completed", size=SIZE)
+        video = service.task(task_id).video.read(0, SIZE)
+        url = service.video_url(task_id)
+        answers = fault.answers(video)
+        if fault.expired:
+            service.clock.advance(86_401)
+        for answer in answers[:-1] if fault.always else answers:
+            service.fail_next(1, answer, on="media")
+        if fault.always:
+            # Those that wait come after a standing answer, so it has to wait as well.
+            service.fail_next(1000, answers[-1], on="media")
+        succeeded = _run(tool, {"id": task_id, "video_url": url}, path, service, full=fault.full)
+        found = path.read_bytes() if path.exists() else None
+        right = found in (video, service.task(task_id).video.read(0, SIZE))
+        print(".", end="", file=sys.stderr, flush=True)
+        return _end(succeeded, right=right, kept=found == old)
+
+
+def _run(tool: str, task: dict[str, str], path: Path, service: Emulator, *, full: bool) -> bool | None:
+    """Return whether the tool reports success; None if it does not end."""
+    if tool in TOOLS:
+        command = [sys.executable, "-m", "benchmarks.fetch", tool, json.dumps(task), str(path)]
+    else:
+        command = ["sh", "-c", COMMANDS[tool], *CURL]
+    if full:
+        # A limit on the length of files, without the signal that would come with it, fails as a full disk does.
+        limit = f'trap "" XFSZ; ulimit -f {SIZE // 4 // 512}; exec "$0" "$@"'
+        command = ["sh", "-c", limit, *command]
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(path.parent.parent),
+        "AIRFLOW_HOME": str(path.parent.parent),
+        "AIRFLOW_CONN_MANXUE_DEFAULT": service.airflow_connection_json(),
+        "FILE": str(path),
+        "URL": task["video_url"],
+        **NO_LOG,
+    }
+    try:
+        ended = subprocess.run(
+            command, cwd=ROOT, env=environment, capture_output=True, timeout=PATIENCE, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return None
+    return ended.returncode == 0
+
+
+def _end(succeeded: bool | None, *, right: bool, kept: bool) -> str:
+    if succeeded:
+        return "right" if right else "**wrong file, no error**"
+    what = "never ends" if succeeded is None else "error"
+    return what if kept else f"{what}, **wrong file left**"
+
+
+if __name__ == "__main__":
+    if shutil.which("curl") is None:
+        sys.exit("curl is not installed")
+    main()

@@ -1,0 +1,101 @@
+"""
+One download by one tool, in a process of its own: ``python -m benchmarks.fetch TOOL TASK PATH``.
+
+``TASK`` is a finished task of the service, as JSON; ``PATH`` is where its video shall be. Each tool is used as its
+documentation recommends for a URL, with retries where it has any. Prints seconds and mebibytes as JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    Download = Callable[[], object]
+
+TIMEOUT = 60.0
+"""Seconds after which the operator gives up. The real default is an hour."""
+
+RETRIES = 3
+
+
+def manxue(task: Mapping[str, Any], path: Path) -> Download:
+    """Prepare the operator, as a worker does."""
+    from airflow_provider_manxue import download, storage  # noqa: F401
+    from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
+
+    operator = ManxueToObjectStorageOperator(
+        task_id="save",
+        video_task_id=dict(task),
+        destination=path.as_uri(),
+        timeout=TIMEOUT,
+        do_xcom_push=False,
+    )
+    _ = operator.hook.settings
+    return lambda: operator.execute({})
+
+
+def huggingface_hub(task: Mapping[str, Any], path: Path) -> Download:
+    """Take its function for a URL, and finish the file as its download of a model does."""
+    from huggingface_hub.file_download import http_get
+
+    def download() -> None:
+        incomplete = path.with_suffix(".incomplete")
+        with incomplete.open("wb") as file:
+            http_get(task["video_url"], file)
+        incomplete.replace(path)
+
+    return download
+
+
+def pooch(task: Mapping[str, Any], path: Path) -> Download:
+    """Without a known checksum, since nobody knows one before."""
+    import pooch
+
+    registry = pooch.create(
+        path.parent,
+        "",
+        registry={path.name: None},
+        urls={path.name: task["video_url"]},
+        retry_if_failed=RETRIES,
+    )
+    return lambda: registry.fetch(path.name)
+
+
+def fsspec(task: Mapping[str, Any], path: Path) -> Download:
+    """The file system for HTTP; it has no retries."""
+    import fsspec
+
+    files = fsspec.filesystem("http", encoded=True)
+    return lambda: files.get_file(task["video_url"], str(path))
+
+
+TOOLS: dict[str, Callable[[Mapping[str, Any], Path], Download]] = {
+    tool.__name__: tool for tool in (manxue, huggingface_hub, pooch, fsspec)
+}
+
+
+def main() -> None:
+    tool, task, path = sys.argv[1:]
+    download = TOOLS[tool](json.loads(task), Path(path))
+    before = memory("VmRSS")
+    began = time.perf_counter()
+    download()
+    seconds = time.perf_counter() - began
+    # Not by `getrusage`, whose peak is also that of the process that started this one.
+    print(json.dumps({"seconds": seconds, "mebibytes": memory("VmHWM") - before}))
+
+
+def memory(kind: str) -> float:
+    """Return this process's ``VmRSS``, or its peak ``VmHWM``, in MiB."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition(f"{kind}:")[2].split()[0]) / 1024
+
+
+if __name__ == "__main__":
+    main()

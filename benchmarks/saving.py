@@ -1,0 +1,196 @@
+"""
+Saving a large video, beside curl on the same disk in the same run: ``python -m benchmarks.saving``.
+
+The media host is a process of its own that leaves the copying to the kernel (``sendfile``). The emulator makes its
+bytes in Python, and would be slower than the clients that are measured.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import os
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from benchmarks.waits import NO_LOG, ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from airflow_provider_manxue.testing import Emulator
+
+MIB = 2**20
+SIZE = 2048 * MIB
+ROUNDS = 5
+LEAST_SHARE = 0.8
+MOST_MEMORY = 64
+_FILLER = 16 * MIB
+
+
+@dataclass(frozen=True)
+class Round:
+    """
+    One video, saved by both.
+
+    :param ours: seconds of the operator, from the question for the URL to the file that survives a loss of power.
+    :param curl: seconds of ``curl``, whose bytes may be in memory only by then.
+    :param curl_and_sync: the same, and until they are on the disk.
+    :param memory: by how much the operator's process grew at its peak, in MiB.
+    """
+
+    ours: float
+    curl: float
+    curl_and_sync: float
+    memory: float
+
+
+def main() -> int:
+    """Measure and print; the exit status says whether the targets were reached."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.saving", description=__doc__)
+    parser.add_argument(
+        "--folder", type=Path, help="on the disk to use; by default the one for temporary files"
+    )
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    arguments = parser.parse_args()
+    if shutil.which("curl") is None:
+        parser.error("curl is not installed")
+    with TemporaryDirectory(dir=arguments.folder) as folder:
+        return 0 if _report(list(measure(Path(folder), arguments.rounds))) else 1
+
+
+def measure(folder: Path, rounds: int) -> Iterator[Round]:
+    """Save the video again and again, by turns."""
+    from airflow_provider_manxue.testing import Answer, Emulator
+
+    with _media_host(folder) as url, Emulator() as service:
+        service.answer_all_with(Answer(overrides={"video_url": url}), on="query")
+        path = folder / "video.mp4"
+        for number in range(rounds):
+            curl_first = number % 2 == 0
+            if curl_first:
+                curl = _curl(url, path)
+            ours, memory = _ours(service, path)
+            if not curl_first:
+                curl = _curl(url, path)
+            yield Round(ours, *curl, memory)
+            print(".", end="", file=sys.stderr, flush=True)
+    print(file=sys.stderr)
+
+
+def _ours(service: Emulator, path: Path) -> tuple[float, float]:
+    task_id = service.add_task("completed")
+    with _room_for(path), TemporaryDirectory() as home:
+        ended = subprocess.run(
+            [sys.executable, "-m", "benchmarks.fetch", "manxue", json.dumps({"id": task_id}), path],
+            cwd=ROOT,
+            env={
+                "AIRFLOW_HOME": home,
+                "AIRFLOW_CONN_MANXUE_DEFAULT": service.airflow_connection_json(),
+                **NO_LOG,
+            },
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    figures = json.loads(ended.stdout.splitlines()[-1])
+    return figures["seconds"], figures["mebibytes"]
+
+
+def _curl(url: str, path: Path) -> tuple[float, float]:
+    with _room_for(path):
+        began = time.perf_counter()
+        subprocess.run(["curl", "--silent", "--show-error", "--fail", "--output", path, url], check=True)
+        fetched = time.perf_counter() - began
+        subprocess.run(["sync", path], check=True)
+        return fetched, time.perf_counter() - began
+
+
+@contextlib.contextmanager
+def _room_for(path: Path) -> Iterator[None]:
+    """Begin with a disk that is idle, check the length, and end without the file."""
+    os.sync()
+    yield
+    if path.stat().st_size != SIZE:
+        raise RuntimeError(f"{path} has {path.stat().st_size} bytes instead of {SIZE}")
+    path.unlink()
+
+
+# --- the media host -------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _media_host(folder: Path) -> Iterator[str]:
+    """Run the media host, and return the URL of its video."""
+    filler = folder / "filler"
+    filler.write_bytes(os.urandom(_FILLER))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        # Forked, as it needs nothing but the socket.
+        host = get_context("fork").Process(target=_serve, args=(listener, filler), daemon=True)
+        host.start()
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}/video.mp4"
+        finally:
+            host.terminate()
+            host.join()
+
+
+def _serve(listener: socket.socket, filler: Path) -> None:
+    from airflow_provider_manxue.testing.mp4 import Video
+
+    start = Video("large", 5.0, SIZE).read(0, MIB)
+    head = (
+        f"HTTP/1.1 200 OK\r\nContent-Type: video/mp4\r\nContent-Length: {SIZE}\r\n"
+        'ETag: "large"\r\nConnection: close\r\n\r\n'
+    )
+    with filler.open("rb") as file:
+        while True:
+            client, _ = listener.accept()
+            with client, contextlib.suppress(ConnectionError):
+                client.recv(MIB)
+                client.sendall(head.encode() + start)
+                left = SIZE - len(start)
+                while left:
+                    left -= client.sendfile(file, 0, min(left, _FILLER))
+
+
+# --- the report -----------------------------------------------------------------------------------------
+
+
+def _report(rounds: list[Round]) -> bool:
+    """Print the figures beside their targets; return whether those were reached."""
+    curl, ours, synced = (
+        statistics.median(getattr(one, name) for one in rounds) for name in ("curl", "ours", "curl_and_sync")
+    )
+    share = curl / ours
+    shares = sorted(one.curl / one.ours for one in rounds)
+    memory = max(one.memory for one in rounds)
+    print(f"{SIZE // MIB} MiB, {len(rounds)} rounds, medians:")
+    for name, seconds in (("the operator", ours), ("curl", curl), ("curl && sync", synced)):
+        print(f"  {name:<14}{seconds:6.2f} s {SIZE / MIB / seconds:7.0f} MiB/s")
+    fast, small = share >= LEAST_SHARE, memory < MOST_MEMORY
+    print(
+        f"throughput beside curl: {share:.0%} (single rounds {shares[0]:.0%} to {shares[-1]:.0%}), at least "
+        f"{LEAST_SHARE:.0%}: {_verdict(fast)}"
+    )
+    print(f"throughput beside curl && sync: {synced / ours:.0%}")
+    print(f"peak growth of memory: {memory:.1f} MiB, under {MOST_MEMORY} MiB: {_verdict(small)}")
+    return fast and small
+
+
+def _verdict(reached: bool) -> str:
+    return "reached" if reached else "MISSED"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
