@@ -43,12 +43,18 @@ CONNECTION_TYPE: dict[str, Any] = {
         },
         "ca_bundle": {
             "label": "CA bundle",
-            "description": "Path of a PEM file with the authorities to trust, on workers and triggerers.",
+            "description": (
+                "Path of a PEM file with the authorities to trust, on workers and triggerers, for example "
+                "/etc/ssl/certs/company.pem."
+            ),
             "schema": {"type": ["string", "null"]},
         },
         "proxy": {
             "label": "Proxy",
-            "description": "URL of an HTTP proxy; if empty, the environment (HTTPS_PROXY, NO_PROXY) decides.",
+            "description": (
+                "URL of an HTTP proxy, for example http://proxy.company:3128. If empty, the environment decides "
+                "(HTTPS_PROXY, NO_PROXY)."
+            ),
             "schema": {"type": ["string", "null"]},
         },
         "allow_http": {
@@ -98,4 +104,25 @@ def get_provider_info() -> dict[str, Any]:
             }
         ],
         "connection-types": [CONNECTION_TYPE],
+        "extra-links": [
+            "airflow_provider_manxue.links.manxue.ManxueVideoLink",
+            "airflow_provider_manxue.links.manxue.ManxueSavedVideoLink",
+        ],
+        "config": {
+            "manxue": {
+                "description": "Settings of the sd2_manxue provider.",
+                "options": {
+                    "video_tab": {
+                        "description": (
+                            "Show a *Video* tab on the page of each task instance (Airflow 3.1.1 and later). "
+                            "Airflow shows such a tab on all tasks of all Dags, hence it is off by default."
+                        ),
+                        "version_added": "0.1.0",
+                        "type": "boolean",
+                        "example": None,
+                        "default": "False",
+                    }
+                },
+            }
+        },
     }

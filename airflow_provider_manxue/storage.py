@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import re
 import secrets
 import tempfile
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
+from urllib.parse import quote, urlsplit
 
 from fsspec.callbacks import Callback
 
@@ -39,6 +41,13 @@ _S3 = frozenset({"s3", "s3a", "s3n"})
 _GOOGLE = frozenset({"gs", "gcs"})
 _AZURE = frozenset({"abfs", "abfss", "adl"})
 
+_AWS_CONSOLES = {
+    r"\.us-gov-[^.]+\.amazonaws\.com": "console.amazonaws-us-gov.com",
+    r"\.amazonaws\.com": "console.aws.amazon.com",
+    r"\.amazonaws\.com\.cn": "console.amazonaws.cn",
+}
+"""By the end of the name of the host that serves S3."""
+
 
 class Store(Protocol):
     """The place of one video."""
@@ -51,6 +60,9 @@ class Store(Protocol):
 
     def put(self, path: Path, content_type: str, check: Callable[[], None]) -> None:
         """Give a whole file its final place and name; ``check`` raises when it is time to stop."""
+
+    def web_address(self) -> str | None:
+        """Return the address under which a person finds the video in a browser; None if there is none."""
 
 
 @contextlib.contextmanager
@@ -141,6 +153,9 @@ class LocalStore:
         path.replace(self._path)
         _sync(self._path.parent)
 
+    def web_address(self) -> None:
+        """Return None: a browser on another machine does not reach a file."""
+
 
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
@@ -173,6 +188,16 @@ class ObjectStore:
             return int(self._fs.info(self._path)["size"] or 0)
         except FileNotFoundError:
             return None
+
+    def web_address(self) -> str | None:
+        """
+        Return the object's page in the console of AWS or Google Cloud; None for any other store.
+
+        A page of Azure's portal cannot be told from the account and the container.
+        """
+        if self._scheme in _S3:
+            return aws_console_page(self._fs.s3.meta.endpoint_url, self._path)
+        return google_console_page(self._path) if self._scheme in _GOOGLE else None
 
     def put(self, path: Path, content_type: str, check: Callable[[], None]) -> None:
         """Upload a whole file; the object appears, or is replaced, at the very end."""
@@ -222,3 +247,25 @@ class ObjectStore:
             with contextlib.suppress(Exception):
                 self._fs.rm_file(temporary)
             raise
+
+
+def aws_console_page(endpoint: str, path: str) -> str | None:
+    """
+    Return the page of an object in the console of AWS; None if the store is another one that speaks S3.
+
+    :param endpoint: URL of the store's API.
+    :param path: bucket and key, with a slash between.
+    """
+    host = urlsplit(endpoint).hostname or ""
+    console = next((name for domain, name in _AWS_CONSOLES.items() if re.search(f"{domain}$", host)), None)
+    bucket, _, key = path.partition("/")
+    return f"https://{console}/s3/object/{quote(bucket)}?prefix={quote(key, safe='')}" if console else None
+
+
+def google_console_page(path: str) -> str:
+    """
+    Return the page of an object in the console of Google Cloud.
+
+    :param path: bucket and key, with a slash between.
+    """
+    return f"https://console.cloud.google.com/storage/browser/_details/{quote(path)}"

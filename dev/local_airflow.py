@@ -87,6 +87,8 @@ class LocalAirflow:
     :param pools: further pools, as name and number of slots.
     :param config: further settings, as ``{"section.option": value}``.
     :param postgres: URL of an empty PostgreSQL database to use instead of SQLite (Airflow 3).
+    :param users: user names and their roles (Airflow 3), the first an administrator; each one's password is the name.
+        Without, there is no login, and everyone is an administrator.
     """
 
     def __init__(
@@ -100,6 +102,7 @@ class LocalAirflow:
         pools: Mapping[str, int] | None = None,
         config: Mapping[str, object] | None = None,
         postgres: str | None = None,
+        users: Mapping[str, str] | None = None,
     ) -> None:
         self.home = Path(home).absolute()
         self.python = python
@@ -111,6 +114,7 @@ class LocalAirflow:
         self.postgres = postgres
         self.processes: dict[str, Component] = {}
         self._pools = dict(pools or {})
+        self._users = dict(users or {})
         self._names = self._component_names(triggerer)
         self._mark = secrets.token_hex(16)
         self._environment = self._build_environment(Path(dags_folder).absolute(), config or {}, env or {})
@@ -307,6 +311,10 @@ class LocalAirflow:
         names = ["api-server", "scheduler", "dag-processor"] if self.is_3 else ["scheduler"]
         return [*names, "triggerer"] if triggerer else names
 
+    @property
+    def _passwords(self) -> Path:
+        return self.home / "passwords.json"
+
     def _launch(self, name: str) -> None:
         output = self.home / f"{name}.log"
         command = name.partition(":")[0]
@@ -347,6 +355,7 @@ class LocalAirflow:
 
     def _create_database(self) -> None:
         self.home.mkdir(parents=True, exist_ok=True)
+        self._passwords.write_text(json.dumps({user: user for user in self._users}))
         self._airflow("db", "migrate")
         if self.postgres:
             return
@@ -424,7 +433,11 @@ class LocalAirflow:
             "core.executor": "LocalExecutor",
             "core.execution_api_server_url": f"{self.base_url}/execution/",
             "core.auth_manager": SIMPLE_AUTH_MANAGER,
-            "core.simple_auth_manager_all_admins": True,
+            "core.simple_auth_manager_all_admins": not self._users,
+            "core.simple_auth_manager_users": ",".join(
+                f"{user}:{role}" for user, role in self._users.items()
+            ),
+            "core.simple_auth_manager_passwords_file": self._passwords,
             "api.host": LOOPBACK,
             "api.port": self.base_url.rpartition(":")[2],
             "api.base_url": self.base_url,
@@ -458,8 +471,10 @@ class LocalAirflow:
 
     def _api(self, method: str, path: str, body: object = None) -> Any:
         if self._token is None:
-            # Everyone is an administrator here, so a token is to be had for the asking.
-            self._token = self._http("GET", "/auth/token")["access_token"]
+            # Where everyone is an administrator, a token is to be had for the asking.
+            user = next(iter(self._users), None)
+            login = {"username": user, "password": user} if user else None
+            self._token = self._http("POST" if user else "GET", "/auth/token", login)["access_token"]
         return self._http(method, path, body)
 
     def _http(self, method: str, path: str, body: object = None) -> Any:

@@ -16,6 +16,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueRefusedError,
     ManxueVideoFailedError,
 )
+from airflow_provider_manxue.links.manxue import ManxueVideoLink
 from airflow_provider_manxue.order_record import Place
 from airflow_provider_manxue.order_store import OrderStore
 from airflow_provider_manxue.orders import Order, read_order
@@ -82,6 +83,7 @@ class ManxueCreateVideoOperator(SingleWaitingTask):
     """
 
     template_fields: Sequence[str] = (*_PARAMETERS, "manxue_conn_id")
+    operator_extra_links = (ManxueVideoLink(),)
 
     def __init__(
         self,

@@ -21,6 +21,7 @@ from airflow_provider_manxue.batch import (
 from airflow_provider_manxue.events import read_batch_event, says_begin, start_of
 from airflow_provider_manxue.exceptions import ManxueError, ManxueInputError
 from airflow_provider_manxue.from_trigger import feeds_mapped_tasks
+from airflow_provider_manxue.links.manxue import ManxueVideoLink
 from airflow_provider_manxue.polling import (
     MIN_FIRST_POLL_DELAY,
     AskAgain,
@@ -71,6 +72,7 @@ class ManxueVideoSensor(TriggererSensor, SingleWaitingTask):
     """
 
     template_fields: Sequence[str] = ("video_task_id", "manxue_conn_id")
+    operator_extra_links = (ManxueVideoLink(),)
 
     def __init__(
         self,

@@ -22,6 +22,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueTransientError,
     ManxueVideoFailedError,
 )
+from airflow_provider_manxue.links.manxue import ManxueSavedVideoLink
 from airflow_provider_manxue.protocol import TaskStatus, VideoTask, read_video_task_id
 
 if TYPE_CHECKING:
@@ -48,8 +49,9 @@ class ManxueToObjectStorageOperator(BaseOperator):
     it stopped. The video appears under its final name only when it is complete; a failed save leaves whatever was
     there before.
 
-    XCom: the URI of the saved video as return value; ``size`` (bytes), ``content_type`` and ``sha256``. After a
-    skipped save the last two are None.
+    XCom: the URI of the saved video as return value; ``video_task_id``, ``size`` (bytes), ``content_type`` and
+    ``sha256``. After a skipped save the last two are None. Where the store shows objects in a browser, also
+    ``web_address``, to which the button *Saved video* leads.
 
     :param video_task_id: (templated) id of the video's task, or the whole task, as the sensor returns it; then its
         URL is the fallback when the service no longer knows the task.
@@ -66,6 +68,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("video_task_id", "destination", "manxue_conn_id", "storage_conn_id")
+    operator_extra_links = (ManxueSavedVideoLink(),)
     ui_color = "#e8e0f7"
 
     def __init__(
@@ -126,7 +129,8 @@ class ManxueToObjectStorageOperator(BaseOperator):
         from airflow_provider_manxue.storage import open_store
 
         deadline = Deadline(_seconds(self.timeout))
-        uri = read_destination(self.destination, read_video_task_id(self.video_task_id))
+        video_task_id = read_video_task_id(self.video_task_id)
+        uri = read_destination(self.destination, video_task_id)
         with open_store(uri, self.storage_conn_id or None) as store:
             found = self._size_of_existing(store, uri)
             if found is None:
@@ -134,6 +138,9 @@ class ManxueToObjectStorageOperator(BaseOperator):
             else:
                 self.log.info("%s is there already (%d bytes); nothing is fetched.", uri, found)
                 self._push(context, size=found, content_type=None, sha256=None)
+            self._push(context, video_task_id=video_task_id)
+            if (web_address := store.web_address()) is not None:
+                self._push(context, web_address=web_address)
         return uri
 
     def _size_of_existing(self, store: Store, uri: str) -> int | None:

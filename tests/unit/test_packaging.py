@@ -69,6 +69,13 @@ def test_the_wheel_holds_every_module(files):
     assert {name for name in files if name.endswith(".py")} == modules
 
 
+def test_the_wheel_holds_the_page_of_the_video_tab(files):
+    page = {str(path.relative_to(ROOT)) for path in (ROOT / PACKAGE / "plugins" / "static").iterdir()}
+
+    assert {"index.html", "video.css", "video.js"} == {Path(name).name for name in page}
+    assert page <= files.keys()
+
+
 def test_every_folder_with_modules_is_a_package():
     folders = {path.parent for path in (ROOT / PACKAGE).rglob("*.py")}
 
@@ -95,6 +102,7 @@ def test_the_names_are_right(metadata):
 
 def test_the_declared_entry_points_are_in_the_wheel(entry_points):
     assert entry_points == {
+        "airflow.plugins": {"manxue_video_tab": f"{PACKAGE}.plugins.manxue:ManxueVideoTab"},
         "apache_airflow_provider": {"provider_info": f"{PACKAGE}.get_provider_info:get_provider_info"},
         "pytest11": {"manxue": f"{PACKAGE}.testing.pytest_plugin"},
     }
@@ -123,5 +131,5 @@ def test_each_entry_point_can_be_loaded_from_the_wheel(wheel, entry_points, tmp_
     )
 
     loaded = [Path(line) for line in run.stdout.splitlines()[-len(targets) :]]
-    assert len(loaded) == 2
+    assert len(loaded) == 3
     assert all(path.is_relative_to(tmp_path) for path in loaded)

@@ -19,10 +19,19 @@ from airflow_provider_manxue.connection import DEFAULT_BASE_URL, DEFAULT_CONN_ID
 from airflow_provider_manxue.exceptions import ManxueConfigurationError
 from airflow_provider_manxue.get_provider_info import CONNECTION_TYPE, get_provider_info
 from airflow_provider_manxue.hooks.manxue import ManxueHook
+from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
+from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
+from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
 
 ROOT = Path(__file__).parents[2]
 AIRFLOW = Path(find_spec("airflow").origin).parent
 FIELDS = CONNECTION_TYPE["conn-fields"]
+TASKS = [
+    ManxueVideoSensor,
+    ManxueVideoBatchSensor,
+    ManxueCreateVideoOperator,
+    ManxueToObjectStorageOperator,
+]
 
 
 def settings_of(**extra):
@@ -91,6 +100,22 @@ def test_every_module_of_hooks_sensors_triggers_operators_and_transfers_is_named
     assert {".".join(path.relative_to(ROOT).with_suffix("").parts) for path in files} == set(
         modules_of(get_provider_info())
     )
+
+
+def test_every_link_named_in_the_metadata_is_on_a_task_and_the_other_way_round():
+    links = {
+        f"{type(link).__module__}.{type(link).__name__}"
+        for task in TASKS
+        for link in task.operator_extra_links
+    }
+
+    assert set(get_provider_info()["extra-links"]) == links
+
+
+def test_the_video_tab_is_declared_as_an_option_and_off_by_default():
+    option = get_provider_info()["config"]["manxue"]["options"]["video_tab"]
+
+    assert (option["type"], option["default"]) == ("boolean", "False")
 
 
 def test_each_named_integration_is_declared():

@@ -1,0 +1,1 @@
+"""Links of sd2_manxue tasks, in Airflow's UI."""

@@ -1,0 +1,1 @@
+../../../example_dags/manxue_wait_for_video.py

@@ -1,0 +1,128 @@
+"""The Video tab, as far as no browser is needed."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
+from airflow_provider_manxue.plugins import manxue as plugin
+from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
+from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
+
+STATIC = Path(plugin.__file__).parent / "static"
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """Load the plugin with a configuration, as Airflow does."""
+
+    def run(value=None):
+        if value is not None:
+            monkeypatch.setenv("AIRFLOW__MANXUE__VIDEO_TAB", value)
+        fresh = type("ManxueVideoTab", (plugin.ManxueVideoTab,), {"fastapi_apps": [], "external_views": []})
+        fresh.on_load()
+        return fresh
+
+    return run
+
+
+def test_the_tab_is_off_unless_an_administrator_turns_it_on(load):
+    assert (load().fastapi_apps, load().external_views) == ([], [])
+    assert (load("False").fastapi_apps, load("False").external_views) == ([], [])
+
+
+def test_the_tab_is_on_the_page_of_a_task_instance(load):
+    loaded = load("True")
+    [app], [view] = loaded.fastapi_apps, loaded.external_views
+
+    assert view["destination"] == "task_instance"
+    path, _, query = view["href"].partition("?")
+    assert path == f"{app['url_prefix'].strip('/')}/"
+    assert dict(pair.split("=") for pair in query.split("&")) == {
+        "dag_id": "{DAG_ID}",
+        "run_id": "{RUN_ID}",
+        "task_id": "{TASK_ID}",
+        "map_index": "{MAP_INDEX}",
+    }
+
+
+def test_loading_the_plugin_imports_no_web_framework():
+    code = (
+        "import sys\n"
+        "from airflow_provider_manxue.plugins.manxue import ManxueVideoTab\n"
+        "before = set(sys.modules)\n"
+        "ManxueVideoTab.on_load()\n"
+        "print(*{'fastapi', 'starlette.staticfiles', 'requests', 'aiohttp'} & (set(sys.modules) - before))"
+    )
+    run = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+
+    assert run.stdout.split() == []
+
+
+class TestThePage:
+    @pytest.fixture
+    def get(self):
+        """Ask for a file of the page, as it is mounted in Airflow's API server."""
+        reason = "the web framework is part of Airflow 3"
+        fastapi = pytest.importorskip("fastapi", reason=reason)
+        client = pytest.importorskip("fastapi.testclient", reason=reason)
+        app = fastapi.FastAPI()
+        app.mount("/manxue-video", plugin.page)
+        return lambda path: client.TestClient(app).get(f"/manxue-video/{path}")
+
+    @pytest.mark.parametrize(
+        ("path", "kind"), [("", "text/html"), ("video.css", "text/css"), ("video.js", "javascript")]
+    )
+    def test_is_served_under_a_strict_policy(self, get, path, kind):
+        answer = get(path)
+        policy = dict(one.split(" ", 1) for one in answer.headers["content-security-policy"].split("; "))
+
+        assert answer.status_code == 200
+        assert kind in answer.headers["content-type"]
+        assert answer.text == (STATIC / (path or "index.html")).read_text()
+        assert policy["default-src"] == "'none'"
+        assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+        assert policy["frame-ancestors"] == "'self'"
+        assert answer.headers["referrer-policy"] == "no-referrer"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+
+    @pytest.mark.parametrize("path", ["%2e%2e/manxue.py", "..%2Fmanxue.py", "nothing.html"])
+    def test_is_all_that_is_served(self, get, path):
+        assert get(path).status_code == 404
+
+
+def test_the_page_needs_nothing_from_elsewhere():
+    for file in STATIC.iterdir():
+        assert re.findall(r"https?://|//[a-z]+\.|@import|url\(", file.read_text()) == []
+
+
+def test_the_page_has_nothing_inline_that_its_policy_forbids():
+    html = (STATIC / "index.html").read_text()
+
+    assert re.findall(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=", html) == []
+
+
+def test_the_script_never_makes_markup_of_a_text():
+    script = (STATIC / "video.js").read_text()
+
+    assert (
+        re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|DOMParser", script) == []
+    )
+
+
+def test_the_script_knows_the_tasks_and_their_links():
+    script = (STATIC / "video.js").read_text()
+    known = set(re.findall(r'"(Manxue\w+)"', script))
+    links = set(re.findall(r'"(\w+ video)"', script))
+
+    tasks = [
+        ManxueVideoSensor,
+        ManxueVideoBatchSensor,
+        ManxueCreateVideoOperator,
+        ManxueToObjectStorageOperator,
+    ]
+    assert known == {task.__name__ for task in tasks}
+    assert links == {link.name for task in tasks for link in task.operator_extra_links}
