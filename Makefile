@@ -20,9 +20,8 @@ INPUTS = pyproject.toml setup.cfg constraints/dev.txt
 AIRFLOW_TESTS_2 = test_harness or example_dag or timeout
 COVERAGE = --cov --cov-report=term
 
-.PHONY: help demo demo-ui test lint types unit airflow-tests services-tests heavy-tests airflow211
-.PHONY: docs dist bench bench-from-trigger constraints clean
-.PHONY: help demo demo-ui test lint types unit airflow-tests airflow211 bench bench-from-trigger bench-saving constraints clean docs dist
+.PHONY: help demo demo-ui test lint types unit airflow-tests services-tests heavy-tests browser-tests airflow211
+.PHONY: docs screenshots dist bench bench-from-trigger bench-saving constraints clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -43,7 +42,7 @@ types: $(READY) ## static types
 	$(BIN)/mypy --strict airflow_provider_manxue dev
 
 unit: $(READY) ## fast tests, with branch coverage
-	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python -m pytest tests --ignore tests/airflow -n 2 $(COVERAGE)
+	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python -m pytest tests --ignore tests/airflow --ignore tests/browser -n 2 $(COVERAGE)
 
 airflow-tests: $(READY) ## tests against a real Airflow 3 with all its components
 	$(BIN)/python -m pytest tests/airflow -m 'not services and not heavy'
@@ -54,8 +53,14 @@ services-tests: $(READY) ## those of them that need a PostgreSQL server
 heavy-tests: $(READY) ## those of them that take minutes each
 	$(BIN)/python -m pytest tests/airflow -m heavy
 
+browser-tests: $(VENV)/.with-browser ## tests of the pages that people see, in Debian's Chromium
+	$(BIN)/python -m pytest tests/browser
+
+screenshots: $(VENV)/.with-browser ## take the pictures in docs/img again
+	$(BIN)/python -m dev.screenshots
+
 airflow211: $(READY_2) ## unit tests and the example on the oldest supported Airflow
-	AIRFLOW_HOME="$$PWD/$(VENV_2)/airflow" $(VENV_2)/bin/python -m pytest tests --ignore tests/airflow -n 2
+	AIRFLOW_HOME="$$PWD/$(VENV_2)/airflow" $(VENV_2)/bin/python -m pytest tests --ignore tests/airflow --ignore tests/browser -n 2
 	$(VENV_2)/bin/python -m pytest tests/airflow -m 'not services and not heavy' -k '$(AIRFLOW_TESTS_2)'
 
 docs: $(VENV)/.with-docs ## the documentation as a site in docs/_build; fails on any warning

@@ -13,6 +13,7 @@ const OPERATORS = new Set([
   "ManxueCreateVideoOperator",
   "ManxueToObjectStorageOperator",
 ]);
+const KEYS = new Set(["return_value", "video_task_id", "size", "content_type", "sha256"]);
 const LINKS = ["Watch video", "Saved video"]; // by these a subclass of one of the operators is known
 const DONE = new Set(["success", "failed", "skipped", "upstream_failed", "removed"]);
 const WORDS = {
@@ -85,32 +86,41 @@ async function isOurs(instance) {
 
 // --- what there is to show -------------------------------------------------------------------------------------
 
-// The videos of one task instance: objects with the fields of the service's answer, and of a saved copy.
+// The videos of one task instance, each as the service described it, or as far as it is known.
 async function videosOf(instance) {
-  const [result, ordered, size] = await Promise.all(
-    ["return_value", "video_task_id", "size"].map((key) => xcom(instance.task_id, key, instance.map_index)),
-  );
-  const common = { instance };
-  if (Array.isArray(result)) return result.map((one) => ({ ...one, ...common, batch: true }));
-  if (result && typeof result === "object") return [{ ...result, ...common }];
-  const asked = instance.rendered_fields ?? {};
-  const id = ordered ?? (typeof asked.video_task_id === "string" ? asked.video_task_id : undefined);
-  if (size !== undefined) {
-    const [content_type, sha256] = await Promise.all(
-      ["content_type", "sha256"].map((key) => xcom(instance.task_id, key, instance.map_index)),
-    );
-    return [{ ...common, id, saved: result, size, content_type, sha256 }];
+  const found = await xcomsOf(instance);
+  const { return_value: result, video_task_id: ordered } = found;
+  if (Array.isArray(result)) return result.map((one) => ({ ...described(one), instance, batch: true }));
+  if (result && typeof result === "object") return [{ ...described(result), instance }];
+  const { video_task_id: asked, model } = instance.rendered_fields ?? {};
+  const id = [ordered, asked].find((one) => typeof one === "string");
+  if ("sha256" in found) {
+    const { size, content_type, sha256 } = found;
+    return [{ id, saved: result, size, content_type, sha256, instance }];
   }
-  return [{ ...common, id: id ?? (typeof result === "string" ? result : undefined), model: asked.model }];
+  return [{ id: id ?? result, model, instance }];
 }
 
-// Where the videos of this run were saved, by id. Only the save operator stores a checksum.
-async function savedCopies() {
-  const { xcom_entries: entries } = await api([...run, "~", "xcomEntries"], { xcom_key: "sha256", limit: ENTRIES });
-  const pairs = entries.map(async ({ task_id, map_index }) =>
+const described = ({ id, status, error, actualDuration, model, created, video_url }) => ({
+  id, status, error, actualDuration, model, created, video_url,
+});
+
+async function xcomsOf({ task_id, map_index }) {
+  const { xcom_entries: entries } = await api([...run, task_id, "xcomEntries"], { map_index, limit: ENTRIES });
+  const keys = entries.map(({ key }) => key).filter((key) => KEYS.has(key));
+  const values = await Promise.all(keys.map((key) => xcom(task_id, key, map_index)));
+  return Object.fromEntries(keys.map((key, index) => [key, values[index]]));
+}
+
+// Where the videos of this run were saved, by id, and whether that is all. Only the save operator stores a checksum.
+async function readCopies() {
+  const query = { xcom_key: "sha256", limit: ENTRIES };
+  const { xcom_entries: entries, total_entries: count } = await api([...run, "~", "xcomEntries"], query);
+  const pairs = entries.map(({ task_id, map_index }) =>
     Promise.all([xcom(task_id, "video_task_id", map_index), xcom(task_id, "return_value", map_index)]),
   );
-  return new Map((await Promise.all(pairs)).filter(([id]) => id !== undefined).map(([id, uri]) => [String(id), uri]));
+  const places = (await Promise.all(pairs)).filter(([id]) => id !== undefined).map(([id, uri]) => [String(id), uri]);
+  return { places: new Map(places), complete: count <= entries.length };
 }
 
 // --- words -----------------------------------------------------------------------------------------------------
@@ -135,14 +145,14 @@ const stateOf = ({ state }) => WORDS[state] ?? `is ${state}`;
 
 function facts(video) {
   const { start_date: start, end_date: end, state } = video.instance;
-  const waited = start && end && DONE.has(state) && video.saved === undefined ? spell((Date.parse(end) - Date.parse(start)) / 1000) : undefined;
+  const waited = start && end && DONE.has(state) && video.size === undefined;
   return {
     Status: video.status,
     Error: video.error,
     Length: video.actualDuration == null ? undefined : `${video.actualDuration} s`,
     Model: video.model,
     Created: moment(Number(video.created)),
-    Waited: waited,
+    Waited: waited ? spell((Date.parse(end) - Date.parse(start)) / 1000) : undefined,
     "Saved as": video.saved,
     Size: video.size == null ? undefined : `${Number(video.size).toLocaleString()} bytes`,
     Type: video.content_type,
@@ -155,7 +165,8 @@ function whyItDoesNotPlay(video) {
   const reason = expired
     ? "The URL of this video has expired: the service's URLs live about a day."
     : "This video does not play. Its URL may have expired (the service's URLs live about a day), or this browser does not reach its host.";
-  return video.saved ? `${reason} A copy is saved as ${video.saved}` : `${reason} No saved copy was found in this run.`;
+  if (video.saved) return `${reason} A copy is saved as ${video.saved}`;
+  return video.isNotSaved ? `${reason} No saved copy was found in this run.` : reason;
 }
 
 // --- the page --------------------------------------------------------------------------------------------------
@@ -170,7 +181,7 @@ function playable(url) {
 
 function cardOf(video, label = "") {
   const card = byId("video-template").content.cloneNode(true).firstElementChild;
-  card.querySelector("h3").textContent = [label, video.id ?? "Video"].filter(Boolean).join(" ");
+  card.prepend(element(label ? "h3" : "h2", [label, video.id ?? "Video"].filter(Boolean).join(" ")));
   const player = card.querySelector("video");
   const source = playable(video.video_url);
   if (source) {
@@ -202,6 +213,7 @@ function element(name, text) {
 }
 
 const shown = []; // pairs of card and video, to which the saved copies are added when they are known
+let copies;
 
 function show(place, video, label) {
   const card = cardOf(video, label);
@@ -210,9 +222,11 @@ function show(place, video, label) {
 }
 
 async function addSavedCopies() {
-  const copies = await savedCopies();
+  copies ??= readCopies();
+  const { places, complete } = await copies;
   for (const [card, video] of shown) {
-    video.saved ??= copies.get(String(video.id));
+    video.saved ??= places.get(String(video.id));
+    video.isNotSaved = complete && video.saved === undefined;
     describe(card, video);
   }
 }
@@ -245,10 +259,11 @@ const showBatch = (videos) =>
   );
 
 async function showMapped() {
-  const listed = (offset) => api([...task, "listMapped"], { limit: AT_A_TIME, offset, order_by: "map_index" });
-  const { total_entries: count } = await listed(0);
+  const list = (offset) => api([...task, "listMapped"], { limit: AT_A_TIME, offset, order_by: "map_index" });
+  const first = await list(0);
+  const count = first.total_entries;
   await showGallery(`All ${count} videos of this mapped task`, count, async (offset) => {
-    const { task_instances: instances } = await listed(offset);
+    const { task_instances: instances } = offset ? await list(offset) : first;
     const videos = await Promise.all(instances.map(videosOf));
     return instances.flatMap((instance, index) =>
       videos[index].map((video) => [{ status: stateOf(instance), ...video }, `[${instance.map_index}]`]),
@@ -285,6 +300,7 @@ function showWait(instance) {
 
 function clear() {
   shown.length = 0;
+  copies = undefined;
   byId("single").replaceChildren();
   byId("gallery").querySelector("ul").replaceChildren();
   byId("gallery").hidden = true;
