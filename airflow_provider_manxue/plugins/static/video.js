@@ -206,9 +206,10 @@ function describe(card, video) {
   card.querySelector("dl").replaceChildren(...rows.flatMap(([name, value]) => [element("dt", name), element("dd", value)]));
 }
 
+// An element with a text, in which a line may end after each slash, as a long address needs it.
 function element(name, text) {
   const made = document.createElement(name);
-  made.textContent = String(text);
+  made.append(...String(text).split(/(?<=\/)/).flatMap((part) => [part, document.createElement("wbr")]));
   return made;
 }
 

@@ -1,0 +1,140 @@
+"""Take the pictures of the real UI that the docs show: a real Airflow, a real browser, the emulated service."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from airflow_provider_manxue.testing import Emulator, Script
+from dev.browser import USERS, VIDEO_TAB, Visitor, fill_in_connection, open_browser, task_page
+from dev.local_airflow import LocalAirflow
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+ROOT = Path(__file__).parent.parent
+PICTURES = ROOT / "docs" / "img"
+WIDE = {"width": 1200, "height": 720}
+SMALL = {"width": 390, "height": 720}
+SAVE, SHOTS, WAITING = "manxue_order_wait_save", "manxue_shots", "manxue_wait_for_video"
+RUN = "episode_1"
+
+
+def run_dags(airflow: LocalAirflow, emulator: Emulator, destination: str) -> None:
+    """Run what is to be seen: videos that are there, and one that is awaited."""
+    emulator.default_script = Script.timed(queued=2, processing=20)
+    videos = [emulator.add_task(script="completed", actual_duration=length) for length in (5.17, 4, 8, 6.5)]
+    airflow.trigger(SAVE, conf={"destination": destination}, run_id=RUN)
+    airflow.trigger(SHOTS, conf={"videos": videos, "destination": destination}, run_id=RUN)
+    for dag_id in (SAVE, SHOTS):
+        airflow.wait_for_run(dag_id, RUN, timeout=300)
+    emulator.default_script = Script.by_hand("processing")
+    airflow.trigger(WAITING, run_id=RUN)
+    airflow.wait_until(lambda: airflow.task_states(WAITING, RUN).get("wait") == "deferred", 120)
+
+
+def take(page: Page, name: str) -> None:
+    """Save what the page shows, and forget the page."""
+    page.screenshot(path=PICTURES / f"{name}.png")
+    print(f"{name}.png: {(PICTURES / f'{name}.png').stat().st_size // 1024} KiB")
+    page.context.close()
+
+
+def show_form(visitor: Visitor) -> None:
+    """The form of a new connection, with all its fields open."""
+    for name, section in (("form", None), ("form-extra", "Extra Fields")):
+        page = visitor.page("admin", viewport={"width": 1000, "height": 840 if section is None else 1320})
+        page.goto(f"{visitor.base_url}/connections")
+        form = fill_in_connection(page, "manxue_default", "", "your-key")
+        if section:
+            form.get_by_role("button", name=section, exact=True).click()
+            form.get_by_text("Allow plain HTTP").wait_for()
+        settle(page)
+        take(page, name)
+
+
+def show_connection_test(visitor: Visitor, airflow: LocalAirflow, emulator: Emulator) -> None:
+    """The answer to *Test Connection*."""
+    # With a port, without which Airflow 3.3.1 and 3.3.2 refuse to test.
+    airflow.set_connection("manxue_default", **json.loads(emulator.airflow_connection_json()) | {"port": 0})
+    page = visitor.page("admin", viewport={"width": 1000, "height": 440})
+    page.goto(f"{visitor.base_url}/connections")
+    page.get_by_role("button", name="Test Connection").click()
+    page.get_by_text("Test Connection Successful").wait_for()
+    settle(page)
+    take(page, "form-test")
+
+
+def show_task_pages(visitor: Visitor) -> None:
+    """The page of a task, with its buttons and its tab."""
+    page = visitor.page("admin", viewport=WIDE)
+    page.goto(visitor.base_url + task_page(SAVE, RUN, "order", tab="/details"))
+    page.get_by_role("link", name="Watch video").scroll_into_view_if_needed()
+    settle(page)
+    take(page, "watch-video")
+    for name, place, options in (
+        ("video-tab", (SAVE, "order", -1), {}),
+        ("video-tab-dark", (SAVE, "order", -1), {"color_scheme": "dark"}),
+        ("video-tab-gallery", (SHOTS, "wait", 0), {"viewport": {"width": 1200, "height": 1000}}),
+        ("video-tab-waiting", (WAITING, "wait", -1), {"viewport": {"width": 1200, "height": 440}}),
+    ):
+        show_tab(visitor, name, place, options)
+
+
+def show_tab(visitor: Visitor, name: str, place: tuple[str, str, int], options: dict[str, Any]) -> None:
+    """The tab on the page of a task."""
+    page = visitor.page("admin", **{"viewport": WIDE, **options})
+    dag_id, task_id, map_index = place
+    page.goto(visitor.base_url + task_page(dag_id, RUN, task_id, map_index, VIDEO_TAB))
+    tab = page.frame_locator("iframe")
+    if "waiting" in name:
+        tab.get_by_text("waits in the triggerer").wait_for()
+    else:
+        tab.get_by_text("Saved as").first.wait_for()
+    settle(page)
+    take(page, name)
+
+
+def show_small(visitor: Visitor) -> None:
+    """The tab's own page on the screen of a telephone; Airflow's page around it needs a larger one."""
+    page = visitor.page("admin", viewport=SMALL)
+    query = {"dag_id": SHOTS, "run_id": RUN, "task_id": "batch", "map_index": -1}
+    page.goto(f"{visitor.base_url}/manxue-video/?{urlencode(query)}")
+    page.get_by_text("Saved as").first.wait_for()
+    settle(page)
+    take(page, "video-tab-small")
+
+
+def settle(page: Page) -> None:
+    """Wait until nothing moves any more."""
+    page.wait_for_load_state("networkidle")
+    page.mouse.move(0, 0)
+    page.wait_for_timeout(1500)
+
+
+def main() -> None:
+    """Take all pictures."""
+    PICTURES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="manxue-") as folder, Emulator() as emulator:
+        saved = Path("/tmp/manxue")  # as in the examples; nothing of this machine is to be seen
+        airflow = LocalAirflow(
+            Path(folder) / "airflow",
+            dags_folder=ROOT / "tests" / "browser" / "dags",
+            config={"manxue.video_tab": True},
+            users=USERS,
+        )
+        with airflow, open_browser() as browser:
+            assert airflow.base_url
+            visitor = Visitor(browser, airflow.base_url)
+            show_form(visitor)
+            show_connection_test(visitor, airflow, emulator)
+            run_dags(airflow, emulator, f"{saved.as_uri()}/")
+            show_task_pages(visitor)
+            show_small(visitor)
+
+
+if __name__ == "__main__":
+    main()
