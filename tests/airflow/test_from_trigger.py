@@ -71,6 +71,9 @@ def test_each_shape_hands_over_the_same_and_starts_no_worker_where_none_is_neede
     assert seen["neither_template"]["task"]["id"] == video
     assert seen == dict.fromkeys(tasks, seen["neither_template"])
     assert {task: worker_starts(airflow, DAG, run_id, task) for task in tasks} == tasks
+    for task in tasks:
+        links = airflow._api("GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/{task}/links")
+        assert URL.fullmatch(links["extra_links"]["Watch video"]), task
     assert {task: worker_starts(airflow, DAG, run_id, task) for task in ("callback", "outlet")} == {
         "callback": 1,
         "outlet": 1,
