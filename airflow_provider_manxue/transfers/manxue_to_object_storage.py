@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_manxue.download import Deadline
     from airflow_provider_manxue.hooks.manxue import ManxueHook
@@ -93,6 +94,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
         self.max_bytes = max_bytes
         self.timeout = timeout
         self.allow_private_addresses = allow_private_addresses
+        self._saved: tuple[dict[str, Any], str, int] | None = None
         self._check_arguments()
 
     def _check_arguments(self) -> None:
@@ -143,6 +145,19 @@ class ManxueToObjectStorageOperator(BaseOperator):
                 self._push(context, web_address=web_address)
         return uri
 
+    def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
+        """
+        Tell OpenLineage, if it is installed and asks, which video was saved, and where.
+
+        :param task_instance: the task instance, which has ended.
+        """
+        from airflow_provider_manxue.lineage import lineage_of
+
+        if self._saved is None:
+            return lineage_of([])
+        video, uri, size = self._saved
+        return lineage_of([video], saved=(uri, size))
+
     def _size_of_existing(self, store: Store, uri: str) -> int | None:
         """Return the length of an object that stands in the way; None if there is none, or it may be replaced."""
         if self.if_exists == "overwrite":
@@ -155,8 +170,9 @@ class ManxueToObjectStorageOperator(BaseOperator):
     def _save(self, context: Context, store: Store, uri: str, deadline: Deadline) -> None:
         from airflow_provider_manxue.download import Downloader, Wire
 
+        fresh_url = FreshUrl(self.hook, self.video_task_id, self.log)
         downloader = Downloader(
-            fresh_url=FreshUrl(self.hook, self.video_task_id, self.log),
+            fresh_url=fresh_url,
             wire=Wire(
                 self.hook.settings,
                 allow_private_addresses=self.allow_private_addresses,
@@ -172,6 +188,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
             # Another task may have been faster.
             if self._size_of_existing(store, uri) is None:
                 store.put(path, content_type, lambda: deadline.check("all is received, and is being stored"))
+        self._saved = fresh_url.video, uri, copy.received
         self.log.info("Saved %s (%d bytes, SHA-256 %s).", uri, copy.received, sha256)
         self._push(context, size=copy.received, content_type=content_type, sha256=sha256)
 
@@ -195,6 +212,8 @@ class FreshUrl:
         self._video_task_id = read_video_task_id(video_task_id)
         self._known_url = video_task_id.get("video_url") if isinstance(video_task_id, Mapping) else None
         self._log = log
+        self.video: dict[str, Any] = {"id": self._video_task_id}
+        """What is known of the video, under the service's field names."""
 
     def __call__(self) -> str:
         """
@@ -208,6 +227,7 @@ class FreshUrl:
         except (ManxueRefusedError, ManxueTransientError) as error:
             problem = error
         else:
+            self.video = task.as_dict()
             if task.status is TaskStatus.COMPLETED and task.video_url:
                 return task.video_url
             problem = _why_there_is_none(task)

@@ -12,6 +12,8 @@ from openlineage.client.serde import Serde
 from airflow_provider_manxue.exceptions import ManxueVideoFailedError
 from airflow_provider_manxue.lineage import lineage_of
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
+from airflow_provider_manxue.testing import Emulator, Script
+from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
 
 DONE = {
     "status": "completed",
@@ -70,3 +72,17 @@ def test_library_is_not_loaded_before_it_is_asked_for():
     program += "; import sys; print([name for name in sys.modules if name.startswith('openlineage')])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_save_tells_of_its_video_and_its_file(monkeypatch, tmp_path):
+    with Emulator() as emulator:
+        monkeypatch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", emulator.airflow_connection_json())
+        video = emulator.add_task(script=Script.polls("completed"), model="sd2_manxue_720p")
+        save = ManxueToObjectStorageOperator(
+            task_id="save", video_task_id=video, destination=f"file://{tmp_path}/", do_xcom_push=False
+        )
+        save.execute({"ti": None})
+    [told] = facets(save)
+    assert (told["id"], told["model"], told["status"]) == (video, "sd2_manxue_720p", "completed")
+    [dataset] = save.get_openlineage_facets_on_complete(None).outputs
+    assert (dataset.namespace, dataset.name) == ("file", f"{tmp_path}/{video}.mp4")
