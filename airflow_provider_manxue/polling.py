@@ -62,12 +62,14 @@ class Span:
 
     :param started_at: when it began.
     :param deadline: when it ends at the latest.
-    :param first_poll_at: when the triggerer asks first; if that has passed, it was restarted.
+    :param first_poll_at: when the triggerer asks first.
+    :param looked_at: when the triggerer took up the wait; if that was later, it was restarted.
     """
 
     started_at: float
     deadline: float
     first_poll_at: float
+    looked_at: float
 
 
 def span_from_its_end(
@@ -93,7 +95,8 @@ def span_from_its_end(
     bound = float("inf") if execution_timeout is None else execution_timeout
     started_at = ends_at - min(timeout + margin, bound)
     is_new = now <= started_at + interval
-    return Span(started_at, started_at + min(timeout, bound), max(now, started_at) if is_new else started_at)
+    first_poll_at = max(now, started_at) if is_new else started_at
+    return Span(started_at, started_at + min(timeout, bound), first_poll_at, looked_at=now)
 
 
 @dataclass(frozen=True, slots=True)

@@ -90,7 +90,7 @@ class TaskTrigger(BaseTrigger):
         """The times that a worker has given to the wait; None if it begins here."""
         if self.started_at is None or self.deadline is None or self.first_poll_at is None:
             return None
-        return Span(self.started_at, self.deadline, self.first_poll_at)
+        return Span(self.started_at, self.deadline, self.first_poll_at, looked_at=time.time())
 
     def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
         """Render the templates of a wait that begins here; if that fails, a worker shall say so."""

@@ -46,6 +46,12 @@ LAST_LOOK = 1.0
 LATE_LOOK = 10.0
 """Seconds for an answer where the deadline had passed before the trigger started, as after a long downtime."""
 
+SPACING = 0.001
+"""Seconds between the first polls of a batch, so that ten thousand timers do not go off in one moment."""
+
+AT_ONCE = 100
+"""Waits of a batch that begin without a pause for the others on the loop."""
+
 FRESH = 300.0
 """Seconds for which a video's URL is handed on as it came; an older one is asked for again, so that it lasts."""
 
@@ -79,19 +85,21 @@ class _WaitingTrigger(TaskTrigger):
     async def _watch(
         self,
         wait: Wait,
-        first_poll_at: float,
+        span: Span,
         transport: Transport,
         tell: Callable[[AskAgain | Completed | Ended], None],
+        turn: float = 0.0,
     ) -> Completed | Ended:
-        """Ask about one video until its wait is over."""
+        """Ask about one video until its wait is over; ``turn`` is how many seconds after others it begins."""
+        first_poll_at = min(span.first_poll_at + turn, max(span.first_poll_at, wait.deadline))
         at = spread_first_poll(
             first_poll_at,
-            time.time(),
+            span.looked_at,
             wait.policy.interval,
             wait.deadline,
             random.random(),  # noqa: S311
         )
-        may_ask = first_poll_at <= wait.deadline
+        may_ask = span.first_poll_at <= wait.deadline
         while may_ask:
             await _sleep_until(at)
             decision = wait.after(await self._ask(wait, transport), time.time())
@@ -169,7 +177,7 @@ class ManxueVideoTrigger(_WaitingTrigger):
         self._announce(f"the video {video_task_id}", span)
         wait = self._wait_for(video_task_id, span, grace_since=self.grace_since, last_answer=self.last_answer)
         async with shared_transport() as transport:
-            end = await self._watch(wait, span.first_poll_at, transport, self._tell)
+            end = await self._watch(wait, span, transport, self._tell)
         if isinstance(end, Ended):
             yield TriggerEvent(error_event(video_task_id, end.error))
         elif await self._ended_here(self._results_of(end.task)):
@@ -234,8 +242,10 @@ class ManxueVideoBatchTrigger(_WaitingTrigger):
         async with shared_transport() as transport:
             try:
                 async with asyncio.TaskGroup() as group:
-                    for video_task_id in videos:
-                        group.create_task(self._watch_one(video_task_id, transport, batch))
+                    for number, video_task_id in enumerate(videos):
+                        group.create_task(self._watch_one(video_task_id, transport, batch, number * SPACING))
+                        if number % AT_ONCE == AT_ONCE - 1:
+                            await asyncio.sleep(0)  # other triggers of this loop have their turn
             except* _WholeBatchError as errors:
                 # The first one tells it all: it is the connection that is wrong.
                 event = TriggerEvent(error_event("", errors.exceptions[0].args[0]))
@@ -243,9 +253,9 @@ class ManxueVideoBatchTrigger(_WaitingTrigger):
                 event = await self._event_of(ids, batch, transport)
         yield event
 
-    async def _watch_one(self, video_task_id: str, transport: Transport, batch: _Batch) -> None:
+    async def _watch_one(self, video_task_id: str, transport: Transport, batch: _Batch, turn: float) -> None:
         wait = self._wait_for(video_task_id, batch.span)
-        end = await self._watch(wait, batch.span.first_poll_at, transport, lambda decision: None)
+        end = await self._watch(wait, batch.span, transport, lambda decision: None, turn)
         if isinstance(end, Ended) and concerns_connection(end.error):
             raise _WholeBatchError(end.error)
         if isinstance(end, Completed) and self.end_from_trigger:

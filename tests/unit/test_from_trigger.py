@@ -81,6 +81,16 @@ class TestWithoutAWorker:
         world.run(sensor(**BOTH))
         assert service.asked_at == [0]
 
+    def test_asks_at_once_although_time_goes_on(self, dag, world, service, clock, monkeypatch):
+        def ticking():
+            clock.now += 0.001
+            return clock.now
+
+        monkeypatch.setattr(clock, "time", ticking)
+        service.answers(DONE)
+        world.run(sensor(**BOTH))
+        assert service.asked_at[0] < 1
+
     def test_starts_only(self, dag, world, service):
         service.answers("queued", DONE)
         world.run(sensor(start_from_trigger=True))
