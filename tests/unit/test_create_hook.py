@@ -101,7 +101,7 @@ def test_order_of_unknown_outcome_is_sent_once(emulator, name):
 
 
 def test_order_without_an_answer_in_time_is_unknown(emulator, connect):
-    connect(emulator, request_timeout=0.3)
+    connect(emulator, request_timeout=1)
     emulator.answer_all_with(Answer(hang=True), on="create")
     with pytest.raises(ManxueOrderUnknownError, match="timed out"):
         ManxueHook().create_video(**ORDER)

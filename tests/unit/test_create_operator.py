@@ -435,7 +435,7 @@ def connect(emulator, monkeypatch):
 @pytest.mark.parametrize("binds", [True, False])
 def test_unknown_order_is_sent_once_and_a_retry_is_not_made(emulator, boundaries, connect, name, binds):
     task = TaskInstance(boundaries, store=binds, retries=5)
-    connect(request_timeout=0.3)
+    connect(request_timeout=1)
     emulator.answer_all_with(UNKNOWN[name], on="create")
     with pytest.raises(ManxueOrderUnknownError) as caught:
         run_with_retries(task)
