@@ -168,7 +168,7 @@ class ManxueCreateVideoOperator(SingleWaitingTask):
         Go on when the trigger has fired, as the sensor does.
 
         :param event: what the trigger said.
-        :param started_at: when the wait began, in seconds since the epoch; ``airflow dags test`` does not say it.
+        :param started_at: when the wait began, in seconds since the epoch.
         """
         video_task_id = str(event.get("video_task_id", "")) if isinstance(event, dict) else ""
         with self._kept(context, video_task_id):
