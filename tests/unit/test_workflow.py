@@ -30,7 +30,9 @@ def test_the_workflow_covers_what_the_script_does():
 
     covered = {*MATRIX["target"], *(entry["target"] for entry in MATRIX["include"])}
     # The browser and the database server are Debian's, which the forge's machines do not have.
-    assert (stages - {"test"}) | set(parts.split()) == covered | ({"browser-tests", "services-tests"} & stages)
+    assert (stages - {"test"}) | set(parts.split()) == covered | (
+        {"browser-tests", "services-tests"} & stages
+    )
 
 
 def test_the_list_of_phony_targets_is_complete():
