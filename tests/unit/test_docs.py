@@ -1,6 +1,7 @@
 """Everything that the pages say in code: each block is run or at least parsed, each name in the text exists."""
 
 import ast
+import configparser
 import importlib
 import importlib.util
 import inspect
@@ -78,7 +79,9 @@ def code_in(page):
 
 def test_no_block_is_in_a_language_that_nothing_checks():
     assert {
-        (page, name) for page, name in all_languages() if name not in DIRECTIVES | SHELL | {"python", "json"}
+        (page, name)
+        for page, name in all_languages()
+        if name not in DIRECTIVES | SHELL | {"ini", "json", "python"}
     } == set()
 
 
@@ -131,6 +134,14 @@ def test_python_blocks_run(page, code, readers_world):
 @pytest.mark.parametrize(("page", "code"), blocks("json"))
 def test_json_blocks_parse(page, code):
     json.loads(code)
+
+
+@pytest.mark.parametrize(("page", "code"), blocks("ini"))
+def test_settings_parse(page, code):
+    parser = configparser.ConfigParser()
+    parser.read_string(code)
+
+    assert parser.sections()
 
 
 @pytest.mark.parametrize(("page", "code"), blocks(*SHELL))
