@@ -25,7 +25,10 @@ nitpicky = True
 nitpick_ignore_regex = [
     # Names of other packages, whose pages are on the network; annotations name them in short.
     (r"py:class", r"(airflow|collections|datetime|enum|requests)\..*"),
-    (r"py:class", r"AbstractContextManager|BaseOperator|TaskInstanceKey|TriggerEvent|OperatorLineage|XComArg|timedelta"),
+    (
+        r"py:class",
+        r"AbstractContextManager|BaseOperator|TaskInstanceKey|TriggerEvent|OperatorLineage|XComArg|timedelta",
+    ),
     # Words of the emulator: its page explains them.
     (r"py:class", r"Place|PlayedFault|Target|Task"),
 ]

@@ -1,0 +1,78 @@
+"""What OpenLineage is told by tasks of a real Airflow, with its listener installed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airflow_provider_manxue.testing import Emulator, Script
+from dev.local_airflow import LocalAirflow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DAG = "manxue_order_wait_save"
+REFUSED = """
+from airflow.providers.common.compat.sdk import DAG
+from airflow_provider_manxue.sensors.manxue import ManxueVideoSensor
+
+with DAG("refused", schedule=None):
+    ManxueVideoSensor(task_id="wait", video_task_id="proj_1", start_from_trigger=True, end_from_trigger=True)
+"""
+
+
+@pytest.fixture
+def airflow(emulator: Emulator, tmp_path: Path) -> Iterator[LocalAirflow]:
+    """An Airflow that tells OpenLineage everything; the events go into a file."""
+    dags = tmp_path / "dags"
+    dags.mkdir()
+    example = Path(__file__).parents[2] / "example_dags" / f"{DAG}.py"
+    (dags / example.name).symlink_to(example)
+    (dags / "refused.py").write_text(REFUSED)
+    transport = {"type": "file", "log_file_path": str(tmp_path / "events.json"), "append": True}
+    with LocalAirflow(
+        tmp_path / "airflow",
+        dags_folder=dags,
+        env={"AIRFLOW_CONN_MANXUE_DEFAULT": emulator.airflow_connection_json()},
+        config={"openlineage.transport": json.dumps(transport), "openlineage.namespace": "test"},
+    ) as airflow:
+        if airflow.version < (3, 3):
+            pytest.skip("tried on one version: what a task tells does not depend on it")
+        yield airflow
+
+
+@pytest.mark.heavy
+def test_listener_hears_of_the_video_and_of_its_file_but_not_of_its_url(
+    airflow: LocalAirflow, emulator: Emulator, tmp_path: Path
+) -> None:
+    emulator.default_script = Script.timed(queued=1, processing=4)
+    airflow.wait_until(
+        lambda: airflow.query("SELECT 1 FROM serialized_dag WHERE dag_id = ?", DAG), 90, "the Dag is parsed"
+    )
+    # A Dag of which the listener would not hear is refused by Airflow, with the way out.
+    airflow.wait_until(lambda: airflow.query("SELECT 1 FROM import_error"), 60, "a Dag is refused")
+    [(filename, trace)] = airflow.query("SELECT filename, stacktrace FROM import_error")
+    assert filename.endswith("refused.py")
+    assert "Set end_from_trigger=False to use listeners" in trace
+
+    run_id = "told"
+    body = {"dag_run_id": run_id, "conf": {"destination": f"file://{tmp_path}/films/"}, "logical_date": None}
+    airflow._api("POST", f"/api/v2/dags/{DAG}/dagRuns", body)
+    assert airflow.wait_for_run(DAG, run_id) == "success"
+
+    def ends() -> dict[str, dict]:
+        lines = (tmp_path / "events.json").read_text().splitlines()
+        events = [json.loads(line) for line in lines]
+        return {event["job"]["name"]: event for event in events if event["eventType"] == "COMPLETE"}
+
+    airflow.wait_until(lambda: {f"{DAG}.order", f"{DAG}.save"} <= set(ends()), 60, "both tasks are told")
+    video = airflow.xcom(DAG, run_id, "order", "video_task_id")
+    for task in ("order", "save"):
+        [told] = ends()[f"{DAG}.{task}"]["run"]["facets"]["manxue_videos"]["videos"]
+        assert told == {"id": video, "model": "sd2_manxue_720p", "status": "completed", "actualDuration": 5.0}
+    [saved] = ends()[f"{DAG}.save"]["outputs"]
+    assert (saved["namespace"], saved["name"]) == ("file", f"{tmp_path}/films/{video}.mp4")
+    assert "signature=" not in (tmp_path / "events.json").read_text()
