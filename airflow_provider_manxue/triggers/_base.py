@@ -185,7 +185,9 @@ class TaskTrigger(BaseTrigger):
         :param values: the XComs of the task, its return value among them.
         :return: whether the task may end here. If not, a worker goes on as ever.
         """
-        if not self.end_from_trigger or (self.task is not None and feeds_mapped_tasks(self.task)):
+        if not self.end_from_trigger or self.task_instance is None:  # None under `airflow dags test`
+            return False
+        if self.task is not None and feeds_mapped_tasks(self.task):
             return False
         try:
             if self.do_xcom_push:

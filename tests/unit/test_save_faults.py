@@ -220,6 +220,7 @@ class Saves:
             "size": len(video),
             "content_type": "video/mp4",
             "sha256": hashlib.sha256(video).hexdigest(),
+            "video_task_id": self.task_id,
         }
         assert self.place.leftovers() == []
 
@@ -482,7 +483,12 @@ class TestExisting:
 
         assert uri == saves.place.uri + saves.name
         assert saves.place.content(saves.name) == OLD
-        assert saves.ti.xcom == {"size": len(OLD), "content_type": None, "sha256": None}
+        assert saves.ti.xcom == {
+            "size": len(OLD),
+            "content_type": None,
+            "sha256": None,
+            "video_task_id": saves.task_id,
+        }
         assert saves.emulator.requests == []
 
     def test_may_be_an_error(self, saves):
