@@ -80,7 +80,7 @@ def announcement(
     Say what is awaited, and for how long at most.
 
     :param what: the video or videos.
-    :param where: the service's host, or the connection that leads there.
+    :param where: at which host, or over which connection.
     :param how: on which process.
     :param interval: seconds between two polls.
     :param started_at: when the wait began, in seconds since the epoch.
@@ -88,7 +88,7 @@ def announcement(
     """
     end = datetime.fromtimestamp(deadline, tz=UTC).isoformat(sep=" ", timespec="seconds")
     return (
-        f"Waiting for {what} at {where}, {how}: every {interval:g} s, for {elapsed(deadline - started_at)} at most, "
+        f"Waiting for {what} {where}, {how}: every {interval:g} s, for {elapsed(deadline - started_at)} at most, "
         f"until {end}."
     )
 

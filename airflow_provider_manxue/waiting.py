@@ -179,7 +179,7 @@ class WaitingTask(BaseSensorOperator):
         how = "in the triggerer and without a worker slot" if self.deferrable else "on this worker"
         text = announcement(
             what,
-            urlsplit(self.hook.settings.base_url).hostname or "",
+            f"at {urlsplit(self.hook.settings.base_url).hostname}",
             how,
             interval=self._policy.interval,
             started_at=started_at,

@@ -134,7 +134,7 @@ class TaskTrigger(BaseTrigger):
         if not self._given_span:
             text = announcement(
                 what,
-                f"the connection {self.manxue_conn_id!r}",
+                f"over the connection {self.manxue_conn_id!r}",
                 "in the triggerer and without any worker",
                 interval=self.poke_interval,
                 started_at=span.started_at,
