@@ -101,6 +101,8 @@ def describe(outcome: VideoTask | ManxueError) -> str:
         return f"unknown status {outcome.status_word!r}"
     if outcome.status is TaskStatus.COMPLETED and outcome.actual_duration is not None:
         return f"completed, {outcome.actual_duration:g} s long"
+    if outcome.status is TaskStatus.FAILED and outcome.error:
+        return f"failed: {outcome.error}"
     return outcome.status.value
 
 

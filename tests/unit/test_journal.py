@@ -217,3 +217,10 @@ def test_unknown_words_that_count_are_told_once():
     words = [VideoTask("a", TaskStatus.UNKNOWN, f"rendering {percent}%") for percent in range(5)]
     assert [len(journal.news_of(task, 30.0)) for task in words] == [1, 0, 0, 0, 0]
     assert "rendering 4%" in journal.last_answer
+
+
+def test_failed_video_is_told_with_its_reason():
+    journal = Journal("proj_1", 0.0)
+    task = VideoTask("proj_1", TaskStatus.FAILED, error="the prompt is not allowed")
+    [news] = journal.news_of(task, 60.0)
+    assert news.text == "Video proj_1: failed: the prompt is not allowed (after 0:01:00)"
