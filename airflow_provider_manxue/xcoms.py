@@ -72,6 +72,12 @@ class XComs:
         for key, value in values.items():
             await asyncio.to_thread(XCom.set, key=key, value=value, **self._mine)
 
+    async def push_link(self, key: str, address: str) -> None:
+        """Store a link of the task's page, which Airflow reads past a custom XCom backend."""
+        from airflow.sdk.bases.xcom import BaseXCom
+
+        await asyncio.to_thread(BaseXCom.set, key=key, value=address, **self._mine)
+
     async def forget(self, *keys: str) -> None:
         """Delete what an earlier try has left, as Airflow does before it starts a task on a worker."""
         for key in keys:

@@ -178,11 +178,12 @@ class TaskTrigger(BaseTrigger):
 
     # --- a task that ends here --------------------------------------------------------------------------
 
-    async def _ended_here(self, values: Mapping[str, Any]) -> bool:
+    async def _ended_here(self, values: Mapping[str, Any], link: tuple[str, str] | None = None) -> bool:
         """
         Do for a success what a worker would do, if that is asked for and possible.
 
         :param values: the XComs of the task, its return value among them.
+        :param link: key and address of a link on the task's page.
         :return: whether the task may end here. If not, a worker goes on as ever.
         """
         if not self.end_from_trigger or self.task_instance is None:  # None under `airflow dags test`
@@ -191,7 +192,10 @@ class TaskTrigger(BaseTrigger):
             return False
         try:
             if self.do_xcom_push:
-                await XComs(self.task_instance).push(values)
+                xcoms = XComs(self.task_instance)
+                await xcoms.push(values)
+                if link is not None:
+                    await xcoms.push_link(*link)
         except Exception as error:  # noqa: BLE001 - nothing may be lost because Airflow cannot take it just now
             self.log.warning(
                 "The result could not be stored here (%s); a worker does it.", type(error).__name__

@@ -180,16 +180,13 @@ class ManxueVideoTrigger(_WaitingTrigger):
             end = await self._watch(wait, span, transport, self._tell)
         if isinstance(end, Ended):
             yield TriggerEvent(error_event(video_task_id, end.error))
-        elif await self._ended_here(self._results_of(end.task)):
+        elif await self._ended_here(
+            {**end.task.as_xcoms(), RETURN_KEY: end.task.as_dict()}, video_link_xcom(end.task.video_url)
+        ):
             yield self._success()
         else:
             started_at = None if self._given_span else span.started_at
             yield TriggerEvent(completed_event(video_task_id, wait.last_answer, started_at=started_at))
-
-    @staticmethod
-    def _results_of(task: VideoTask) -> dict[str, Any]:
-        """Return the XComs of the task; the link on its page is one of them."""
-        return {**task.as_xcoms(), RETURN_KEY: task.as_dict(), **dict([video_link_xcom(task.video_url)])}
 
     def _tell(self, decision: AskAgain | Completed | Ended) -> None:
         for news in decision.news:

@@ -20,7 +20,7 @@ from airflow_provider_manxue.protocol import read_video_task_id
 from airflow_provider_manxue.sensors import manxue as sensor_module
 from airflow_provider_manxue.triggers import _base as task_trigger_module
 from airflow_provider_manxue.triggers import manxue as trigger_module
-from world import ManualClock, ScriptedService, World, xcoms_of
+from world import ManualClock, ScriptedService, World, link_into, xcoms_of
 
 
 @pytest.fixture
@@ -72,6 +72,7 @@ def play(monkeypatch, world):
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(hook_module, "ManxueHook", Hook)
     monkeypatch.setattr(xcoms_module, "XCom", xcoms_of(world))
+    monkeypatch.setattr(xcoms_module.XComs, "push_link", link_into(world))
     monkeypatch.setattr(transport_module, "ask_for_all", ask_for_all)
     monkeypatch.setattr(trigger_module, "shared_transport", shared_transport)
     monkeypatch.setattr(trigger_module, "_sleep_until", sleep_until)

@@ -196,6 +196,15 @@ def xcoms_of(world):
     return XCom
 
 
+def link_into(world):
+    """Stand in for the way in which a trigger stores a link."""
+
+    async def push_link(self, key, address):
+        world.ti.xcom[key] = address
+
+    return push_link
+
+
 def restored(trigger):
     """Send a trigger through JSON, as the metadata database does."""
     path, kwargs = trigger.serialize()
