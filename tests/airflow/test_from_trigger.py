@@ -187,7 +187,7 @@ def test_batch_needs_no_worker_and_hands_over_the_same(airflow: LocalAirflow, em
         assert result["by_argument"] == result["task"]
     assert {task: worker_starts(airflow, BATCH, run_id, task) for task in tasks} == tasks
     assert worker_starts(airflow, BATCH, run_id, "mapped_over") == 1, "a worker stores the length to map over"
-    assert [airflow.xcom(BATCH, run_id, "double", map_index=n) for n in range(4)] == videos
+    assert [airflow.xcom(BATCH, run_id, "use_each", map_index=n) for n in range(4)] == videos
 
 
 def test_mapped_tasks_defer_as_ever_with_one_warning(airflow: LocalAirflow, emulator: Emulator) -> None:

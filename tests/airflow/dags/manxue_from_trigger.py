@@ -146,10 +146,10 @@ with dag("batch_from_the_triggerer", render_template_as_native_obj=True):
 
     # A downstream task maps over this one's result, so that a worker must end it.
     @task
-    def double(video):
+    def use_each(video):
         return video["id"]
 
-    double.expand(
+    use_each.expand(
         video=ManxueVideoBatchSensor(
             task_id="mapped_over", video_task_ids=listed, poke_interval=2, **BOTH
         ).output
