@@ -12,7 +12,7 @@ import pytest
 
 from airflow_provider_manxue.exceptions import ManxueTransientError
 from airflow_provider_manxue.testing import Emulator, Script
-from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
+from airflow_provider_manxue.triggers.manxue import ManxueVideoBatchTrigger, ManxueVideoTrigger
 from world import START, first_event, restored
 
 # Waits in flight outlive an upgrade: these forms are read by every later version. Add forms, change none.
@@ -52,6 +52,40 @@ def test_every_released_form_is_read_and_waits_to_its_end(world, service, versio
 def test_serialized_form_is_the_released_one():
     assert golden().serialize() == GOLDEN["0.1"]
     assert json.loads(json.dumps(golden().serialize()[1])) == GOLDEN["0.1"][1]
+
+
+COMMON = {
+    name: value
+    for name, value in GOLDEN["0.1"][1].items()
+    if name not in {"video_task_id", "grace_since", "last_answer"}
+}
+BEGINS_HERE = {
+    **COMMON,
+    "started_at": None,
+    "deadline": None,
+    "first_poll_at": None,
+    "timeout": 600.0,
+    "execution_timeout": 300.0,
+    "end_from_trigger": True,
+    "do_xcom_push": False,
+}
+REFERENCE = {"xcom_task_id": "order", "xcom_key": "return_value", "xcom_is_mapped": False}
+
+
+@pytest.mark.parametrize(
+    ("kind", "arguments"),
+    [
+        (ManxueVideoBatchTrigger, {"video_task_ids": ["proj_1", "proj_2"], **COMMON}),
+        (ManxueVideoBatchTrigger, {"video_task_ids": [REFERENCE, "{{ params.id }}"], **BEGINS_HERE}),
+        (
+            ManxueVideoTrigger,
+            {"video_task_id": REFERENCE, "grace_since": None, "last_answer": "", **BEGINS_HERE},
+        ),
+    ],
+)
+def test_serialized_forms_of_the_others_are_the_released_ones(kind, arguments):
+    path = f"airflow_provider_manxue.triggers.manxue.{kind.__name__}"
+    assert kind(**arguments).serialize() == (path, arguments)
 
 
 def test_restart_moves_no_deadline(world, service, clock):
