@@ -180,13 +180,13 @@ class TaskTrigger(BaseTrigger):
 
     async def _ended_here(self, values: Mapping[str, Any], link: tuple[str, str] | None = None) -> bool:
         """
-        Do for a success what a worker would do, if that is asked for and possible.
+        Do for a success what a worker would do, if that is possible.
 
         :param values: the XComs of the task, its return value among them.
         :param link: key and address of a link on the task's page.
         :return: whether the task may end here. If not, a worker goes on as ever.
         """
-        if not self.end_from_trigger or self.task_instance is None:  # None under `airflow dags test`
+        if self.task_instance is None:  # as under `airflow dags test`
             return False
         if self.task is not None and feeds_mapped_tasks(self.task):
             return False

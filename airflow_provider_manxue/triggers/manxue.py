@@ -180,7 +180,7 @@ class ManxueVideoTrigger(_WaitingTrigger):
             end = await self._watch(wait, span, transport, self._tell)
         if isinstance(end, Ended):
             yield TriggerEvent(error_event(video_task_id, end.error))
-        elif await self._ended_here(
+        elif self.end_from_trigger and await self._ended_here(
             {**end.task.as_xcoms(), RETURN_KEY: end.task.as_dict()}, video_link_xcom(end.task.video_url)
         ):
             yield self._success()
