@@ -34,7 +34,7 @@ SETTLE = 10.0
 RUNS = (
     *((kind, size) for kind in ("both", "normal", "http") for size in SIZES),
     ("both", 300),
-    *(("batch", size) for size in (20, 300, 1000)),
+    *(("batch", size) for size in (300, 1000)),
 )
 
 

@@ -64,16 +64,24 @@ def test_numbers_are_saved_as_numbers(saved):
 
 
 def test_the_key_is_not_shown_again(saved, connections, connection):
-    answers = []
-    connections.on("response", lambda answer: "/api/" in answer.url and answers.append(answer))
+    bodies = []
+
+    def pass_on(route):
+        # Read on its way: the browser forgets the body of an answer to a page that it has left.
+        answer = route.fetch()
+        bodies.append(answer.text())
+        route.fulfill(response=answer)
+
+    connections.route("**/api/**", pass_on)
     connections.reload()
     connections.get_by_role("button", name="Edit Connection").click()
     form = connections.get_by_role("dialog")
 
     expect(form.locator("input[name=host]")).to_have_value(connection["host"])
     expect(form.locator("input[name=password]")).to_have_value("***")
-    assert answers
-    assert connection["password"] not in connections.content() + "".join(one.text() for one in answers)
+    connections.unroute_all(behavior="ignoreErrors")
+    assert bodies
+    assert connection["password"] not in connections.content() + "".join(bodies)
 
 
 ENDINGS = {
