@@ -6,6 +6,7 @@ import warnings
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_manxue.events import says_begin
 from airflow_provider_manxue.from_trigger import (
     as_argument,
     feeds_mapped_tasks,
@@ -72,6 +73,13 @@ class TriggererSensor(WaitingTask):
         if not self.end_from_trigger or feeds_mapped_tasks(self):
             return {}
         return {"end_from_trigger": True, "do_xcom_push": self.do_xcom_push}
+
+    def _begins_on_worker(self, event: Any) -> bool:
+        """Return whether the triggerer has left the beginning of the wait to this worker, and say so."""
+        if not says_begin(event):
+            return False
+        self.log.info("This worker begins the wait, since the triggerer could not: %s.", event["reason"])
+        return True
 
     def _say_what_a_mapped_task_cannot(self, context: Context) -> None:
         wanted = self.start_from_trigger or self.end_from_trigger

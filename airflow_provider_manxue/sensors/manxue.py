@@ -18,7 +18,7 @@ from airflow_provider_manxue.batch import (
     tasks_of,
     xcoms_of,
 )
-from airflow_provider_manxue.events import read_batch_event, says_begin, start_of
+from airflow_provider_manxue.events import read_batch_event, start_of
 from airflow_provider_manxue.exceptions import ManxueError, ManxueInputError
 from airflow_provider_manxue.from_trigger import feeds_mapped_tasks
 from airflow_provider_manxue.links.manxue import ManxueVideoLink
@@ -110,8 +110,7 @@ class ManxueVideoSensor(TriggererSensor, SingleWaitingTask):
         :param event: what the trigger said.
         :param started_at: when the wait began, in seconds since the epoch; None if it is the event that says so.
         """
-        if says_begin(event):
-            self.log.info("This worker begins the wait, since the triggerer could not: %s.", event["reason"])
+        if self._begins_on_worker(event):
             return self.execute(context)
         return super().execute_complete(context, event, started_at)
 
@@ -186,8 +185,7 @@ class ManxueVideoBatchSensor(TriggererSensor):
         :param event: what the trigger said.
         :param started_at: when the wait began, in seconds since the epoch; None if it is the event that says so.
         """
-        if says_begin(event):
-            self.log.info("This worker begins the wait, since the triggerer could not: %s.", event["reason"])
+        if self._begins_on_worker(event):
             return self.execute(context)
         ids = read_video_task_ids(self.video_task_ids)
         try:
