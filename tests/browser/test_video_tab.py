@@ -17,6 +17,11 @@ def facts(card):
     return dict(zip(names, texts, strict=True))
 
 
+def wait_for_metadata(video):
+    """Wait until the browser has begun to load a video."""
+    video.evaluate("video => video.readyState || new Promise(done => video.onloadedmetadata = done)")
+
+
 def address_of(run, task_id, map_index=-1):
     """Return the path of the tab's own page, as it stands outside of Airflow's."""
     query = {"dag_id": run.dag_id, "run_id": run.run_id, "task_id": task_id, "map_index": map_index}
@@ -70,7 +75,7 @@ def test_many_videos_are_a_gallery(runs, open_tab, task_id, map_index):
     for number, length in enumerate((5.17, 4)):
         video = cards.nth(number).locator("video")
         expect(video).to_be_visible()
-        video.evaluate("video => video.readyState || new Promise(done => video.onloadedmetadata = done)")
+        wait_for_metadata(video)
         assert video.evaluate("video => video.duration") == pytest.approx(length)
     expect(cards.nth(2).locator("video")).to_be_hidden()
     expect(cards.nth(2)).to_contain_text("the prompt is not allowed" if task_id == "batch" else "was skipped")
@@ -176,7 +181,7 @@ def test_nothing_is_loaded_from_elsewhere(runs, new_page, visitor, emulator):
     page.on("request", lambda request: asked.append(request.url))
     page.on("console", lambda message: message.type in {"error", "warning"} and troubles.append(message.text))
     page.goto(visitor.base_url + address_of(runs["save"], "order"))
-    expect(page.locator("video")).to_be_visible()
+    wait_for_metadata(page.locator("video"))
 
     assert {urlsplit(url).netloc for url in asked} == {
         urlsplit(visitor.base_url).netloc,
