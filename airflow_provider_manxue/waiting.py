@@ -317,17 +317,6 @@ class SingleWaitingTask(WaitingTask):
         return task.as_dict()
 
 
-def is_rendered_later(value: Any) -> bool:
-    """Return whether a value is known only at run time: a template, or a reference to another task's result."""
-    if isinstance(value, str):
-        return "{{" in value or "{%" in value
-    if isinstance(value, dict):
-        return any(map(is_rendered_later, value.values()))
-    if isinstance(value, (list, tuple)):
-        return any(map(is_rendered_later, value))
-    return hasattr(value, "resolve")
-
-
 def _first_reschedule_date(ti: Any, context: Context) -> datetime | None:
     if hasattr(ti, "get_first_reschedule_date"):
         first: datetime | None = ti.get_first_reschedule_date(context)

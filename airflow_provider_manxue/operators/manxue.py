@@ -21,7 +21,8 @@ from airflow_provider_manxue.order_record import Place
 from airflow_provider_manxue.order_store import OrderStore
 from airflow_provider_manxue.orders import Order, read_order
 from airflow_provider_manxue.polling import DEFAULT_POKE_INTERVAL, DEFAULT_TIMEOUT
-from airflow_provider_manxue.waiting import SingleWaitingTask, is_rendered_later
+from airflow_provider_manxue.rendering import is_rendered_later
+from airflow_provider_manxue.waiting import SingleWaitingTask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -30,8 +30,9 @@ from airflow_provider_manxue.polling import (
     Wait,
 )
 from airflow_provider_manxue.protocol import VideoTask, read_video_task_id
+from airflow_provider_manxue.rendering import is_rendered_later
 from airflow_provider_manxue.sensors._base import TriggererSensor
-from airflow_provider_manxue.waiting import SingleWaitingTask, is_rendered_later
+from airflow_provider_manxue.waiting import SingleWaitingTask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -24,6 +24,7 @@ from airflow_provider_manxue.exceptions import (
 )
 from airflow_provider_manxue.links.manxue import ManxueSavedVideoLink
 from airflow_provider_manxue.protocol import TaskStatus, VideoTask, read_video_task_id
+from airflow_provider_manxue.rendering import is_rendered_later
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -99,9 +100,9 @@ class ManxueToObjectStorageOperator(BaseOperator):
 
     def _check_arguments(self) -> None:
         """Refuse at parse time what rendering cannot cure."""
-        if not _is_rendered_later(self.video_task_id):
+        if not is_rendered_later(self.video_task_id):
             read_video_task_id(self.video_task_id)
-        if not _is_rendered_later(self.destination):
+        if not is_rendered_later(self.destination):
             read_destination(self.destination, "id")
         if self.if_exists not in _IF_EXISTS:
             raise ManxueInputError(
@@ -290,12 +291,3 @@ def _seconds(span: timedelta | float) -> float:
 
 def _is_positive(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")
-
-
-def _is_rendered_later(value: Any) -> bool:
-    """Return whether a value is known only at run time: a template, or a reference to another task's result."""
-    if isinstance(value, str):
-        return "{{" in value or "{%" in value
-    if isinstance(value, dict):
-        return any(map(_is_rendered_later, value.values()))
-    return hasattr(value, "resolve")

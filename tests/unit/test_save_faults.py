@@ -9,7 +9,6 @@ import contextlib
 import hashlib
 import json
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -31,6 +30,7 @@ from airflow_provider_manxue.exceptions import (
 )
 from airflow_provider_manxue.testing import Answer, Emulator
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
+from dev.local_s3 import local_s3
 
 SIZE = 200_000
 OLD = b"an older video"
@@ -111,28 +111,9 @@ class S3Place:
 
 @pytest.fixture(scope="session")
 def s3_url(tmp_path_factory):
-    """Run a stand-in for S3 in a process of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = tmp_path_factory.mktemp("moto") / "log"
-    with log.open("w") as output:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-            stdout=output,
-            stderr=output,
-        )
-    try:
-        for _ in range(300):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                break
-            time.sleep(0.1)
-        else:
-            raise AssertionError(log.read_text())
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait()
+    """The URL of a stand-in for S3."""
+    with local_s3(tmp_path_factory.mktemp("s3") / "log") as url:
+        yield url
 
 
 @pytest.fixture(scope="session")
