@@ -21,6 +21,7 @@ from airflow_provider_manxue.testing import Answer, Emulator, Script, Step
 from benchmarks.table import print_table
 from dev.local_airflow import LocalAirflow
 
+REPOSITORY = Path(__file__).parents[1]
 DAGS = Path(__file__).parent / "dags"
 RESULTS = Path(__file__).parent / "from_trigger.json"
 BLOCKED = re.compile(r"async thread was blocked for ([\d.]+) seconds")
@@ -28,11 +29,14 @@ TICKS = os.sysconf("SC_CLK_TCK")
 SIZES = (20, 120)
 """Numbers of waits between which the cost of a further one is taken."""
 
+PATIENCE = 300.0
+"""Seconds for what does not grow with the number of waits."""
+
 SETTLE = 10.0
 """Seconds from the last deferral to the videos of the peer."""
 
 RUNS = (
-    *((kind, size) for kind in ("both", "normal", "http") for size in SIZES),
+    *((kind, size) for kind in ("both", "normal", "http", "floor") for size in SIZES),
     ("both", 300),
     *(("batch", size) for size in (300, 1000)),
 )
@@ -43,7 +47,8 @@ class Figures:
     """
     What one run has shown.
 
-    :param kind: both, normal (deferral), http (the peer), or batch (one task for all).
+    :param kind: both, normal (deferral), http (the peer), floor (the cheapest task in a triggerer), or batch (one task
+        for all).
     :param waits: how many videos were awaited.
     :param worker_starts: worker processes that were started for the waits.
     :param cpu: CPU seconds of all of Airflow, from the start of the Dag run to its end.
@@ -67,6 +72,7 @@ def measure(kind: str, waits: int) -> Figures:
         # HttpSensor takes any answer but 404 for the end of its wait.
         pending = Step(status="processing", answer=Answer(status=404) if kind == "http" else None)
         videos = [emulator.add_task(script=Script((pending,))) for _ in range(waits)]
+        ready = Path(home, "ready")
         connection = json.loads(emulator.airflow_connection_json())
         with LocalAirflow(
             home,
@@ -80,6 +86,8 @@ def measure(kind: str, waits: int) -> Figures:
                 ),
                 "BENCHMARK_KIND": kind,
                 "BENCHMARK_WAITS": str(waits),
+                "BENCHMARK_FILE": str(ready),
+                "PYTHONPATH": str(REPOSITORY),
             },
             config={"core.max_active_tasks_per_dag": 10_000},
         ) as airflow:
@@ -89,16 +97,17 @@ def measure(kind: str, waits: int) -> Figures:
             tasks = 1 if kind == "batch" else waits
             airflow.wait_until(
                 lambda: list(airflow.task_states("waits", run_id).values()).count("deferred") == tasks,
-                timeout=60 + 20.0 * tasks,
+                timeout=PATIENCE + 20.0 * tasks,
                 what=f"{tasks} tasks are deferred",
             )
             if kind == "http":
                 # Its trigger asks at once, and a task that resumes right after it has deferred can lose a race in
                 # Airflow's scheduler, which then takes it for killed: without this pause most of them fail.
                 time.sleep(SETTLE)
+            ready.touch()
             for video in videos:
                 emulator.set_status(video, "completed")
-            state = airflow.wait_for_run("waits", run_id, timeout=120 + 20.0 * tasks)
+            state = airflow.wait_for_run("waits", run_id, timeout=PATIENCE + 20.0 * tasks)
             cpu = cpu_seconds(airflow) - before
             if state != "success":
                 raise RuntimeError(airflow.describe_run("waits", run_id))
@@ -149,7 +158,7 @@ def targets(runs: dict[tuple[str, int], Figures]) -> list[tuple[str, str, str, s
         return figure, target, measured, "reached" if reached else "MISSED"
 
     many, normal = runs["both", 300], runs["normal", 120]
-    ours, theirs, peer = (slope(runs, kind) for kind in ("both", "normal", "http"))
+    ours, theirs, peer, floor = (slope(runs, kind) for kind in ("both", "normal", "http", "floor"))
     wall = runs["both", 120].wall / normal.wall
     batch = runs["batch", 1000]
     return [
@@ -170,6 +179,12 @@ def targets(runs: dict[tuple[str, int], Figures]) -> list[tuple[str, str, str, s
             "at most 1/20",
             f"{ours:.3f} s : {peer:.2f} s = 1/{peer / ours:.0f}",
             ours <= peer / 20,
+        ),
+        (
+            "CPU per further task of the cheapest kind that Airflow knows in the triggerer",
+            "none: the floor",
+            f"{floor:.3f} s = 1/{theirs / floor:.0f} of normal deferral, 1/{peer / floor:.0f} of HttpSensor",
+            "",
         ),
         row(
             "wall time of a Dag run with 120 waits, beside normal deferral",
@@ -214,7 +229,7 @@ def main() -> int:
     RESULTS.write_text(json.dumps([dataclasses.asdict(one) for one in runs.values()], indent=2) + "\n")
     rows = targets(runs)
     print_table(("figure", "target", "measured", ""), rows)
-    return 0 if all(row[-1] == "reached" for row in rows) else 1
+    return int(any(row[-1] == "MISSED" for row in rows))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from airflow.providers.common.compat.sdk import DAG, task
 
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
+from benchmarks.floor import FileAppearedSensor
 
 KIND = os.environ.get("BENCHMARK_KIND", "both")
 COUNT = int(os.environ.get("BENCHMARK_WAITS", "1"))
@@ -47,6 +48,8 @@ with DAG("waits", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC), ma
     for number in range(COUNT if KIND != "batch" else 0):
         video = videos[f"video_{number}"]
         match KIND:
+            case "floor":
+                videos >> FileAppearedSensor(task_id=f"wait_{number}", path=os.environ["BENCHMARK_FILE"])
             case "http":
                 videos >> http_sensor(number, video)
             case "both":
