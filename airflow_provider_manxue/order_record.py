@@ -167,7 +167,7 @@ def order_to_go_on_with(
         )
     if record.id is None:
         raise ManxueOrderUnknownError(
-            f"An order was about to be sent at {record.since}, and what became of it is not known: it may have been "
+            f"An order was about to be sent at {clean_text(record.since)}, and what became of it is not known: it may have been "
             f"taken and billed, so it is not sent again by itself. Check with the service whether there is a video "
             f"of this prompt from that time. {place.ways_out}"
         )
@@ -175,7 +175,7 @@ def order_to_go_on_with(
     if differing:
         raise ManxueOrderMismatchError(
             f"This task instance has ordered the video {record.id!r}, but would order another one now: "
-            f"{', '.join(differing)} changed since. Nothing was sent. {place.ways_out}"
+            f"{clean_text(', '.join(differing))} changed since. Nothing was sent. {place.ways_out}"
         )
     return record.id
 

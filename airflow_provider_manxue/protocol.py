@@ -42,6 +42,11 @@ MAX_BODY = 1024 * 1024
 _MAX_MESSAGE = 500
 """Characters of the service's own words that are shown at most."""
 
+_MOST_READ = 4 * _MAX_MESSAGE
+"""Characters of them that are read at most: looking for URLs takes time by the square of the length."""
+
+_LONGEST_ID = 1000
+
 
 class TaskStatus(StrEnum):
     """The status of a video generation task, in the service's own four words, and one for any other."""
@@ -131,12 +136,18 @@ def read_video_task_id(value: Any) -> str:
     task_id = task_id.strip()
     if not task_id:
         raise ManxueInputError("video_task_id is empty. Pass the 'id' that the create call returned.")
-    if task_id in {".", ".."} or not task_id.isprintable():
-        # URL libraries resolve dot segments even when they are percent-encoded, so these could leave the path.
+    if not _may_be_id(task_id):
         raise ManxueInputError(
-            f"video_task_id {task_id!r} is not an id of the service. Pass the 'id' that the create call returned."
+            f"video_task_id {task_id[:100]!r} is not an id of the service. Pass the 'id' that the create call "
+            f"returned."
         )
     return task_id
+
+
+def _may_be_id(text: str) -> bool:
+    """Return whether a text is fit for a path and a log; ids are opaque otherwise."""
+    # URL libraries resolve dot segments even when they are percent-encoded, so these could leave the path.
+    return text.strip() not in {"", ".", ".."} and text.isprintable() and len(text) <= _LONGEST_ID
 
 
 def _id_of_answer(answer: Mapping[str, Any]) -> Any:
@@ -231,7 +242,20 @@ _JSON = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_finite)
 
 def _is_plain(body: bytes, secret: str) -> bool:
     """Return whether no text in a body can need care, as in most answers; a wait reads thousands of them."""
-    return body.isascii() and not any(sign in body for sign in (b"\\", b"\0", secret.encode() or b"\0"))
+    signs = (b"\\", b"\0", *(form.encode() for form in _forms_of(secret)))
+    return body.isascii() and not any(sign in body for sign in signs)
+
+
+@lru_cache(maxsize=16)
+def _forms_of(secret: str) -> tuple[str, ...]:
+    """Return how a secret may be repeated: as it is, or in a URL."""
+    return tuple({secret, quote(secret, safe="")} - {""})
+
+
+def _without(secret: str, text: str) -> str:
+    for form in _forms_of(secret):
+        text = text.replace(form, "***")
+    return text
 
 
 def _storable(value: Any, secret: str) -> Any:
@@ -240,8 +264,7 @@ def _storable(value: Any, secret: str) -> Any:
     if isinstance(value, list):
         return [_storable(inner, secret) for inner in value]
     if isinstance(value, str):
-        text = value.replace("\0", "").encode("utf-8", "replace").decode("utf-8")
-        return text.replace(secret, "***") if secret else text
+        return _without(secret, value.replace("\0", "").encode("utf-8", "replace").decode("utf-8"))
     return value
 
 
@@ -282,7 +305,7 @@ def _task_of(answer: dict[str, Any], video_task_id: str, secret: str) -> VideoTa
     word = word if isinstance(word, str) else str(word)
     status = _STATUS_WORDS.get(word.strip().lower(), TaskStatus.UNKNOWN)
     return VideoTask(
-        id=task_id if isinstance(task_id, str) and task_id else video_task_id,
+        id=task_id if isinstance(task_id, str) and _may_be_id(task_id) else video_task_id,
         status=status,
         status_word=clean_text(word, secret),
         object=kind,
@@ -399,15 +422,17 @@ def clean_text(text: Any, secret: str = "") -> str:
     :param text: the text as it came.
     :param secret: the API key.
     """
-    words = str(text)
-    if secret:
-        words = words.replace(secret, "***")
+    # The key first: cut in two, it would not be found.
+    words = _without(secret, str(text))
     if not words or (words.isascii() and words.isalpha() and len(words) <= _MAX_MESSAGE):
         return words
-    words = re.sub(r"(https?://[^\s?#\"'<>]+)[?#][^\s\"'<>]*", r"\1?***", words, flags=re.IGNORECASE)
+    is_cut, words = len(words) > _MOST_READ, words[:_MOST_READ]
+    # In JSON inside of a text, slashes may be escaped.
+    url = r"(https?:(?:\\?/){2}[^\s?#\"'<>]+)[?#][^\s\"'<>]*"
+    words = re.sub(url, r"\1?***", words, flags=re.IGNORECASE)
     words = "".join(char if char.isprintable() else " " for char in words)
     words = " ".join(words.split())
-    return words if len(words) <= _MAX_MESSAGE else words[: _MAX_MESSAGE - 1] + "…"
+    return words[: _MAX_MESSAGE - 1] + "…" if is_cut or len(words) > _MAX_MESSAGE else words
 
 
 def _tail(message: str) -> str:

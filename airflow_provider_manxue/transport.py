@@ -21,7 +21,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from airflow_provider_manxue.connection import ManxueSettings, missing_connection, read_connection
+from airflow_provider_manxue.connection import (
+    ManxueSettings,
+    is_loopback,
+    missing_connection,
+    read_connection,
+)
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,
@@ -328,6 +333,8 @@ def _proxy_of_environment(base_url: str) -> str | None:
     """
     from requests.utils import get_environ_proxies, select_proxy
 
+    if is_loopback(urlsplit(base_url).hostname or ""):
+        return None
     proxy = select_proxy(base_url, get_environ_proxies(base_url))
     return f"http://{proxy}" if proxy and "://" not in proxy else proxy
 

@@ -8,6 +8,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
+from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -20,9 +21,11 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHo
 from airflow_provider_manxue.connection import (
     DEFAULT_CONN_ID,
     ManxueSettings,
+    is_loopback,
     missing_connection,
     read_connection,
 )
+from airflow_provider_manxue.cutoff import Cutoff, CutoffAdapter
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,
@@ -151,6 +154,10 @@ class ManxueHook(BaseHook):
     @staticmethod
     def _new_session() -> requests.Session:
         session = requests.Session()
+        for scheme in ("http://", "https://"):
+            session.mount(scheme, CutoffAdapter())
+        # Cookies would be kept for as long as the session is, however many come.
+        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
         # A compressed answer could be small on the wire and huge in memory; a task's answer needs none.
         session.headers.update(
             {"User-Agent": user_agent(), "Accept": "application/json", "Accept-Encoding": "identity"}
@@ -370,7 +377,7 @@ def _exchange(
         allow_redirects=False,
         stream=True,
         verify=settings.ca_bundle or settings.verify,
-        proxies={"http": settings.proxy, "https": settings.proxy} if settings.proxy else None,
+        proxies=_proxies(settings),
     ) as response:
         return _Answer(
             response.status_code,
@@ -379,26 +386,42 @@ def _exchange(
         )
 
 
-def _read_body(response: Response, timeout: float) -> bytes:
-    """
-    Read a body that may be endless, slow or compressed against our wish, within bounds.
+def _proxies(settings: ManxueSettings) -> dict[str, str] | None:
+    if settings.proxy:
+        return {"http": settings.proxy, "https": settings.proxy}
+    hostname = urlsplit(settings.base_url).hostname or ""
+    # What is meant for this machine stays on it, whatever proxy the environment names: it may be unencrypted.
+    return {"no_proxy": hostname} if is_loopback(hostname) else None
 
-    A socket's timeout starts anew with each packet, so the time of the whole is measured here.
-    """
+
+def _read_body(response: Response, timeout: float) -> bytes:
+    """Read a body that may be endless, slow or compressed against our wish, within bounds."""
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise ManxueTransientError(
             f"HTTP {response.status_code} with a body in a coding that was not asked for"
         )
-    ends_at = time.monotonic() + timeout
+    raw: Any = response.raw
+    cutoff = Cutoff(raw.sock, timeout)
+    try:
+        body = _read_bounded(response)
+    except _NO_ANSWER:
+        if not cutoff.has_cut:
+            raise
+    finally:
+        cutoff.cancel()
+    if cutoff.has_cut:
+        raise ManxueTransientError(
+            f"HTTP {response.status_code} with a body that took longer than {timeout:g} s"
+        )
+    return body
+
+
+def _read_bounded(response: Response) -> bytes:
     body = bytearray()
     while chunk := response.raw.read1(65536, decode_content=False):
         body += chunk
         if len(body) > MAX_BODY:
             raise ManxueTransientError(
                 f"HTTP {response.status_code} with a body of more than {MAX_BODY} bytes"
-            )
-        if time.monotonic() > ends_at:
-            raise ManxueTransientError(
-                f"HTTP {response.status_code} with a body that took longer than {timeout:g} s"
             )
     return bytes(body)

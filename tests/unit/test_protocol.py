@@ -413,6 +413,14 @@ def test_the_id_that_was_asked_for_stands_in_for_a_missing_one(answer):
     assert task_of(answer).id == "asked"
 
 
+@pytest.mark.parametrize(
+    "hostile", ["a\nERROR forged", "a\x1b[2J", "a\u202eb", "..", ".", " ", "a\x7f", "x" * 1001, 10**1001]
+)
+def test_an_id_of_the_service_that_no_log_should_hold_is_none(hostile):
+    assert task_of({"id": hostile, "status": "queued"}).id == "asked"
+    assert task_of({"id": hostile, "status": "queued"}, video_task_id="").id == ""
+
+
 def test_a_byte_order_mark_does_not_make_an_answer_unreadable():
     assert read_task(200, b"\xef\xbb\xbf" + PUBLISHED_SAMPLE).status is TaskStatus.PROCESSING
 
@@ -662,6 +670,7 @@ def test_an_unreadable_retry_after_is_told_without_words_of_the_service_too():
         ("https://x/a#token=1", "https://x/a?***"),
         ("'https://x/a?s=1' and \"https://y/b?s=2\"", "'https://x/a?***' and \"https://y/b?***\""),
         ("why? because", "why? because"),
+        (r'{"url":"https:\/\/x\/a.mp4?sig=1"}', r'{"url":"https:\/\/x\/a.mp4?***"}'),
     ],
 )
 def test_foreign_text_is_made_fit_for_a_log(text, clean):
@@ -672,6 +681,24 @@ def test_foreign_text_is_bounded():
     assert clean_text("x" * 500) == "x" * 500
     assert clean_text("x" * 501) == "x" * 499 + "…"
     assert len(clean_text("x " * 1_000_000)) <= 500
+
+
+def test_foreign_text_of_any_length_is_read_in_a_moment():
+    """It is read on the event loop of all waits; in time by the square of its length, this one would take hours."""
+    assert len(clean_text("https://" * 130_000)) == 500
+
+
+@pytest.mark.parametrize("place", [490, 1990])
+def test_a_key_at_a_bound_of_the_text_is_not_shown_in_part(place):
+    assert "sk-" not in clean_text(f"{'x' * place} {KEY}", KEY)
+
+
+def test_a_key_in_the_encoding_of_urls_is_taken_out_too():
+    key = "a+b/c=="
+    body = b'{"id": "a", "status": "queued", "note": "https://x/y?key=a%2Bb%2Fc%3D%3D"}'
+
+    assert "a%2Bb" not in str(read_task(200, body, secret=key).as_dict())
+    assert clean_text("key=a%2Bb%2Fc%3D%3D", key) == "key=***"
 
 
 def test_a_key_at_the_bound_of_the_text_is_not_shown_in_part():
@@ -736,6 +763,8 @@ def test_an_id_is_opaque(value):
         ("a\x7fb", "is not an id"),
         ("a\u200bb", "is not an id"),
         ("a\ud800", "is not an id"),
+        ("a\u202eb", "is not an id"),
+        ("a" * 1001, "is not an id"),
     ],
 )
 def test_what_cannot_be_an_id_is_refused_with_the_reason(value, problem):

@@ -1,0 +1,105 @@
+"""
+An end in time for what a server sends.
+
+The timeout of a socket starts anew with each packet, and ``http.client`` reads headers, interim answers and trailers
+for as long as they come: whoever sends one byte now and then could hold a worker for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+from http.client import HTTPException
+from typing import TYPE_CHECKING, Any
+
+from requests.adapters import HTTPAdapter
+from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
+from urllib3.connection import HTTPConnection, HTTPSConnection
+
+if TYPE_CHECKING:
+    from urllib3 import HTTPResponse, PoolManager, ProxyManager
+
+
+class Cutoff(threading.Timer):
+    """
+    Cuts a connection at a moment, whatever is being waited for, unless it is cancelled before.
+
+    :param sock: the connection's socket.
+    :param seconds: how far away the moment is.
+    """
+
+    def __init__(self, sock: Any, seconds: float) -> None:
+        super().__init__(min(max(0.0, seconds), threading.TIMEOUT_MAX), self._cut)
+        # TLS inside of TLS, as by a proxy that is asked over TLS, is no socket, but has one.
+        self._sock = getattr(sock, "socket", sock)
+        self.has_cut = False
+        self.daemon = True
+        self.start()
+
+    def _cut(self) -> None:
+        self.has_cut = True
+        with contextlib.suppress(OSError):
+            # Below TLS, which keeps its state: what comes after is an end, and never taken for plain text.
+            socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
+
+
+class CutoffAdapter(HTTPAdapter):
+    """
+    Lets ``requests`` wait for the head of an answer for the timeout of the request, and no longer.
+
+    The socket is kept at the raw answer, as ``sock``, so that whoever reads the body can bound that too.
+    """
+
+    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
+        """Make the pools of direct connections."""
+        super().init_poolmanager(*args, **kwargs)
+        _bound(self.poolmanager)
+
+    def proxy_manager_for(self, *args: Any, **kwargs: Any) -> ProxyManager:
+        """Make the pools of the connections to a proxy."""
+        manager: ProxyManager = super().proxy_manager_for(*args, **kwargs)
+        _bound(manager)
+        return manager
+
+
+def _bound(manager: PoolManager) -> None:
+    manager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
+
+
+def _response_in_time(connection: HTTPConnection) -> HTTPResponse:
+    # Kept here, since http.client forgets it once the last answer has begun.
+    sock = connection.sock
+    if connection.timeout is None:
+        return HTTPConnection.getresponse(connection)
+    cutoff = Cutoff(sock, float(connection.timeout))
+    try:
+        response = HTTPConnection.getresponse(connection)
+    except (OSError, HTTPException):
+        if not cutoff.has_cut:
+            raise
+    finally:
+        cutoff.cancel()
+    if cutoff.has_cut:
+        # Also where nothing was raised: an end in the middle of the headers is taken for their end.
+        raise TimeoutError
+    response.sock = sock  # type: ignore[attr-defined]
+    return response
+
+
+class _HttpConnection(HTTPConnection):
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as in urllib3 itself
+        return _response_in_time(self)
+
+
+class _HttpsConnection(HTTPSConnection):
+    def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as in urllib3 itself
+        return _response_in_time(self)
+
+
+class _HttpPool(HTTPConnectionPool):
+    ConnectionCls = _HttpConnection
+
+
+class _HttpsPool(HTTPSConnectionPool):
+    ConnectionCls = _HttpsConnection

@@ -1,0 +1,163 @@
+"""What a service, or someone in its place, may try beyond its answers; against both transports."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import socket
+import threading
+import time
+
+import pytest
+
+from airflow_provider_manxue.exceptions import ManxueTransientError
+from airflow_provider_manxue.hooks.manxue import ManxueHook
+from airflow_provider_manxue.testing import Answer, Emulator, Script
+from airflow_provider_manxue.transport import shared_transport
+
+CONN_ID = "manxue_under_test"
+TASK = b'{"id": "task-1", "status": "queued"}'
+
+
+def slowly(text):
+    for byte in text:
+        time.sleep(0.02)
+        yield bytes([byte])
+
+
+def head(*lines):
+    return b"\r\n".join([b"HTTP/1.1 200 OK", *lines, b"", b""])
+
+
+def chunked(*rest):
+    return [head(b"Transfer-Encoding: chunked"), *rest]
+
+
+ENDLESS = {
+    "interim answers": itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n" * 100),
+    "headers": itertools.chain([b"HTTP/1.1 200 OK\r\n"], itertools.repeat(b"X-Header: value\r\n" * 100)),
+    "a header": itertools.chain([b"HTTP/1.1 200 OK\r\nX: "], itertools.repeat(b"x" * 65536)),
+    "a status line": itertools.chain([b"HTTP/1.1 200 "], itertools.repeat(b"x" * 65536)),
+    "a head that drips": slowly(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 10_000),
+    "a chunk's length": chunked(itertools.repeat(b"0" * 65536)),
+    "a chunk's length that drips": chunked(slowly(b"0" * 10_000)),
+}
+
+
+def flat(pieces):
+    for piece in pieces:
+        if isinstance(piece, bytes):
+            yield piece
+        else:
+            yield from piece
+
+
+class Service:
+    """Says something for as long as anyone listens."""
+
+    def __init__(self, says):
+        self._says = says
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self):
+        with contextlib.suppress(OSError):
+            client, _ = self._listener.accept()
+            with client:
+                client.recv(65536)
+                for piece in flat(self._says):
+                    client.sendall(piece)
+
+    def close(self):
+        self._listener.close()
+
+
+def ask_from_worker():
+    return ManxueHook(CONN_ID).get_video_task("task-1")
+
+
+def ask_from_triggerer():
+    async def ask():
+        async with shared_transport() as transport:
+            return await transport.get_video_task(CONN_ID, "task-1", 30)
+
+    return asyncio.run(ask())
+
+
+@pytest.fixture(params=[ask_from_worker, ask_from_triggerer], ids=["worker", "triggerer"])
+def ask(request):
+    return request.param
+
+
+@pytest.fixture
+def connect(monkeypatch):
+    def write(host, password="the-key", **extra):
+        connection = {"conn_type": "manxue", "host": host, "password": password, "extra": extra}
+        monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(connection))
+
+    return write
+
+
+@pytest.mark.parametrize("says", ENDLESS)
+def test_an_endless_answer_ends_with_the_time_of_the_request(ask, connect, says):
+    service = Service(ENDLESS[says])
+    connect(service.url, request_timeout=0.5)
+    with pytest.raises(ManxueTransientError, match=r"no answer from|took longer than|HTTP 200") as caught:
+        ask()
+    assert len(str(caught.value)) < 600
+    service.close()
+
+
+def test_an_answer_whose_trailers_never_end_takes_no_longer_either(ask, connect):
+    service = Service(
+        chunked(b"%x\r\n%s\r\n0\r\n" % (len(TASK), TASK), slowly(b"X-Trailer: " + b"x" * 10_000))
+    )
+    connect(service.url, request_timeout=0.5)
+    with pytest.raises(ManxueTransientError):
+        ask()
+    service.close()
+
+
+@pytest.fixture
+def emulator():
+    with Emulator() as emulator:
+        emulator.add_task(id="task-1", script=Script.polls("completed"))
+        yield emulator
+
+
+def test_cookies_are_not_kept(emulator, connect):
+    connect(emulator.base_url, emulator.api_key)
+    emulator.answer_all_with(Answer(headers={"Set-Cookie": "a=b; Path=/"}))
+    hook = ManxueHook(CONN_ID)
+    hook.get_video_task("task-1")
+    hook.get_video_task("task-1")
+
+    assert "Cookie" not in emulator.requests[-1].headers
+    assert list(hook.get_conn().cookies) == []
+
+
+@pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
+def test_a_key_for_this_machine_is_not_sent_to_the_proxy_of_the_environment(
+    emulator, ask, connect, monkeypatch, variable
+):
+    """Plain HTTP is allowed to this machine only, and a proxy is another one."""
+    with Emulator() as proxy:
+        for name in (
+            "http_proxy",
+            "https_proxy",
+            "all_proxy",
+            "no_proxy",
+            "HTTP_PROXY",
+            "ALL_PROXY",
+            "NO_PROXY",
+        ):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv(variable, proxy.url)
+        connect(emulator.base_url, emulator.api_key)
+        ask()
+
+        assert proxy.requests == []
+    assert len(emulator.requests) == 1
