@@ -13,7 +13,6 @@ import http.client
 import os
 import socket
 import ssl
-import threading
 import time
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
@@ -27,6 +26,7 @@ import requests
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy
 from urllib3.util import make_headers
 
+from airflow_provider_manxue.cutoff import Cutoff
 from airflow_provider_manxue.exceptions import (
     ManxueConfigurationError,
     ManxueDownloadError,
@@ -51,6 +51,7 @@ from airflow_provider_manxue.media import (
     read_part,
     read_url,
     request_target,
+    video_type,
     why_incomplete,
 )
 from airflow_provider_manxue.protocol import clean_text, no_answer, user_agent
@@ -163,7 +164,7 @@ class Copy:
         """Make place for a part: behind what is there, or instead of it."""
         self.version = part.version
         if part.start == 0:
-            self.content_type = part.content_type
+            self.content_type = video_type(part.content_type)
             self.received = 0
             self.checksum.begin()
             self.file.seek(0)
@@ -359,7 +360,7 @@ class Wire:
 
     :param settings: the connection, for its proxy, its authorities and its timeout.
     :param allow_private_addresses: also go to addresses that are not public. They are allowed as well if the
-        service itself is on one.
+        connection's host is such an address, or ``localhost``.
     :param deadline: when to give up.
     """
 
@@ -398,26 +399,12 @@ class Wire:
                 road = self._connect(url, parts)
                 stack.callback(road.connection.close)
                 # Taken now, since http.client forgets it while a response is still being read.
-                stack.callback(self._cut_at_deadline(road.connection.sock).cancel)
-                _send(road, {"Host": _host_header(parts), **headers})
+                stack.callback(Cutoff(road.connection.sock, self._deadline.left).cancel)
+                _send(road, {"Host": parts.netloc, **headers})
                 response = stack.enter_context(road.connection.getresponse())
             except (OSError, http.client.HTTPException, ValueError) as error:
                 raise BrokenTransferError(str(no_answer(error, host))) from None
             yield response
-
-    def _cut_at_deadline(self, sock: socket.socket) -> threading.Timer:
-        """Bound what a socket's timeout, which starts anew with each packet, does not bound."""
-
-        def cut() -> None:
-            with contextlib.suppress(OSError):
-                # Below TLS, which keeps its state: what comes after is an end, and never taken for plain text.
-                socket.socket.shutdown(sock, socket.SHUT_RDWR)
-
-        left = min(max(0.0, self._deadline.left), threading.TIMEOUT_MAX)
-        timer = threading.Timer(left, cut)
-        timer.daemon = True
-        timer.start()
-        return timer
 
     def _connect(self, url: str, parts: SplitResult) -> _Road:
         # The environment counts as it does for requests to the service.
@@ -488,12 +475,9 @@ class Wire:
 
     @cached_property
     def _private_allowed(self) -> bool:
-        if self._allowed:
-            return True
-        try:
-            return not all(map(is_public, _addresses(urlsplit(self._settings.base_url).hostname or "", 0)))
-        except (OSError, UnicodeError):
-            return False
+        # By what stands in the connection, not by a name server: the service's own could say anything.
+        service = literal_address(urlsplit(self._settings.base_url).hostname or "")
+        return self._allowed or (service is not None and not is_public(service))
 
 
 @dataclass(frozen=True, slots=True)
@@ -539,11 +523,6 @@ def _send(road: _Road, headers: dict[str, str]) -> None:
     for name, value in {**headers, **usual, **road.headers}.items():
         road.connection.putheader(name, value)
     road.connection.endheaders()
-
-
-def _host_header(parts: SplitResult) -> str:
-    """Return host and port as the URL has them, which a signature may cover too."""
-    return parts.netloc if parts.netloc.isascii() else parts.netloc.encode("idna").decode("ascii")
 
 
 def _addresses(host: str, port: int) -> list[str]:

@@ -38,6 +38,8 @@ _DEAD_URL = frozenset({401, 403, 404, 410})
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _VISIBLE_ASCII = "".join(map(chr, range(0x21, 0x7F)))
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+"""All that was ever assigned of IPv6 for public hosts; Python counts much of the rest as public, too."""
 
 
 class BrokenTransferError(ManxueDownloadError):
@@ -196,6 +198,16 @@ def _strong_date(headers: Message) -> str | None:
         return None
 
 
+def video_type(content_type: str | None) -> str | None:
+    """
+    Return the media type under which a store may show what was received; None if the host named no video.
+
+    A store that serves a file as a web page would run the scripts in it.
+    """
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    return kind if re.fullmatch(r"video/[a-z0-9.+-]{1,100}", kind) else None
+
+
 # --- a whole video --------------------------------------------------------------------------------------
 
 
@@ -272,11 +284,15 @@ def read_url(url: str) -> SplitResult:
     """
     Take a video's URL apart.
 
+    :return: its parts, with the host in the ASCII form that name servers and proxies are asked for: what is
+        checked is then what they see.
     :raises ManxueUnsafeUrlError: if it is not a plain URL of the web.
     """
     try:
         parts = urlsplit(url)
         _ = parts.port
+        if not parts.netloc.isascii():
+            parts = parts._replace(netloc=parts.netloc.encode("idna").decode("ascii"))
     except ValueError:
         raise ManxueUnsafeUrlError("The URL of the video cannot be read.") from None
     if parts.scheme not in {"http", "https"} or not parts.hostname:
@@ -285,6 +301,9 @@ def read_url(url: str) -> SplitResult:
         )
     if "@" in parts.netloc:
         raise ManxueUnsafeUrlError("The URL of the video holds a user name or a password.")
+    if not re.fullmatch(r"[a-z0-9_.:-]+", parts.hostname):
+        # Not repeated: it may hold what a terminal obeys.
+        raise ManxueUnsafeUrlError("The URL of the video names no valid host.")
     return parts
 
 
@@ -324,6 +343,7 @@ def request_target(url: str) -> str:
 
 def literal_address(host: str) -> str | None:
     """Return the address that a host name is, without asking a name server, in any notation systems take."""
+    host = host.rstrip(".")
     if host.lower() == "localhost" or host.lower().endswith(".localhost"):
         return "127.0.0.1"
     try:
@@ -341,6 +361,8 @@ def is_public(address: str) -> bool:
     ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv6Address):
         ip = _inner_address(ip)
+    if isinstance(ip, ipaddress.IPv6Address) and ip not in _GLOBAL_UNICAST:
+        return False
     return ip.is_global and not ip.is_multicast
 
 

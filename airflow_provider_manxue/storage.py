@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 import tempfile
+from functools import partial
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -95,7 +96,7 @@ def _explain(error: Exception) -> str:
 
 
 @contextlib.contextmanager
-def _temporary_file(folder: Path, kind: type[FileIO]) -> Iterator[tuple[FileIO, Path]]:
+def _temporary_file(folder: Path, kind: Callable[[Path, str], FileIO]) -> Iterator[tuple[FileIO, Path]]:
     # Not by the tempfile module: the file may get the final name, so its mode must be the usual one. Stores
     # tell the media type by the suffix.
     path = folder / f".manxue-{secrets.token_hex(8)}.mp4"
@@ -104,6 +105,10 @@ def _temporary_file(folder: Path, kind: type[FileIO]) -> Iterator[tuple[FileIO, 
             yield file, path
         finally:
             path.unlink(missing_ok=True)
+
+
+def _open_for_us_alone(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
 
 
 class _EarlyFile(FileIO):
@@ -178,8 +183,8 @@ class ObjectStore:
         self._path = path.path
 
     def temporary_file(self) -> AbstractContextManager[tuple[FileIO, Path]]:
-        """Open it in the folder for such files. It need not reach the disk."""
-        return _temporary_file(Path(tempfile.gettempdir()), FileIO)
+        """Open it in the folder for such files, which others use too. It need not reach the disk."""
+        return _temporary_file(Path(tempfile.gettempdir()), partial(FileIO, opener=_open_for_us_alone))
 
     def size(self) -> int | None:
         """Return the length of what is there now; None if nothing is."""

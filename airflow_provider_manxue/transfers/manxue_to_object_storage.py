@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from airflow.providers.common.compat.sdk import BaseOperator, XComArg
 
@@ -65,7 +65,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
     :param max_bytes: a longer video is refused; None for no limit.
     :param timeout: seconds (or ``timedelta``) within which all must be done.
     :param allow_private_addresses: also fetch from addresses that are not public. They are allowed as well if the
-        service itself is on one.
+        connection's host is such an address, or ``localhost``.
     :raises ManxueInputError: if an argument cannot be used.
     """
 
@@ -282,6 +282,9 @@ def read_destination(destination: Any, video_task_id: str) -> str:
             f"destination {destination!r} names no file. End it with '/' for a folder, in which the file is named "
             f"after the id."
         )
+    if ".." in re.split(r"[/\\]", unquote(rest)):
+        # A part of it may come from the service, by a template.
+        raise ManxueInputError(f"destination {destination!r} holds '..'. Name the folder itself.")
     return f"{destination}{quote(video_task_id, safe='')}.mp4" if destination.endswith("/") else destination
 
 

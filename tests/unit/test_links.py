@@ -99,7 +99,14 @@ def test_an_object_on_s3_has_a_page_in_the_console_of_its_partition(endpoint, pa
 
 
 @pytest.mark.parametrize(
-    "endpoint", ["http://127.0.0.1:9000", "https://minio.example", "https://xamazonaws.com", ""]
+    "endpoint",
+    [
+        "http://127.0.0.1:9000",
+        "https://minio.example",
+        "https://xamazonaws.com",
+        "https://s3.amazonaws.com.evil.example",
+        "",
+    ],
 )
 def test_an_object_in_a_store_that_only_speaks_s3_has_no_page_in_the_console_of_aws(endpoint):
     assert aws_console_page(endpoint, "bucket/a.mp4") is None

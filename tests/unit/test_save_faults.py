@@ -9,10 +9,12 @@ import contextlib
 import hashlib
 import json
 import signal
+import stat
 import subprocess
 import sys
 import time
 from pathlib import Path
+from urllib.parse import quote
 
 import boto3
 import pytest
@@ -605,6 +607,28 @@ class TestLocalFile:
         modes = {(saves.place.folder / name).stat().st_mode for name in (saves.name, "usual")}
         assert len(modes) == 1
 
+    def test_takes_the_place_of_a_symbolic_link_and_leaves_alone_what_it_leads_to(self, saves, tmp_path):
+        victim = tmp_path / "victim"
+        victim.write_bytes(OLD)
+        saves.place.write("another.mp4", b"")
+        (saves.place.folder / saves.name).symlink_to(victim)
+        saves.assert_saved()
+
+        assert victim.read_bytes() == OLD
+        assert not (saves.place.folder / saves.name).is_symlink()
+
+    @pytest.mark.parametrize(
+        "hostile", ["../../victim", "/etc/victim", "..", "a/../../victim", "%2e%2e%2fvictim"]
+    )
+    def test_named_after_an_id_stays_in_its_folder(self, saves, tmp_path, hostile):
+        saves.task_id = saves.emulator.add_task("completed", id=f"{hostile}/x", size=SIZE)
+        saves.run()
+
+        assert [path.name for path in saves.place.folder.iterdir()] == [
+            f"{quote(saves.task_id, safe='')}.mp4"
+        ]
+        assert list(tmp_path.rglob("*victim*")) == list(saves.place.folder.glob("*victim*"))
+
     def test_in_the_place_of_a_folder_is_refused_before_anything_is_fetched(self, saves):
         with pytest.raises(ManxueStorageError, match="end the destination with a slash"):
             saves.run(destination=saves.place.uri.removesuffix("/"))
@@ -668,6 +692,26 @@ class TestS3:
     def test_a_bucket_that_does_not_exist(self, saves):
         with pytest.raises(ManxueStorageError, match="bucket does not exist"):
             saves.run(destination="s3://no-such-bucket/")
+
+    def test_nobody_else_on_the_machine_reads_the_video_while_it_is_on_its_way(self, saves, monkeypatch):
+        modes = []
+        put = storage_module.ObjectStore.put
+
+        def watched(store, path, *arguments):
+            modes.append(stat.S_IMODE(path.stat().st_mode))
+            put(store, path, *arguments)
+
+        monkeypatch.setattr(storage_module.ObjectStore, "put", watched)
+        saves.assert_saved()
+
+        assert modes == [0o600]
+
+    def test_a_video_that_claims_to_be_a_web_page_is_stored_as_a_video(self, saves):
+        saves.emulator.answer_all_with(Answer(headers={"Content-Type": "text/html"}), on="media")
+        saves.run()
+
+        head = saves.place.client.head_object(Bucket=BUCKET, Key=f"{saves.place.prefix}/{saves.name}")
+        assert head["ContentType"] == saves.ti.xcom["content_type"] == "video/mp4"
 
     def test_the_media_type_is_stored(self, saves):
         saves.run()

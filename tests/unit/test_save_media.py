@@ -25,6 +25,7 @@ from airflow_provider_manxue.media import (
     read_part,
     read_url,
     request_target,
+    video_type,
     why_incomplete,
 )
 
@@ -240,12 +241,38 @@ class TestUrl:
             "https://user:pw@h/a",
             "https://h:x/a",
             "https://[::1/a",
+            "https://good.example@evil.example/a",
+            "https://good.example\\@evil.example/a",
+            "https://good.example\\.evil.example/a",
+            "https://good.example%2eevil.example/a",
+            "https://127%2e0%2e0%2e1/a",
+            "https://[fe80::1%25eth0]/a",
+            "https://evil.example\x00.good.example/a",
+            "https://evil.example\x1b(0/a",
+            "https://gpj.\u202eexample/a",
+            "https://a b/a",
+            "https://good.example\u2100evil.example/a",
+            "https://h:８０/a",
         ],
     )
     def test_must_be_one_of_the_web(self, url):
         with pytest.raises(ManxueUnsafeUrlError) as caught:
             read_url(url)
         assert "pw" not in str(caught.value)
+        assert str(caught.value).isprintable()
+
+    @pytest.mark.parametrize(
+        ("host", "asked"),
+        [
+            ("bücher.example:81", "xn--bcher-kva.example:81"),
+            ("１２７.0.0.1", "127.0.0.1"),
+            ("127。0。0。1", "127.0.0.1"),
+            ("ⓛocalhost", "localhost"),
+            ("Media.Example", "Media.Example"),
+        ],
+    )
+    def test_names_its_host_as_name_servers_and_proxies_are_asked(self, host, asked):
+        assert read_url(f"https://{host}/a").netloc == asked
 
     @pytest.mark.parametrize(
         ("url", "location", "target"),
@@ -277,7 +304,8 @@ class TestAddress:
         [
             "127.0.0.1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.169.254", "100.64.0.1", "0.0.0.0",
             "224.0.0.1", "255.255.255.255", "::1", "::", "fe80::1%eth0", "fd00::1", "ff02::1",
-            "::ffff:127.0.0.1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::",
+            "::ffff:127.0.0.1", "64:ff9b::a9fe:a9fe", "2002:7f00:1::", "::127.0.0.1", "::ffff:0:127.0.0.1",
+            "64:ff9b:1::a9fe:a9fe", "fec0::1", "5f00::1", "2001:0:7f00:1::",
         ],
     )  # fmt: skip
     def test_is_not_public(self, address):
@@ -292,6 +320,11 @@ class TestAddress:
             ("2130706433", "127.0.0.1"),
             ("LOCALHOST", "127.0.0.1"),
             ("a.localhost", "127.0.0.1"),
+            ("localhost.", "127.0.0.1"),
+            ("127.0.0.1.", "127.0.0.1"),
+            ("0177.0.0.1", "127.0.0.1"),
+            ("0", "0.0.0.0"),
+            ("::ffff:127.0.0.1", "::ffff:7f00:1"),
             ("::1", "::1"),
             ("media.example.com", None),
             ("bücher.example", None),
@@ -299,6 +332,28 @@ class TestAddress:
     )
     def test_may_stand_in_a_name(self, host, address):
         assert literal_address(host) == address
+
+
+class TestMediaType:
+    @pytest.mark.parametrize("named", ["video/mp4", "Video/MP4; codecs=avc1", " video/quicktime "])
+    def test_of_a_video_is_kept(self, named):
+        assert video_type(named) == named.partition(";")[0].strip().lower()
+
+    @pytest.mark.parametrize(
+        "named",
+        [
+            None,
+            "",
+            "text/html",
+            "image/svg+xml",
+            "video/",
+            "video/mp4\r\n X: y",
+            "video/\x00",
+            f"video/{'a' * 101}",
+        ],
+    )
+    def test_of_anything_else_is_not(self, named):
+        assert video_type(named) is None
 
 
 class TestRetries:

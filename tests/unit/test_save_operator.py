@@ -89,6 +89,12 @@ class TestArguments:
             ({"destination": "file:///"}, "names no file"),
             ({"destination": None}, "destination must be"),
             ({"destination": "s3://b/a\nb"}, "destination must be"),
+            ({"destination": "file:///videos/../etc/a.mp4"}, r"holds '\.\.'"),
+            ({"destination": "file:///videos/../"}, r"holds '\.\.'"),
+            ({"destination": "s3://bucket/a/.."}, r"holds '\.\.'"),
+            ({"destination": "s3://bucket/%2e%2E/a.mp4"}, r"holds '\.\.'"),
+            ({"destination": "s3://bucket/a/..%2f..%2fb.mp4"}, r"holds '\.\.'"),
+            ({"destination": "file:///videos/..\\a.mp4"}, r"holds '\.\.'"),
             ({"if_exists": "replace"}, "if_exists must be one of 'overwrite', 'skip', 'fail', not 'replace'"),
             ({"max_bytes": 0}, "max_bytes must be"),
             ({"max_bytes": "1 GB"}, "max_bytes must be"),
@@ -123,7 +129,13 @@ class TestArguments:
         assert one.upstream_task_ids == {"wait"}
 
     @pytest.mark.parametrize(
-        ("field", "value"), [("video_task_id", ["a"]), ("video_task_id", ""), ("destination", "videos/")]
+        ("field", "value"),
+        [
+            ("video_task_id", ["a"]),
+            ("video_task_id", ""),
+            ("destination", "videos/"),
+            ("destination", "file:///videos/../../etc/cron.d/a.mp4"),
+        ],
     )
     def test_that_cannot_be_used_are_refused_after_rendering(self, field, value):
         one = operator(**{field: "{{ later }}"})

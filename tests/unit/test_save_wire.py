@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import socket
 import threading
 import time
@@ -50,7 +51,9 @@ class Host:
                 self._tunnel(client, int(heard.split()[1].rpartition(b":")[2]))
                 return
             says = self.says.pop(0) if len(self.says) > 1 else self.says[0]
-            for piece in [says] if not self.pace else [says[i : i + 1] for i in range(len(says))]:
+            if isinstance(says, bytes):
+                says = [says] if not self.pace else [says[i : i + 1] for i in range(len(says))]
+            for piece in says:
                 client.sendall(piece)
                 time.sleep(self.pace)
 
@@ -169,7 +172,15 @@ class TestRequest:
                 fetch(wire(), f"http://127.0.0.1:{closed.getsockname()[1]}/v")
 
     @pytest.mark.parametrize(
-        "nonsense", [b"SSH-2.0\r\n\r\n", b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n"]
+        "nonsense",
+        [
+            b"SSH-2.0\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 200 + b"\r\n",
+            b"HTTP/1.1 200 OK\r\nA: " + b"b" * 70_000 + b"\r\n\r\n",
+            b"HTTP/1.1 200 " + b"O" * 70_000 + b"\r\n\r\n",
+            b"HTTP/1.1 302 Found\r\nLocation: /" + b"a" * 70_000 + b"\r\n\r\n",
+        ],
+        ids=["no HTTP", "many headers", "long header", "long status", "long location"],
     )
     def test_that_is_answered_with_nonsense_is_broken(self, host, nonsense):
         host.says = [nonsense]
@@ -187,6 +198,11 @@ class TestRequest:
         with pytest.raises(BrokenTransferError):
             fetch(wire(timeout=0.3), f"{host.url}/v")
         assert time.monotonic() - began < 2
+
+    def test_that_is_answered_with_interim_answers_for_ever_is_cut_at_the_deadline(self, host):
+        host.says = [itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)]
+        with pytest.raises(BrokenTransferError):
+            fetch(wire(timeout=0.3), f"{host.url}/v")
 
     def test_may_have_years(self, host):
         assert fetch(wire(timeout=1e12), f"{host.url}/v") == (200, b"video")
@@ -257,17 +273,21 @@ class TestAddress:
             fetch(wire(allow=True), "https://media.example/v")
         assert dialled == [("10.0.0.1", 443)]
 
-    @pytest.mark.parametrize("base_url", ["http://127.0.0.1:1", "https://inside.example"])
-    def test_is_allowed_if_the_service_is_on_such_a_one(self, names, dialled, base_url):
-        names["inside.example"] = names["media.example"] = ["10.0.0.1"]
+    @pytest.mark.parametrize("base_url", ["http://127.0.0.1:1", "https://10.9.8.7", "http://localhost:1"])
+    def test_is_allowed_if_the_connection_names_such_a_one(self, names, dialled, base_url):
+        names["media.example"] = ["10.0.0.1"]
         with pytest.raises(BrokenTransferError):
             fetch(wire(base_url, allow=False), "https://media.example/v")
         assert dialled == [("10.0.0.1", 443)]
 
-    def test_of_a_service_that_is_not_found_allows_nothing(self, names):
+    @pytest.mark.parametrize("addresses", [["10.0.0.1"], ["93.184.216.34", "10.0.0.1"]])
+    def test_of_a_service_allows_nothing_by_what_its_name_server_says(self, names, dialled, addresses):
+        """The service may rule that name server, and let its own name lead to where it likes."""
+        names["service.example"] = addresses
         names["media.example"] = ["10.0.0.1"]
         with pytest.raises(ManxueUnsafeUrlError):
-            fetch(wire("https://missing.invalid", allow=False), "https://media.example/v")
+            fetch(wire(allow=False), "https://media.example/v")
+        assert dialled == []
 
     def test_that_is_public_is_used_and_the_others_are_not(self, names, dialled):
         names["media.example"] = ["10.0.0.1", "93.184.216.35", "2606:2800:220:1::1"]
@@ -317,11 +337,23 @@ class TestProxy:
             fetch(wire(), "http://media.example/a")
         assert "secret" not in str(caught.value)
 
-    @pytest.mark.parametrize("name", ["127.0.0.1", "127.1", "localhost", "[::1]", "0x7f000001"])
-    def test_is_not_sent_to_a_literal_address_that_is_not_public(self, host, name):
+    @pytest.mark.parametrize("scheme", ["http", "https"])
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "127.0.0.1", "127.1", "localhost", "localhost.", "[::1]", "[::ffff:7f00:1]", "0x7f000001", "0177.0.0.1",
+            "2130706433", "１２７.0.0.1", "127。0。0。1", "ⓛocalhost",
+        ],
+    )  # fmt: skip
+    def test_is_not_sent_to_a_literal_address_that_is_not_public(self, host, name, scheme):
         with pytest.raises(ManxueUnsafeUrlError, match="not public"):
-            fetch(wire(proxy=host.url, allow=False), f"http://{name}/a")
+            fetch(wire(proxy=host.url, allow=False), f"{scheme}://{name}/a")
         assert host.heard == []
+
+    def test_is_asked_for_a_name_in_ascii(self, host):
+        fetch(wire(proxy=host.url), "http://bücher.example/a")
+
+        assert request_line(host.heard[0]) == "GET http://xn--bcher-kva.example/a HTTP/1.1"
 
     def test_looks_names_up_itself(self, host, names):
         names["media.example"] = ["127.0.0.1"]
