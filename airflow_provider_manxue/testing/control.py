@@ -7,6 +7,7 @@ import dataclasses
 import ipaddress
 import json
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
@@ -62,6 +63,8 @@ class Control:
         """Answer one request."""
         if not _is_local(request.remote):
             return _json(403, {"error": "the control API answers to this machine only"})
+        if "Origin" in request.headers or not _is_here(request.host):
+            return _json(403, {"error": "the control API answers to no page in a browser"})
         try:
             result = self._result(request.method, request.path, await request.read())
         except (ValueError, TypeError, RuntimeError) as error:
@@ -100,6 +103,15 @@ class Control:
     async def _refuse_soon(self, seconds: float) -> None:
         await asyncio.sleep(0.01)
         await self._emulator.refuse_for(seconds)
+
+
+def _is_here(host: str) -> bool:
+    """Return whether a ``Host`` header names this machine, not a name that leads a browser to it."""
+    try:
+        name = urlsplit(f"//{host}").hostname
+        return name == "localhost" or _is_local(name)
+    except ValueError:
+        return False
 
 
 def _is_local(address: str | None) -> bool:

@@ -147,6 +147,17 @@ def test_control_api_answers_to_this_machine_only(monkeypatch, emulator):
     assert requests.get(f"{emulator.url}/_emulator/ledger", timeout=10).status_code == 403
 
 
+@pytest.mark.parametrize("headers", [{"Origin": "https://evil.example"}, {"Host": "rebound.evil.example"}])
+def test_control_api_answers_to_no_page_in_a_browser(emulator, headers):
+    """A page that is open on this machine may try to reach it, also by a name of its own that leads here."""
+    answer = requests.get(f"{emulator.url}/_emulator/requests", headers=headers, timeout=10)
+
+    assert (answer.status_code, answer.json()["error"]) == (
+        403,
+        "the control API answers to no page in a browser",
+    )
+
+
 @pytest.mark.parametrize(
     ("address", "local"), [("127.0.0.1", True), ("::1", True), ("10.0.0.7", False), (None, False)]
 )
