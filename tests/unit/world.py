@@ -101,7 +101,7 @@ class World:
             self.worker_starts += 1
             result = sensor.execute(self.context)
         except TaskDeferred as deferral:
-            return self._run_deferred(sensor, deferral)
+            return self.run_deferred(sensor, deferral)
         return self._returned(result)
 
     def _returned(self, result):
@@ -121,7 +121,8 @@ class World:
                 return result
         raise AssertionError("the sensor was rescheduled without end")
 
-    def _run_deferred(self, sensor, deferral):
+    def run_deferred(self, sensor, deferral):
+        """Let triggers fire and workers resume until the task has ended."""
         for _ in range(10_000):
             self.deferrals.append(deferral)
             trigger = restored(deferral.trigger)
@@ -132,27 +133,34 @@ class World:
         raise AssertionError("the sensor deferred without end")
 
     def _run_from_trigger(self, sensor):
-        """Do what scheduler and triggerer do with a task that starts in the triggerer (Airflow 3.3 and later)."""
-        from airflow.models.trigger import Trigger
-        from airflow.serialization.decoders import smart_decode_trigger_kwargs
         from airflow.serialization.serialized_objects import DagSerialization
 
-        task = DagSerialization.from_dict(DagSerialization.to_dict(sensor.dag)).get_task(sensor.task_id)
+        stored = DagSerialization.to_dict(sensor.dag)
+        return self.run_stored(sensor, DagSerialization.from_dict(stored).get_task(sensor.task_id))
+
+    def run_stored(self, sensor, task):
+        """
+        Do what scheduler and triggerer do with a task that starts in the triggerer (Airflow 3.3 and later).
+
+        They know it as it is stored; the sensor itself is for the worker that resumes.
+        """
+        from airflow.models.trigger import Trigger
+        from airflow.serialization.decoders import smart_decode_trigger_kwargs
+
         arguments = task.start_trigger_args
         stored = Trigger.encrypt_kwargs(arguments.trigger_kwargs)
         kwargs = {
             name: smart_decode_trigger_kwargs(value)
             for name, value in Trigger._decrypt_kwargs(stored).items()
         }
-        module, _, name = arguments.trigger_cls.rpartition(".")
-        trigger = getattr(importlib.import_module(module), name)(**kwargs)
+        trigger = trigger_of(arguments.trigger_cls, kwargs)
         self.ti.task = task
         trigger.task_instance = self.ti
         bounds = [arguments.timeout, *filter(None, [sensor.execution_timeout])]
         trigger.timeout_after = datetime.fromtimestamp(self.clock.now, tz=UTC) + min(bounds)
         trigger.render_template_fields(self.context | {"params": sensor.params})
         result = self._fire(sensor, trigger, arguments.next_method, {})
-        return self._run_deferred(sensor, self.deferral) if result is PENDING else result
+        return self.run_deferred(sensor, self.deferral) if result is PENDING else result
 
     def _fire(self, sensor, trigger, method_name, kwargs):
         """Let a trigger fire, and resume the task on a worker if it says so; PENDING if the task defers again."""
@@ -205,11 +213,17 @@ def link_into(world):
     return push_link
 
 
+def trigger_of(path, kwargs):
+    """Make a trigger from its stored form."""
+    module, _, name = path.rpartition(".")
+    return getattr(importlib.import_module(module), name)(**kwargs)
+
+
 def restored(trigger):
     """Send a trigger through JSON, as the metadata database does."""
     path, kwargs = trigger.serialize()
     assert path == f"{type(trigger).__module__}.{type(trigger).__qualname__}"
-    return type(trigger)(**json.loads(json.dumps(kwargs)))
+    return trigger_of(path, json.loads(json.dumps(kwargs)))
 
 
 async def only_event(trigger):

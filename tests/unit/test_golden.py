@@ -1,0 +1,415 @@
+"""
+What the package stores, and what thus outlives an upgrade: as each version wrote it, read by today's code to its end.
+
+``golden/`` has a folder for each version that changed a form: of deferred waits, events, order records, XComs, and of
+tasks in stored Dags. What stands there is never changed. Where a form gets a new field, today's code no longer writes
+the newest ones, and a test fails. If that is meant, add a folder with the number of the coming release:
+
+    python -m pytest tests/unit/test_golden.py --write-golden 0.2.0
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import pkgutil
+import warnings
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from packaging.version import Version
+
+from airflow.providers.common.compat.sdk import DAG, AirflowException, TaskDeferred
+
+from airflow_provider_manxue import exceptions, order_store
+from airflow_provider_manxue.events import batch_event, begin_event, completed_event, error_event
+from airflow_provider_manxue.from_trigger import CAN_START_AND_END
+from airflow_provider_manxue.hooks import manxue as hook_module
+from airflow_provider_manxue.operators import manxue as operator_module
+from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
+from airflow_provider_manxue.order_record import KEY
+from airflow_provider_manxue.protocol import TaskStatus, VideoTask
+from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
+from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
+from world import START, first_event, trigger_of
+
+FOLDER = Path(__file__).with_name("golden")
+VERSIONS = sorted((folder.name for folder in FOLDER.iterdir()), key=Version)
+GOLDEN = {
+    version: {file.stem: json.loads(file.read_text()) for file in sorted((FOLDER / version).glob("*.json"))}
+    for version in VERSIONS
+}
+
+
+def golden(kind):
+    """Return each form of a kind, of all versions, as a test parameter."""
+    return [
+        pytest.param(name, form, id=f"{version}-{name}")
+        for version, forms in GOLDEN.items()
+        for name, form in forms[kind].items()
+    ]
+
+
+def through_json(value):
+    return json.loads(json.dumps(value))
+
+
+def ending(run):
+    """Say how a task ends: with success, or with which error."""
+    try:
+        run()
+    except AirflowException as error:
+        return type(error).__name__
+    return "success"
+
+
+# --- the tasks ------------------------------------------------------------------------------------------
+
+DONE = {
+    "object": "video",
+    "created": 1_799_999_990,
+    "model": "sd2_manxue_1080p",
+    "status": "completed",
+    "video_url": "https://cdn.example.com/v.mp4",
+    "actualDuration": 5.17,
+    "amount": 3,
+}
+
+
+def one(**arguments):
+    return ManxueVideoSensor(task_id="one", video_task_id="proj_1", **arguments)
+
+
+def batch(**arguments):
+    return ManxueVideoBatchSensor(task_id="batch", video_task_ids=["proj_1", "proj_2", "proj_1"], **arguments)
+
+
+def order(**arguments):
+    order = {"prompt": "A lighthouse at dawn", "model": "sd2_manxue_1080p", "duration": 5}
+    return ManxueCreateVideoOperator(task_id="order", **order | arguments)
+
+
+@pytest.fixture
+def dag():
+    """A Dag with tasks of each kind, those included that no worker begins, where Airflow can do that."""
+    both = {"start_from_trigger": True, "end_from_trigger": True}
+    start_date = datetime(2025, 1, 1, tzinfo=UTC)
+    with DAG("dag", schedule=None, start_date=start_date, params={"id": "proj_2"}) as dag:
+        ordered = order(prompt="A lighthouse on {{ ds }}").output
+        with warnings.catch_warnings(action="ignore"):
+            ManxueVideoSensor(task_id="first", video_task_id=ordered, **both)
+            ManxueVideoBatchSensor(task_id="many", video_task_ids=[ordered["id"], "{{ params.id }}"], **both)
+        ManxueVideoSensor(task_id="one", video_task_id="{{ params.id }}", manxue_conn_id="other")
+        ManxueVideoBatchSensor(task_id="batch", video_task_ids=["proj_1", "{{ params.id }}"])
+        ManxueToObjectStorageOperator(
+            task_id="save", video_task_id="{{ params.id }}", destination="s3://films/"
+        )
+    return dag
+
+
+FROM_TRIGGER = ("first", "many")
+
+
+def serialization():
+    try:
+        from airflow.serialization.serialized_objects import DagSerialization
+    except ImportError:  # its name before 3.1
+        from airflow.serialization.serialized_objects import SerializedDAG as DagSerialization
+    return DagSerialization
+
+
+def stored(dag):
+    """Return a Dag as Airflow stores it, and its tasks by their ids."""
+    whole = through_json(serialization().to_dict(dag))
+    return whole, {task["__var"]["task_id"]: task["__var"] for task in whole["dag"]["tasks"]}
+
+
+class Stage:
+    """The world of the tests, with Airflow's task state store, and a service that takes each order as ``proj_1``."""
+
+    def __init__(self, world, service, monkeypatch):
+        self.world, self.service = world, service
+        self.state = {}
+        self.orders_sent = 0
+        self.orders_are_lost = False
+        for module in (order_store, operator_module):
+            monkeypatch.setattr(module, "time", world.clock)
+        monkeypatch.setattr(hook_module.ManxueHook, "place_order", self._place_order, raising=False)
+        context = property(lambda world: {"ti": world.ti, "task_state_store": self._store})
+        monkeypatch.setattr(type(world), "context", context)
+        self._store = SimpleNamespace(get=self.state.get, set=self.state.__setitem__)
+
+    def _place_order(self, order, sending):
+        with sending():
+            self.orders_sent += 1
+            if self.orders_are_lost:
+                raise exceptions.ManxueOrderUnknownError("no answer")
+        return VideoTask(id="proj_1", status=TaskStatus.QUEUED)
+
+    def begin(self, *answers):
+        """Begin anew: no XComs, no state, and these answers of the service."""
+        self.world.clock.now = START
+        self.world.ti.xcom.clear()
+        self.state.clear()
+        self.orders_are_lost = False
+        self.service.answers(*answers)
+
+
+@pytest.fixture
+def stage(world, service, monkeypatch):
+    return Stage(world, service, monkeypatch)
+
+
+# --- their forms, as today's code writes them -----------------------------------------------------------
+
+UNKNOWN = exceptions.ManxueRefusedError("HTTP 404: no such task")
+SLOWER = {"exponential_backoff": True, "max_wait": 600}
+ENDS_THERE = {"end_from_trigger": True, "do_xcom_push": False}
+DEFERRALS = {
+    "one": (one, {}, "processing"),
+    "one, asked more and more seldom, not known yet": (one, SLOWER, UNKNOWN),
+    "one, ends in the triggerer": (one, ENDS_THERE, "queued"),
+    "batch": (batch, SLOWER, "queued"),
+    "batch, ends in the triggerer": (batch, ENDS_THERE, "queued"),
+    "order": (order, {}, "queued"),
+}
+"""Tasks that defer on a worker, their arguments, and what the service says then."""
+
+EVENTS = {
+    "completed": completed_event("proj_1", "completed, 5.17 s long"),
+    "completed, began in the triggerer": completed_event("proj_1", "processing", started_at=START - 60),
+    "a worker has to begin": begin_event("a template could not be rendered ('x' is undefined)"),
+    **{
+        error.__name__: error_event("proj_1", error("why it ended"))
+        for error in (
+            exceptions.ManxueVideoFailedError,
+            exceptions.ManxueTimeoutError,
+            exceptions.ManxueAuthenticationError,
+            exceptions.ManxuePermissionError,
+            exceptions.ManxueRedirectError,
+            exceptions.ManxueRefusedError,
+            exceptions.ManxueResultMissingError,
+            exceptions.ManxueMediaTypeError,
+            exceptions.ManxueConfigurationError,
+            exceptions.ManxueInputError,
+            exceptions.ManxueError,
+        )
+    },
+    "batch, completed": batch_event({}),
+    "batch, began in the triggerer": batch_event({}, started_at=START - 60),
+    "batch, one failed": batch_event({"proj_2": exceptions.ManxueVideoFailedError("bad prompt")}),
+    "batch, one too late": batch_event({"proj_2": exceptions.ManxueTimeoutError("too late")}),
+    "batch, wrong key": error_event("", exceptions.ManxueAuthenticationError("refused")),
+}
+
+
+def deferral(stage, name):
+    make, arguments, answer = DEFERRALS[name]
+    stage.begin(answer)
+    with pytest.raises(TaskDeferred) as caught:
+        make(**arguments).execute(stage.world.context)
+    path, kwargs = caught.value.trigger.serialize()
+    return {"path": path, "kwargs": kwargs} | {
+        "next_method": caught.value.method_name,
+        "next_kwargs": caught.value.kwargs,
+    }
+
+
+def resumed(stage, name, event):
+    """Say how a worker ends a task that resumes with an event."""
+    stage.begin(DONE)
+    task = batch() if name.startswith("batch") else one()
+    kwargs = through_json({"started_at": START, "event": event})
+    return ending(lambda: task.resume_execution("execute_complete", kwargs, stage.world.context))
+
+
+ORDERS = {
+    "done": ("queued", DONE),
+    "failed": ("queued", {"status": "failed", "error": "bad prompt"}),
+    "ordered": (exceptions.ManxueAuthenticationError("a wrong key"),),
+    "intent": (),
+}
+"""States of an order, and the service's answers about the video after which it is left in them."""
+
+
+def order_record(stage, state):
+    stage.begin(*ORDERS[state])
+    stage.orders_are_lost = state == "intent"
+    ending(lambda: stage.world.run(order()))
+    return through_json(stage.state[KEY])
+
+
+def retried(stage, record):
+    """Say how a retry ends that finds a record; it must not order."""
+    stage.begin("processing", DONE)
+    stage.state[KEY] = record
+    sent = stage.orders_sent
+    ends = ending(lambda: stage.world.run(order()))
+    assert stage.orders_sent == sent
+    return ends
+
+
+XCOMS = {
+    "one": (one, {}),
+    "batch": (batch, {}),
+    "order": (order, {}),
+    "order, without waiting": (order, {"wait_for_completion": False}),
+}
+
+
+def xcom(stage, name):
+    make, arguments = XCOMS[name]
+    stage.begin("queued", DONE)
+    stage.world.run(make(**arguments))
+    return dict(stage.world.ti.xcom)
+
+
+def our_fields(name, task):
+    """
+    Return what of a stored task is ours.
+
+    Versions of Airflow differ in how they name the class, refer to XComs, and write what is not set.
+    """
+    fields = {"start_from_trigger", "start_trigger_args"}
+    if name not in FROM_TRIGGER:
+        fields |= {"template_fields", *task["template_fields"]}
+    ours = {field: value for field, value in task.items() if field in fields and value}
+    name_of_class = task.get("task_type") or task["_task_type"]
+    return {"class": f"{task['_task_module']}.{name_of_class}"} | ours
+
+
+@pytest.fixture
+def todays(stage, dag):
+    """The forms that today's code writes, by kind and name."""
+    events = {name: {"event": event, "ends": resumed(stage, name, event)} for name, event in EVENTS.items()}
+    records = {state: order_record(stage, state) for state in ORDERS}
+    _, tasks = stored(dag)
+    return through_json(
+        {
+            "deferrals": {name: deferral(stage, name) for name in DEFERRALS},
+            "events": events,
+            "order_records": {
+                state: {"record": record, "retry_ends": retried(stage, record)}
+                for state, record in records.items()
+            },
+            "tasks": {name: our_fields(name, task) for name, task in tasks.items()},
+            "xcoms": {name: xcom(stage, name) for name in XCOMS},
+        }
+    )
+
+
+# --- what is promised -----------------------------------------------------------------------------------
+
+
+def test_todays_code_writes_the_newest_forms(todays, request):
+    if version := request.config.getoption("write_golden", None):
+        write(version, todays)
+    elif CAN_START_AND_END:
+        assert todays == GOLDEN[VERSIONS[-1]]
+    else:
+        assert without_3_3(todays) == without_3_3(GOLDEN[VERSIONS[-1]])
+
+
+def write(version, forms):
+    assert CAN_START_AND_END, "some forms are written on Airflow 3.3 and later only"
+    (FOLDER / version).mkdir()  # what is there already is not written again
+    for kind, cases in forms.items():
+        (FOLDER / version / f"{kind}.json").write_text(f"{json.dumps(cases, indent=2)}\n")
+
+
+def without_3_3(forms):
+    """Leave out what only Airflow 3.3 and later can do."""
+    left_out = {*FROM_TRIGGER, *(name for name in DEFERRALS if "ends in the triggerer" in name)}
+    return {
+        kind: {name: form for name, form in cases.items() if name not in left_out}
+        for kind, cases in forms.items()
+    }
+
+
+def test_newer_versions_add_and_change_nothing():
+    assert all(holds(GOLDEN[newer], GOLDEN[older]) for older, newer in itertools.pairwise(VERSIONS))
+
+
+def holds(newer, older):
+    """Return whether something is still there, with what was added since."""
+    if isinstance(older, dict) and isinstance(newer, dict):
+        return all(name in newer and holds(newer[name], inner) for name, inner in older.items())
+    return newer == older
+
+
+def test_additions_are_told_from_changes():
+    older = {"a": {"b": [1], "c": None}}
+    assert holds({"a": {"b": [1], "c": None, "d": 2}, "e": 3}, older)
+    assert not holds({"a": {"b": [1]}}, older)
+    assert not holds({"a": {"b": [1, 2], "c": None}}, older)
+
+
+@pytest.mark.parametrize(("name", "form"), golden("deferrals"))
+@pytest.mark.parametrize("later", [0, 5000, 20_000])
+def test_deferred_wait_ends_as_one_of_today(stage, name, form, later):
+    make, arguments, _ = DEFERRALS[name]
+    ends_there = form["kwargs"].get("end_from_trigger", False)
+    if ends_there and not CAN_START_AND_END:
+        pytest.skip("this Airflow ends tasks on workers only")
+    stage.begin(DONE)
+    stage.world.clock.now += later
+    trigger = trigger_of(form["path"], form["kwargs"])
+    deferral = TaskDeferred(trigger=trigger, method_name=form["next_method"], kwargs=form["next_kwargs"])
+    stage.world.run_deferred(make(**arguments), deferral)
+    expected = {**GOLDEN[VERSIONS[-1]]["xcoms"][make.__name__]}
+    expected.pop("video_task_id", None)  # pushed before the wait began
+    assert stage.world.worker_starts == (0 if ends_there else 1)
+    assert through_json(stage.world.ti.xcom) == ({} if ends_there else expected)
+
+
+@pytest.mark.parametrize(("name", "form"), golden("deferrals"))
+def test_deferred_wait_keeps_its_deadline(stage, name, form):
+    stage.begin("processing")
+    stage.world.clock.now = form["kwargs"]["deadline"] - 50
+    deadline, trigger = form["kwargs"]["deadline"], trigger_of(form["path"], form["kwargs"])
+    event = asyncio.run(first_event(trigger))
+    assert "not ready after 3:00:00" in json.dumps(event)
+    assert deadline <= stage.world.clock.now <= deadline + 1
+
+
+@pytest.mark.parametrize(("name", "form"), golden("events"))
+def test_event_means_the_same(stage, name, form):
+    assert resumed(stage, name, form["event"]) == form["ends"]
+
+
+@pytest.mark.parametrize(("name", "form"), golden("order_records"))
+def test_retry_finds_its_order(stage, name, form):
+    assert retried(stage, form["record"]) == form["retry_ends"]
+
+
+@pytest.mark.parametrize(("name", "form"), golden("xcoms"))
+def test_result_of_an_earlier_task_says_which_videos_to_await(stage, name, form):
+    stage.begin(DONE)
+    result = form["return_value"]
+    if isinstance(result, list):
+        task = ManxueVideoBatchSensor(task_id="next", video_task_ids=result)
+        assert [video["id"] for video in stage.world.run(task)] == ["proj_1", "proj_2", "proj_1"]
+    else:
+        task = ManxueVideoSensor(task_id="next", video_task_id=result)
+        assert stage.world.run(task)["id"] == "proj_1"
+
+
+@pytest.mark.parametrize(("name", "form"), golden("tasks"))
+def test_task_of_a_stored_dag_is_one_of_today(stage, dag, name, form):
+    kind = pkgutil.resolve_name(form["class"])
+    if name not in FROM_TRIGGER:
+        fields = {field: form[field] for field in form["template_fields"] if field in form}
+        assert type(kind(task_id=f"{name}_again", **fields)) is type(dag.get_task(name))
+    elif not CAN_START_AND_END:
+        pytest.skip("this Airflow starts tasks on workers only")
+    else:
+        stage.begin("queued", DONE)
+        stage.world.upstream |= {("order", -1, key): "proj_1" for key in ("return_value", "id")}
+        whole, tasks = stored(dag)
+        tasks[name]["start_trigger_args"] = form["start_trigger_args"]
+        stage.world.run_stored(dag.get_task(name), serialization().from_dict(whole).get_task(name))
+        assert stage.world.worker_starts == 0
+        assert stage.world.ti.xcom["video_url"] in (DONE["video_url"], [DONE["video_url"]] * 2)
