@@ -295,6 +295,21 @@ class LocalAirflow:
         ) as db:
             return db.execute(sql, values).fetchall()
 
+    def run_python(self, *arguments: str) -> None:
+        """Run Python to its end, with the settings of this Airflow: a script, or a module."""
+        done = subprocess.run(
+            [self.python, *arguments],
+            cwd=self.home,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            check=False,
+        )
+        if done.returncode:
+            raise LocalAirflowError(f"python {' '.join(arguments)} failed:\n{last_lines(done.stdout)}")
+
     def describe_run(self, dag_id: str, run_id: str) -> str:
         """Say where a run stands, with the end of each unsuccessful task's log."""
         lines = [f"{dag_id} {run_id}: {self.run_state(dag_id, run_id)}"]
@@ -369,18 +384,7 @@ class LocalAirflow:
 
     def _airflow(self, *arguments: str) -> None:
         """Run one command of Airflow's command line to its end."""
-        done = subprocess.run(
-            [self.python, "-m", "airflow", *arguments],
-            cwd=self.home,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            raise LocalAirflowError(f"airflow {' '.join(arguments)} failed:\n{last_lines(done.stdout)}")
+        self.run_python("-m", "airflow", *arguments)
 
     # --- configuration: the one place that knows how Airflow 2 and 3 differ -------------------------------
 

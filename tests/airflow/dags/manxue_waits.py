@@ -6,6 +6,7 @@ from datetime import timedelta
 
 from airflow.providers.common.compat.sdk import task
 
+from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
 from pull import Pull, dag
 
@@ -100,3 +101,9 @@ with dag("wait_for_a_batch"):
         }
 
     wait >> use()
+
+# One of each kind that defers, so that a test can put other deferrals in the place of theirs.
+with dag("wait_that_began_with_another_version"):
+    ManxueVideoSensor(task_id="one", video_task_id="{{ dag_run.conf['video'] }}")
+    ManxueVideoBatchSensor(task_id="batch", video_task_ids=["{{ dag_run.conf['video'] }}"])
+    ManxueCreateVideoOperator(task_id="order", prompt="a fox", model="sd2_manxue_720p")
