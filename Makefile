@@ -20,7 +20,7 @@ INPUTS = pyproject.toml setup.cfg constraints/dev.txt
 AIRFLOW_TESTS_2 = test_harness or example_dag or timeout
 COVERAGE = --cov --cov-report=term
 
-.PHONY: help demo demo-ui test lint types unit airflow-tests services-tests heavy-tests browser-tests airflow211
+.PHONY: help demo demo-ui demo-distributed test lint types unit airflow-tests services-tests heavy-tests browser-tests airflow211
 .PHONY: docs screenshots dist bench bench-from-trigger bench-saving constraints clean
 
 help: ## show this list
@@ -31,6 +31,9 @@ demo: $(READY) ## watch a real Airflow wait for a video without holding a worker
 
 demo-ui: $(READY) ## the same, then keep Airflow and its pages running until Ctrl-C
 	@$(BIN)/python -m dev.demo --ui
+
+demo-distributed: $(VENV)/.with-distributed ## the same on PostgreSQL, Celery on Redis, two workers and two triggerers
+	@$(BIN)/python -m dev.demo --distributed
 
 test: lint types unit airflow-tests ## everything that must pass before a commit (Airflow 3)
 
@@ -84,7 +87,7 @@ constraints: .uv/.ready ## choose the newest versions of everything again
 		file=constraints/airflow-$${version%.*}.txt; \
 		echo "$$file"; \
 		echo "apache-airflow==$$version" | $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 \
-			--group dev --group bench --group docs --group browser --group dist --extra testing --no-header --no-annotate \
+			--group dev --group bench --group docs --group browser --group distributed --group dist --extra testing --no-header --no-annotate \
 			--output-file "$$file" pyproject.toml - >/dev/null || exit 1; \
 	done
 

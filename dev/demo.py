@@ -14,7 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from airflow_provider_manxue.testing import Emulator, Script
-from dev.local_airflow import FINISHED, LocalAirflow, LocalAirflowError, TaskKey
+from dev.distributed_airflow import distributed_airflow
+from dev.local_airflow import FINISHED, LocalAirflow, LocalAirflowError, TaskKey, installed_version
+from dev.servers import ServerError
 
 ROOT = Path(__file__).parent.parent
 HOME = ROOT / ".demo"
@@ -25,7 +27,7 @@ XCOM_KEYS = ("video_url", "actualDuration")
 
 SECONDS_QUEUED = 4
 SECONDS_PROCESSING = 26
-RUN_TIMEOUT = 120
+RUN_TIMEOUT = 300
 
 
 @dataclass
@@ -83,18 +85,18 @@ def keep_running(airflow: LocalAirflow) -> None:
     airflow.wait_until(lambda: False, timeout=float("inf"))
 
 
-def demo(*, with_ui: bool) -> None:
+def demo(*, with_ui: bool, distributed: bool) -> None:
     """Start the emulator and Airflow, show the run, and end both."""
     shutil.rmtree(HOME, ignore_errors=True)
     with Emulator() as emulator:
         emulator.default_script = Script.timed(queued=SECONDS_QUEUED, processing=SECONDS_PROCESSING)
         connection = {"AIRFLOW_CONN_MANXUE_DEFAULT": emulator.airflow_connection_json()}
-        airflow = LocalAirflow(HOME, dags_folder=ROOT / "example_dags", env=connection)
-        version = ".".join(map(str, airflow.version))
-        say(f"Airflow {version} is starting below {HOME.name}/ (half a minute) ...")
+        deployment = distributed_airflow if distributed else LocalAirflow
+        version = ".".join(map(str, installed_version(sys.executable)))
+        say(f"Airflow {version} is starting below {HOME.name}/ (half a minute, or a whole one) ...")
         started = time.monotonic()
-        with airflow:
-            say(f"Airflow is ready after {time.monotonic() - started:.0f} s.")
+        with deployment(HOME, dags_folder=ROOT / "example_dags", env=connection) as airflow:
+            say(f"Airflow is ready after {time.monotonic() - started:.0f} s: {', '.join(airflow.processes)}.")
             show_run(airflow)
             if with_ui:
                 keep_running(airflow)
@@ -109,11 +111,16 @@ def say(text: str) -> None:
 def main() -> int:
     """Run the demo; the exit code says whether all went well."""
     parser = argparse.ArgumentParser(prog="python -m dev.demo", description=__doc__)
+    parser.add_argument(
+        "--distributed",
+        action="store_true",
+        help="with PostgreSQL, Celery on Redis, two workers, two triggerers",
+    )
     parser.add_argument("--ui", action="store_true", help="keep Airflow running until Ctrl-C")
     arguments = parser.parse_args()
     try:
-        demo(with_ui=arguments.ui)
-    except LocalAirflowError as error:
+        demo(with_ui=arguments.ui, distributed=arguments.distributed)
+    except (LocalAirflowError, ServerError) as error:
         print(f"\nThe demo failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -42,6 +42,7 @@ FINISHED = frozenset({"success", "failed"})
 OCCUPYING = ("queued", "running")
 ENDING_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 MARK = "LOCAL_AIRFLOW_MARK"
+COMPONENT = "LOCAL_AIRFLOW_COMPONENT"
 POLL_INTERVAL = 0.2
 SWEEP_INTERVAL = 0.05
 START_TIMEOUT = 180.0
@@ -66,7 +67,12 @@ class Component:
     name: str
     process: subprocess.Popen[bytes]
     output: Path
+    output_before: int
     last_job_before: int
+
+    def printed(self) -> bytes:
+        """Return what it has printed since it was started."""
+        return self.output.read_bytes()[self.output_before :]
 
     def failure(self) -> str | None:
         """Say how the component ended, or None while it runs."""
@@ -266,7 +272,8 @@ class LocalAirflow:
         rows = dict(self.query(f"SELECT key, value {where}", dag_id, run_id, task_id, map_index))
         if key not in rows:
             raise KeyError(f"{task_id} has no XCom {key!r}, but {sorted(rows)}")
-        return decode_xcom(rows[key])
+        # PostgreSQL's driver decodes JSON by itself.
+        return rows[key] if self.postgres else decode_xcom(rows[key])
 
     def task_log(
         self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1
@@ -332,30 +339,41 @@ class LocalAirflow:
 
     def _launch(self, name: str) -> None:
         output = self.home / f"{name}.log"
-        command = name.partition(":")[0]
-        # Task and trigger logs are read from the folder: no need for two more web servers to serve them.
-        options = [] if command in ("api-server", "dag-processor") else ["--skip-serve-logs"]
         last_job = self._last_job(name)
         with output.open("ab") as stream:
+            output_before = stream.tell()
             process = subprocess.Popen(
-                [self.python, "-m", "airflow", command, *options],
+                [self.python, "-m", "airflow", *self._arguments_of(name)],
                 cwd=self.home,
-                env=self._environment,
+                env={**self._environment, COMPONENT: name},
                 stdin=subprocess.DEVNULL,
                 stdout=stream,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        self.processes[name] = Component(name, process, output, last_job)
+        self.processes[name] = Component(name, process, output, output_before, last_job)
+
+    def _arguments_of(self, name: str) -> list[str]:
+        """Return the arguments of Airflow's command line that start a component."""
+        command = kind_of(name)
+        # Task and trigger logs are read from the folder: no need for two more web servers to serve them.
+        return [command] if command in ("api-server", "dag-processor") else [command, "--skip-serve-logs"]
 
     def _wait_until_ready(self, name: str) -> None:
-        component = self.processes[name]
+        self.wait_until(lambda: self._is_ready(name), START_TIMEOUT, f"{name} is ready")
+
+    def _is_ready(self, name: str) -> bool:
         if name == "api-server":
-            self.wait_until(self._api_answers, START_TIMEOUT, "the API server answers")
-        else:
-            self.wait_until(
-                lambda: self._last_job(name) > component.last_job_before, START_TIMEOUT, f"{name} has started"
-            )
+            return self._api_answers()
+        kind, component = kind_of(name), self.processes[name]
+        # Several of a kind that are started at once write their entries in any order, so all are waited for.
+        twins = [
+            other
+            for other in self.processes.values()
+            if kind_of(other.name) == kind and other.last_job_before == component.last_job_before
+        ]
+        sql = "SELECT count(*) FROM job WHERE job_type = ? AND id > ?"
+        return int(self.query(sql, JOB_TYPES[kind], component.last_job_before)[0][0]) >= len(twins)
 
     def _check_components(self) -> None:
         for component in self.processes.values():
@@ -364,7 +382,7 @@ class LocalAirflow:
 
     def _last_job(self, name: str) -> int:
         """Return the id of the newest job of a component."""
-        kind = JOB_TYPES.get(name.partition(":")[0], "")
+        kind = JOB_TYPES.get(kind_of(name), "")
         rows = self.query("SELECT coalesce(max(id), 0) FROM job WHERE job_type = ?", kind)
         return int(rows[0][0])
 
@@ -515,6 +533,11 @@ def installed_version(python: str) -> tuple[int, ...]:
         if done.returncode == 0:
             return tuple(int(part) for part in done.stdout.split(".")[:2])
     raise LocalAirflowError(f"no Airflow is installed for {python}")
+
+
+def kind_of(name: str) -> str:
+    """Return what a component is: ``triggerer`` for ``triggerer:2``."""
+    return name.partition(":")[0]
 
 
 def free_port() -> int:

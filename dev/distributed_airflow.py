@@ -1,0 +1,141 @@
+"""Airflow as it is scaled out: PostgreSQL, Celery on Redis, several workers and triggerers, each a process.
+
+    with distributed_airflow(home, dags_folder=dags) as airflow:
+        airflow.lose("triggerer:1")
+
+It differs from an installation on many machines in two things only: all processes run on this one, and so they share
+the folder of logs, for which others use remote logging.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+from dev.local_airflow import (
+    COMPONENT,
+    SWEEP_INTERVAL,
+    LocalAirflow,
+    LocalAirflowError,
+    environment_of,
+)
+from dev.servers import PostgresServer, RedisServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+WORKERS = ("worker:1", "worker:2")
+TRIGGERERS = ("triggerer:1", "triggerer:2")
+ENDLESS_LOOP = 5
+"""A component that ended so often by itself is not started again."""
+DATABASE_PATIENCE = 60.0
+
+
+class DistributedAirflow(LocalAirflow):
+    """
+    Airflow with a CeleryExecutor; a component that ends by itself is started again, as systemd or Kubernetes do.
+
+    :param home: folder for everything that Airflow writes.
+    :param postgres: the running database server.
+    :param redis: the running broker.
+    :param concurrency: tasks that a worker runs at once.
+    :param config: further settings, as ``{"section.option": value}``.
+    :param options: those of :class:`LocalAirflow`.
+    """
+
+    def __init__(
+        self,
+        home: Path | str,
+        *,
+        postgres: PostgresServer,
+        redis: RedisServer,
+        concurrency: int = 4,
+        config: Mapping[str, object] | None = None,
+        **options: Any,
+    ) -> None:
+        self.servers = {"postgres": postgres, "redis": redis}
+        self.ended: list[str] = []
+        celery = {
+            "core.executor": "CeleryExecutor",
+            "core.parallelism": concurrency * len(WORKERS),
+            "celery.broker_url": redis.url,
+            "celery.result_backend": f"db+{postgres.url}",
+            "celery.worker_concurrency": concurrency,
+            "celery_broker_transport_options.visibility_timeout": 3600,
+        }
+        super().__init__(home, postgres=postgres.url, config={**celery, **(config or {})}, **options)
+
+    def lose(self, name: str) -> None:
+        """End a component as if its machine had lost its power: with everything that it started, tasks included."""
+        self.kill(name)
+        while remains := self._processes_of(name):
+            for pid in remains:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+            time.sleep(SWEEP_INTERVAL)
+
+    def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
+        """Read from the metadata database; a restart of its server is waited for."""
+        from psycopg2 import OperationalError
+
+        deadline = time.monotonic() + DATABASE_PATIENCE
+        while True:
+            try:
+                return super().query(sql, *values)
+            except OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+                time.sleep(0.2)
+
+    def _processes_of(self, name: str) -> list[int]:
+        return [
+            pid
+            for pid in self.leftover_processes()
+            if f"{COMPONENT}={name}\0".encode() in environment_of(pid)
+        ]
+
+    def _component_names(self, triggerer: bool) -> list[str]:
+        return ["api-server", "scheduler", "dag-processor", *TRIGGERERS, *WORKERS]
+
+    def _arguments_of(self, name: str) -> list[str]:
+        if name not in WORKERS:
+            return super()._arguments_of(name)
+        host = name.replace(":", "-")
+        return [
+            *("celery", "worker", "--skip-serve-logs", "--without-mingle", "--without-gossip"),
+            *("--celery-hostname", host, "--pid", str(self.home / f"{host}.pid")),
+        ]
+
+    def _is_ready(self, name: str) -> bool:
+        if name in WORKERS:
+            return b" ready." in self.processes[name].printed()
+        return super()._is_ready(name)
+
+    def _check_components(self) -> None:
+        for name, component in list(self.processes.items()):
+            if failure := component.failure():
+                self.ended.append(failure)
+                if sum(text.startswith(f"{name} ") for text in self.ended) >= ENDLESS_LOOP:
+                    raise LocalAirflowError(failure)
+                self.lose(name)
+                self._launch(name)
+
+
+@contextlib.contextmanager
+def distributed_airflow(home: Path | str, **options: Any) -> Iterator[DistributedAirflow]:
+    """
+    Run a deployment with servers of its own.
+
+    :param home: folder for everything that Airflow writes.
+    :param options: those of :class:`DistributedAirflow`.
+    """
+    with (
+        PostgresServer() as postgres,
+        RedisServer() as redis,
+        DistributedAirflow(home, postgres=postgres, redis=redis, **options) as airflow,
+    ):
+        yield airflow
