@@ -53,7 +53,7 @@ airflow-tests: $(READY) ## tests against a real Airflow 3 with all its component
 services-tests: $(READY) ## those of them that need a PostgreSQL server
 	$(BIN)/python -m pytest tests/airflow -m services
 
-heavy-tests: $(READY) ## those of them that take minutes each
+heavy-tests: $(VENV)/.with-distributed ## those of them that take minutes each
 	$(BIN)/python -m pytest tests/airflow -m heavy
 
 browser-tests: $(VENV)/.with-browser ## tests of the pages that people see, in Debian's Chromium

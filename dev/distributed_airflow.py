@@ -13,6 +13,7 @@ import contextlib
 import os
 import signal
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dev.local_airflow import (
@@ -26,7 +27,6 @@ from dev.servers import PostgresServer, RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
-    from pathlib import Path
 
 WORKERS = ("worker:1", "worker:2")
 TRIGGERERS = ("triggerer:1", "triggerer:2")
@@ -44,6 +44,7 @@ class DistributedAirflow(LocalAirflow):
     :param redis: the running broker.
     :param concurrency: tasks that a worker runs at once.
     :param config: further settings, as ``{"section.option": value}``.
+    :param env: further environment variables of all components.
     :param options: those of :class:`LocalAirflow`.
     """
 
@@ -55,6 +56,7 @@ class DistributedAirflow(LocalAirflow):
         redis: RedisServer,
         concurrency: int = 4,
         config: Mapping[str, object] | None = None,
+        env: Mapping[str, str] | None = None,
         **options: Any,
     ) -> None:
         self.servers = {"postgres": postgres, "redis": redis}
@@ -67,7 +69,10 @@ class DistributedAirflow(LocalAirflow):
             "celery.worker_concurrency": concurrency,
             "celery_broker_transport_options.visibility_timeout": 3600,
         }
-        super().__init__(home, postgres=postgres.url, config={**celery, **(config or {})}, **options)
+        self.temporary = Path(home).absolute() / "tmp"
+        self.temporary.mkdir(parents=True, exist_ok=True)
+        env = {"TMPDIR": str(self.temporary), **(env or {})}
+        super().__init__(home, postgres=postgres.url, config={**celery, **(config or {})}, env=env, **options)
 
     def lose(self, name: str) -> None:
         """End a component as if its machine had lost its power: with everything that it started, tasks included."""
@@ -77,6 +82,15 @@ class DistributedAirflow(LocalAirflow):
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(SWEEP_INTERVAL)
+
+    def put_connection(self, conn_id: str, **fields: Any) -> None:
+        """Write a connection as people do, through the API: at once, where the command line takes seconds."""
+        body = {"connection_id": conn_id, **fields}
+        known = self.query("SELECT 1 FROM connection WHERE conn_id = ?", conn_id)
+        if known:
+            self._api("PATCH", f"/api/v2/connections/{conn_id}", body)
+        else:
+            self._api("POST", "/api/v2/connections", body)
 
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
         """Read from the metadata database; a restart of its server is waited for."""
@@ -116,13 +130,15 @@ class DistributedAirflow(LocalAirflow):
         return super()._is_ready(name)
 
     def _check_components(self) -> None:
+        if not self.servers["postgres"].is_running:
+            return  # nothing starts without its database
         for name, component in list(self.processes.items()):
             if failure := component.failure():
                 self.ended.append(failure)
                 if sum(text.startswith(f"{name} ") for text in self.ended) >= ENDLESS_LOOP:
                     raise LocalAirflowError(failure)
                 self.lose(name)
-                self._launch(name)
+                self.launch(name)
 
 
 @contextlib.contextmanager

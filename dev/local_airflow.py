@@ -134,7 +134,7 @@ class LocalAirflow:
         try:
             self._create_database()
             for name in self._names:
-                self._launch(name)
+                self.launch(name)
             for name in self._names:
                 self._wait_until_ready(name)
         except BaseException:
@@ -153,7 +153,7 @@ class LocalAirflow:
 
         :param name: name of the component; one more triggerer is ``triggerer:2``.
         """
-        self._launch(name)
+        self.launch(name)
         self._wait_until_ready(name)
 
     def kill(self, name: str, signal_number: int = signal.SIGKILL) -> None:
@@ -276,13 +276,13 @@ class LocalAirflow:
         return rows[key] if self.postgres else decode_xcom(rows[key])
 
     def task_log(
-        self, dag_id: str, run_id: str, task_id: str, try_number: int = 1, map_index: int = -1
+        self, dag_id: str, run_id: str, task_id: str, try_number: int | None = 1, map_index: int = -1
     ) -> str:
-        """Return all that was logged for one try, as stored: by the worker, then by the triggerer."""
+        """Return all that was logged for one try, or for all (None): by the worker, then by the triggerer."""
         folder = self.log_folder / f"dag_id={dag_id}" / f"run_id={run_id}" / f"task_id={task_id}"
         if map_index >= 0:
             folder /= f"map_index={map_index}"
-        files = sorted(folder.glob(f"attempt={try_number}.log*"))
+        files = sorted(folder.glob(f"attempt={try_number or '*'}.log*"))
         return "".join(file.read_text(errors="replace") for file in files)
 
     def occupied_slots(self, pool: str = "default_pool") -> int:
@@ -337,7 +337,8 @@ class LocalAirflow:
     def _passwords(self) -> Path:
         return self.home / "passwords.json"
 
-    def _launch(self, name: str) -> None:
+    def launch(self, name: str) -> None:
+        """Start a component, without waiting until it works."""
         output = self.home / f"{name}.log"
         last_job = self._last_job(name)
         with output.open("ab") as stream:

@@ -1,0 +1,62 @@
+"""A night of the soak test, and whether what looks at it afterwards sees what is wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import requests
+
+from soak.nights.invariants import Ledger, what_is_left
+from soak.nights.night import Night, stage
+from soak.nights.schedule import Schedule
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from airflow_provider_manxue.testing import Emulator
+
+SEED = 4
+
+
+def order(emulator: Emulator, prompt: str) -> None:
+    requests.post(
+        f"{emulator.base_url}/v1/sd2_manxue/videos",
+        json={"prompt": prompt, "model": "sd2_manxue_720p"},
+        headers={"Authorization": f"Bearer {emulator.api_key}"},
+        timeout=10,
+    ).raise_for_status()
+
+
+@pytest.mark.heavy
+def test_a_night_breaks_nothing_and_what_is_broken_is_seen(tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    said: list[str] = []
+    with stage(tmp_path) as (airflow, emulator):
+        night = Night(Schedule.of(SEED), airflow, emulator, videos, said.append)
+        assert night.play() == [], said
+        assert Ledger(night).broken() == []
+
+        first = next(video for video in night.videos if video.group == "single")
+        file = videos / f"{first.id}.mp4"
+        file.write_bytes(file.read_bytes()[:-1])
+        (videos / ".manxue-0.mp4").touch()
+        (airflow.home / "some.log").write_text(f"Bearer {night.keys[-1]}")
+        order(emulator, night.prompt(night.videos[0]))
+        airflow.query(
+            "UPDATE task_instance SET state = 'success' WHERE task_id = 'ordered.wait' AND map_index = 2"
+        )
+        airflow.query("DELETE FROM xcom WHERE task_id = 'end_in_triggerer.wait' AND key = 'video_url'")
+        broken = "\n".join(Ledger(night).broken())
+
+    for sign in (
+        "single[0] is not saved as it was made",
+        "in the folder for the videos: ['.manxue-0.mp4']",
+        "a key is in ",
+        "was bought 2 times",
+        "ordered[2].wait is success, not failed",
+        "end_in_triggerer[0].wait has",
+    ):
+        assert sign in broken
+    assert what_is_left(airflow) == []

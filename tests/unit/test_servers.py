@@ -1,0 +1,48 @@
+"""Servers of one's own: they keep what they store over a restart, and leave nothing."""
+
+import signal
+
+import pytest
+
+from dev.local_airflow import query_postgres
+from dev.local_s3 import answers
+from dev.servers import PostgresServer, RedisServer, ServerError, found, postgres_programs
+
+
+def is_installed(look_up):
+    try:
+        look_up()
+    except ServerError:
+        return False
+    return True
+
+
+@pytest.mark.skipif(not is_installed(postgres_programs), reason="PostgreSQL is not installed")
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGQUIT], ids=["in order", "crash"])
+def test_postgres_keeps_its_data_over_a_restart_and_then_leaves_nothing(ending):
+    with PostgresServer() as server:
+        query_postgres(server.url, "CREATE TABLE kept AS SELECT 7 AS number")
+        server.stop(ending)
+        assert not answers(server.port)
+        server.start()
+        assert query_postgres(server.url, "SELECT number FROM kept") == [(7,)]
+
+    assert not server.folder.exists()
+    assert not answers(server.port)
+
+
+@pytest.mark.skipif(not is_installed(lambda: found("redis-server")), reason="Redis is not installed")
+def test_redis_lets_nobody_in_without_the_password_and_leaves_nothing():
+    import socket
+
+    with RedisServer() as server, socket.create_connection(("127.0.0.1", server.port)) as stranger:
+        stranger.sendall(b"KEYS *\r\n")
+        assert stranger.recv(100).startswith(b"-NOAUTH")
+
+    assert not server.folder.exists()
+    assert not answers(server.port)
+
+
+def test_a_program_that_is_missing_is_named_with_the_remedy():
+    with pytest.raises(ServerError, match="no-such-server is not installed; on Debian: apt-get install"):
+        found("no-such-server")
