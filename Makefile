@@ -21,7 +21,7 @@ AIRFLOW_TESTS_2 = test_harness or example_dag or timeout
 COVERAGE = --cov --cov-report=term
 
 .PHONY: help demo demo-ui demo-distributed test lint types unit airflow-tests services-tests heavy-tests browser-tests airflow211
-.PHONY: docs screenshots dist bench bench-from-trigger bench-saving constraints clean
+.PHONY: docs screenshots dist soak bench bench-from-trigger bench-saving constraints clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -50,10 +50,10 @@ unit: $(READY) ## fast tests, with branch coverage
 airflow-tests: $(READY) ## tests against a real Airflow 3 with all its components
 	$(BIN)/python -m pytest tests/airflow -m 'not services and not heavy'
 
-services-tests: $(READY) ## those of them that need a PostgreSQL server
+services-tests: $(VENV)/.with-distributed ## those of them that need PostgreSQL and Redis
 	$(BIN)/python -m pytest tests/airflow -m services
 
-heavy-tests: $(VENV)/.with-distributed ## those of them that take minutes each
+heavy-tests: $(READY) ## those of them that take minutes each
 	$(BIN)/python -m pytest tests/airflow -m heavy
 
 browser-tests: $(VENV)/.with-browser ## tests of the pages that people see, in Debian's Chromium
@@ -71,6 +71,9 @@ docs: $(VENV)/.with-docs ## the documentation as a site in docs/_build; fails on
 
 dist: $(VENV)/.with-dist ## sdist and wheel in dist, checked, and tried in clean environments with Airflow 3.3 and 2.11
 	$(BIN)/python -m dev.dist
+
+soak: $(VENV)/.with-distributed ## everything that runs long: twenty nights on a distributed deployment (about an hour)
+	$(BIN)/python -m soak.nights --seeds 1-20
 
 bench: $(READY_BENCH) ## what a wait costs, beside its alternatives (about 10 minutes)
 	$(VENV_BENCH)/bin/python -m benchmarks

@@ -28,7 +28,7 @@ def order(emulator: Emulator, prompt: str) -> None:
     ).raise_for_status()
 
 
-@pytest.mark.heavy
+@pytest.mark.services
 def test_a_night_breaks_nothing_and_what_is_broken_is_seen(tmp_path: Path) -> None:
     videos = tmp_path / "videos"
     videos.mkdir()
@@ -37,6 +37,11 @@ def test_a_night_breaks_nothing_and_what_is_broken_is_seen(tmp_path: Path) -> No
         night = Night(Schedule.of(SEED), airflow, emulator, videos, said.append)
         assert night.play() == [], said
         assert Ledger(night).broken() == []
+
+        # What ends by itself is started again.
+        ended = airflow.processes["dag-processor"].process
+        ended.kill()
+        airflow.wait_until(lambda: airflow.processes["dag-processor"].process is not ended, 60)
 
         first = next(video for video in night.videos if video.group == "single")
         file = videos / f"{first.id}.mp4"
