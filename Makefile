@@ -21,7 +21,7 @@ AIRFLOW_TESTS_2 = test_harness or example_dag or timeout
 COVERAGE = --cov --cov-report=term
 
 .PHONY: help demo demo-ui demo-distributed test lint types unit airflow-tests services-tests heavy-tests browser-tests airflow211
-.PHONY: docs screenshots dist soak bench bench-from-trigger bench-saving constraints clean
+.PHONY: docs screenshots audit dist soak bench bench-from-trigger bench-saving constraints clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -37,9 +37,10 @@ demo-distributed: $(VENV)/.with-distributed ## the same on PostgreSQL, Celery on
 
 test: lint types unit airflow-tests ## everything that must pass before a commit (Airflow 3)
 
-lint: $(READY) ## style and common mistakes
+lint: $(READY) ## style, common mistakes, and whether the installed packages fit together
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(UV) pip check --quiet --python $(VENV)
 
 types: $(READY) ## static types
 	$(BIN)/mypy --strict airflow_provider_manxue dev
@@ -68,6 +69,11 @@ airflow211: $(READY_2) ## unit tests and the example on the oldest supported Air
 
 docs: $(VENV)/.with-docs ## the documentation as a site in docs/_build; fails on any warning
 	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/sphinx-build -W --keep-going -E -q docs docs/_build
+
+audit: .uv/.ready ## look all pinned packages up in PyPI's database of vulnerabilities; needs the network
+	for file in constraints/airflow-*.txt; do \
+		$(UV) tool run pip-audit --requirement $$file --no-deps --disable-pip || exit 1; \
+	done
 
 dist: $(VENV)/.with-dist ## sdist and wheel in dist, checked, and tried in clean environments with Airflow 3.3 and 2.11
 	$(BIN)/python -m dev.dist

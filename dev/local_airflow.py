@@ -290,7 +290,7 @@ class LocalAirflow:
         [(include_deferred,)] = self.query("SELECT include_deferred FROM slot_pool WHERE pool = ?", pool)
         states = (*OCCUPYING, "deferred") if include_deferred else OCCUPYING
         marks = ", ".join("?" * len(states))
-        sql = f"SELECT coalesce(sum(pool_slots), 0) FROM task_instance WHERE pool = ? AND state IN ({marks})"
+        sql = f"SELECT coalesce(sum(pool_slots), 0) FROM task_instance WHERE pool = ? AND state IN ({marks})"  # noqa: S608 - marks are question marks
         return int(self.query(sql, pool, *states)[0][0])
 
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:

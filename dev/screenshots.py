@@ -119,7 +119,7 @@ def main() -> None:
     """Take all pictures."""
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="manxue-") as folder, Emulator() as emulator:
-        saved = Path("/tmp/manxue")  # as in the examples; nothing of this machine is to be seen
+        saved = Path("/tmp/manxue")  # noqa: S108 - as in the examples; nothing of this machine is to be seen
         airflow = LocalAirflow(
             Path(folder) / "airflow",
             dags_folder=ROOT / "tests" / "browser" / "dags",

@@ -12,6 +12,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException
 
 from airflow_provider_manxue.exceptions import (
+    ManxueError,
     ManxueInputError,
     ManxueOrderMismatchError,
     ManxueOrderNotSentError,
@@ -354,6 +355,15 @@ class TestDecision:
             ManxueOrderMismatchError, match=r"'proj_1'.*: prompt, ratio changed since\. Nothing was"
         ):
             order_to_go_on_with(ORDERED, now, place)
+
+    def test_what_a_person_wrote_forges_no_line_of_a_log(self):
+        hostile = "x\nERROR forged \x1b[2J"
+        lost = OrderRecord(OrderState.INTENT, since=hostile)
+        other = OrderRecord(OrderState.ORDERED, id="proj_1", fingerprint={hostile: "0"})
+        for record in (lost, other):
+            with pytest.raises(ManxueError) as caught:
+                order_to_go_on_with(record, {"prompt": "1"}, PLACE)
+            assert str(caught.value).isprintable()
 
     def test_other_request_is_fine_once_a_clear_orders_anew(self):
         assert order_to_go_on_with(replace(ORDERED, state=OrderState.DONE), {}, self.CLEARED) is None

@@ -29,6 +29,8 @@ def test_the_workflow_covers_what_the_script_does():
     (parts,) = re.findall(r"^test: ([a-z -]+) ##", (ROOT / "Makefile").read_text(), re.MULTILINE)
 
     covered = {*MATRIX["target"], *(entry["target"] for entry in MATRIX["include"])}
+    # The database of vulnerabilities is on the network, which the script does without.
+    covered.remove("audit")
     # The browser and the database server are Debian's, which the forge's machines do not have.
     assert (stages - {"test"}) | set(parts.split()) == covered | (
         {"browser-tests", "services-tests"} & stages
