@@ -82,13 +82,14 @@ async def shared_transport() -> AsyncIterator[Transport]:
 
 
 async def ask_for_all(
-    read_settings: Callable[[], ManxueSettings], video_task_ids: Iterable[str]
+    read_settings: Callable[[], ManxueSettings], video_task_ids: Iterable[str], until: float | None = None
 ) -> dict[str, VideoTask | ManxueError]:
     """
     Ask once for each of many tasks, from a worker, with the same manners as the triggerer.
 
     :param read_settings: reads the connection; called in a thread.
     :param video_task_ids: ids of the tasks.
+    :param until: when to give up those that have not been answered, in seconds since the epoch; None for never.
     """
 
     async def read(conn_id: str) -> ManxueSettings:
@@ -96,10 +97,14 @@ async def ask_for_all(
 
     async def ask(video_task_id: str) -> VideoTask | ManxueError:
         try:
-            return await transport.get_video_task("", video_task_id, float("inf"))
+            async with asyncio.timeout(left):
+                return await transport.get_video_task("", video_task_id, float("inf"))
         except ManxueError as error:
             return error
+        except TimeoutError:
+            return ManxueTransientError("no answer before the deadline")
 
+    left = None if until is None else until - time.time()
     transport = Transport(read)
     try:
         ids = list(video_task_ids)

@@ -366,14 +366,16 @@ def _exchange(
     url: str,
     body: _WatchedBody | None = None,
 ) -> _Answer:
-    """Send one request and read its answer, within bounds."""
+    """Send one request and read its answer, within bounds: ``request_timeout`` is for all of it."""
+    ends_at = time.monotonic() + settings.request_timeout
     with session.request(
         method,
         url,
         data=body,
         headers={"Content-Type": "application/json"} if body else None,
         auth=BearerAuth(settings.api_key),
-        timeout=settings.request_timeout,
+        # That of the wait for the head is what the connection has left of it.
+        timeout=urllib3.Timeout(total=settings.request_timeout),  # type: ignore[arg-type] # unknown to its types
         allow_redirects=False,
         stream=True,
         verify=settings.ca_bundle or settings.verify,
@@ -381,7 +383,7 @@ def _exchange(
     ) as response:
         return _Answer(
             response.status_code,
-            _read_body(response, settings.request_timeout),
+            _read_body(response, settings.request_timeout, ends_at),
             response.raw.headers.getlist("Retry-After"),
         )
 
@@ -394,14 +396,14 @@ def _proxies(settings: ManxueSettings) -> dict[str, str] | None:
     return {"no_proxy": hostname} if is_loopback(hostname) else None
 
 
-def _read_body(response: Response, timeout: float) -> bytes:
+def _read_body(response: Response, timeout: float, ends_at: float) -> bytes:
     """Read a body that may be endless, slow or compressed against our wish, within bounds."""
     if response.headers.get("Content-Encoding", "identity").lower() != "identity":
         raise ManxueTransientError(
             f"HTTP {response.status_code} with a body in a coding that was not asked for"
         )
     raw: Any = response.raw
-    cutoff = Cutoff(raw.sock, timeout)
+    cutoff = Cutoff(raw.sock, ends_at - time.monotonic())
     try:
         body = _read_bounded(response)
     except _NO_ANSWER:

@@ -254,7 +254,7 @@ class ManxueVideoBatchSensor(TriggererSensor):
         progress = Progress(len(waits))
         while waits:
             next_poll = AskAgain(float("inf"))
-            for video, answer in self._ask_for_all(list(waits)).items():
+            for video, answer in self._ask_for_all(list(waits), deadline).items():
                 decision = waits[video].after(answer, time.time())
                 if isinstance(decision, AskAgain):
                     next_poll = min(next_poll, decision, key=lambda again: again.at)
@@ -279,11 +279,18 @@ class ManxueVideoBatchSensor(TriggererSensor):
             raise decision.error
         return decision.error
 
-    def _ask_for_all(self, ids: list[str]) -> dict[str, VideoTask | ManxueError]:
-        """Ask for many videos at once, under the limits of the connection."""
+    def _ask_for_all(self, ids: list[str], deadline: float) -> dict[str, VideoTask | ManxueError]:
+        """
+        Ask for many videos at once, under the limits of the connection.
+
+        In poke mode these may not let the last look at all of them take longer than that at one video. In the other
+        modes a process knows nothing of what was there before, and would lose what it does not see.
+        """
         from airflow_provider_manxue.transport import ask_for_all
 
-        return asyncio.run(ask_for_all(self.hook.read_settings, ids))
+        pokes = not self.deferrable and not self.reschedule
+        until = deadline + self.hook.settings.request_timeout if pokes else None
+        return asyncio.run(ask_for_all(self.hook.read_settings, ids, until))
 
     def _hand_over(
         self, context: Context, ids: list[str], outcomes: dict[str, VideoTask | ManxueError]

@@ -42,7 +42,7 @@ def play(monkeypatch, world):
     clock = world.clock
 
     class Hook:
-        settings = SimpleNamespace(base_url="https://service.example/api")
+        settings = SimpleNamespace(base_url="https://service.example/api", request_timeout=30.0)
         read_settings = None
 
         def __init__(self, conn_id):
@@ -59,7 +59,7 @@ def play(monkeypatch, world):
     async def shared_transport():
         yield Transport()
 
-    async def ask_for_all(read_settings, video_task_ids):
+    async def ask_for_all(read_settings, video_task_ids, until=None):
         outcomes = {}
         for video_task_id in video_task_ids:
             try:

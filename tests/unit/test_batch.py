@@ -73,7 +73,7 @@ def videos(world, service, monkeypatch):
         async def get_video_task(self, conn_id, video, poke_interval):
             return answer(video, "triggerer")
 
-    async def ask_for_all(read_settings, ids):
+    async def ask_for_all(read_settings, ids, until=None):
         outcomes = {}
         for video in ids:
             try:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+from functools import partial
+from types import SimpleNamespace
 
 import pytest
+import requests
 
 from airflow_provider_manxue.exceptions import ManxueInputError, ManxueOrderUnknownError
+from airflow_provider_manxue.hooks import manxue as hook_module
 from airflow_provider_manxue.hooks.manxue import BearerAuth, ManxueHook
 from airflow_provider_manxue.protocol import TaskStatus
 from airflow_provider_manxue.testing import Answer, Emulator, Script
+from world import ManualClock
 
 
 @pytest.fixture
@@ -65,6 +70,30 @@ def test_connections_are_kept_open_between_calls(emulator, hook):
     for _ in range(3):
         hook.get_video_task("task-1")
     assert len({record.connection_id for record in emulator.requests}) == 1
+
+
+def test_timeout_of_a_request_is_for_connecting_the_head_and_the_body_together(emulator, hook, monkeypatch):
+    bounds = []
+    clock = ManualClock()
+
+    class Cutoff(hook_module.Cutoff):
+        def __init__(self, sock, seconds):
+            bounds.append(seconds)
+            super().__init__(sock, seconds)
+
+    def request(session, *arguments, timeout, **options):
+        bounds.append(timeout.total)
+        clock.sleep(12)
+        return requests.Session.request(session, *arguments, timeout=timeout, **options)
+
+    session = hook.get_conn()
+    monkeypatch.setattr(session, "request", partial(request, session))
+    monkeypatch.setattr(hook_module, "Cutoff", Cutoff)
+    monkeypatch.setattr(hook_module, "time", SimpleNamespace(time=clock.time, monotonic=clock.time))
+    emulator.add_task(id="task-1", script=Script.polls("completed"))
+    hook.get_video_task("task-1")
+    assert hook.settings.request_timeout == 30
+    assert bounds == [30, 18]
 
 
 def test_bad_id_is_refused_before_the_connection_is_read():

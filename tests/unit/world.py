@@ -85,6 +85,9 @@ class World:
         self.ti = FakeTaskInstance(self.upstream)
         self.deferrals = []
         self.events = []
+        self.fired_at = []
+        self.reschedules = []
+        self.run_loop = asyncio.run
         self.worker_starts = 0
         self.rendered = {}  # what a worker renders the templates of a task to that has started in the triggerer
 
@@ -115,6 +118,7 @@ class World:
                 result = sensor.execute(self.context)
             except AirflowRescheduleException as pause:
                 self.ti.first_start = started
+                self.reschedules.append(pause.reschedule_date.timestamp())
                 self.clock.now = max(self.clock.now, pause.reschedule_date.timestamp())
             else:
                 self.ti.xcom["return_value"] = result
@@ -164,7 +168,8 @@ class World:
 
     def _fire(self, sensor, trigger, method_name, kwargs):
         """Let a trigger fire, and resume the task on a worker if it says so; PENDING if the task defers again."""
-        event = asyncio.run(only_event(trigger))
+        event = self.run_loop(only_event(trigger))
+        self.fired_at.append(self.clock.now)
         if not isinstance(event.payload, dict):
             assert event.payload == "success"
             return self.ti.xcom.get("return_value")

@@ -1,0 +1,208 @@
+"""
+How late after its deadline a wait is decided, in virtual time, whatever the service does and however long it takes.
+
+Everything that is shipped is real, up to the single request: the turns and the timeouts around it as well.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import math
+import random
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+
+from airflow.providers.common.compat.sdk import DAG
+
+from airflow_provider_manxue import transport as transport_module
+from airflow_provider_manxue.connection import read_connection
+from airflow_provider_manxue.exceptions import (
+    ManxueAuthenticationError,
+    ManxueError,
+    ManxueRateLimitError,
+    ManxueRefusedError,
+    ManxueTimeoutError,
+    ManxueTransientError,
+)
+from airflow_provider_manxue.from_trigger import CAN_START_AND_END
+from airflow_provider_manxue.hooks import manxue as hook_module
+from airflow_provider_manxue.protocol import TaskStatus, VideoTask
+from airflow_provider_manxue.sensors import manxue as sensor_module
+from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
+from airflow_provider_manxue.transport import Transport, ask_for_all, shared_transport
+from airflow_provider_manxue.triggers import manxue as trigger_module
+from virtual import VirtualLoop
+from world import START, ManualClock, World
+
+REQUEST_TIMEOUT = 5.0
+LATEST = 1.0 + REQUEST_TIMEOUT
+"""Seconds after the deadline in which a wait must be decided."""
+
+VIDEOS = [f"proj_{number}" for number in range(30)]
+"""More than the connection's limits let be asked for within a request's timeout."""
+
+PROCESSING = VideoTask("", TaskStatus.PROCESSING)
+WITHOUT_URL = VideoTask("", TaskStatus.COMPLETED)
+
+# What the service does after so many seconds: how long it takes, and what comes then.
+SERVICES = {
+    "answers": lambda now: (0.1, PROCESSING),
+    "is slow": lambda now: (0.99 * REQUEST_TIMEOUT, PROCESSING),
+    "hangs": lambda now: (math.inf, None),
+    "hangs after a while": lambda now: (0.1 if now < 30 else math.inf, PROCESSING),
+    "hangs now and then": lambda now: (math.inf if now % 40 < 20 else 0.1, PROCESSING),
+    "refuses": lambda now: (0.0, ManxueTransientError("connection refused")),
+    "says 429": lambda now: (0.1, ManxueRateLimitError("HTTP 429")),
+    "says 429, a short pause": lambda now: (0.1, ManxueRateLimitError("HTTP 429", retry_after=7)),
+    "says 429, a long pause": lambda now: (0.1, ManxueRateLimitError("HTTP 429", retry_after=1e6)),
+    "says 429 now and then": lambda now: (
+        0.1,
+        ManxueRateLimitError("HTTP 429", retry_after=60) if now % 50 > 30 else PROCESSING,
+    ),
+    "knows no such id": lambda now: (0.1, ManxueRefusedError("HTTP 404")),
+    "has no URL": lambda now: (0.1, WITHOUT_URL),
+    "refuses the key in the end": lambda now: (
+        2.0,
+        ManxueAuthenticationError("401") if now > 60 else PROCESSING,
+    ),
+}
+MODES = {
+    "poke": {"deferrable": False},
+    "reschedule": {"deferrable": False, "mode": "reschedule"},
+    "deferred": {},
+    "in the triggerer": {"start_from_trigger": True, "end_from_trigger": True},
+}
+KINDS = {
+    "single": lambda **options: ManxueVideoSensor(task_id="wait", video_task_id=VIDEOS[0], **options),
+    "batch": lambda **options: ManxueVideoBatchSensor(task_id="wait", video_task_ids=VIDEOS, **options),
+}
+POLICIES = [
+    {"exponential_backoff": backoff, "max_wait": max_wait}
+    for backoff, max_wait in itertools.product([False, True], [None, timedelta(seconds=20)])
+]
+TIMEOUTS = {"single": (0, 3, 100, 400), "batch": (3, 100)}
+
+
+class Clock(ManualClock):
+    """Goes on with the virtual loop that runs."""
+
+    loop = None
+
+    def time(self):
+        return self.now + (self.loop.time() if self.loop else 0.0)
+
+    def run_loop(self, main):
+        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+            self.loop = runner.get_loop()
+            try:
+                return runner.run(main)
+            finally:
+                self.now, self.loop = self.time(), None
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+class SlowService:
+    """Answers in its own time, to a worker and to a triggerer."""
+
+    def __init__(self, clock):
+        self.clock = clock
+        self.answer = SERVICES["answers"]
+
+    def exchange(self):
+        """Return how long a request takes, and what comes of it."""
+        takes, outcome = self.answer(self.clock.time() - START)
+        if takes > REQUEST_TIMEOUT:
+            return REQUEST_TIMEOUT, ManxueTransientError("no answer: timed out")
+        return takes, outcome
+
+    def ask(self, video_task_id, side):
+        takes, outcome = self.exchange()
+        self.clock.sleep(takes)
+        return given(outcome)
+
+    async def query(self, *arguments):
+        takes, outcome = self.exchange()
+        await asyncio.sleep(takes)
+        return given(outcome)
+
+
+def given(outcome):
+    if isinstance(outcome, ManxueError):
+        raise outcome
+    return outcome
+
+
+async def settings_of_the_connection(*arguments):
+    return read_connection(
+        "c", host="https://service.example", password="key", extra={"request_timeout": REQUEST_TIMEOUT}
+    )
+
+
+async def at_once(function, *arguments):
+    return function(*arguments)
+
+
+@pytest.fixture
+def service(clock):
+    return SlowService(clock)
+
+
+@pytest.fixture
+def world(monkeypatch, play, clock, service):
+    """A world in which requests take time: the turns and timeouts around them are the real ones."""
+    world = World(clock, service)
+    shipped = [
+        (transport_module, "ask_for_all", ask_for_all),
+        (trigger_module, "shared_transport", shared_transport),
+        (trigger_module, "_sleep_until", trigger_module._sleep_until),
+    ]
+    play(monkeypatch, world)
+    world.run_loop = clock.run_loop
+    replaced = [
+        (Transport, "_query", service.query),
+        (Transport, "_session", settings_of_the_connection),
+        (transport_module, "_read_connection", settings_of_the_connection),
+        (transport_module, "time", clock),
+        (sensor_module, "asyncio", SimpleNamespace(run=clock.run_loop)),
+        (asyncio, "to_thread", at_once),
+        (random, "random", random.Random(7).random),
+    ]
+    for module, name, value in shipped + replaced:
+        monkeypatch.setattr(module, name, value)
+    settings = asyncio.run(settings_of_the_connection())
+    monkeypatch.setattr(hook_module.ManxueHook, "settings", settings)
+    monkeypatch.setattr(hook_module.ManxueHook, "read_settings", lambda hook: settings)
+    return world
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("answer", SERVICES)
+def test_wait_is_decided_within_a_second_and_a_request_of_its_deadline(
+    world, service, clock, mode, kind, answer
+):
+    if mode == "in the triggerer" and not CAN_START_AND_END:
+        pytest.skip("this Airflow starts and ends tasks on workers only")
+    service.answer = SERVICES[answer]
+    for policy, timeout in itertools.product(POLICIES, TIMEOUTS[kind]):
+        clock.now = START
+        world.fired_at, world.reschedules, world.ti.first_start = [], [], None
+        with DAG("dag", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
+            sensor = KINDS[kind](timeout=timeout, **policy, **MODES[mode])
+        with pytest.raises(ManxueError) as raised:
+            world.run(sensor)
+        decided_after = (world.fired_at or [clock.now])[-1] - START
+        what = f"{policy}, timeout={timeout}: {raised.type.__name__} after {decided_after:g} s"
+        if mode == "reschedule":
+            assert all(at <= START + timeout for at in world.reschedules), what
+        else:
+            assert decided_after <= timeout + LATEST, what
+        if raised.type is ManxueTimeoutError:
+            assert decided_after >= timeout, what
