@@ -21,7 +21,7 @@ AIRFLOW_TESTS_2 = test_harness or example_dag or timeout
 COVERAGE = --cov --cov-report=term
 
 .PHONY: help demo demo-ui demo-distributed test lint types unit airflow-tests services-tests heavy-tests browser-tests airflow211
-.PHONY: docs screenshots audit dist soak bench bench-from-trigger bench-saving constraints clean
+.PHONY: docs screenshots audit dist soak bench bench-from-trigger bench-failover bench-saving constraints clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -86,6 +86,10 @@ bench: $(READY_BENCH) ## what a wait costs, beside its alternatives (about 10 mi
 
 bench-from-trigger: $(READY_BENCH) ## what a wait costs without any worker process, beside its peers (about 20 minutes)
 	$(VENV_BENCH)/bin/python -m benchmarks.from_trigger
+
+bench-failover: $(READY) ## how soon waits go on when a triggerer dies, how late they are decided (30 minutes; needs PostgreSQL)
+	$(BIN)/python -m benchmarks.failover
+	$(BIN)/python -m benchmarks.deadlines
 
 bench-saving: $(READY_BENCH) ## what saving costs, and what other download tools do about faults (about 10 minutes)
 	$(VENV_BENCH)/bin/python -m benchmarks.saving
