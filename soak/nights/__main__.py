@@ -11,7 +11,7 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from soak.nights.invariants import Ledger, what_is_left
+from soak.nights.invariants import Aftermath, what_is_left
 from soak.nights.night import VIDEOS, Night, stage
 from soak.nights.schedule import Schedule
 
@@ -30,9 +30,11 @@ def play(seed: int, airflow: DistributedAirflow, emulator: Emulator, folder: Pat
     destination.mkdir(parents=True)
     night = Night(schedule, airflow, emulator, destination, say)
     never_ended = night.play()
-    ledger = Ledger(night)
-    broken = [*never_ended, *ledger.broken()]
-    say("\n".join([f"  after {night.took:.0f} s", *(f"  for a person: {text}" for text in ledger.excused)]))
+    aftermath = Aftermath(night)
+    broken = [*never_ended, *aftermath.broken()]
+    say(
+        "\n".join([f"  after {night.took:.0f} s", *(f"  for a person: {text}" for text in aftermath.excused)])
+    )
     say("\n".join(f"  BROKEN {text}" for text in broken) or "  no invariant broken")
     return {
         "seed": seed,
@@ -41,8 +43,8 @@ def play(seed: int, airflow: DistributedAirflow, emulator: Emulator, folder: Pat
         "videos": VIDEOS,
         "seconds": round(night.took),
         "tries": tries(airflow, night.name),
-        "busiest_requests_per_second": ledger.busiest,
-        "orders_that_need_a_person": ledger.excused,
+        "busiest_requests_per_second": aftermath.busiest,
+        "orders_that_need_a_person": aftermath.excused,
         "broken": broken,
     }
 

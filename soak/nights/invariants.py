@@ -23,9 +23,11 @@ MAY_BE_BOUGHT = (
 """How a task says that only a person can know what became of its order."""
 NOT_BOUGHT = ("The order was refused, and nothing was ordered",)
 WINDOW = 10.0
+LATE = 3.0
+"""Seconds by which a fault may come late on a busy machine."""
 
 
-class Ledger:
+class Aftermath:
     """
     Everything that is known about a night when it is over.
 
@@ -36,6 +38,9 @@ class Ledger:
         self.night = night
         self.states = night.airflow.task_states(DAG_ID, night.name)
         self.excused: list[str] = []
+        """Orders of which only a person can know what became of them."""
+        self.busiest = 0.0
+        """Most polls of the triggerers per second, over 10 seconds."""
         rows = night.airflow.query(
             "SELECT task_id, map_index, key, value FROM xcom WHERE dag_id = ? AND run_id = ?",
             DAG_ID,
@@ -79,15 +84,28 @@ class Ledger:
                 yield from self._unless_excused(video, len(bought))
 
     def _unless_excused(self, video: Video, bought: int) -> Iterator[str]:
-        log = self._log(video, "order")
+        prompt, log = self.night.prompt(video), self._log(video, "order")
         unknown = any(text in log for text in MAY_BE_BOUGHT)
         refused = bought == 0 and any(text in log for text in NOT_BOUGHT)
-        if unknown or refused:
-            self.excused.append(
-                f"{self.night.prompt(video)}: {'unknown' if unknown else 'refused'}, bought {bought}"
-            )
+        if not unknown and not refused:
+            yield f"{prompt}: the order failed and does not say why:\n{log[-3000:]}"
+        elif not self._met_a_fault(prompt):
+            yield f"{prompt}: the order was given up, though nothing was wrong:\n{log[-3000:]}"
         else:
-            yield f"{self.night.prompt(video)}: the order failed and does not say why:\n{log[-3000:]}"
+            self.excused.append(f"{prompt}: {'unknown' if unknown else 'refused'}, bought {bought}")
+
+    def _met_a_fault(self, prompt: str) -> bool:
+        """Whether the order was sent while the service was in trouble, or its worker may have been."""
+        faults = self.night.schedule.faults
+        if any(fault.kind == "worker killed" or fault.kind.startswith("PostgreSQL") for fault in faults):
+            return True
+        # A request that was reset at once has no body by which it is known.
+        sent = [
+            one.monotonic - self.night.started
+            for one in self.night.emulator.requests
+            if one.place == "create" and (one.body is None or prompt.encode() in one.body)
+        ]
+        return any(fault.at - LATE <= at <= fault.until + LATE for fault in faults for at in sent)
 
     def _waits(self) -> Iterator[str]:
         """Check the state of each wait for one video, and what it hands over."""

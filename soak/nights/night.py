@@ -76,6 +76,7 @@ class Video:
     :param index: which of the group.
     :param ready_at: when the service is done with it, in seconds since the run was triggered.
     :param id: its id, as soon as the service has it.
+    :param is_ready: whether the service was told that it is done.
     """
 
     group: str
@@ -104,6 +105,9 @@ class Night:
     :param airflow: the deployment.
     :param emulator: the service.
     :param destination: the folder for the videos.
+    :param say: told what goes wrong, when it does.
+    :param videos: the twenty, as soon as it is played.
+    :param keys: the API keys that were valid in it, the last one at the end.
     """
 
     schedule: Schedule

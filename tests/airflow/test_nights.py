@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 
-from soak.nights.invariants import Ledger, what_is_left
+from soak.nights.invariants import Aftermath, what_is_left
 from soak.nights.night import Night, stage
 from soak.nights.schedule import Schedule
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_manxue.testing import Emulator
 
-SEED = 4
+SEED = 1
 
 
 def order(emulator: Emulator, prompt: str) -> None:
@@ -36,7 +36,7 @@ def test_a_night_breaks_nothing_and_what_is_broken_is_seen(tmp_path: Path) -> No
     with stage(tmp_path) as (airflow, emulator):
         night = Night(Schedule.of(SEED), airflow, emulator, videos, said.append)
         assert night.play() == [], said
-        assert Ledger(night).broken() == []
+        assert Aftermath(night).broken() == []
 
         # What ends by itself is started again.
         ended = airflow.processes["dag-processor"].process
@@ -53,7 +53,7 @@ def test_a_night_breaks_nothing_and_what_is_broken_is_seen(tmp_path: Path) -> No
             "UPDATE task_instance SET state = 'success' WHERE task_id = 'ordered.wait' AND map_index = 2"
         )
         airflow.query("DELETE FROM xcom WHERE task_id = 'end_in_triggerer.wait' AND key = 'video_url'")
-        broken = "\n".join(Ledger(night).broken())
+        broken = "\n".join(Aftermath(night).broken())
 
     for sign in (
         "single[0] is not saved as it was made",
