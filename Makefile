@@ -3,25 +3,40 @@
 .POSIX:
 
 PYTHON = python3
-AIRFLOW_3 = 3.3.2
-AIRFLOW_2 = 2.11.2
+AIRFLOWS = 3.3.2 3.2.2 3.1.8 3.0.6 2.11.2
 
 UV = dev/uv
 VENV = .venv
-VENV_2 = .venv-2.11
 VENV_BENCH = .venv-bench
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
-READY_2 = $(VENV_2)/.ready
 READY_BENCH = $(VENV_BENCH)/.ready
 INPUTS = pyproject.toml setup.cfg constraints/dev.txt
 
-# Airflow 2 runs one task at a time on SQLite, so there only the harness, the example and timeouts are tried.
-AIRFLOW_TESTS_2 = test_harness or example_dag or timeout
-COVERAGE = --cov --cov-report=term
+# The matrix: each Airflow with each Python that it supports, and the oldest of everything that pyproject.toml allows.
+UNIT_CELLS = unit-3.3-py3.11 unit-3.3-py3.12 unit-3.3-py3.13 \
+	unit-3.2-py3.11 unit-3.2-py3.12 unit-3.2-py3.13 \
+	unit-3.1-py3.11 unit-3.1-py3.12 unit-3.1-py3.13 \
+	unit-3.0-py3.11 unit-3.0-py3.12 \
+	unit-2.11-py3.11 unit-2.11-py3.12 \
+	unit-lowest-py3.11
+EXAMPLE_CELLS = examples-3.3-py3.13 examples-3.1-py3.13 examples-2.11-py3.12
+# The two halves of 3.3-py3.13
+airflow_of = $(firstword $(subst -py, ,$(1)))
+python_of = $(lastword $(subst -py, ,$(1)))
 
-.PHONY: help demo demo-ui demo-distributed test lint types unit airflow-tests services-tests heavy-tests browser-tests airflow211
+# Airflow 2 runs one task at a time on SQLite, so there only the harness, the examples and timeouts are tried.
+EXAMPLE_TESTS = -m pytest tests/airflow -m 'not services and not heavy' -k 'test_harness or example_dag or timeout'
+UNIT_TESTS = -m pytest tests --ignore tests/airflow --ignore tests/browser -n 2
+COVERAGE = --cov --cov-report=term
+# Airflow 2.11.0 and 3.0 allow newer ones, but their object storage does not work with them.
+OLD_PATHLIB = universal-pathlib<0.3
+COMPILE = pip compile --quiet --python-version 3.11 --no-header --no-annotate
+
+.PHONY: help demo demo-ui demo-distributed test lint types unit airflow-tests services-tests heavy-tests browser-tests matrix
 .PHONY: docs screenshots audit dist soak bench bench-from-trigger bench-failover bench-saving constraints clean
+.PHONY: $(UNIT_CELLS) $(EXAMPLE_CELLS)
+.SECONDEXPANSION:
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -46,7 +61,7 @@ types: $(READY) ## static types
 	$(BIN)/mypy --strict airflow_provider_manxue dev
 
 unit: $(READY) ## fast tests, with branch coverage
-	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python -m pytest tests --ignore tests/airflow --ignore tests/browser -n 2 $(COVERAGE)
+	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python $(UNIT_TESTS) $(COVERAGE)
 
 airflow-tests: $(READY) ## tests against a real Airflow 3 with all its components
 	$(BIN)/python -m pytest tests/airflow -m 'not services and not heavy'
@@ -63,15 +78,19 @@ browser-tests: $(VENV)/.with-browser ## tests of the pages that people see, in D
 screenshots: $(VENV)/.with-browser ## take the pictures in docs/img again
 	$(BIN)/python -m dev.screenshots
 
-airflow211: $(READY_2) ## unit tests and the example on the oldest supported Airflow
-	AIRFLOW_HOME="$$PWD/$(VENV_2)/airflow" $(VENV_2)/bin/python -m pytest tests --ignore tests/airflow --ignore tests/browser -n 2
-	$(VENV_2)/bin/python -m pytest tests/airflow -m 'not services and not heavy' -k '$(AIRFLOW_TESTS_2)'
+matrix: $(UNIT_CELLS) $(EXAMPLE_CELLS) ## all pairs of Airflow and Python, and the lowest versions; one of them: make unit-3.1-py3.13
+
+$(UNIT_CELLS): unit-%: .venv-%/.ready
+	AIRFLOW_HOME="$$PWD/.venv-$*/airflow" .venv-$*/bin/python $(UNIT_TESTS)
+
+$(EXAMPLE_CELLS): examples-%: .venv-%/.ready
+	.venv-$*/bin/python $(EXAMPLE_TESTS)
 
 docs: $(VENV)/.with-docs ## the documentation as a site in docs/_build; fails on any warning
 	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/sphinx-build -W --keep-going -E -q docs docs/_build
 
 audit: .uv/.ready ## look all pinned packages up in PyPI's database of vulnerabilities; needs the network
-	for file in constraints/airflow-*.txt; do \
+	for file in constraints/airflow-[0-9]*.txt; do \
 		$(UV) tool run pip-audit --requirement $$file --no-deps --disable-pip || exit 1; \
 	done
 
@@ -96,38 +115,42 @@ bench-saving: $(READY_BENCH) ## what saving costs, and what other download tools
 	$(VENV_BENCH)/bin/python -m benchmarks.downloads
 
 constraints: .uv/.ready ## choose the newest versions of everything again
-	@for version in $(AIRFLOW_3) $(AIRFLOW_2); do \
+	@for version in $(AIRFLOWS); do \
 		file=constraints/airflow-$${version%.*}.txt; \
 		echo "$$file"; \
-		echo "apache-airflow==$$version" | $(UV) pip compile --quiet --upgrade --universal --python-version 3.11 \
-			--group dev --group bench --group docs --group browser --group distributed --group dist --extra testing --no-header --no-annotate \
+		{ echo "apache-airflow==$$version"; case $$version in 3.0.*) echo '$(OLD_PATHLIB)';; esac; } \
+			| $(UV) $(COMPILE) --upgrade --universal \
+			--group dev --group bench --group docs --group browser --group distributed --group dist --extra testing \
 			--output-file "$$file" pyproject.toml - >/dev/null || exit 1; \
 	done
+	@echo constraints/airflow-lowest.txt
+	@$(UV) $(COMPILE) --no-deps --resolution lowest-direct --extra testing pyproject.toml >.uv/lowest.txt
+	@echo '$(OLD_PATHLIB)' | $(UV) $(COMPILE) --upgrade --universal --group dev --extra testing \
+		--constraints .uv/lowest.txt --output-file constraints/airflow-lowest.txt pyproject.toml - >/dev/null
 
 clean: ## remove environments, caches and all other things that were made here
-	rm -rf .uv $(VENV) $(VENV_2) $(VENV_BENCH) .demo build dist docs/_build *.egg-info .coverage* .hypothesis .*_cache
+	rm -rf .uv $(VENV) $(VENV)-* .demo build dist docs/_build *.egg-info .coverage* .hypothesis .*_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(READY): .uv/.ready $(INPUTS) constraints/airflow-3.3.txt
-	@echo 'Installing Airflow 3.3 and the tools into $(VENV) ...'
-	@$(UV) venv --quiet --clear --python .uv/bin/python $(VENV)
-	@$(UV) pip install --quiet --compile-bytecode --python $(VENV) --group dev --editable '.[testing]' \
-		--constraints constraints/airflow-3.3.txt
-	@touch $@
+# $(call environment,folder,Airflow,interpreter,group of dependencies)
+define environment
+@echo 'Installing Airflow $(2) and the group $(4) into $(1) ...'
+@$(UV) venv --quiet --clear --python $(3) $(1)
+@$(UV) pip install --quiet --compile-bytecode --python $(1) --group $(4) --editable '.[testing]' \
+	--constraints constraints/airflow-$(2).txt
+@touch $(1)/.ready
+endef
 
-$(READY_2): .uv/.ready $(INPUTS) constraints/airflow-2.11.txt
-	@echo 'Installing Airflow 2.11 and the tools into $(VENV_2) ...'
-	@$(UV) venv --quiet --clear --python .uv/bin/python $(VENV_2)
-	@$(UV) pip install --quiet --compile-bytecode --python $(VENV_2) --group dev --editable '.[testing]' \
-		--constraints constraints/airflow-2.11.txt
-	@touch $@
+$(READY): .uv/.ready $(INPUTS) constraints/airflow-3.3.txt
+	$(call environment,$(VENV),3.3,.uv/bin/python,dev)
 
 $(READY_BENCH): .uv/.ready $(INPUTS) constraints/airflow-3.3.txt
-	@echo 'Installing Airflow 3.3 and the peers into $(VENV_BENCH) ...'
-	@$(UV) venv --quiet --clear --python .uv/bin/python $(VENV_BENCH)
-	@$(UV) pip install --quiet --compile-bytecode --python $(VENV_BENCH) --group bench --editable '.[testing]' \
-		--constraints constraints/airflow-3.3.txt
-	@touch $@
+	$(call environment,$(VENV_BENCH),3.3,.uv/bin/python,bench)
+
+# .venv-AIRFLOW-pyPYTHON
+.venv-%/.ready: .uv/.ready dev/python $(INPUTS) constraints/airflow-$$(call airflow_of,$$*).txt
+	@dev/python $(call python_of,$*) >/dev/null
+	$(call environment,.venv-$*,$(call airflow_of,$*),"$$(dev/python $(call python_of,$*))",dev)
 
 # What only some targets need, on top: the dependency group of that name.
 $(VENV)/.with-%: $(READY)

@@ -1,44 +1,109 @@
 """The workflow file for a public forge, and the script for any other: thin callers of targets that exist."""
 
 import re
+import subprocess
+import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[2]
-TARGETS = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+MAKEFILE = (ROOT / "Makefile").read_text()
+NAMED = set(re.findall(r"^([a-z0-9-]+):", MAKEFILE, re.MULTILINE))
+CELL = r"(unit|examples)-([0-9.]+|lowest)-py([0-9.]+)"
+CELLS = {match[0] for match in re.finditer(CELL, MAKEFILE)}
+STAGES = set(re.findall(r"^stage ([a-z0-9.-]+)$", (ROOT / ".ci/run").read_text(), re.MULTILINE))
 JOB = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["checks"]
 MATRIX = JOB["strategy"]["matrix"]
+CALLED = {*MATRIX["target"], *(entry["target"] for entry in MATRIX["include"])}
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYTHONS = re.findall(r"Programming Language :: Python :: (3\.\d+)", "\n".join(PROJECT["classifiers"]))
+(VERSIONS,) = re.findall(r"^AIRFLOWS = (.*)$", MAKEFILE, re.MULTILINE)
+AIRFLOWS = {version.rpartition(".")[0] for version in VERSIONS.split()}
+NEWEST = max(AIRFLOWS, key=Version)
+
+
+def cells(kind, names):
+    """Return the Airflow and the Python of each cell of a kind."""
+    return {match.groups()[1:] for name in names if (match := re.fullmatch(CELL, name)) and match[1] == kind}
 
 
 def test_the_workflow_calls_one_target_of_the_makefile_and_nothing_else():
     assert [step["run"] for step in JOB["steps"] if "run" in step] == ["make ${{ matrix.target }}"]
-    assert {*MATRIX["target"], *(entry["target"] for entry in MATRIX["include"])} <= TARGETS
+    assert CALLED <= NAMED | CELLS
 
 
 def test_the_workflow_tries_each_python_that_is_declared():
-    classifiers = re.findall(
-        r'"Programming Language :: Python :: (3\.\d+)"', (ROOT / "pyproject.toml").read_text()
-    )
-
-    assert MATRIX["python"] == classifiers
+    assert MATRIX["python"] == PYTHONS
 
 
 def test_the_workflow_covers_what_the_script_does():
-    stages = set(re.findall(r"^stage ([a-z0-9-]+)$", (ROOT / ".ci/run").read_text(), re.MULTILINE))
-    (parts,) = re.findall(r"^test: ([a-z -]+) ##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    (parts,) = re.findall(r"^test: ([a-z -]+) ##", MAKEFILE, re.MULTILINE)
 
-    covered = {*MATRIX["target"], *(entry["target"] for entry in MATRIX["include"])}
-    # The database of vulnerabilities is on the network, which the script does without.
-    covered.remove("audit")
-    # The browser and the database server are Debian's, which the forge's machines do not have.
-    assert (stages - {"test"}) | set(parts.split()) == covered | (
-        {"browser-tests", "services-tests"} & stages
+    # The database of vulnerabilities is on the network, which the script does without; the browser and the database
+    # server are Debian's, which the forge's machines do not have.
+    assert (STAGES - CELLS - {"test"}) | set(parts.split()) == (CALLED - CELLS - {"audit"}) | (
+        {"browser-tests", "services-tests"} & STAGES
     )
+    assert STAGES & CELLS <= CALLED
+
+
+def test_the_workflow_runs_the_matrix():
+    """With the newest Airflow each Python runs all tests anyway."""
+    assert {cell for cell in CELLS if f"-{NEWEST}-" not in cell} == CALLED & CELLS
+    for entry in MATRIX["include"]:
+        assert entry["target"] not in CELLS or entry["target"].endswith(f"-py{entry['python']}")
+
+
+def test_the_matrix_has_each_airflow_and_each_python():
+    unit = cells("unit", CELLS)
+
+    assert {airflow for airflow, _ in unit} == AIRFLOWS | {"lowest"}
+    assert {python for _, python in unit} == set(PYTHONS)
+    assert {airflow for airflow, _ in cells("examples", CELLS)} == {"2.11", "3.1", NEWEST}
+
+
+def test_the_script_tries_each_airflow_each_python_and_the_lowest_versions():
+    """`make test` is the newest Airflow, on the Python that is there."""
+    tried = cells("unit", STAGES)
+
+    assert {airflow for airflow, _ in tried} == AIRFLOWS - {NEWEST} | {"lowest"}
+    assert {python for _, python in tried} == set(PYTHONS)
+
+
+def pinned(name):
+    lines = (ROOT / f"constraints/airflow-{name}.txt").read_text().splitlines()
+    return dict(line.partition(" ;")[0].split("==") for line in lines)
+
+
+@pytest.mark.parametrize("version", VERSIONS.split())
+def test_the_constraints_are_those_of_the_newest_patch(version):
+    assert pinned(version.rpartition(".")[0])["apache-airflow"] == version
+
+
+def test_the_lowest_versions_are_those_that_are_declared():
+    """Not only allowed: so each bound is one that was tried."""
+    lowest = pinned("lowest")
+    declared = [Requirement(line) for line in PROJECT["dependencies"]]
+
+    assert {one.name: Version(lowest[one.name]) for one in declared} == {
+        one.name: Version(str(one.specifier).removeprefix(">=")) for one in declared
+    }
+
+
+def test_a_python_that_is_missing_is_named_with_the_remedy():
+    """And no other takes its place."""
+    run = subprocess.run([ROOT / "dev/python", "3.99"], capture_output=True, text=True, check=False)
+
+    assert (run.returncode, run.stdout) == (1, "")
+    assert run.stderr.startswith("Python 3.99 is needed here and was not found: put a python3.99 on PATH")
 
 
 def test_the_list_of_phony_targets_is_complete():
     """A file of that name must not keep a target from running."""
-    phony = re.findall(r"^\.PHONY: (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    phony = re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
 
-    assert sorted(" ".join(phony).split()) == sorted(TARGETS)
+    assert sorted(" ".join(phony).split()) == sorted({*NAMED, "$(UNIT_CELLS)", "$(EXAMPLE_CELLS)"})
