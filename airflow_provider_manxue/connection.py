@@ -235,7 +235,7 @@ class _Reader:
     def refuse_unknown(self) -> None:
         for name in self.extra:
             if name not in self.known:
-                near = difflib.get_close_matches(str(name), self.known, n=1)
+                near = difflib.get_close_matches(str(name), self.known)
                 hint = (
                     f"Did you mean {near[0]!r}?"
                     if near

@@ -161,9 +161,10 @@ def order_to_go_on_with(
     if record.state in {OrderState.DONE, OrderState.FAILED} and _is_cleared(record, place):
         return None
     if record.state is OrderState.FAILED:
+        name = "of this task" if record.id is None else repr(record.id)
         raise ManxueVideoFailedError(
-            f"The service could not generate the video {record.id or 'of this task'!r}, as an earlier try found; its "
-            f"log says why. A retry orders no other one. Clear the task to order anew."
+            f"The service could not generate the video {name}, as an earlier try found; its log says why. A retry "
+            f"orders no other one. Clear the task to order anew."
         )
     if record.id is None:
         raise ManxueOrderUnknownError(

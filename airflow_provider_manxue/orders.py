@@ -89,7 +89,7 @@ class Order:
 
 
 def _hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
 def read_order(
@@ -151,7 +151,7 @@ class _Reader:
         if _is_left_out(value):
             return None
         try:
-            seconds = float("nan") if isinstance(value, bool) else float(value)
+            seconds = float(value)
         except (TypeError, ValueError, OverflowError):
             seconds = float("nan")
         if SHORTEST <= seconds <= LONGEST and seconds.is_integer():
@@ -227,7 +227,7 @@ def _broken_together(fields: Mapping[str, Any]) -> Iterator[str]:
     for name in references:
         if (count := len(fields[name])) > (most := _MOST_REFERENCES[name]):
             yield f"{_parameter(name)} has {count} URLs: at most {most} are allowed"
-    model = fields.get("model", "")
+    model = fields.get("model")
     if "referenceVideos" in fields and model in MODELS and "_video_" not in model:
         yield f"reference_videos is given, but the model {model} takes none: use a model with '_video_' in its name"
 

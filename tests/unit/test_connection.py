@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import re
 
 import pytest
 
@@ -28,6 +29,10 @@ EXTRA = (
 )
 
 
+SENTENCES = r"Connection 'my_conn', field '.+': (?!None).+\. (?!None)[A-Z][a-z].*[.?]"
+"""What is wrong, and then what to do, each in words."""
+
+
 def settings_of(**fields):
     return read_connection("my_conn", **{"host": None, "password": KEY, **fields})
 
@@ -35,8 +40,10 @@ def settings_of(**fields):
 def error_of(**fields):
     with pytest.raises(ManxueConfigurationError) as caught:
         settings_of(**fields)
-    assert KEY not in str(caught.value)
-    return str(caught.value)
+    text = str(caught.value)
+    assert KEY not in text
+    assert re.fullmatch(SENTENCES, text, re.DOTALL), text
+    return text
 
 
 def test_a_key_is_all_that_a_connection_needs():

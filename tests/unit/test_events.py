@@ -7,7 +7,16 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, AirflowSensorTimeout
 
 from airflow_provider_manxue import events, exceptions
-from airflow_provider_manxue.events import completed_event, error_event, read_event
+from airflow_provider_manxue.events import (
+    batch_event,
+    begin_event,
+    completed_event,
+    error_event,
+    read_batch_event,
+    read_event,
+    says_begin,
+    start_of,
+)
 from airflow_provider_manxue.exceptions import (
     ManxueError,
     ManxueInputError,
@@ -134,6 +143,58 @@ def test_an_event_that_is_not_understood_is_shown_within_bounds():
 
 def test_the_version_is_the_one_that_is_written():
     assert completed_event("p")["version"] == error_event("p", ManxueError("x"))["version"] == events.VERSION
+
+
+# --- a wait that begins in the triggerer ---------------------------------------------------------------
+
+
+def test_a_worker_is_told_to_begin_and_why():
+    event = through_database(begin_event("no such XCom"))
+
+    assert says_begin(event)
+    assert event == {"version": 1, "status": "begin", "reason": "no such XCom"}
+    assert type(read_event(event)) is ManxueError
+
+
+@pytest.mark.parametrize("event", [*NOT_UNDERSTOOD, {"version": 2, "status": "begin"}])
+def test_nothing_else_tells_a_worker_to_begin(event):
+    assert not says_begin(event)
+
+
+@pytest.mark.parametrize(
+    "event_of",
+    [lambda start: completed_event("p", started_at=start), lambda start: batch_event({}, started_at=start)],
+)
+def test_the_event_says_when_the_wait_began_if_the_worker_does_not_know(event_of):
+    assert start_of(through_database(event_of(1_800_000_000.5))) == 1_800_000_000.5
+    assert start_of(event_of(None)) is None
+
+
+@pytest.mark.parametrize("event", [None, [], "completed", {"started_at": None}, {"started_at": "now"}])
+def test_the_beginning_may_be_unknown(event):
+    assert start_of(event) is None
+
+
+# --- the event of a batch -------------------------------------------------------------------------------
+
+
+def test_an_event_of_a_batch_that_is_not_understood_is_shown():
+    for event in ({"version": 1, "status": "ended", "errors": [7]}, {"version": 9, "status": "ended"}):
+        with pytest.raises(ManxueError, match=r"does not understand: \{'version'"):
+            read_batch_event(event)
+
+
+def test_a_completed_wait_is_no_event_of_a_batch():
+    with pytest.raises(ManxueError, match=r"does not understand: \{'version': 1, 'status': 'completed'"):
+        read_batch_event(completed_event("p"))
+
+
+@pytest.mark.parametrize("described", [None, "failed", 7, {}, {"status": "ended"}])
+def test_an_error_of_a_batch_that_is_not_understood_is_one_all_the_same(described):
+    [error] = read_batch_event({"version": 1, "status": "ended", "errors": {"p": described}}).values()
+
+    assert type(error) is ManxueError
+    assert f"does not understand: {described!r}." in str(error)
 
 
 # --- the tree of errors ---------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueOrderNotSentError,
     ManxueOrderRefusedError,
     ManxueOrderUnknownError,
+    ManxueRefusedError,
     ManxueTransientError,
     ManxueVideoFailedError,
 )
@@ -117,6 +118,57 @@ class TestRules:
         with pytest.raises(ManxueInputError, match=words):
             read_order(**{**SIMPLE, **change})
 
+    @pytest.mark.parametrize(
+        ("change", "broken"),
+        [
+            (
+                {"prompt": " ", "duration": "long", "ratio": "2:1"},
+                (
+                    "prompt is ' ': it is required, as text; duration is 'long': it must be a whole number of seconds "
+                    "from 4 to 15; ratio is '2:1': it must be one of 21:9, 16:9, 4:3, 1:1, 3:4, 9:16"
+                ),
+            ),
+            (
+                {"first_image": URL, "last_image": "b.png", "reference_audios": ["c.mp3"]},
+                (
+                    "last_image is 'b.png': it must be a URL (https:// or asset://); reference_audios[0] is 'c.mp3': it "
+                    "must be a URL (https:// or asset://); reference_audios cannot be combined with first_image and "
+                    "last_image"
+                ),
+            ),
+            (
+                {"last_image": URL, "reference_images": [URL], "reference_audios": [URL]},
+                (
+                    "last_image is given without first_image: it needs it; reference_images and reference_audios cannot "
+                    "be combined with last_image"
+                ),
+            ),
+            (
+                {"reference_images": 7},
+                (
+                    "reference_images is 7: it must be a list of URLs; for a template that yields a list, set "
+                    "render_template_as_native_obj=True on the Dag, or pass an XComArg"
+                ),
+            ),
+        ],
+    )
+    def test_broken_rules_are_read_as_one_sentence(self, change, broken):
+        with pytest.raises(ManxueInputError) as caught:
+            read_order(**{**SIMPLE, **change})
+        assert str(caught.value) == f"The order was not sent. {broken}."
+
+    def test_long_value_is_cut(self):
+        with pytest.raises(ManxueInputError, match=f"ratio is '{'9' * 79}: it must"):
+            read_order(**SIMPLE, ratio="9" * 1000)
+
+    def test_url_may_be_written_in_capitals(self):
+        url = "HTTPS://EXAMPLE.COM/A"
+        assert read_order(**SIMPLE, first_image=url).fields["first_image"] == url
+
+    def test_as_many_references_as_are_allowed(self):
+        order = read_order(**SIMPLE, reference_images=[URL] * 9, reference_audios=[URL] * 3)
+        assert len(order.fields["referenceImages"]) == 9
+
     def test_all_broken_rules_are_named_at_once(self):
         with pytest.raises(ManxueInputError) as caught:
             read_order(
@@ -177,6 +229,9 @@ class TestFate:
     def test_of_each_business_error(self, code, fate):
         assert fate_of_answer(200, json.dumps({"code": code, "msg": "no"}).encode()) is fate
 
+    def test_of_an_error_beside_another_status_is_that_of_the_status(self):
+        assert fate_of_answer(300, b'{"code": 400}') is Fate.UNKNOWN
+
     @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"null", b"\xff", b"{}", b"[" * 100_000])
     def test_of_an_unreadable_body(self, body):
         assert fate_of_answer(200, body) is Fate.UNKNOWN
@@ -194,6 +249,12 @@ class TestFate:
         assert isinstance(order_without_answer(error, "host", body_left=False), ManxueOrderNotSentError)
         assert isinstance(order_without_answer(error, "host", body_left=True), ManxueOrderUnknownError)
 
+    def test_without_an_answer_says_why(self):
+        refused = order_without_answer(ConnectionRefusedError(111, "no"), "media.example", body_left=False)
+        assert str(refused) == "The order was not taken: no answer from media.example: connection refused"
+        known = order_without_answer(ManxueTransientError("the proxy is away"), "host", body_left=True)
+        assert "whether the order was taken: the proxy is away. It may be billed" in str(known)
+
     def test_unknown_order_is_never_retried_and_says_what_to_check(self):
         error = order_error(Fate.UNKNOWN, ManxueTransientError("HTTP 502"))
         assert isinstance(error, AirflowFailException)
@@ -204,6 +265,8 @@ class TestFate:
         error = order_error(Fate.NOT_SENT, ManxueTransientError("HTTP 429", 7.0))
         assert not isinstance(error, AirflowFailException)
         assert error.retry_after == 7.0
+        assert str(error) == "The order was not taken: HTTP 429"
+        assert order_error(Fate.NOT_SENT, ManxueRefusedError("the code 429")).retry_after is None
 
 
 class TestAnswer:
@@ -226,6 +289,17 @@ class TestAnswer:
     def test_object_of_another_kind_is_unknown(self):
         with pytest.raises(ManxueOrderUnknownError, match=r"image\.generation"):
             self.read(id="proj_1", status="queued", object="image.generation")
+
+    def test_pause_that_is_asked_for_is_known(self):
+        asked = {"now": 1_893_456_000.0, "secret": ""}
+        for retry_after, pause in (["7"], 7), (["Tue, 01 Jan 2030 00:00:10 GMT"], 10):
+            with pytest.raises(ManxueOrderNotSentError) as caught:
+                read_order_answer(429, b"{}", retry_after=retry_after, **asked)
+            assert caught.value.retry_after == pause
+
+    def test_key_is_not_repeated(self):
+        with pytest.raises(ManxueOrderRefusedError, match=r"bad \*\*\*"):
+            self.read(400, msg="bad key")
 
     def test_refusal_says_why(self):
         with pytest.raises(ManxueOrderRefusedError, match=r"nothing was ordered: .*prompt not allowed"):
@@ -307,8 +381,28 @@ class TestRecord:
          {"state": "done"}, {"id": "a", "max_tries": "2"}, {"id": "a", "fingerprint": 3}],
     )  # fmt: skip
     def test_what_cannot_be_understood_stops_and_says_what_to_do(self, value):
-        with pytest.raises(ManxueInputError, match=r"'manxue_order' .*Nothing was sent\. .*delete the key"):
+        with pytest.raises(
+            ManxueInputError, match=r"'manxue_order' .*Nothing was sent\. .*delete the key"
+        ) as caught:
             read_record(value)
+        shown = {"id": value} if isinstance(value, str) else value
+        assert f"holds {shown!r}, which is not an order" in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("value", "problem"),
+        [
+            ({"state": "done"}, "(it has no 'id')"),
+            ({"id": "a", "max_tries": "2"}, "(its 'max_tries' is not a number)"),
+        ],
+    )
+    def test_what_cannot_be_understood_is_named(self, value, problem):
+        with pytest.raises(ManxueInputError) as caught:
+            read_record(value)
+        assert problem in str(caught.value)
+
+    def test_what_cannot_be_understood_is_shown_within_bounds(self):
+        with pytest.raises(ManxueInputError, match=r"holds \[0(, 0){66}, which is"):
+            read_record([0] * 1000)
 
 
 class TestDecision:
@@ -329,10 +423,10 @@ class TestDecision:
         assert order_to_go_on_with(done, NOW, PLACE) == "proj_1"
         assert order_to_go_on_with(done, NOW, self.CLEARED) is None
 
-    @pytest.mark.parametrize("video_task_id", ["proj_1", None])
-    def test_retry_of_a_failed_order_fails_again_and_a_clear_orders_anew(self, video_task_id):
+    @pytest.mark.parametrize(("video_task_id", "name"), [("proj_1", "'proj_1'"), (None, "of this task")])
+    def test_retry_of_a_failed_order_fails_again_and_a_clear_orders_anew(self, video_task_id, name):
         failed = replace(ORDERED, state=OrderState.FAILED, id=video_task_id)
-        with pytest.raises(ManxueVideoFailedError, match="Clear the task"):
+        with pytest.raises(ManxueVideoFailedError, match=f"the video {name}, as .*Clear the task"):
             order_to_go_on_with(failed, NOW, PLACE)
         assert order_to_go_on_with(failed, NOW, self.CLEARED) is None
 

@@ -30,8 +30,10 @@ from airflow_provider_manxue.polling import (
     Completed,
     Ended,
     PollPolicy,
+    Span,
     Wait,
     first_poll_at,
+    span_from_its_end,
     spread_first_poll,
     video_failed,
 )
@@ -543,3 +545,36 @@ def test_a_pause_beyond_the_deadline_survives_the_handing_over():
     planned = first_poll_at(decision, START, START + 100)
 
     assert spread_first_poll(planned, START + 20, 30, START + 100, 0.5) == START + 900
+
+
+# --- a wait that begins in the triggerer ---------------------------------------------------------------
+
+
+def span(now, *, ends_at=START + 4500, execution_timeout=None):
+    """Return the times of a wait of an hour with a margin of a quarter of one, as they are seen at a moment."""
+    return span_from_its_end(
+        ends_at, now, timeout=3600.0, margin=900.0, execution_timeout=execution_timeout, interval=30.0
+    )
+
+
+@pytest.mark.parametrize("late", [0.0, 5.0, 30.0])
+def test_a_wait_that_begins_in_the_triggerer_asks_at_once(late):
+    assert span(START + late) == Span(START, START + 3600, START + late, looked_at=START + late)
+
+
+def test_a_wait_that_is_found_again_was_due_at_its_beginning():
+    assert span(START + 31) == Span(START, START + 3600, START, looked_at=START + 31)
+
+
+def test_a_clock_that_was_set_back_lets_no_wait_begin_before_its_beginning():
+    assert span(START - 60) == Span(START, START + 3600, START, looked_at=START - 60)
+
+
+@pytest.mark.parametrize(
+    ("execution_timeout", "ends_after", "deadline_after"),
+    [(600.0, 600, 600), (3600.0, 3600, 3600), (4000.0, 4000, 3600), (9000.0, 4500, 3600)],
+)
+def test_execution_timeout_may_end_a_wait_earlier(execution_timeout, ends_after, deadline_after):
+    seen = span(START, ends_at=START + ends_after, execution_timeout=execution_timeout)
+
+    assert (seen.started_at, seen.deadline) == (START, START + deadline_after)

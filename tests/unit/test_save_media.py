@@ -20,6 +20,7 @@ from airflow_provider_manxue.media import (
     Version,
     check_head,
     is_public,
+    is_redirect,
     literal_address,
     next_hop,
     read_part,
@@ -67,13 +68,28 @@ class TestAnswer:
 
         assert caught.value.retry_after == 70
 
+    def test_may_ask_for_patience_until_a_moment(self):
+        with pytest.raises(BrokenTransferError) as caught:
+            read_part(503, headers(Retry_After=NOW), None, now=1_893_456_000)
+
+        assert caught.value.retry_after == 10
+
     @pytest.mark.parametrize("status", [200, 206])
     def test_in_a_coding_is_refused(self, status):
-        with pytest.raises(BrokenTransferError, match="compressed"):
+        with pytest.raises(BrokenTransferError, match=r"compressed the video \(gzip\)"):
             read_part(status, headers(Content_Encoding="gzip"), 100)
 
-    def test_may_say_that_there_is_no_coding(self):
-        assert read_part(200, headers(Content_Encoding="Identity"), 100).start == 0
+    @pytest.mark.parametrize("coding", ["Identity", ""])
+    def test_may_say_that_there_is_no_coding(self, coding):
+        assert read_part(200, headers(Content_Encoding=coding), 100).start == 0
+
+    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    def test_may_lead_elsewhere(self, status):
+        assert is_redirect(status)
+
+    @pytest.mark.parametrize("status", [200, 206, 300, 304, 305, 306, 404])
+    def test_may_lead_nowhere_else(self, status):
+        assert not is_redirect(status)
 
 
 class TestValidator:
@@ -86,6 +102,7 @@ class TestValidator:
             ({"ETag": 'W/"a"', "Last_Modified": OLD, "Date": NOW}, OLD),
             ({"ETag": "a"}, None),
             ({"Last_Modified": OLD}, None),
+            ({"Last_Modified": OLD, "Date": "Tue, 01 Jan 2030 00:00:01 GMT"}, OLD),
             ({"Last_Modified": NOW, "Date": NOW}, None),
             ({"Last_Modified": "yesterday", "Date": NOW}, None),
             ({}, None),
@@ -100,6 +117,14 @@ class TestContinuation:
         assert continued(ETag='"a"').version == KNOWN
         assert continued().start == 40
 
+    def test_keeps_what_the_first_answer_said(self):
+        part = continued(known=Version(None, OLD, 100), Content_Type="video/mp4")
+
+        assert (part.version, part.content_type) == (Version(None, OLD, 100), "video/mp4")
+
+    def test_may_be_a_single_byte(self):
+        assert continued("bytes 40-40/100", 1).start == 40
+
     def test_may_be_a_part_of_the_rest(self):
         assert continued("bytes 40-59/100", 20).start == 40
 
@@ -108,6 +133,7 @@ class TestContinuation:
 
     def test_may_leave_out_the_length(self):
         assert continued("bytes 40-99/*", None).version.size == 100
+        assert continued("bytes 40-99/*", None, known=Version('"a"')).version.size is None
 
     @pytest.mark.parametrize(
         ("content_range", "length"),
@@ -121,6 +147,7 @@ class TestContinuation:
             ("bytes 40-109/110", 70),
             ("bytes 40-99/100, 0-1/100", 60),
             ("items 40-99/100", 60),
+            ("bytes ٤٠-99/100", 60),
         ],
     )
     def test_at_another_place_starts_anew(self, content_range, length):
@@ -134,15 +161,21 @@ class TestContinuation:
             continued(known=Version(None, OLD, 100), Last_Modified=NOW, Date="Tue, 01 Jan 2030 00:01:00 GMT")
 
     def test_that_was_not_asked_for_is_refused(self):
-        with pytest.raises(ChangedVideoError, match="not asked for"):
+        with pytest.raises(ChangedVideoError, match=r"not asked for \('bytes 0-99/100'\)"):
             read_part(206, headers(Content_Range="bytes 0-99/100"), 100)
+
+    def test_at_another_place_is_told_with_both(self):
+        with pytest.raises(ChangedVideoError, match=r"part \('bytes 41-99/100'\) than the one from byte 40"):
+            continued("bytes 41-99/100", 59)
 
     def test_at_the_very_end_completes(self):
         said = headers(Content_Range="bytes */100", ETag='"a"')
 
-        assert read_part(416, said, 0, offset=100, known=Version('"a"')).version == KNOWN
+        part = read_part(416, said, 0, offset=100, known=Version('"a"', OLD))
 
-    @pytest.mark.parametrize("content_range", ["bytes */99", "bytes */110", "", "bytes */*"])
+        assert (part.start, part.version) == (100, Version('"a"', OLD, 100))
+
+    @pytest.mark.parametrize("content_range", ["bytes */99", "bytes */110", "", "bytes */*", "bytes */١٠٠"])
     def test_beyond_the_end_starts_anew(self, content_range):
         with pytest.raises(ChangedVideoError, match="nothing from byte 100"):
             read_part(416, headers(Content_Range=content_range), 0, offset=100, known=KNOWN)
@@ -169,7 +202,9 @@ def incomplete(body, announced=None):
 
 
 class TestWholeVideo:
-    @pytest.mark.parametrize("body", [WHOLE, FTYP + MDAT + MOOV, FTYP + LARGE + MOOV, WHOLE + box(b"free")])
+    @pytest.mark.parametrize(
+        "body", [WHOLE, FTYP + MDAT + MOOV, FTYP + LARGE + MOOV, WHOLE + box(b"free"), MOOV + MDAT]
+    )
     def test_ends_with_its_last_box(self, body):
         assert incomplete(body) is None
         assert incomplete(body, len(body)) is None
@@ -184,6 +219,11 @@ class TestWholeVideo:
     @pytest.mark.parametrize("cut", range(1, 8))
     def test_does_not_end_within_a_header(self, cut):
         assert "longer than the body" in incomplete(WHOLE + box(b"free")[:-cut])
+
+    def test_does_not_end_within_a_box_of_any_length(self):
+        body = FTYP + MOOV + b"\0\0\0\1mdat" + (2**56).to_bytes(8) + bytes(100)
+
+        assert "longer than the body" in incomplete(body, len(body))
 
     def test_meets_its_announced_length(self):
         assert (
@@ -207,13 +247,27 @@ class TestWholeVideo:
     def test_of_countless_boxes_is_not_walked_for_ever(self):
         assert "no length was announced" in incomplete(WHOLE + box(b"free") * 100_000)
 
-    @pytest.mark.parametrize("head", [b"", b"<html><body>", b'{"code":403}', bytes(12), b"\0\0\0\x18"])
-    def test_is_no_error_page(self, head):
-        with pytest.raises(BrokenTransferError, match="instead of the video"):
-            check_head(head, "text/html")
+    @pytest.mark.parametrize("head", [b"<html><body>", b'{"code":403}', bytes(12), b"\0\0\0\x18"])
+    @pytest.mark.parametrize(
+        ("content_type", "kind"), [("text/html", "text/html"), (None, "no media type"), ("a\nb", "a b")]
+    )
+    def test_is_no_error_page(self, head, content_type, kind):
+        with pytest.raises(
+            BrokenTransferError, match=rf"sent a body that is no MP4 \({kind}\) instead of the"
+        ):
+            check_head(head, content_type)
+
+    def test_is_not_empty(self):
+        with pytest.raises(BrokenTransferError, match="sent an empty body instead of the video"):
+            check_head(b"", "video/mp4")
 
     def test_that_begins_as_one_is_taken_for_one(self):
         check_head(WHOLE[:12], None)
+
+
+PASSWORD = "The URL of the video holds a user name or a password."
+UNREADABLE = "The URL of the video cannot be read."
+NO_HOST = "The URL of the video names no valid host."
 
 
 class TestUrl:
@@ -233,32 +287,32 @@ class TestUrl:
         assert request_target(url) == target
 
     @pytest.mark.parametrize(
-        "url",
+        ("url", "problem"),
         [
-            "ftp://h/a",
-            "file:///etc/passwd",
-            "https://",
-            "https://user:pw@h/a",
-            "https://h:x/a",
-            "https://[::1/a",
-            "https://good.example@evil.example/a",
-            "https://good.example\\@evil.example/a",
-            "https://good.example\\.evil.example/a",
-            "https://good.example%2eevil.example/a",
-            "https://127%2e0%2e0%2e1/a",
-            "https://[fe80::1%25eth0]/a",
-            "https://evil.example\x00.good.example/a",
-            "https://evil.example\x1b(0/a",
-            "https://gpj.\u202eexample/a",
-            "https://a b/a",
-            "https://good.example\u2100evil.example/a",
-            "https://h:８０/a",
+            ("ftp://h/a", "The video is at a 'ftp' URL; only http and https are fetched."),
+            ("file:///etc/passwd", "The video is at a 'file' URL; only http and https are fetched."),
+            ("https://", "The video is at a 'https' URL; only http and https are fetched."),
+            ("https://user:pw@h/a", PASSWORD),
+            ("https://h:x/a", UNREADABLE),
+            ("https://[::1/a", UNREADABLE),
+            ("https://good.example@evil.example/a", PASSWORD),
+            ("https://good.example\\@evil.example/a", PASSWORD),
+            ("https://good.example\\.evil.example/a", NO_HOST),
+            ("https://good.example%2eevil.example/a", NO_HOST),
+            ("https://127%2e0%2e0%2e1/a", NO_HOST),
+            ("https://[fe80::1%25eth0]/a", NO_HOST),
+            ("https://evil.example\x00.good.example/a", NO_HOST),
+            ("https://evil.example\x1b(0/a", NO_HOST),
+            ("https://gpj.\u202eexample/a", UNREADABLE),
+            ("https://a b/a", NO_HOST),
+            ("https://good.example\u2100evil.example/a", UNREADABLE),
+            ("https://h:８０/a", UNREADABLE),
         ],
     )
-    def test_must_be_one_of_the_web(self, url):
+    def test_must_be_one_of_the_web(self, url, problem):
         with pytest.raises(ManxueUnsafeUrlError) as caught:
             read_url(url)
-        assert "pw" not in str(caught.value)
+        assert str(caught.value) == problem
         assert str(caught.value).isprintable()
 
     @pytest.mark.parametrize(
@@ -279,6 +333,7 @@ class TestUrl:
         [
             ("https://a/x?s=1", "https://b/y%2f?t=%3d", "https://b/y%2f?t=%3d"),
             ("https://a/x/y", "../z?q", "https://a/z?q"),
+            ("https://a/x", "HTTPS://b/y?", "HTTPS://b/y?"),
             ("http://a/x", "//b/y", "http://b/y"),
             ("http://a/x", "https://b/y", "https://b/y"),
         ],
@@ -286,10 +341,20 @@ class TestUrl:
     def test_of_a_redirect(self, url, location, target):
         assert next_hop(url, location) == target
 
-    @pytest.mark.parametrize("location", [None, "", "http://b/y", "file:///etc/passwd", "javascript:x"])
-    def test_of_a_redirect_that_is_not_followed(self, location):
-        with pytest.raises(ManxueUnsafeUrlError):
+    @pytest.mark.parametrize(
+        ("location", "problem"),
+        [
+            (None, "The media host answered with a redirect that leads nowhere."),
+            ("", "The media host answered with a redirect that leads nowhere."),
+            ("http://b/y", "The media host answered with a redirect from https to http."),
+            ("file:///etc/passwd", "The video is at a 'file' URL; only http and https are fetched."),
+            ("javascript:x", "The video is at a 'javascript' URL; only http and https are fetched."),
+        ],
+    )
+    def test_of_a_redirect_that_is_not_followed(self, location, problem):
+        with pytest.raises(ManxueUnsafeUrlError) as caught:
             next_hop("https://a/x", location)
+        assert str(caught.value) == problem
 
 
 class TestAddress:
@@ -364,6 +429,24 @@ class TestRetries:
         assert pauses == pytest.approx([1, 2, 4, 8, 16, 32, 60, 60, 60], rel=0.25)
         with pytest.raises(ManxueDownloadError, match=r"cut\. There was no progress in 10 attempts"):
             retries.pause_after(BrokenTransferError("cut"), 0)
+
+    @pytest.mark.parametrize(("edge", "first"), [(min, 0.75), (max, 1.25)])
+    def test_spread_their_pauses(self, monkeypatch, edge, first):
+        monkeypatch.setattr("random.uniform", lambda *bounds: edge(bounds))
+        retries = Retries()
+
+        assert [retries.pause_after(BrokenTransferError("cut"), 0) for _ in range(3)] == [
+            first,
+            2 * first,
+            4 * first,
+        ]
+
+    def test_begin_again_with_the_first_byte(self):
+        retries = Retries()
+        for _ in range(9):
+            retries.pause_after(BrokenTransferError("cut"), 0)
+
+        assert retries.pause_after(BrokenTransferError("cut"), 1) < 2
 
     def test_begin_again_with_progress(self):
         retries = Retries()
