@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 
 import pytest
 from cryptography.fernet import Fernet
@@ -11,7 +12,14 @@ from airflow.models.trigger import Trigger
 from airflow.providers.common.compat.sdk import DAG, AirflowSkipException, BaseOperator, TaskDeferred
 
 from airflow_provider_manxue import transport as transport_module
-from airflow_provider_manxue.batch import MYSQL_TEXT, read_video_task_ids, stored_length
+from airflow_provider_manxue.batch import (
+    MYSQL_TEXT,
+    Progress,
+    failure_of,
+    read_video_task_ids,
+    stored_length,
+    tasks_of,
+)
 from airflow_provider_manxue.events import batch_event, read_batch_event
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
@@ -23,6 +31,9 @@ from airflow_provider_manxue.exceptions import (
     ManxueTransientError,
     ManxueVideoFailedError,
 )
+from airflow_provider_manxue.journal import News
+from airflow_provider_manxue.polling import Completed, Ended
+from airflow_provider_manxue.protocol import TaskStatus, VideoTask
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor
 from airflow_provider_manxue.triggers.manxue import ManxueVideoBatchTrigger
 from world import START
@@ -209,6 +220,22 @@ class TestInput:
         with pytest.raises(ManxueInputError, match=r"video_task_ids\[1\]"):
             read_video_task_ids(["a", " "])
 
+    @pytest.mark.parametrize(
+        ("ids", "text"),
+        [
+            ([], "video_task_ids is empty. Pass at least one id."),
+            ([5], "video_task_ids[0]: video_task_id must be the id of a video task (text) or"),
+            (
+                "a",
+                "video_task_ids must be a list of ids, not 'a'. For one id use ManxueVideoSensor; with a template",
+            ),
+        ],
+    )
+    def test_that_is_refused_is_named(self, ids, text):
+        with pytest.raises(ManxueInputError) as caught:
+            read_video_task_ids(ids)
+        assert str(caught.value).startswith(text)
+
     def test_create_answers_are_ids(self):
         assert read_video_task_ids(({"id": "a"}, {"data": {"projectId": "b"}})) == ["a", "b"]
 
@@ -254,6 +281,71 @@ class TestTrigger:
     def test_event_that_is_not_understood_fails_the_task(self, event):
         with pytest.raises(ManxueError, match="does not understand"):
             read_batch_event(event)
+
+
+class TestProgress:
+    """What the log is told of a batch of four videos."""
+
+    READY = Completed(VideoTask("a", TaskStatus.COMPLETED))
+    FAILED = Ended(ManxueVideoFailedError("bad prompt."))
+
+    def test_is_told_at_most_every_ten_seconds_but_at_the_end(self):
+        progress = Progress(4)
+        told = [
+            progress.after(video, self.READY, waited)
+            for video, waited in zip("abcd", (5, 14, 15, 16), strict=True)
+        ]
+        assert told == [
+            (News(logging.INFO, "1 of 4 videos completed (after 0:00:05)"),),
+            (),
+            (News(logging.INFO, "3 of 4 videos completed (after 0:00:15)"),),
+            (News(logging.INFO, "4 of 4 videos completed (after 0:00:16)"),),
+        ]
+
+    def test_of_a_failed_video_is_told_at_once(self):
+        progress = Progress(3)
+        progress.after("a", self.READY, 100.0)
+        assert progress.after("b", self.FAILED, 101.0) == (
+            News(logging.WARNING, "bad prompt. The others are still awaited."),
+        )
+        assert progress.after("c", self.READY, 102.0) == (
+            News(logging.INFO, "2 of 3 videos completed, 1 ended otherwise (after 0:01:42)"),
+        )
+        assert progress.errors == {"b": self.FAILED.error}
+
+
+class TestOutcomes:
+    """What is handed over of a batch."""
+
+    @pytest.mark.parametrize(
+        ("error", "status"),
+        [
+            (ManxueVideoFailedError("bad prompt"), "failed"),
+            (ManxueMediaTypeError("an image"), "failed"),
+            (ManxueTimeoutError("too late"), "unknown"),
+            (ManxueRefusedError("HTTP 404"), "unknown"),
+        ],
+    )
+    def test_of_an_error_say_so(self, error, status):
+        ready = VideoTask("a", TaskStatus.COMPLETED, video_url="https://cdn.example.com/a.mp4")
+        tasks = tasks_of(["b", "a"], {"a": ready, "b": error})
+        assert tasks[1] == ready.as_dict()
+        assert tasks[0] == VideoTask("b", TaskStatus(status), error=str(error)).as_dict()
+
+    @pytest.mark.parametrize(
+        ("errors", "kind"),
+        [
+            ([ManxueVideoFailedError("x"), ManxueMediaTypeError("y")], ManxueVideoFailedError),
+            ([ManxueVideoFailedError("x"), ManxueRefusedError("y")], ManxueError),
+            ([ManxueRefusedError("x"), ManxueTimeoutError("y")], ManxueTimeoutError),
+        ],
+    )
+    def test_that_did_not_come_are_one_error(self, errors, kind):
+        failure = failure_of(dict(zip("ab", errors, strict=True)))
+        assert type(failure) is kind
+        assert str(failure) == (
+            "2 of the videos did not come; the results of the others are in XCom.\n- a: x\n- b: y"
+        )
 
 
 def test_progress_is_told_on_change_and_a_failure_at_once(world, videos, caplog, capsys):

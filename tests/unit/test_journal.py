@@ -10,7 +10,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueResultMissingError,
     ManxueTransientError,
 )
-from airflow_provider_manxue.journal import Journal, describe, elapsed
+from airflow_provider_manxue.journal import Journal, announcement, describe, elapsed
 from airflow_provider_manxue.protocol import TaskStatus, VideoTask
 
 START = 1_800_000_000.0
@@ -224,3 +224,12 @@ def test_failed_video_is_told_with_its_reason():
     task = VideoTask("proj_1", TaskStatus.FAILED, error="the prompt is not allowed")
     [news] = journal.news_of(task, 60.0)
     assert news.text == "Video proj_1: failed: the prompt is not allowed (after 0:01:00)"
+
+
+def test_what_is_awaited_is_told_with_all_its_bounds():
+    times = {"interval": 30.0, "started_at": START, "deadline": START + 10_800.4}
+
+    assert announcement("2 videos", "at h.example", "on this worker", **times) == (
+        "Waiting for 2 videos at h.example, on this worker: every 30 s, for 3:00:00 at most, until "
+        "2027-01-15 11:00:00+00:00."
+    )
