@@ -97,7 +97,8 @@ audit: .uv/.ready ## look all pinned packages up in PyPI's database of vulnerabi
 dist: $(VENV)/.with-dist ## sdist and wheel in dist, checked, and tried in clean environments with Airflow 3.3 and 2.11
 	$(BIN)/python -m dev.dist
 
-soak: $(VENV)/.with-distributed ## everything that runs long: twenty nights on a distributed deployment (about an hour)
+soak: $(VENV)/.with-distributed ## everything that runs long: a million schedules, twenty nights on a distributed deployment (hours)
+	$(BIN)/python -m soak.schedules --count 1000000 --keep
 	$(BIN)/python -m soak.nights --seeds 1-20
 
 bench: $(READY_BENCH) ## what a wait costs, beside its alternatives (about 10 minutes)

@@ -33,7 +33,8 @@ DEFAULT_TIMEOUT = 3 * 60 * 60.0
 """Seconds; the most patient clients of the service wait that long."""
 
 GRACE_TIME = 300.0
-"""Seconds for which an unknown id or a missing URL may be a write that is not visible yet."""
+"""Seconds for which an unknown id or a missing URL may be a write that is not visible yet; and for which a video that
+the triggerer has seen completed is read beyond the deadline."""
 
 MAX_RETRY_AFTER = 900.0
 """Seconds; a longer ``Retry-After`` is cut, so that one wrong header cannot lose a paid video."""
@@ -279,6 +280,17 @@ def first_poll_at(decision: AskAgain, now: float, deadline: float) -> float:
     if decision.at > deadline:
         return decision.at
     return min(max(decision.at, now + MIN_FIRST_POLL_DELAY), deadline)
+
+
+def deadline_to_read(deadline: float, now: float) -> float:
+    """
+    Return until when a worker tries to read what the triggerer has seen completed.
+
+    :param deadline: end of the wait.
+    :param now: the moment of the first try. From then on there is a time of grace, even if the deadline lies within
+        it or has passed; but it is counted from the deadline at the latest, so that it ends.
+    """
+    return max(deadline, min(now, deadline) + GRACE_TIME)
 
 
 def spread_first_poll(planned: float, now: float, interval: float, deadline: float, chance: float) -> float:

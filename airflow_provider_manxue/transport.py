@@ -57,6 +57,12 @@ VAIN_LOOK_UP_TTL = 5.0
 """Seconds for which a look-up stands that failed or found the refused key again, so that a thousand waits do not
 repeat it at once."""
 
+TURNED_AWAY_TRIES = 10
+"""How often a worker that reads many tasks asks for one of them, while the service says 429."""
+
+TURNED_AWAY_PAUSE = 30.0
+"""Seconds of a pause that a worker makes for it at most; a longer one is left to the triggerer."""
+
 KEEP_ALIVE = 75.0
 """Seconds for which an idle connection to the service is kept: longer than the usual interval between polls."""
 
@@ -85,7 +91,10 @@ async def ask_for_all(
     read_settings: Callable[[], ManxueSettings], video_task_ids: Iterable[str], until: float | None = None
 ) -> dict[str, VideoTask | ManxueError]:
     """
-    Ask once for each of many tasks, from a worker, with the same manners as the triggerer.
+    Ask for each of many tasks, from a worker, with the same manners as the triggerer.
+
+    A worker does not know how fast the service lets itself be asked, and finds out by being turned away: whoever
+    was is asked for again, at the pace that this has taught.
 
     :param read_settings: reads the connection; called in a thread.
     :param video_task_ids: ids of the tasks.
@@ -96,21 +105,30 @@ async def ask_for_all(
         return await asyncio.to_thread(read_settings)
 
     async def ask(video_task_id: str) -> VideoTask | ManxueError:
-        try:
-            async with asyncio.timeout(left):
-                return await transport.get_video_task("", video_task_id, float("inf"))
-        except ManxueError as error:
-            return error
-        except TimeoutError:
-            return ManxueTransientError("no answer before the deadline")
+        tries = 0
+        while True:
+            try:
+                async with asyncio.timeout_at(ends_at):
+                    return await transport.get_video_task("", video_task_id, float("inf"))
+            except ManxueError as error:
+                tries += 1
+                if not _is_turned_away(error) or tries == TURNED_AWAY_TRIES:
+                    return error
+            except TimeoutError:
+                return ManxueTransientError("no answer before the deadline")
 
-    left = None if until is None else until - time.time()
+    ends_at = None if until is None else asyncio.get_running_loop().time() + until - time.time()
     transport = Transport(read)
     try:
         ids = list(video_task_ids)
         return dict(zip(ids, await asyncio.gather(*map(ask, ids)), strict=True))
     finally:
         await transport.close()
+
+
+def _is_turned_away(error: ManxueError) -> bool:
+    """Return whether a request came too soon, and another one need not wait long."""
+    return isinstance(error, ManxueRateLimitError) and (error.retry_after or 0.0) <= TURNED_AWAY_PAUSE
 
 
 class Transport:

@@ -38,6 +38,7 @@ from airflow_provider_manxue.polling import (
     Ended,
     PollPolicy,
     Wait,
+    deadline_to_read,
     first_poll_at,
 )
 
@@ -232,28 +233,36 @@ class SingleWaitingTask(WaitingTask):
         Go on when the trigger has fired.
 
         The task is read again: events hold no URL, and this one is fresh. If the service does not answer just
-        now, the task defers again within the same deadline.
+        now, the task defers again. A video that is known to be there is not lost to a deadline that passes
+        meanwhile: it is read within a time of grace.
 
         :param event: what the trigger said.
         :param started_at: when the wait began, in seconds since the epoch; None if it is the event that says so.
         """
         if (error := read_event(event)) is not None:
             self._raise_error(error)
+        started_at = started_at or start_of(event) or time.time()
         return self._wait(
             context,
             str(event["video_task_id"]),
-            started_at or start_of(event) or time.time(),
+            started_at,
+            deadline=deadline_to_read(started_at + self._patience, time.time()),
             last_answer=str(event.get("last_answer", "")),
         )
 
     def _wait(
-        self, context: Context, video_task_id: str, started_at: float, last_answer: str = ""
+        self,
+        context: Context,
+        video_task_id: str,
+        started_at: float,
+        deadline: float | None = None,
+        last_answer: str = "",
     ) -> dict[str, Any]:
         wait = Wait(
             video_task_id=video_task_id,
             policy=self._policy,
             started_at=started_at,
-            deadline=started_at + self._patience,
+            deadline=started_at + self._patience if deadline is None else deadline,
             last_answer=last_answer,
             # A rescheduled task keeps no state, so its grace is counted from the start of the wait.
             grace_since=started_at if self._is_rescheduled else None,

@@ -413,7 +413,7 @@ def _read_body(response: Response, timeout: float, ends_at: float) -> bytes:
         cutoff.cancel()
     if cutoff.has_cut:
         raise ManxueTransientError(
-            f"HTTP {response.status_code} with a body that took longer than {timeout:g} s"
+            f"HTTP {response.status_code} with an answer that took longer than {timeout:g} s"
         )
     return body
 

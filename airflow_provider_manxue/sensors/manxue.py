@@ -28,6 +28,7 @@ from airflow_provider_manxue.polling import (
     Completed,
     Ended,
     Wait,
+    deadline_to_read,
 )
 from airflow_provider_manxue.protocol import VideoTask, read_video_task_id
 from airflow_provider_manxue.rendering import is_rendered_later
@@ -173,15 +174,18 @@ class ManxueVideoBatchSensor(TriggererSensor):
             started_at = self._started_at(context)
             ids = read_video_task_ids(self.video_task_ids)
             self._check_ceilings(ids)
+            deadline = started_at + self._patience
             if self.deferrable:
-                self._defer(ids, started_at)
-            return self._wait(context, ids, started_at, {})
+                self._defer(ids, started_at, deadline)
+            return self._wait(context, ids, started_at, deadline, {})
 
     def execute_complete(
         self, context: Context, event: Any, started_at: float | None = None
     ) -> list[dict[str, Any]]:
         """
         Go on when the trigger has fired: read all tasks, since events hold no URL.
+
+        Videos that are known to be there are not lost to a deadline that passes meanwhile, as in the other sensor.
 
         :param event: what the trigger said.
         :param started_at: when the wait began, in seconds since the epoch; None if it is the event that says so.
@@ -193,7 +197,9 @@ class ManxueVideoBatchSensor(TriggererSensor):
             errors = read_batch_event(event)
         except ManxueError as error:
             self._raise_error(error)
-        return self._wait(context, ids, started_at or start_of(event) or time.time(), errors)
+        started_at = started_at or start_of(event) or time.time()
+        deadline = deadline_to_read(started_at + self._patience, time.time())
+        return self._wait(context, ids, started_at, deadline, errors)
 
     def _check_ceilings(self, ids: list[str]) -> None:
         """
@@ -217,10 +223,10 @@ class ManxueVideoBatchSensor(TriggererSensor):
                 MYSQL_TEXT,
             )
 
-    def _defer(self, ids: list[str], started_at: float) -> NoReturn:
+    def _defer(self, ids: list[str], started_at: float, deadline: float) -> NoReturn:
         from airflow_provider_manxue.triggers.manxue import ManxueVideoBatchTrigger
 
-        policy, deadline = self._policy, started_at + self._patience
+        policy = self._policy
         self._announce(f"{len(set(ids))} videos", started_at)
         self.defer(
             trigger=ManxueVideoBatchTrigger(
@@ -240,10 +246,14 @@ class ManxueVideoBatchSensor(TriggererSensor):
         )
 
     def _wait(
-        self, context: Context, ids: list[str], started_at: float, known: dict[str, ManxueError]
+        self,
+        context: Context,
+        ids: list[str],
+        started_at: float,
+        deadline: float,
+        known: dict[str, ManxueError],
     ) -> list[dict[str, Any]]:
         """Ask for all videos, again and again in poke mode, until none is awaited any more."""
-        deadline = started_at + self._patience
         grace_since = started_at if self._is_rescheduled else None
         outcomes: dict[str, VideoTask | ManxueError] = dict(known)
         waits = {
@@ -266,7 +276,7 @@ class ManxueVideoBatchSensor(TriggererSensor):
                     self.log.log(news.level, news.text)
             if waits:
                 if self.deferrable:
-                    self._defer(ids, started_at)
+                    self._defer(ids, started_at, deadline)
                 if not self._pause_on_worker(next_poll, deadline):
                     outcomes |= {video: wait.timed_out() for video, wait in waits.items()}
                     break
@@ -297,10 +307,11 @@ class ManxueVideoBatchSensor(TriggererSensor):
     ) -> list[dict[str, Any]]:
         self._seen = tasks = tasks_of(ids, outcomes)
         errors = {video: outcome for video, outcome in outcomes.items() if isinstance(outcome, ManxueError)}
+        fails = bool(errors) and not self.tolerate_failures
         if self.do_xcom_push:
             # The return value of a task that fails would be lost.
-            for key, value in {**xcoms_of(tasks), **({"return_value": tasks} if errors else {})}.items():
+            for key, value in {**xcoms_of(tasks), **({"return_value": tasks} if fails else {})}.items():
                 context["ti"].xcom_push(key=key, value=value)
-        if errors and not self.tolerate_failures:
+        if fails:
             self._raise_error(failure_of(errors))
         return tasks

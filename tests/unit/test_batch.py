@@ -190,6 +190,15 @@ class TestFailures:
             world.run(sensor(mode, **({option: True} if option else {})))
 
 
+def test_result_is_pushed_by_airflow_alone_if_the_task_succeeds(world, videos, mode):
+    videos |= {"a": {"status": "failed"}, "b": done("b"), "c": done("c")}
+    pushed = []
+    real = world.ti.xcom_push
+    world.ti.xcom_push = lambda key, value: (pushed.append(key), real(key, value))
+    world.run(sensor(mode, tolerate_failures=True))
+    assert pushed == ["video_url", "actualDuration"]
+
+
 class TestOutage:
     def test_is_survived(self, world, videos, mode):
         trouble = ManxueTransientError("HTTP 503")
@@ -208,6 +217,26 @@ class TestOutage:
         assert len(world.run(sensor())) == 3
         assert len(world.deferrals) == 2
         assert world.deferrals[0].trigger.deadline == world.deferrals[1].trigger.deadline
+
+    def test_when_the_worker_resumes_at_the_deadline_loses_no_video_that_is_there(self, world, videos, clock):
+        down = iter([ManxueTransientError("HTTP 503")])
+        videos |= {
+            "a": lambda waited: (
+                next(down, done("a"))
+                if world.service.asked_from[-1] == "worker"
+                else done("a")
+                if waited >= 100
+                else {"status": "processing"}
+            )
+        }
+        assert world.run(sensor(ids="a", timeout=100))[0]["status"] == "completed"
+        assert len(world.deferrals) == 2
+
+    def test_of_the_worker_does_not_go_on_for_ever(self, world, videos):
+        trouble = ManxueTransientError("HTTP 503")
+        videos |= {"a": lambda waited: done("a") if world.service.asked_from[-1] == "triggerer" else trouble}
+        with pytest.raises(ManxueTimeoutError):
+            world.run(sensor(ids="a", timeout=100))
 
 
 class TestInput:

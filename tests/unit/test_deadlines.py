@@ -34,7 +34,7 @@ from airflow_provider_manxue.sensors import manxue as sensor_module
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
 from airflow_provider_manxue.transport import Transport, ask_for_all, shared_transport
 from airflow_provider_manxue.triggers import manxue as trigger_module
-from virtual import VirtualLoop
+from soak.virtual import VirtualLoop
 from world import START, ManualClock, World
 
 REQUEST_TIMEOUT = 5.0

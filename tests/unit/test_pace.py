@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from airflow_provider_manxue.pace import DEFAULT_PAUSE, Pace
-from virtual import run
+from soak.virtual import run
 
 
 class Service:

@@ -223,6 +223,19 @@ class TestOutage:
         assert gaps[:6] == [30, 30, 60, 120, 240, 300]
         assert set(gaps[5:]) == {300}
 
+    def test_when_the_worker_resumes_at_the_deadline_loses_no_video_that_is_there(self, world, service):
+        service.answers("processing", DONE, ManxueTransientError("HTTP 503"), DONE)
+        assert world.run(sensor(timeout=20))["status"] == "completed"
+        assert service.asked_from == ["worker", "triggerer", "worker", "triggerer", "worker"]
+        second = world.deferrals[1].trigger
+        assert second.deadline - second.started_at == 320
+
+    def test_of_the_worker_alone_does_not_go_on_for_ever(self, world, service):
+        trouble = ManxueTransientError("HTTP 503")
+        service.answers(lambda waited: trouble if service.asked_from[-1] == "worker" else DONE)
+        with pytest.raises(ManxueTimeoutError):
+            world.run(sensor(timeout=20))
+
     def test_when_the_worker_resumes_defers_again_within_the_same_deadline(self, world, service):
         answers = iter(["queued", DONE, ManxueTransientError("HTTP 503"), DONE, DONE])
         service.answers(lambda waited: next(answers))

@@ -22,7 +22,7 @@ from airflow_provider_manxue.protocol import TaskStatus, VideoTask
 from airflow_provider_manxue.transport import CONNECTION_TTL, VAIN_LOOK_UP_TTL, Transport, shared_transport
 from airflow_provider_manxue.triggers import manxue as trigger_module
 from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
-from virtual import run
+from soak.virtual import run
 
 START = 1_800_000_000.0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 import pytest
 
@@ -20,7 +21,7 @@ from airflow_provider_manxue.exceptions import (
 )
 from airflow_provider_manxue.hooks.manxue import ManxueHook
 from airflow_provider_manxue.protocol import TaskStatus
-from airflow_provider_manxue.testing import Answer, Emulator, Script
+from airflow_provider_manxue.testing import Answer, Emulator, RateLimit, Script
 from airflow_provider_manxue.transport import ask_for_all, shared_transport
 
 CONN_ID = "manxue_under_test"
@@ -273,3 +274,35 @@ def test_worker_asks_for_many_at_once_within_the_limits(emulator, connect):
     assert [outcomes[video].status for video in ids] == [TaskStatus.COMPLETED] * 20
     assert isinstance(outcomes["unknown"], ManxueRefusedError)
     assert len({record.connection_id for record in emulator.requests}) <= 3
+
+
+def test_worker_asks_again_for_those_that_were_turned_away(connect):
+    with Emulator(rate_limit=RateLimit(rate=50, burst=2)) as emulator:
+        connect(emulator, requests_per_second=2000, max_connections=10)
+        ids = [emulator.add_task(script=Script.polls("completed")) for _ in range(8)]
+        outcomes = asyncio.run(ask_for_all(ManxueHook(CONN_ID).read_settings, ids))
+        assert any(record.status == 429 for record in emulator.requests)
+    assert [outcomes[video].status for video in ids] == [TaskStatus.COMPLETED] * 8
+
+
+def test_worker_leaves_a_long_pause_to_the_triggerer(emulator, connect):
+    connect(emulator)
+    emulator.answer_all_with(Answer(status=429, retry_after=3600))
+    outcomes = asyncio.run(ask_for_all(ManxueHook(CONN_ID).read_settings, ["a"]))
+    assert isinstance(outcomes["a"], ManxueRateLimitError)
+    assert len(emulator.requests) == 1
+
+
+def test_worker_stops_asking_for_many_when_it_shall(emulator, connect):
+    connect(emulator, request_timeout=60, max_connections=1)
+    emulator.answer_all_with(Answer(hang=True))
+    outcomes = asyncio.run(ask_for_all(ManxueHook(CONN_ID).read_settings, ["a", "b"], time.time() + 0.2))
+    assert {str(outcome) for outcome in outcomes.values()} == {"no answer before the deadline"}
+
+
+def test_time_of_a_request_is_that_of_all_of_its_parts(emulator, connect):
+    connect(emulator, request_timeout=0.6)
+    # Each part on its own would be in time: the head after 0.4 s, and then the body within 0.4 s.
+    emulator.answer_all_with(Answer(delay=0.4, body=b"{" + b" " * 398 + b"}", bytes_per_second=1000))
+    with pytest.raises(ManxueTransientError, match=r"longer than 0\.6 s|timed out"):
+        ManxueHook(CONN_ID).get_video_task("a")

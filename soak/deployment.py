@@ -1,0 +1,440 @@
+"""
+Airflow, as far as a waiting task notices it: tries on workers, deferrals, triggerers that come and go, reschedules.
+
+Each step on a worker is done by a new copy of the operator, each run of a trigger by one that was made from its
+serialized form, and nothing but what Airflow stores goes from one process to the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import copy
+import importlib
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from airflow.exceptions import AirflowRescheduleException
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    TaskDeferred,
+)
+
+from soak.virtual import Worker
+from soak.world import PROCESS, Process, as_stored
+
+FAILED_DEFERRAL = "__fail__"
+DETECTION = 30.0
+"""Seconds after which Airflow notices that a process is gone."""
+
+
+@dataclass
+class Returned:
+    """A task that has ended well."""
+
+    value: object
+
+
+class Killed:
+    """A worker that was killed; Airflow finds the task without a process, and counts a failed try."""
+
+    def __str__(self):
+        return "the worker was killed"
+
+
+@dataclass
+class Attempt:
+    """One try of a task, as the oracle needs it."""
+
+    number: int
+    begun_at: float = 0.0
+    began: float = 0.0
+    waits_since: float | None = None
+    decided_at: float | None = None
+    decider_since: float = 0.0
+    ended_at: float = 0.0
+    has_seen_the_end: bool = False
+    result: object = None
+
+
+class Store:
+    """A task state store: JSON that outlives tries. Each call is a boundary, and may fail."""
+
+    def __init__(self, instance):
+        self._instance = instance
+        self.values = {}
+        self.calls = 0
+
+    def _call(self, name, act):
+        process = self._instance.world.process_here()
+        process.boundary(f"before store.{name}")
+        self.calls += 1
+        if self.calls in self._instance.plan.store_fails_at:
+            raise RuntimeError("the API server does not answer")
+        result = act()
+        self._instance.world.note(process, f"store.{name} {self.values}")
+        process.boundary(f"after store.{name}")
+        return result
+
+    def get(self, key, default=None):
+        return self._call("get", lambda: json.loads(self.values[key]) if key in self.values else default)
+
+    def set(self, key, value, *, retention=None):
+        self._call("set", lambda: self.values.update({key: json.dumps(value, allow_nan=False)}))
+
+    def delete(self, key):
+        self._call("delete", lambda: self.values.pop(key, None))
+
+
+class TaskInstance:
+    """
+    One task instance, through all of its tries.
+
+    :param world: the world.
+    :param plan: what it is, and what happens to it.
+    :param template: the operator as the Dag file makes it.
+    :param triggerers: Airflow's triggerers.
+    """
+
+    dag_id, run_id, map_index = "dag", "run", -1
+
+    def __init__(self, world, plan, template, triggerers):
+        self.world, self.plan, self.task, self._triggerers = world, plan, template, triggerers
+        self.task_id = plan.name
+        self.try_number, self.max_tries = 0, plan.retries
+        self.upstream = None
+        self.xcom = {}
+        self.all_xcoms = []
+        self.stored = []  # the arguments of its triggers and their events, as the database holds them
+        self.store = Store(self) if plan.has_store else None
+        self.first_start = None
+        self.attempts = []
+        self.boundaries = 0
+        self.lost_workers = 0
+        self.reorders = 0  # orders that a person has asked for
+        self.settled = []  # orders that are over and known
+        self.videos = {}
+        self.state = None
+        world.instances[self.task_id] = self
+
+    # --- what an operator asks of a task instance -----------------------------------------------------------
+
+    def xcom_push(self, key, value):
+        process = self.world.process_here()
+        process.boundary("before xcom_push")
+        self.keep_xcom(key, value)
+        if key == "video_task_id":
+            self.attempts[-1].waits_since = self.world.loop.time()
+        process.boundary("after xcom_push")
+
+    def keep_xcom(self, key, value):
+        self.xcom[key] = as_stored(value)
+        self.all_xcoms.append((self.try_number, key, self.xcom[key]))
+
+    def get_first_reschedule_date(self, context):
+        return self.first_start
+
+    # --- its tries ------------------------------------------------------------------------------------------
+
+    async def live(self):
+        """Run try after try, until none is left or one has ended well."""
+        await asyncio.sleep(self.plan.starts_at)
+        await self.run_tries()
+
+    async def run_tries(self):
+        while True:
+            self.try_number += 1
+            self.xcom.clear()
+            self.first_start = None
+            attempt = Attempt(self.try_number)
+            self.attempts.append(attempt)
+            attempt.result = await self._run_try(attempt)
+            attempt.ended_at = self.world.loop.time()
+            self.state = state_after(attempt.result)
+            self.world.note(self.task_id, f"try {self.try_number}: {self.state}: {attempt.result}")
+            if self.state != "up_for_retry":
+                return
+            if self.try_number > self.max_tries:
+                self.state = "failed"
+                return
+            await asyncio.sleep(self.plan.retry_delay)
+
+    def clear(self):
+        """Do what Airflow does when a person clears the task."""
+        self.max_tries = self.try_number + self.plan.retries
+
+    async def _run_try(self, attempt):
+        step = await self._start_in_triggerer(attempt) if self.task.start_from_trigger else None
+        while not isinstance(step, Returned):
+            result = await self._work(step, attempt)
+            if isinstance(result, TaskDeferred):
+                step = await self._deferred(result, attempt)
+            elif isinstance(result, AirflowRescheduleException):
+                step = await self._rescheduled(result, attempt)
+            else:
+                return result
+        return step
+
+    async def _start_in_triggerer(self, attempt):
+        arguments = self.task.start_trigger_args
+        self._begin(attempt)
+        timeout = self.world.clock.time() + arguments.timeout.total_seconds()
+        if self.plan.execution_timeout:
+            timeout = min(timeout, self.world.clock.time() + self.plan.execution_timeout)
+        return await self._in_triggerer(
+            arguments.trigger_cls, arguments.trigger_kwargs, timeout, (arguments.next_method, {}), attempt
+        )
+
+    def _begin(self, attempt):
+        if not attempt.began:
+            attempt.begun_at, attempt.began = self.world.loop.time(), self.world.clock.time()
+
+    async def _rescheduled(self, pause, attempt):
+        moment = pause.reschedule_date.timestamp()
+        self.first_start = self.first_start or datetime.fromtimestamp(attempt.began, tz=UTC)
+        self.world.note(self.task_id, f"rescheduled to {moment - attempt.began:.3f} s after the start")
+        if moment > attempt.began + self.plan.timeout + 0.001:
+            self.world.findings.append(f"{self.task_id}: rescheduled beyond the deadline")
+        await asyncio.sleep(self.world.clock.until(moment))
+
+    # --- on a worker ----------------------------------------------------------------------------------------
+
+    async def _work(self, step, attempt):
+        await asyncio.sleep(self.world.wire.lag() * 10)  # in the queue, and until the process is there
+        process = Process(self.world, f"{self.task_id}'s worker", self._meet)
+        self._begin(attempt)
+        worker = Worker(self.world.loop, lambda: self._executed(step, process))
+        worker.process = process
+        alarm = None
+        if self.plan.execution_timeout:
+            error = AirflowTaskTimeout("execution_timeout")
+            alarm = self.world.loop.call_later(self.plan.execution_timeout, worker.interrupt, error)
+        result = await worker.end
+        if alarm is not None:
+            alarm.cancel()
+        if isinstance(result, Killed):
+            self.lost_workers += 1
+            await asyncio.sleep(DETECTION)
+        elif not isinstance(result, (TaskDeferred, AirflowRescheduleException)):
+            self._decide(attempt, process, self.world.loop.time())
+        return result
+
+    def _decide(self, attempt, process, at):
+        if attempt.decided_at is None:
+            attempt.decided_at, attempt.decider_since = at, process.begun_at
+
+    def _meet(self, process, what):
+        """Let a worker die or be interrupted at one of its boundaries, as the plan says."""
+        number, self.boundaries = self.boundaries, self.boundaries + 1
+        if number in self.plan.kills:
+            self.world.note(process, f"killed at boundary {number}, {what}")
+            process.alive = False
+        elif number in self.plan.interrupts:
+            self.world.note(process, f"interrupted at boundary {number}, {what}")
+            raise AirflowTaskTimeout("interrupted")
+
+    def _executed(self, step, process):
+        try:
+            result = self._executed_by(copy.copy(self.task), step)
+            if isinstance(result.value, (dict, list, str)) and self.plan.do_xcom_push:
+                process.boundary("before the result is pushed")
+                self.keep_xcom("return_value", result.value)
+            process.boundary("before the success is told")
+        except BaseException as error:  # noqa: BLE001 - whatever ends a process
+            result = error
+        if not process.alive:
+            return Killed()
+        return result
+
+    def _executed_by(self, operator, step):
+        context = {"ti": self}
+        if self.store is not None:
+            context["task_state_store"] = self.store
+        if step is None:
+            return Returned(operator.execute(context))
+        return Returned(operator.resume_execution(*step, context))
+
+    # --- in a triggerer -------------------------------------------------------------------------------------
+
+    async def _deferred(self, deferral, attempt):
+        path, kwargs = deferral.trigger.serialize()
+        timeout = self.world.clock.time() + deferral.timeout.total_seconds()
+        return await self._in_triggerer(
+            path, kwargs, timeout, (deferral.method_name, as_stored(deferral.kwargs or {})), attempt
+        )
+
+    async def _in_triggerer(self, path, kwargs, timeout_after, resume, attempt):
+        """Return the step that follows: a method with arguments, or the end."""
+        attempt.decided_at = None
+        stored = json.dumps(kwargs, allow_nan=False)
+        self.stored.append(stored)
+        event = self.world.loop.create_future()
+        runs = []
+        with contextlib.suppress(TimeoutError):
+            # The scheduler looks for deferrals that have timed out now and then.
+            async with asyncio.timeout(self.world.clock.until(timeout_after) + 15.0):
+                while not event.done():
+                    triggerer = await self._triggerers.one_that_is_up(event)
+                    await asyncio.wait(
+                        {event}, timeout=self.world.wire.lag() * 10
+                    )  # until it looks for triggers
+                    if event.done() or not triggerer.is_up:
+                        continue
+                    run = triggerer.start(self, path, json.loads(stored), timeout_after, event)
+                    runs.append(run)
+                    await asyncio.wait({event, run.lost}, return_when=asyncio.FIRST_COMPLETED)
+                    if not event.done():
+                        await asyncio.wait({event}, timeout=DETECTION)
+        for run in runs:
+            run.end()
+        if not event.done():
+            return FAILED_DEFERRAL, {"error": "Trigger timeout"}
+        payload, run, fired_at = event.result()
+        self.stored.append(json.dumps(payload))
+        self.world.note(self.task_id, f"event {payload}")
+        # Of a single video that is there, a worker makes sure; what it may say of the others of a batch is said here.
+        attempt.has_seen_the_end |= payload != "success" and payload["status"] in {"completed", "ended"}
+        if payload == "success" or payload["status"] not in {"completed", "begin"}:
+            self._decide(attempt, run.process, fired_at)
+        if payload == "success":
+            return Returned(self.xcom.get("return_value"))
+        method, arguments = resume
+        return method, {**arguments, "event": as_stored(payload)}
+
+
+def state_after(result):
+    """Return the state that Airflow gives to a task after a try."""
+    if isinstance(result, Returned):
+        return "success"
+    if isinstance(result, AirflowSkipException):
+        return "skipped"
+    if isinstance(result, (AirflowFailException, AirflowSensorTimeout)):
+        return "failed"
+    return "up_for_retry"
+
+
+@dataclass
+class Run:
+    """A trigger in a triggerer; ``lost`` is done when Airflow has to do without that triggerer."""
+
+    process: Process
+    lost: asyncio.Future
+    task: asyncio.Task = field(default=None)
+
+    def end(self):
+        self.task.cancel()
+        self.lost.cancel()
+
+
+class Triggerer:
+    """
+    A triggerer that is there, or killed, or cut off: then it goes on for a while as if it were in charge.
+
+    :param world: the world.
+    :param name: its name.
+    :param absences: from, until, and whether it is only cut off.
+    :param came_up: called when it is back.
+    """
+
+    def __init__(self, world, name, absences, came_up):
+        self._world, self._name, self._came_up = world, name, came_up
+        self._timers = []
+        self._runs = []
+        self._come_up()
+        for begin, end, cut_off in absences:
+            self._timers.append(world.loop.call_later(begin, self._leave, cut_off))
+            self._timers.append(world.loop.call_later(end, self._come_up))
+
+    def _come_up(self):
+        self._end_runs()
+        self.process = Process(self._world, self._name)
+        self.is_up = True
+        self._world.note(self._name, "up")
+        self._came_up()
+
+    def _leave(self, cut_off):
+        self._world.note(self._name, "cut off" if cut_off else "killed")
+        self.is_up = False
+        self._lose_runs()
+        if not cut_off:
+            self._end_runs()
+
+    def _lose_runs(self):
+        for run in self._runs:
+            if not run.lost.done():
+                run.lost.set_result(None)
+
+    def _end_runs(self):
+        self._lose_runs()
+        for run in self._runs:
+            run.process.alive = False
+            run.task.cancel()
+        self._runs.clear()
+
+    def close(self):
+        for timer in self._timers:
+            timer.cancel()
+
+    def start(self, instance, path, kwargs, timeout_after, event):
+        module, _, name = path.rpartition(".")
+        trigger = getattr(importlib.import_module(module), name)(**kwargs)
+        trigger.task_instance = instance
+        trigger.timeout_after = datetime.fromtimestamp(timeout_after, tz=UTC)
+        loop = self._world.loop
+        # Of its own only for the times; what it shares with the others of its triggerer is bound to ``self.process``.
+        process = Process(self._world, f"{self._name} for {instance.task_id}")
+        run = Run(process, loop.create_future())
+        context = contextvars.copy_context()
+        context.run(PROCESS.set, self.process)
+        run.task = loop.create_task(self._fire(trigger, run, event), context=context)
+        self._runs.append(run)
+        return run
+
+    async def _fire(self, trigger, run, event):
+        try:
+            events = [one.payload async for one in trigger.run()]
+        except Exception as error:  # noqa: BLE001 - none may come
+            self._world.findings.append(f"{run.process.name}: the trigger raised {error!r}")
+            events = [{"status": "raised"}]
+        if run in self._runs:
+            self._runs.remove(run)
+        if len(events) != 1:
+            self._world.findings.append(f"{run.process.name}: the trigger fired {len(events)} events")
+        if run.process.alive and not event.done():
+            event.set_result((events[0], run, self._world.loop.time()))
+
+
+class Triggerers:
+    """All triggerers of a deployment."""
+
+    def __init__(self, world, absences):
+        self._world = world
+        self._waiting = []
+        self._all = []
+        self._all = [
+            Triggerer(world, f"triggerer {number}", times, self._wake)
+            for number, times in enumerate(absences, 1)
+        ]
+
+    def _wake(self):
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+        self._waiting.clear()
+
+    async def one_that_is_up(self, event):
+        """Return one that is up, as soon as there is one; or any, if the event has come."""
+        while not (up := [one for one in self._all if one.is_up or event.done()]):
+            waiting = self._world.loop.create_future()
+            self._waiting.append(waiting)
+            await asyncio.wait({event, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        return up[int(self._world.wire.random.random() * len(up))]
+
+    def close(self):
+        for one in self._all:
+            one.close()

@@ -1,0 +1,251 @@
+"""What happens in a schedule, drawn from its seed."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field, replace
+
+from airflow_provider_manxue.testing.answer import Answer
+from airflow_provider_manxue.testing.rate import RateLimit
+
+KEYS = ("SECRETKEY-of-the-start", "SECRETKEY-after-the-rotation")
+"""The API keys; their common part must turn up nowhere."""
+
+PASSING = {
+    name: Answer.named(name)
+    for name in (
+        "http_500", "http_502_html", "http_503_seconds", "http_408", "http_429_seconds", "http_429_date",
+        "http_429_junk", "http_429_day", "html_body", "empty_body", "json_broken", "json_list", "json_null", "not_utf8",
+        "reset_before_read", "reset_after_read", "truncated_body", "endless_body", "gzip_body", "slow_body", "hang",
+        "status_unknown",
+    )
+}  # fmt: skip
+"""Faults that pass; none of them may end a wait."""
+
+YOUR_KEY = "YOUR-KEY"
+"""In an answer: the key with which the request came."""
+
+PASSING |= {
+    "http_500_with_key": Answer(status=500, json={"message": f"not for Bearer {YOUR_KEY}"}),
+    "answer_with_key": Answer(overrides={"trace": f"Bearer {YOUR_KEY}", "status": f"odd {YOUR_KEY}"}),
+}
+
+ENDING = {
+    name: Answer.named(name)
+    for name in (
+        "http_401", "http_403", "http_404", "http_200_business_error", "redirect", "completed_without_url",
+        "object_image_generation",
+    )
+}  # fmt: skip
+"""Faults that end a wait, some after their time of grace."""
+
+ON_CREATE = {
+    name: Answer.named(name)
+    for name in (
+        "create_reset_after_order", "create_http_500_after_order", "create_answers_failed",
+        "create_envelope_project_id", "http_202_on_create", "id_space_and_slash", "http_400", "http_429_seconds",
+        "html_body", "http_503_seconds", "hang", "truncated_body",
+    )
+}  # fmt: skip
+"""Answers to orders; only some of them say what became of the order."""
+
+MODES = ("deferred", "deferred", "poke", "reschedule", "from_trigger")
+
+
+@dataclass(frozen=True)
+class Video:
+    """What becomes of a video: when it is ready, counted from its beginning, and whether there is one."""
+
+    seconds: float
+    completes: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """One task, and what happens to it alone."""
+
+    name: str
+    kind: str
+    mode: str
+    starts_at: float
+    videos: tuple[Video, ...]
+    interval: float
+    timeout: float
+    execution_timeout: float | None
+    backoff: bool
+    max_wait: float | None
+    soft_fail: bool
+    never_fail: bool
+    retries: int
+    retry_delay: float
+    do_xcom_push: bool
+    tolerate: bool = False
+    waits: bool = True
+    on_create: str | None = None
+    has_store: bool = False
+    person: bool = False
+    kills: frozenset[int] = frozenset()
+    interrupts: frozenset[int] = frozenset()
+    store_fails_at: frozenset[int] = frozenset()
+
+    @property
+    def deferrable(self):
+        return self.mode in {"deferred", "from_trigger"}
+
+    @property
+    def patience(self):
+        """Seconds that a try may wait."""
+        bound = self.execution_timeout if self.deferrable and self.execution_timeout else float("inf")
+        return min(self.timeout, bound)
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """All that is drawn for one seed."""
+
+    seed: int
+    plans: tuple[Plan, ...]
+    extra: dict
+    windows: list = field(default_factory=list)
+    fault_rate: float = 0.0
+    absences: list = field(default_factory=list)
+    steps: list = field(default_factory=list)
+    rotation: tuple[float, float] | None = None
+    rate_limit: RateLimit | None = None
+
+    def __str__(self):
+        lines = [f"seed {self.seed}, connection {self.extra}"]
+        lines += [
+            f"  from {begin:.0f} s to {end:.0f} s, {target}: {name_of(answer)}"
+            for begin, end, target, answer in self.windows
+        ]
+        for name, value in (
+            ("random faults", self.fault_rate), ("triggerers away", self.absences), ("clock steps", self.steps),
+            ("key rotated at the service and in Airflow", self.rotation), ("limit", self.rate_limit),
+        ):  # fmt: skip
+            if value:
+                lines.append(f"  {name}: {value}")
+        return "\n".join([*lines, *(f"  {plan}" for plan in self.plans)])
+
+
+def name_of(answer):
+    named = {**PASSING, **ENDING}
+    return next((name for name in named if named[name] is answer), answer)
+
+
+def draw(seed):
+    """Return the schedule of a seed."""
+    chance = random.Random(seed)
+    plans = tuple(_task(chance, f"task_{number}") for number in range(1, chance.choice((1, 1, 2)) + 1))
+    schedule = Schedule(
+        seed,
+        plans,
+        {
+            "requests_per_second": chance.choice((0.5, 2.0, 10.0)),
+            "max_connections": chance.choice((1, 2, 10)),
+            "request_timeout": chance.choice((5.0, 30.0)),
+        },
+        windows=[_window(chance) for _ in range(chance.choice((0, 0, 1, 1, 2, 3)))],
+        fault_rate=chance.choice((0.0, 0.0, 0.0, 0.1, 0.4)),
+        absences=[
+            [_absence(chance) for _ in range(chance.choice((0, 0, 1, 2)))]
+            for _ in range(chance.choice((1, 1, 2)))
+        ],
+    )
+    if chance.random() < 0.1:
+        steps = [
+            (chance.uniform(0, 600), chance.choice((-3600.0, -60.0, -5.0, 5.0, 60.0, 3600.0)))
+            for _ in range(2)
+        ]
+        schedule = replace(schedule, steps=steps[: chance.choice((1, 2))])
+    if chance.random() < 0.1:
+        at = chance.uniform(0, 400)
+        schedule = replace(schedule, rotation=(at, max(0.0, at + chance.choice((-20.0, 0.0, 0.5, 40.0)))))
+    if chance.random() < 0.1:
+        limit = RateLimit(
+            rate=chance.choice((0.1, 1.0)),
+            burst=chance.choice((1, 3)),
+            retry_after=chance.choice(("seconds", "date")),
+        )
+        schedule = replace(schedule, rate_limit=limit)
+    return schedule
+
+
+def _window(chance):
+    begin = chance.choice((0.0, chance.uniform(0, 500)))
+    end = begin + chance.choice((5.0, 40.0, 150.0, 400.0))
+    kind = chance.random()
+    if kind < 0.15:
+        return begin, end, "all", "refused"
+    if kind < 0.3:
+        return begin, end, "all", "slow"
+    table = ENDING if kind > 0.85 else PASSING
+    target = "query" if table is ENDING else chance.choice(("query", "query", "create"))
+    return begin, end, target, table[chance.choice(list(table))]
+
+
+def _absence(chance):
+    begin = chance.uniform(0, 500)
+    return begin, begin + chance.choice((2.0, 30.0, 120.0, 700.0)), chance.random() < 0.3
+
+
+def _task(chance, name):
+    kind = chance.choice(("sensor", "sensor", "batch", "order", "order"))
+    interval = chance.choice((10.0, 30.0, 60.0))
+    timeout = interval * chance.choice((0.5, 2.0, 5.0, 10.0))
+    if chance.random() < 0.01:
+        timeout = 3000.0
+    plan = Plan(
+        name,
+        kind,
+        chance.choice(MODES),
+        chance.choice((0.0, 0.0, chance.uniform(0, 100))),
+        tuple(_video(chance, timeout) for _ in range(chance.choice((1, 2, 4)) if kind == "batch" else 1)),
+        interval,
+        timeout,
+        chance.choice((None, None, None, timeout * 0.6, timeout * 3)),
+        backoff := chance.random() < 0.2,
+        chance.choice((None, 90.0)) if backoff else None,
+        soft_fail=chance.random() < 0.1,
+        never_fail=chance.random() < 0.1,
+        retries=chance.choice((0, 1, 2)),
+        retry_delay=chance.choice((5.0, 60.0)),
+        do_xcom_push=chance.random() < 0.95,
+        tolerate=chance.random() < 0.3,
+    )
+    if plan.soft_fail and plan.never_fail:  # Airflow allows one of them
+        plan = replace(plan, never_fail=False)
+    if chance.random() < 0.2:
+        plan = replace(plan, kills=_numbers(chance, 30))
+    return _order(chance, plan) if kind == "order" else plan
+
+
+def _order(chance, plan):
+    plan = replace(
+        plan,
+        mode=chance.choice(("deferred", "poke")),
+        do_xcom_push=True,  # by which the oracle learns when the wait begins
+        waits=chance.random() < 0.85,
+        has_store=chance.random() < 0.85,
+        person=chance.random() < 0.5,
+        retries=chance.choice((1, 2, 3)),
+        kills=_numbers(chance, 30) if chance.random() < 0.4 else frozenset(),
+        interrupts=_numbers(chance, 30) if chance.random() < 0.1 else frozenset(),
+    )
+    if chance.random() < 0.3:
+        plan = replace(plan, on_create=chance.choice(list(ON_CREATE)))
+    if chance.random() < 0.15:
+        first = chance.randrange(1, 8)
+        plan = replace(plan, store_fails_at=frozenset(range(first, first + chance.choice((1, 3, 6)))))
+    return plan
+
+
+def _numbers(chance, most):
+    return frozenset(chance.randrange(most) for _ in range(chance.choice((1, 1, 2))))
+
+
+def _video(chance, timeout):
+    return Video(
+        chance.choice((0.0, chance.uniform(0, timeout), chance.uniform(0, 1.3 * timeout))),
+        chance.random() < 0.8,
+    )

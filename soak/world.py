@@ -1,0 +1,295 @@
+"""One schedule's world: its clock, its processes, and the shipped code put into it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import importlib
+import json
+import random
+from types import SimpleNamespace
+from unittest.mock import patch
+
+from greenlet import getcurrent
+
+from airflow_provider_manxue import order_store, sensors, transport, triggers, waiting, xcoms  # noqa: F401
+from airflow_provider_manxue.hooks import manxue as hook_module
+from airflow_provider_manxue.operators import manxue as operator_module
+from airflow_provider_manxue.sensors import manxue as sensor_module
+from airflow_provider_manxue.testing import answer as answer_module
+from airflow_provider_manxue.triggers import _base as task_trigger_module
+from airflow_provider_manxue.triggers import manxue as trigger_module
+from airflow_provider_manxue.waiting import WaitingTask
+from soak.virtual import Worker, run_until_complete, sleep
+from soak.wire import AsyncSession, Cutoff, Session
+
+START = 1_800_000_000.0
+"""The time of the clocks at the start of a schedule, in seconds since the epoch."""
+
+PROCESS = contextvars.ContextVar("process", default=None)
+"""The process to which code on the event loop belongs."""
+
+
+class Kill(BaseException):
+    """The process is gone at this moment: nothing that its code does from here on has any effect."""
+
+
+class Clock:
+    """
+    The clocks of a schedule.
+
+    :param loop: the loop, whose time nothing steps: the clock of the service, and that by which all sleep.
+    :param steps: when the clock of Airflow's machines is stepped, and by how much.
+    """
+
+    def __init__(self, loop, steps=()):
+        self._loop = loop
+        self.steps = sorted(steps)
+
+    def elapsed(self):
+        return self._loop.time()
+
+    def now(self):
+        """Return the service's time, as the emulator asks for it."""
+        return START + self._loop.time()
+
+    def time(self):
+        """Return the time of Airflow's machines."""
+        return self.at(self._loop.time())
+
+    def at(self, elapsed):
+        return START + elapsed + sum(by for moment, by in self.steps if moment <= elapsed)
+
+    def until(self, wall):
+        """Return the seconds until Airflow's machines show a time for the first time."""
+        now = begin = self._loop.time()
+        for end in [*(moment for moment, _ in self.steps if moment > now), float("inf")]:
+            due = begin + max(0.0, wall - self.at(begin))
+            if due < end:
+                return due - now
+            begin = end
+        raise AssertionError("a clock that never gets there")
+
+
+class Process:
+    """
+    A process of Airflow's.
+
+    :param world: the world.
+    :param name: its name, for the notes.
+    :param meet: called at each boundary between the process and the rest of the world; may raise.
+    """
+
+    def __init__(self, world, name, meet=lambda process, what: None):
+        self.name = name
+        self.alive = True
+        self.begun_at = world.loop.time()
+        self._world, self._meet = world, meet
+
+    def boundary(self, what):
+        """Come to a point at which the process may be gone."""
+        if self.alive:
+            self._meet(self, what)
+        if not self.alive:
+            raise Kill(what)
+
+    def sleep(self, seconds):
+        self.boundary("sleep")
+        sleep(seconds)
+
+
+class World:
+    """
+    All that the processes of a schedule share.
+
+    :param loop: the loop.
+    :param steps: steps of the clock.
+    :param make_wire: makes the network, from the clock.
+    :param key: the API key in the connection.
+    :param extra: extra fields of the connection.
+    """
+
+    def __init__(self, loop, steps, make_wire, key, extra):
+        self.loop = loop
+        self.clock = Clock(loop, steps)
+        self.wire = make_wire(self.clock)
+        self.connection = SimpleNamespace(
+            host="https://service.example", password=key, port=None, schema=None, extra_dejson=extra
+        )
+        self.sessions = []
+        self.transports = {}
+        self.instances = {}
+        self.lines = []
+        self.notes = []
+        self.findings = []
+
+    def note(self, who, what):
+        self.notes.append((self.loop.time(), getattr(who, "name", who), what))
+
+    @staticmethod
+    def process_here():
+        here = getcurrent()
+        return here.process if isinstance(here, Worker) else PROCESS.get()
+
+
+# --- putting the shipped code into it -----------------------------------------------------------------------
+
+_worlds: list[World] = []
+
+
+def here():
+    """Return the world in which the shipped code lives just now."""
+    return _worlds[-1]
+
+
+@contextlib.contextmanager
+def current(world, seed):
+    """Let the shipped code live in this world; its random choices follow from the seed."""
+    _worlds.append(world)
+    random.seed(seed)
+    try:
+        yield world
+    finally:
+        _worlds.pop()
+
+
+class _Time:
+    """In the place of the module ``time``."""
+
+    @staticmethod
+    def time():
+        return here().clock.time()
+
+    @staticmethod
+    def monotonic():
+        return here().loop.time()
+
+    @staticmethod
+    def sleep(seconds):
+        here().process_here().sleep(seconds)
+
+
+class _Log:
+    """In the place of all logs."""
+
+    @staticmethod
+    def log(level, text, *args):
+        here().lines.append(text % args if args else text)
+        here().note(here().process_here(), f"log: {here().lines[-1]}")
+
+    def info(self, text, *args):
+        self.log(0, text, *args)
+
+    debug = warning = error = exception = info
+
+
+class _Transports:
+    """In the place of the transports by loop: the processes of a schedule share a loop, and nothing else."""
+
+    def setdefault(self, loop, transport):
+        return here().transports.setdefault(PROCESS.get(), transport)
+
+    def __delitem__(self, loop):
+        del here().transports[PROCESS.get()]
+
+
+class XCom:
+    """In the place of Airflow's XComs."""
+
+    @staticmethod
+    def get_one(*, key, dag_id, run_id, task_id, map_index):
+        return here().instances[task_id.removeprefix("before_")].upstream
+
+    @staticmethod
+    def set(*, key, value, dag_id, run_id, task_id, map_index):
+        here().instances[task_id].keep_xcom(key, value)
+
+    @staticmethod
+    def delete(*, key, dag_id, run_id, task_id, map_index):
+        here().instances[task_id].xcom.pop(key, None)
+
+
+async def _push_link(self, key, address):
+    XCom.set(key=key, value=address, **self._mine)
+
+
+def _connection(conn_id):
+    process = here().process_here()
+    if isinstance(getcurrent(), Worker):
+        process.boundary("connection")
+    return SimpleNamespace(**vars(here().connection))
+
+
+async def _async_connection(conn_id):
+    await asyncio.sleep(0.01)
+    return _connection(conn_id)
+
+
+async def _async_extra(connection):
+    return connection.extra_dejson
+
+
+async def _to_thread(function, *args, **kwargs):
+    await asyncio.sleep(0.001)
+    return function(*args, **kwargs)
+
+
+async def _open_session(settings):
+    await asyncio.sleep(0.01)
+    return AsyncSession(here())
+
+
+def _run(coroutine):
+    context = contextvars.copy_context()
+    context.run(PROCESS.set, here().process_here())
+    return run_until_complete(coroutine, context)
+
+
+@contextlib.contextmanager
+def installed():
+    """Replace all that touches time, the network and Airflow's database; every decision is the shipped one."""
+    compat = importlib.import_module("airflow.providers.common.compat.connection")
+    replaced = [
+        *(
+            (module, "time", _Time)
+            for module in (
+                answer_module,
+                hook_module,
+                operator_module,
+                order_store,
+                sensor_module,
+                task_trigger_module,
+                transport,
+                trigger_module,
+                waiting,
+            )
+        ),
+        *(
+            (cls, "log", _Log())
+            for cls in (WaitingTask, hook_module.ManxueHook, task_trigger_module.TaskTrigger)
+        ),
+        (transport, "log", _Log()),
+        (transport, "_transports", _Transports()),
+        (transport, "_open_session", _open_session),
+        (hook_module, "Cutoff", Cutoff),
+        (hook_module.ManxueHook, "_new_session", staticmethod(lambda: Session(here()))),
+        (hook_module.ManxueHook, "get_connection", staticmethod(_connection)),
+        (compat, "get_async_connection", _async_connection),
+        (compat, "get_async_extra_dejson", _async_extra),
+        (asyncio, "to_thread", _to_thread),
+        (sensor_module, "asyncio", SimpleNamespace(run=_run)),
+        (xcoms, "XCom", XCom),
+        (xcoms.XComs, "push_link", _push_link),
+    ]
+    state = random.getstate()
+    with contextlib.ExitStack() as stack:
+        for target, name, value in replaced:
+            stack.enter_context(patch.object(target, name, value))
+        yield
+    random.setstate(state)
+
+
+def as_stored(value):
+    """Send a value through JSON, as the metadata database does."""
+    return json.loads(json.dumps(value, allow_nan=False))
