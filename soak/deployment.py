@@ -136,6 +136,9 @@ class TaskInstance:
         self.xcom[key] = as_stored(value)
         self.all_xcoms.append((self.try_number, key, self.xcom[key]))
 
+    def get_ti_count(self, *, dag_id, task_ids, run_ids):
+        return len(self.upstream)
+
     def get_first_reschedule_date(self, context):
         return self.first_start
 
@@ -231,6 +234,7 @@ class TaskInstance:
     def _meet(self, process, what):
         """Let a worker die or be interrupted at one of its boundaries, as the plan says."""
         number, self.boundaries = self.boundaries, self.boundaries + 1
+        self.world.at_boundary(number, what)
         if number in self.plan.kills:
             self.world.note(process, f"killed at boundary {number}, {what}")
             process.alive = False
@@ -247,6 +251,8 @@ class TaskInstance:
             process.boundary("before the success is told")
         except BaseException as error:  # noqa: BLE001 - whatever ends a process
             result = error
+            with contextlib.suppress(BaseException):
+                process.boundary(error)  # it may be gone before Airflow is told
         if not process.alive:
             return Killed()
         return result
@@ -325,6 +331,7 @@ class Run:
     process: Process
     lost: asyncio.Future
     task: asyncio.Task = field(default=None)
+    events: object = None
 
     def end(self):
         self.task.cancel()
@@ -376,6 +383,10 @@ class Triggerer:
             run.task.cancel()
         self._runs.clear()
 
+    def kill(self, seconds):
+        self._leave(cut_off=False)
+        self._timers.append(self._world.loop.call_later(seconds, self._come_up))
+
     def close(self):
         for timer in self._timers:
             timer.cancel()
@@ -397,7 +408,8 @@ class Triggerer:
 
     async def _fire(self, trigger, run, event):
         try:
-            events = [one.payload async for one in trigger.run()]
+            run.events = trigger.run()
+            events = [one.payload async for one in run.events]
         except Exception as error:  # noqa: BLE001 - none may come
             self._world.findings.append(f"{run.process.name}: the trigger raised {error!r}")
             events = [{"status": "raised"}]
@@ -434,6 +446,11 @@ class Triggerers:
             self._waiting.append(waiting)
             await asyncio.wait({event, waiting}, return_when=asyncio.FIRST_COMPLETED)
         return up[int(self._world.wire.random.random() * len(up))]
+
+    def kill(self, seconds):
+        """Kill all of them now, for so many seconds."""
+        for one in self._all:
+            one.kill(seconds)
 
     def close(self):
         for one in self._all:

@@ -216,7 +216,7 @@ def _task(chance, name):
     if plan.soft_fail and plan.never_fail:  # Airflow allows one of them
         plan = replace(plan, never_fail=False)
     if chance.random() < 0.2:
-        plan = replace(plan, kills=_numbers(chance, 30))
+        plan = replace(plan, kills=_numbers(chance, 40))
     return _order(chance, plan) if kind == "order" else plan
 
 
@@ -229,8 +229,8 @@ def _order(chance, plan):
         has_store=chance.random() < 0.85,
         person=chance.random() < 0.5,
         retries=chance.choice((1, 2, 3)),
-        kills=_numbers(chance, 30) if chance.random() < 0.4 else frozenset(),
-        interrupts=_numbers(chance, 30) if chance.random() < 0.1 else frozenset(),
+        kills=_numbers(chance, 40) if chance.random() < 0.4 else frozenset(),
+        interrupts=_numbers(chance, 40) if chance.random() < 0.1 else frozenset(),
     )
     if chance.random() < 0.3:
         plan = replace(plan, on_create=chance.choice(list(ON_CREATE)))

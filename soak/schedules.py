@@ -121,7 +121,7 @@ def _put_videos(plan, instance, service):
 
 
 async def _play(world, schedule):
-    triggerers = Triggerers(world, schedule.absences)
+    triggerers = world.triggerers = Triggerers(world, schedule.absences)
     loop, service = world.loop, world.wire.service
     instances = []
     for plan in schedule.plans:
@@ -172,10 +172,17 @@ def _loop():
     return VirtualLoop()
 
 
-def play(seed):
-    """Run the schedule of a seed; returns the schedule, its world, and what is wrong with how it went."""
+def play(seed, schedule=None, prepare=lambda world: None):
+    """
+    Run a schedule.
+
+    :param seed: its seed.
+    :param schedule: the schedule, if it is not the one of the seed.
+    :param prepare: called with the world before it begins.
+    :return: the schedule, its world, and what is wrong with how it went.
+    """
     loop = _loop()
-    schedule = draw(seed)
+    schedule = schedule or draw(seed)
     weather = Weather(
         schedule.windows, Dice(seed, schedule.fault_rate, RANDOM_FAULTS), random.Random(seed + 1)
     )
@@ -184,6 +191,7 @@ def play(seed):
         return Wire(clock, weather, KEYS[0], schedule.rate_limit)
 
     world = World(loop, schedule.steps, make_wire, KEYS[0], schedule.extra)
+    prepare(world)
     with current(world, seed):
         try:
             instances = loop.run_until_complete(_play(world, schedule))

@@ -37,6 +37,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self):
         super().__init__(_NoSockets())
         self._now = 0.0
+        self.turns = 0
+        self.after_turn = {}
 
     def time(self):
         return self._now
@@ -46,7 +48,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         left = [handle for handle in self._scheduled if not handle.cancelled()]
         self._scheduled.clear()
         self._timer_cancelled_count = 0
-        self._now = 0.0
+        self._now, self.turns = 0.0, 0
         return left
 
     def _run_once(self):
@@ -56,6 +58,9 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             if self._scheduled:
                 self._now = max(self._now, self._scheduled[0].when())
         super()._run_once()
+        self.turns += 1
+        if act := self.after_turn.pop(self.turns, None):
+            act()
 
 
 def run(main):

@@ -192,6 +192,7 @@ class AsyncSession:
         return _AsyncExchange(self._world, str(url), headers, timeout.total, self.exchanges)
 
     async def close(self):
+        await asyncio.sleep(0)
         self.closed = True
 
 

@@ -11,9 +11,11 @@ import random
 from types import SimpleNamespace
 from unittest.mock import patch
 
+import aiohttp
 from greenlet import getcurrent
 
 from airflow_provider_manxue import order_store, sensors, transport, triggers, waiting, xcoms  # noqa: F401
+from airflow_provider_manxue.from_trigger import CAN_START_AND_END
 from airflow_provider_manxue.hooks import manxue as hook_module
 from airflow_provider_manxue.operators import manxue as operator_module
 from airflow_provider_manxue.sensors import manxue as sensor_module
@@ -123,6 +125,7 @@ class World:
         self.lines = []
         self.notes = []
         self.findings = []
+        self.at_boundary = lambda number, what: None
 
     def note(self, who, what):
         self.notes.append((self.loop.time(), getattr(who, "name", who), what))
@@ -175,8 +178,11 @@ class _Log:
 
     @staticmethod
     def log(level, text, *args):
+        process = here().process_here()
         here().lines.append(text % args if args else text)
-        here().note(here().process_here(), f"log: {here().lines[-1]}")
+        here().note(process, f"log: {here().lines[-1]}")
+        if isinstance(getcurrent(), Worker):
+            process.boundary("after a line in the log")
 
     def info(self, text, *args):
         self.log(0, text, *args)
@@ -199,7 +205,8 @@ class XCom:
 
     @staticmethod
     def get_one(*, key, dag_id, run_id, task_id, map_index):
-        return here().instances[task_id.removeprefix("before_")].upstream
+        upstream = here().instances[task_id.removeprefix("before_")].upstream
+        return upstream if map_index < 0 else upstream[map_index]
 
     @staticmethod
     def set(*, key, value, dag_id, run_id, task_id, map_index):
@@ -208,10 +215,6 @@ class XCom:
     @staticmethod
     def delete(*, key, dag_id, run_id, task_id, map_index):
         here().instances[task_id].xcom.pop(key, None)
-
-
-async def _push_link(self, key, address):
-    XCom.set(key=key, value=address, **self._mine)
 
 
 def _connection(conn_id):
@@ -227,17 +230,13 @@ async def _async_connection(conn_id):
 
 
 async def _async_extra(connection):
+    await asyncio.sleep(0.001)
     return connection.extra_dejson
 
 
 async def _to_thread(function, *args, **kwargs):
     await asyncio.sleep(0.001)
     return function(*args, **kwargs)
-
-
-async def _open_session(settings):
-    await asyncio.sleep(0.01)
-    return AsyncSession(here())
 
 
 def _run(coroutine):
@@ -271,7 +270,9 @@ def installed():
         ),
         (transport, "log", _Log()),
         (transport, "_transports", _Transports()),
-        (transport, "_open_session", _open_session),
+        (transport, "_trust", lambda settings: True),
+        (aiohttp, "TCPConnector", lambda **options: None),
+        (aiohttp, "ClientSession", lambda **options: AsyncSession(here())),
         (hook_module, "Cutoff", Cutoff),
         (hook_module.ManxueHook, "_new_session", staticmethod(lambda: Session(here()))),
         (hook_module.ManxueHook, "get_connection", staticmethod(_connection)),
@@ -280,8 +281,10 @@ def installed():
         (asyncio, "to_thread", _to_thread),
         (sensor_module, "asyncio", SimpleNamespace(run=_run)),
         (xcoms, "XCom", XCom),
-        (xcoms.XComs, "push_link", _push_link),
     ]
+    if CAN_START_AND_END:
+        base = importlib.import_module("airflow.sdk.bases.xcom").BaseXCom
+        replaced.append((base, "set", XCom.set))
     state = random.getstate()
     with contextlib.ExitStack() as stack:
         for target, name, value in replaced:
