@@ -97,8 +97,9 @@ audit: .uv/.ready ## look all pinned packages up in PyPI's database of vulnerabi
 dist: $(VENV)/.with-dist ## sdist and wheel in dist, checked, and tried in clean environments with Airflow 3.3 and 2.11
 	$(BIN)/python -m dev.dist
 
-soak: $(VENV)/.with-distributed ## everything that runs long: a million schedules, twenty nights on a distributed deployment (hours)
+soak: $(VENV)/.with-distributed $(VENV)/.with-fuzz ## everything that runs long: a million schedules, the fuzzer, twenty nights on a distributed deployment (hours)
 	$(BIN)/python -m soak.schedules --count 1000000 --keep
+	$(BIN)/python -m soak.fuzz
 	$(BIN)/python -m soak.nights --seeds 1-20
 
 bench: $(READY_BENCH) ## what a wait costs, beside its alternatives (about 10 minutes)
@@ -121,7 +122,7 @@ constraints: .uv/.ready ## choose the newest versions of everything again
 		echo "$$file"; \
 		{ echo "apache-airflow==$$version"; case $$version in 3.0.*) echo '$(OLD_PATHLIB)';; esac; } \
 			| $(UV) $(COMPILE) --upgrade --universal \
-			--group dev --group bench --group docs --group browser --group distributed --group dist --extra testing \
+			--group dev --group bench --group docs --group browser --group distributed --group dist --group fuzz --extra testing \
 			--output-file "$$file" pyproject.toml - >/dev/null || exit 1; \
 	done
 	@echo constraints/airflow-lowest.txt
@@ -130,7 +131,7 @@ constraints: .uv/.ready ## choose the newest versions of everything again
 		--constraints .uv/lowest.txt --output-file constraints/airflow-lowest.txt pyproject.toml - >/dev/null
 
 clean: ## remove environments, caches and all other things that were made here
-	rm -rf .uv $(VENV) $(VENV)-* .demo build dist docs/_build *.egg-info .coverage* .hypothesis .*_cache
+	rm -rf .uv $(VENV) $(VENV)-* .demo .fuzz build dist docs/_build *.egg-info .coverage* .hypothesis .*_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # $(call environment,folder,Airflow,interpreter,group of dependencies)

@@ -159,10 +159,8 @@ class _Reader:
             raise self.error("host", f"{host!r} is not a URL", remedy) from None
         if url.scheme not in {"http", "https"}:
             raise self.error("host", f"{url.scheme!r} is not a scheme of the service", remedy)
-        hostname = url.hostname or ""
-        # urlsplit takes "https://host:" as a host without a port.
-        bad_port = port == 0 or url.netloc.endswith(":")
-        if not re.fullmatch(r"[\w.:%-]+", hostname, re.ASCII) or bad_port:
+        # Not its hostname: urlsplit takes "https://host:" and "https://a [::1] b" for hosts too.
+        if not re.fullmatch(r"(\[[\w.:%-]+\]|[\w.-]+)(:\d+)?", url.netloc, re.ASCII) or port == 0:
             raise self.error("host", f"{host!r} names no valid host", remedy)
         if re.search(r"[^!-~]|\\|/\.{1,2}(/|$)", url.path):
             raise self.error("host", f"{host!r} holds more than a base URL", remedy)

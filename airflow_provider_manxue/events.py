@@ -22,11 +22,15 @@ from airflow_provider_manxue.exceptions import (
     ManxueTimeoutError,
     ManxueVideoFailedError,
 )
+from airflow_provider_manxue.protocol import read_video_task_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 VERSION = 1
+
+_END_OF_TIME = 1e11
+"""Seconds since the epoch beyond which a number is no moment of a wait."""
 
 _ERRORS: dict[str, type[ManxueError]] = {
     "failed": ManxueVideoFailedError,
@@ -89,7 +93,9 @@ def _start(started_at: float | None) -> dict[str, float]:
 def start_of(event: Any) -> float | None:
     """Return when the wait began, in seconds since the epoch; None if the event does not say."""
     started_at = event.get("started_at") if isinstance(event, dict) else None
-    return float(started_at) if isinstance(started_at, (int, float)) else None
+    if isinstance(started_at, (int, float)) and 0 <= started_at < _END_OF_TIME:
+        return float(started_at)
+    return None
 
 
 def batch_event(errors: Mapping[str, ManxueError], *, started_at: float | None = None) -> dict[str, Any]:
@@ -128,9 +134,10 @@ def _described(error: ManxueError) -> dict[str, str]:
 
 
 def _restored(described: Any) -> ManxueError:
-    if not isinstance(described, dict) or described.get("status") not in _ERRORS:
+    status = described.get("status") if isinstance(described, dict) else None
+    if not isinstance(status, str) or status not in _ERRORS:
         return _not_understood(described)
-    return _ERRORS[described["status"]](str(described.get("message")))
+    return _ERRORS[status](str(described.get("message") or f"The wait ended with the status {status!r}."))
 
 
 def read_event(event: Any) -> ManxueError | None:
@@ -140,12 +147,18 @@ def read_event(event: Any) -> ManxueError | None:
     :return: None if the video is there, otherwise the error with which the wait ended.
     """
     if isinstance(event, dict) and event.get("version") == VERSION:
-        status = event.get("status")
-        if status == "completed":
+        if event.get("status") != "completed":
+            return _restored(event)
+        if _is_id(event.get("video_task_id")):
             return None
-        if isinstance(status, str) and status in _ERRORS:
-            return _ERRORS[status](str(event.get("message") or f"The wait ended with the status {status!r}."))
     return _not_understood(event)
+
+
+def _is_id(value: Any) -> bool:
+    try:
+        return isinstance(value, str) and bool(read_video_task_id(value))
+    except ManxueInputError:
+        return False
 
 
 def _not_understood(event: Any) -> ManxueError:

@@ -168,7 +168,7 @@ def _hanging_pull(template: str) -> str | None:
 
     try:
         tree = Environment(autoescape=True).parse(template)
-    except TemplateSyntaxError:
+    except (TemplateSyntaxError, RecursionError, ValueError):
         return None  # whoever renders it will say so
     for call in tree.find_all(nodes.Call):
         pull = call.node

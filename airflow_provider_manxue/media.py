@@ -162,7 +162,7 @@ def _continued(headers: Message, length: int | None, offset: int, known: Version
         first != offset
         or last < first
         or length not in (None, last - first + 1)
-        or last >= (total or last + 1)
+        or (total is not None and last >= total)
     ):
         raise ChangedVideoError(
             f"the media host sent another part ({content_range!r}) than the one from byte {offset}"
@@ -290,7 +290,7 @@ def read_url(url: str) -> SplitResult:
     """
     try:
         parts = urlsplit(url)
-        _ = parts.port
+        _ = parts.port, url.encode()
         if not parts.netloc.isascii():
             parts = parts._replace(netloc=parts.netloc.encode("idna").decode("ascii"))
     except ValueError:
@@ -325,10 +325,17 @@ def next_hop(url: str, location: str | None) -> str:
     # An absolute URL is kept byte for byte; joining could rewrite it.
     target = location.strip()
     if not re.match(r"[a-z][a-z0-9+.-]*:", target, re.IGNORECASE | re.ASCII):
-        target = urljoin(url, target)
+        target = _joined(url, target)
     if read_url(target).scheme == "http" and read_url(url).scheme == "https":
         raise ManxueUnsafeUrlError("The media host answered with a redirect from https to http.")
     return target
+
+
+def _joined(url: str, reference: str) -> str:
+    try:
+        return urljoin(url, reference)
+    except ValueError:
+        raise ManxueUnsafeUrlError("The media host answered with a redirect that cannot be read.") from None
 
 
 def request_target(url: str) -> str:
@@ -352,7 +359,7 @@ def literal_address(host: str) -> str | None:
         pass
     try:
         return socket.inet_ntoa(socket.inet_aton(host))
-    except (OSError, UnicodeError):
+    except (OSError, ValueError):
         return None
 
 

@@ -97,14 +97,19 @@ def _read_fields(value: Mapping[str, Any]) -> OrderRecord:
         raise ValueError("it has no 'id'")
     if not isinstance(value.get("max_tries"), int | None):
         raise ValueError("its 'max_tries' is not a number")  # noqa: TRY004 - a person's slip in JSON
+    since, fingerprint = value.get("since"), value.get("fingerprint") or {}
+    if not isinstance(fingerprint, dict) or not all(
+        isinstance(digest, str) for digest in fingerprint.values()
+    ):
+        raise ValueError("its 'fingerprint' is not an object of texts")
     if video_task_id is not None and state is OrderState.INTENT:
         state = OrderState.ORDERED  # a person has filled in the id
     return OrderRecord(
         state=state,
         id=video_task_id,
-        since=value.get("since"),
+        since=since if isinstance(since, str) else None,
         max_tries=value.get("max_tries"),
-        fingerprint=dict(value.get("fingerprint") or {}),
+        fingerprint=dict(fingerprint),
     )
 
 

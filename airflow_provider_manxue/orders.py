@@ -25,7 +25,14 @@ from airflow_provider_manxue.exceptions import (
     ManxueTransientError,
 )
 from airflow_provider_manxue.polling import MAX_RETRY_AFTER, video_failed
-from airflow_provider_manxue.protocol import TaskStatus, VideoTask, clean_text, no_answer, read_task
+from airflow_provider_manxue.protocol import (
+    TaskStatus,
+    VideoTask,
+    clean_text,
+    no_answer,
+    read_task,
+    read_video_task_id,
+)
 
 RATIOS = ("21:9", "16:9", "4:3", "1:1", "3:4", "9:16")
 SHORTEST, LONGEST = 4, 15
@@ -210,7 +217,7 @@ def _read_list(value: Any) -> list[Any] | None:
             return [value]
         try:
             return list(json.loads(value))
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     # What Airflow makes of the results of mapped tasks is a sequence, but not a list.
     return list(value) if isinstance(value, Iterable) and not isinstance(value, (Mapping, bytes)) else None
@@ -275,13 +282,20 @@ _REFUSING_REDIRECTS = frozenset({301, 307, 308})
 
 
 def _business_code(body: bytes) -> int:
-    """Return the code of an error in a body; 0 if there is none that can be understood."""
+    """Return the code of an error in a body; 0 if there is none that can be understood, or a task beside it."""
     try:
         answer = json.loads(body)
         code = int(str(answer["code"])) if isinstance(answer, dict) else 0
     except (ValueError, KeyError, RecursionError):
         return 0
-    return 0 if code == 200 else code
+    return 0 if code == 200 or _names_a_task(answer) else code
+
+
+def _names_a_task(answer: Any) -> bool:
+    try:
+        return bool(read_video_task_id(answer))
+    except ManxueInputError:
+        return False
 
 
 def read_order_answer(

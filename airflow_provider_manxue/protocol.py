@@ -39,6 +39,9 @@ from airflow_provider_manxue.exceptions import (
 MAX_BODY = 1024 * 1024
 """Bytes of an answer that are read at most; a task's answer is well below 10 KiB."""
 
+MAX_DEPTH = 100
+"""Levels of lists and objects in an answer at most; Airflow fails to store an XCom of some hundred."""
+
 _MAX_MESSAGE = 500
 """Characters of the service's own words that are shown at most."""
 
@@ -223,13 +226,27 @@ def read_task(
 def _parse_json(body: bytes, secret: str) -> Any:
     """
     Read JSON, without what must not be stored: the API key, should the service repeat it, and what JSON columns
-    of databases refuse (NaN and infinities, NUL and lone surrogates in text).
+    of databases refuse (NaN and infinities, NUL and lone surrogates in text). What is nested too deep is no answer.
     """
     try:
         answer = _JSON.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
+        if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_too_deep(answer):
+            return None
         return answer if _is_plain(body, secret) else _storable(answer, secret)
     except (ValueError, RecursionError):
         return None
+
+
+def _is_too_deep(answer: Any) -> bool:
+    level = [answer]
+    for _ in range(MAX_DEPTH):
+        containers = [value for value in level if isinstance(value, (dict, list))]
+        if not containers:
+            return False
+        level = [
+            inner for value in containers for inner in (value.values() if isinstance(value, dict) else value)
+        ]
+    return any(isinstance(value, (dict, list)) for value in level)
 
 
 def _finite(digits: str) -> float | None:
@@ -305,7 +322,7 @@ def _task_of(answer: dict[str, Any], video_task_id: str, secret: str) -> VideoTa
     word = word if isinstance(word, str) else str(word)
     status = _STATUS_WORDS.get(word.strip().lower(), TaskStatus.UNKNOWN)
     return VideoTask(
-        id=task_id if isinstance(task_id, str) and _may_be_id(task_id) else video_task_id,
+        id=task_id.strip() if isinstance(task_id, str) and _may_be_id(task_id) else video_task_id,
         status=status,
         status_word=clean_text(word, secret),
         object=kind,

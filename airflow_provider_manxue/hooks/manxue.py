@@ -405,7 +405,7 @@ def _read_body(response: Response, timeout: float, ends_at: float) -> bytes:
     raw: Any = response.raw
     cutoff = Cutoff(raw.sock, ends_at - time.monotonic())
     try:
-        body = _read_bounded(response)
+        body = _read_bounded(response, cutoff)
     except _NO_ANSWER:
         if not cutoff.has_cut:
             raise
@@ -418,9 +418,10 @@ def _read_body(response: Response, timeout: float, ends_at: float) -> bytes:
     return body
 
 
-def _read_bounded(response: Response) -> bytes:
+def _read_bounded(response: Response, cutoff: Cutoff) -> bytes:
     body = bytearray()
-    while chunk := response.raw.read1(65536, decode_content=False):
+    # What the system has received before the cut could still be read, and be a million chunks of one byte.
+    while not cutoff.has_cut and (chunk := response.raw.read1(65536, decode_content=False)):
         body += chunk
         if len(body) > MAX_BODY:
             raise ManxueTransientError(

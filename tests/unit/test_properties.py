@@ -1,43 +1,26 @@
-"""What holds for every answer, every wait, every connection: properties, tried with many made-up cases."""
+"""What holds for every answer, every wait, every connection: the properties of ``soak``, tried with made-up cases."""
+
+from __future__ import annotations
 
 import json
-import math
-from urllib.parse import unquote, urlsplit
 
-import requests
-import yarl
+import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from airflow_provider_manxue.connection import read_connection
-from airflow_provider_manxue.events import read_event
-from airflow_provider_manxue.exceptions import (
-    ManxueAuthenticationError,
-    ManxueConfigurationError,
-    ManxueError,
-    ManxueInputError,
-    ManxueRateLimitError,
-    ManxueRefusedError,
-    ManxueTransientError,
-)
-from airflow_provider_manxue.polling import MAX_RETRY_AFTER, AskAgain, Completed, PollPolicy, Wait
-from airflow_provider_manxue.protocol import (
-    TaskStatus,
-    VideoTask,
-    clean_text,
-    read_retry_after,
-    read_task,
-    read_video_task_id,
-    result_url,
-)
+from airflow_provider_manxue.media import Version
+from airflow_provider_manxue.polling import PollPolicy
+from soak import properties
+from soak.inputs import FINDINGS, SEEDS
+from soak.properties import ANSWERS, KEY
+from soak.targets import TARGETS
 
 # A busy machine is no reason to fail.
 tried = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
-KEY = "sk-very-secret-key"
-START = 1_800_000_000.0
-COMPLETED_WORDS = {"completed", "succeeded", "success", "done"}
-STATUS_WORDS = [*COMPLETED_WORDS, "queued", "PROCESSING", "failed", "expired", "reviewing", "", " Completed "]
+STATUS_WORDS = [
+    *properties.COMPLETED_WORDS, "queued", "PROCESSING", "failed", "expired", "reviewing", "", " Completed "
+]  # fmt: skip
 
 # --- made-up answers ------------------------------------------------------------------------------------
 
@@ -74,7 +57,7 @@ answers = st.one_of(
     st.fixed_dictionaries(
         {"data": task_fields | any_json},
         optional={
-            "code": st.sampled_from(["0", 0, 200, 500]) | any_json,
+            "code": st.sampled_from(["0", 0, 200, 400, 500]) | any_json,
             "msg": any_json,
             "message": any_json,
         },
@@ -89,25 +72,10 @@ bodies = st.one_of(
 http_statuses = st.sampled_from(
     [200, 201, 202, 204, 301, 400, 401, 403, 404, 408, 429, 500, 503]
 ) | st.integers(0, 999)
+dates = st.datetimes().map("{:%a, %d %b %Y %H:%M:%S GMT}".format)
 headers = st.lists(
-    st.one_of(st.text(max_size=40), st.integers(-5, 10**18).map(str), st.datetimes().map("{:%a, %d %b %Y %H:%M:%S GMT}".format)),
-    max_size=3,
+    st.one_of(st.text(max_size=40), st.integers(-5, 10**18).map(str), dates), max_size=3
 )  # fmt: skip
-
-
-def read(http_status, body, retry_after=()):
-    """Read an answer; anything that is raised but an error of this package fails the test."""
-    try:
-        return read_task(http_status, body, video_task_id="p", retry_after=retry_after, now=START, secret=KEY)
-    except ManxueError as error:
-        return error
-
-
-def status_words_in(body):
-    """Return each text under a key ``status``, in the answer itself or in its ``data``."""
-    answer = json.loads(body)
-    places = [answer, answer.get("data")]
-    return {str(place["status"]).replace("\0", "").strip().lower() for place in places if isinstance(place, dict) and "status" in place}  # fmt: skip
 
 
 @tried
@@ -118,52 +86,25 @@ def status_words_in(body):
 @example(200, b'{"id":"p","created":1e999,"actualDuration":-1e999,"status":1e999}', [])
 @example(500, b'{"error":' + b"9" * 4000 + b"}", [])
 def test_any_answer_is_a_task_or_an_error_of_this_package(http_status, body, retry_after):
-    outcome = read(http_status, body, retry_after)
-
-    if isinstance(outcome, ManxueError):
-        assert KEY not in str(outcome)
-        assert str(outcome).isprintable()
-        assert len(str(outcome)) < 2000
-    else:
-        assert 200 <= http_status < 300
-        assert json.loads(json.dumps(outcome.as_dict(), allow_nan=False))["status"] in set(TaskStatus)
-        json.dumps(outcome.as_dict(), ensure_ascii=False).encode("utf-8")
-        assert KEY not in (outcome.error or "") + outcome.status_word
+    properties.check_answer(http_status, body, retry_after)
 
 
 @tried
-@given(http_statuses, bodies)
-def test_no_answer_is_completed_that_does_not_say_so(http_status, body):
-    outcome = read(http_status, body)
-
-    if isinstance(outcome, VideoTask) and outcome.status is TaskStatus.COMPLETED:
-        assert 200 <= http_status < 300
-        assert status_words_in(body) & COMPLETED_WORDS
+@given(http_statuses, bodies, headers)
+def test_any_answer_to_an_order_is_a_task_or_says_what_is_known_of_the_order(http_status, body, retry_after):
+    properties.check_order_answer(http_status, body, retry_after)
 
 
 @tried
 @given(any_json | st.text() | st.binary())
 def test_anything_given_as_an_id_is_one_segment_of_a_path_or_refused(value):
-    try:
-        task_id = read_video_task_id(value)
-    except ManxueInputError:
-        return
-
-    url = result_url("https://x/base", task_id)
-    assert requests.Request("GET", url).prepare().url == url
-    assert str(yarl.URL(url, encoded=True)) == url
-    assert url.count("/") == result_url("https://x/base", "p").count("/")
-    assert not urlsplit(url).query
-    assert not urlsplit(url).fragment
-    assert unquote(url.rpartition("/")[2]) == task_id
+    properties.check_video_task_id(value)
 
 
 @tried
 @given(st.lists(st.text(alphabet="0123456789.,:+- GMTJanMonTue\n²") | st.text(), max_size=3) | headers)
 def test_any_retry_after_is_a_finite_pause_or_nothing(values):
-    pause = read_retry_after(values, START)
-
-    assert pause is None or (pause >= 0 and math.isfinite(pause))
+    properties.check_retry_after(values)
 
 
 @tried
@@ -172,50 +113,56 @@ def test_any_retry_after_is_a_finite_pause_or_nothing(values):
     | st.lists(st.sampled_from([KEY, "https://x/a?sig=1", " ", "\n", "\x1b", "x" * 300])).map("".join)
 )
 def test_any_foreign_text_becomes_one_bounded_line_without_the_key(text):
-    clean = clean_text(text, KEY)
+    properties.check_text(text)
 
-    assert clean.isprintable()
-    assert len(clean) <= 500
-    assert KEY not in clean
-    assert "sig=" not in clean or "sig=" in text.replace("https://x/a?sig=1", "")
+
+# --- what a trigger gets and hands over -----------------------------------------------------------------
+
+event_words = st.sampled_from(["completed", "failed", "ended", "begin", "timeout"])
+described = st.fixed_dictionaries({}, optional={"status": event_words | any_json, "message": any_json})
+events = any_json | st.fixed_dictionaries(
+    {},
+    optional={
+        "version": st.just(1) | any_json,
+        "status": event_words | any_json,
+        "message": any_json,
+        "video_task_id": st.just("p") | any_json,
+        "started_at": any_json,
+        "errors": st.dictionaries(st.text(max_size=8), described | any_json, max_size=3) | any_json,
+    },
+)
+references = st.fixed_dictionaries(
+    {"xcom_task_id": st.text(max_size=8)},
+    optional={"xcom_key": st.just("return_value"), "xcom_is_mapped": st.booleans()},
+)
 
 
 @tried
-@given(st.fixed_dictionaries({}, optional={"version": st.just(1) | any_json, "status": st.sampled_from(["completed", "failed"]) | any_json, "message": any_json}) | any_json)  # fmt: skip
+@given(events)
 def test_no_event_is_a_success_that_does_not_say_so(event):
-    error = read_event(event)
+    properties.check_event(event)
 
-    if error is None:
-        assert event["version"] == 1
-        assert event["status"] == "completed"
-    else:
-        assert isinstance(error, ManxueError)
-        assert str(error)
+
+@tried
+@given(st.recursive(references | scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=8), any_json)  # fmt: skip
+def test_any_argument_of_a_trigger_becomes_ids_or_is_left_to_a_worker(value, pulled):
+    properties.check_reference(value, pulled)
+
+
+@tried
+@given(st.lists(st.sampled_from(["{{", "}}", "{%", "ti.xcom_pull(", "task_instance.", "'a'", ", ", ")", "map_indexes=", "-1", "[", "**", "k"])).map("".join))  # fmt: skip
+def test_any_template_is_let_through_or_refused_with_the_form_that_works(text):
+    properties.check_template(text)
 
 
 # --- whole waits ----------------------------------------------------------------------------------------
 
-retry_afters = st.none() | st.floats(0, 5000)
-outcomes = st.one_of(
-    st.builds(
-        VideoTask,
-        id=st.just("p"),
-        status=st.sampled_from([status for status in TaskStatus if status is not TaskStatus.COMPLETED]),
-        video_url=st.sampled_from([None, "https://x/a.mp4"]),
-    ),
-    st.just(VideoTask(id="p", status=TaskStatus.COMPLETED)),
-    st.just(VideoTask(id="p", status=TaskStatus.COMPLETED, video_url="https://x/a.mp4")),
-    st.builds(ManxueTransientError, st.just("HTTP 503"), retry_afters),
-    st.builds(ManxueRateLimitError, st.just("HTTP 429"), retry_afters),
-    st.sampled_from([ManxueRefusedError("HTTP 404"), ManxueAuthenticationError("HTTP 401")]),
-)
 # Most waits would end with one of the first answers, so some histories hold only what keeps a wait going.
-lasting = st.one_of(
-    st.just(VideoTask(id="p", status=TaskStatus.PROCESSING)),
-    st.just(VideoTask(id="p", status=TaskStatus.COMPLETED)),
-    st.just(ManxueRefusedError("HTTP 404")),
-    st.builds(ManxueTransientError, st.just("HTTP 503"), retry_afters),
-)
+lasting = [
+    number for number, (meaning, *_) in enumerate(ANSWERS) if meaning not in {"completed", "failed", "fatal"}
+]
+retry_afters = st.sampled_from(["", "1", "120", "5000"])
+late = st.floats(0, 5) | st.sampled_from([-0.5, -60.0])
 policies = st.builds(
     PollPolicy,
     interval=st.floats(0, 400),
@@ -228,40 +175,15 @@ policies = st.builds(
 @given(
     policy=policies,
     timeout=st.floats(0, 1500),
-    history=st.lists(outcomes, min_size=1, max_size=10) | st.lists(lasting, min_size=1, max_size=10),
+    history=st.lists(st.tuples(st.integers(0, len(ANSWERS) - 1), retry_afters, late), min_size=1, max_size=10)
+    | st.lists(st.tuples(st.sampled_from(lasting), retry_afters, late), min_size=1, max_size=10),
     random=st.randoms(use_true_random=False),
-    late=st.floats(0, 5),
 )
-def test_every_wait_is_polite_and_ends_in_time_with_what_the_service_said(
-    policy, timeout, history, random, late
-):
-    deadline = START + timeout
-    wait = Wait("p", policy, START, deadline, random=random.random)
-    now = START
-    for poll in range(int(timeout) + 3):
-        outcome = history[poll % len(history)]
-        decision = wait.after(outcome, now)
-        if not isinstance(decision, AskAgain):
-            break
-        floor = min(getattr(outcome, "retry_after", None) or 0.0, MAX_RETRY_AFTER)
-        assert now < deadline
-        assert decision.at >= now + 1 or decision.at == deadline
-        assert decision.at >= now + floor
-        assert decision.at <= deadline or now + floor > deadline
-        assert decision.at <= now + floor + max(1.1 * max(policy.interval + timeout, 300.0), 1.0)
-        if decision.at > deadline:
-            return
-        now = decision.at + late
-    else:
-        raise AssertionError("the wait went on after its deadline, or asked too often")
-
-    ready = isinstance(outcome, VideoTask) and outcome.status is TaskStatus.COMPLETED and outcome.video_url
-    assert isinstance(decision, Completed) == bool(ready)
-    if not ready:
-        assert isinstance(decision.error, ManxueError)
+def test_every_wait_is_polite_and_ends_in_time_with_what_the_service_said(policy, timeout, history, random):
+    properties.check_wait(policy, timeout, history, random.random)
 
 
-# --- connections ----------------------------------------------------------------------------------------
+# --- connections and orders -----------------------------------------------------------------------------
 
 hosts = st.text(max_size=30) | st.lists(
     st.sampled_from(
@@ -279,40 +201,130 @@ extras = st.dictionaries(
 )
 
 
-def connection_or_error(**fields):
-    """Read a connection; anything that is raised but its own error fails the test."""
-    try:
-        return read_connection("c", **fields)
-    except ManxueConfigurationError as error:
-        return error
+@tried
+@given(
+    host=st.none() | hosts,
+    port=st.none() | st.integers(-2, 70_000),
+    schema=st.none() | st.sampled_from(["http", "https", "HTTPS", "ftp"]) | st.text(max_size=5),
+    password=st.just(KEY) | st.text(max_size=10).map(KEY.__add__) | st.none(),
+    extra=st.none() | extras | any_json.filter(lambda value: KEY not in str(value)),
+)
+def test_every_connection_is_usable_or_refused_with_the_field_named(host, port, schema, password, extra):
+    properties.check_connection(host, port, schema, password, extra)
+
+
+urls = st.sampled_from(["https://x/a", "asset://a", "x", "", '["https://x/a"]', "[" * 5000, None]) | any_json
 
 
 @tried
 @given(
-    host=st.none() | hosts,
-    password=st.just(KEY) | st.text(max_size=10).map(KEY.__add__) | st.none(),
-    port=st.none() | st.integers(-2, 70_000),
-    schema=st.none() | st.sampled_from(["http", "https", "HTTPS", "ftp"]) | st.text(max_size=5),
-    extra=st.none() | extras | any_json.filter(lambda value: KEY not in str(value)),
+    st.fixed_dictionaries(
+        {"prompt": st.just("a lighthouse") | any_json, "model": st.just("sd2_manxue_1080p") | any_json},
+        optional={
+            "duration": st.sampled_from([4, "5", 15.0, 16]) | any_json,
+            "ratio": st.just("16:9") | any_json,
+            **dict.fromkeys(("first_image", "last_image"), urls),
+            **dict.fromkeys(
+                ("reference_images", "reference_videos", "reference_audios"),
+                urls | st.lists(urls, max_size=10),
+            ),
+        },
+    )
 )
-def test_every_connection_is_usable_or_refused_with_the_field_named(host, password, port, schema, extra):
-    read = connection_or_error(host=host, password=password, port=port, schema=schema, extra=extra)
+def test_every_order_keeps_to_the_rules_or_is_refused(parameters):
+    properties.check_order(parameters)
 
-    if isinstance(read, ManxueConfigurationError):
-        assert str(read).startswith("Connection 'c', field ")
-        assert KEY not in str(read)
-        return
-    url = urlsplit(read.base_url)
-    assert url.scheme in {"http", "https"}
-    assert url.hostname
-    assert url.username is url.password is None
-    assert url.port is None or 1 <= url.port <= 65535
-    assert not url.query + url.fragment
-    assert url.path.startswith("/")
-    assert not url.path.endswith("/")
-    assert read.api_key.isascii()
-    assert read.api_key.isprintable()
-    assert " " not in read.api_key
-    assert 0.1 <= read.request_timeout <= 600
-    assert 1 <= read.max_connections <= 1000
-    assert KEY not in repr(read)
+
+FINGERPRINT = {"prompt": "0123456789abcdef", "model": "fedcba9876543210"}
+records = any_json | st.fixed_dictionaries(
+    {},
+    optional={
+        "state": st.sampled_from(["intent", "ordered", "done", "failed"]) | any_json,
+        "id": st.just("p") | any_json,
+        "since": any_json,
+        "max_tries": st.integers(0, 3) | any_json,
+        "fingerprint": st.just(FINGERPRINT) | any_json,
+    },
+)
+
+
+@tried
+@given(records, st.integers(0, 3))
+def test_any_stored_order_is_gone_on_with_or_stops_the_task_and_only_a_clear_orders_anew(value, max_tries):
+    properties.check_order_record(value, FINGERPRINT, max_tries)
+
+
+# --- media hosts ----------------------------------------------------------------------------------------
+
+lengths = st.none() | st.sampled_from([0, 5, 10]) | st.integers(0, 10**19)
+offsets = st.sampled_from([0, 5, 10]) | st.integers(0, 10**18)
+ranges = st.builds("bytes {}-{}/{}".format, offsets, offsets, offsets | st.just("*")) | offsets.map(
+    "bytes */{}".format
+)
+media_headers = st.lists(
+    st.tuples(st.just("Content-Range"), ranges)
+    | st.tuples(st.sampled_from(["Last-Modified", "Date"]), dates | st.text(max_size=30))
+    | st.tuples(
+        st.sampled_from(["Content-Range", "Content-Encoding", "ETag", "Retry-After"]),
+        st.sampled_from(['"a"', 'W/"a"', "gzip", "identity", "120"]) | st.text(max_size=30),
+    ),
+    max_size=5,
+)
+versions = st.none() | st.builds(
+    Version, etag=st.sampled_from([None, '"a"']), modified=st.none(), size=st.sampled_from([None, 5, 10])
+)
+boxes = st.builds(
+    lambda kind, body, error: (len(body) + 8 + error).to_bytes(4) + kind + body,
+    st.sampled_from([b"ftyp", b"moov", b"mdat", b"free", b"\0\0\0\0"]),
+    st.binary(max_size=12),
+    st.sampled_from([0, 0, 0, 0, 1, -1, -7]),
+)
+
+
+@tried
+@given(st.sampled_from([200, 206, 206, 416, 404, 429, 503]), media_headers, lengths, offsets, versions)
+@example(206, [("Content-Range", "bytes 5-5/0")], None, 5, None)
+def test_any_part_of_a_video_belongs_where_it_is_put_or_is_broken(status, headers, length, offset, known):
+    properties.check_part(status, headers, length, offset, known)
+
+
+@tried
+@given(st.binary(max_size=60) | st.lists(boxes, max_size=5).map(b"".join), st.none() | st.integers(0, 80))
+def test_no_body_is_a_whole_video_that_does_not_end_where_it_says(body, announced):
+    properties.check_mp4(body, announced)
+
+
+@tried
+@given(
+    st.text(max_size=20).map("https://x/".__add__) | hosts,
+    st.none() | hosts | st.sampled_from(["//[", "/b", "?c", "https:b"]),
+)
+def test_any_redirect_leads_to_a_plain_url_or_is_refused(url, location):
+    properties.check_redirect(url, location)
+
+
+@tried
+@given(
+    st.ip_addresses().map(str)
+    | st.integers(0, 2**32 - 1).map(hex)
+    | st.text(alphabet="0123456789abcdefx.:%[]\0 ", max_size=20)
+)
+def test_no_address_inside_of_a_network_is_public_in_any_notation(host):
+    properties.check_address(host)
+
+
+# --- the fuzzer's inputs --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_the_fuzzer_begins_with_inputs_that_are_fine(target):
+    assert len(SEEDS[target]) > 2
+    for data in SEEDS[target]:
+        TARGETS[target](data)
+
+
+@pytest.mark.parametrize(
+    ("target", "name"), [(target, name) for target, inputs in FINDINGS.items() for name in inputs]
+)
+def test_what_the_fuzzer_has_found_stays_mended(target, name):
+    TARGETS[target](FINDINGS[target][name])

@@ -1,0 +1,599 @@
+"""
+What holds whatever the service, a media host, a database or an author hands over.
+
+Each function takes plain values, made up by Hypothesis in the unit tests and by a coverage-guided fuzzer in
+``make soak``, and fails if one of the package's promises is broken for them. Only errors of this package are caught,
+so that any other exception is a finding.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import itertools
+import json
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from email.message import Message
+from functools import lru_cache
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+import requests
+import yarl
+
+from airflow_provider_manxue.batch import read_video_task_ids
+from airflow_provider_manxue.connection import ManxueSettings, is_loopback, read_connection
+from airflow_provider_manxue.events import read_batch_event, read_event, says_begin, start_of
+from airflow_provider_manxue.exceptions import (
+    ManxueConfigurationError,
+    ManxueError,
+    ManxueInputError,
+    ManxueOrderError,
+    ManxueOrderNotSentError,
+    ManxueOrderRefusedError,
+    ManxueRefusedError,
+    ManxueResultMissingError,
+    ManxueTimeoutError,
+    ManxueTransientError,
+    ManxueUnsafeUrlError,
+    ManxueVideoFailedError,
+)
+from airflow_provider_manxue.from_trigger import as_argument, refuse_hanging_templates
+from airflow_provider_manxue.media import (
+    BrokenTransferError,
+    Part,
+    Version,
+    check_head,
+    is_public,
+    literal_address,
+    next_hop,
+    read_part,
+    read_url,
+    request_target,
+    why_incomplete,
+)
+from airflow_provider_manxue.order_record import (
+    OrderState,
+    Place,
+    order_to_go_on_with,
+    read_record,
+)
+from airflow_provider_manxue.orders import RATIOS, read_order, read_order_answer
+from airflow_provider_manxue.polling import (
+    GRACE_TIME,
+    MAX_RETRY_AFTER,
+    AskAgain,
+    Completed,
+    Decision,
+    Ended,
+    PollPolicy,
+    Wait,
+)
+from airflow_provider_manxue.protocol import (
+    MAX_DEPTH,
+    TaskStatus,
+    VideoTask,
+    clean_text,
+    read_retry_after,
+    read_task,
+    read_video_task_id,
+    result_url,
+)
+from airflow_provider_manxue.xcoms import XComs
+
+KEY = "sk-very-secret-key"
+NOW = 1_800_000_000.0
+COMPLETED_WORDS = frozenset({"completed", "succeeded", "success", "done"})
+
+
+# --- answers of the service -----------------------------------------------------------------------------
+
+
+def check_answer(http_status: int, body: bytes, retry_after: Sequence[str]) -> None:
+    """An answer is a task that can be stored, or an error that can be shown."""
+    try:
+        task = read_task(http_status, body, video_task_id="p", retry_after=retry_after, now=NOW, secret=KEY)
+    except ManxueError as error:
+        _check_error(error)
+        return
+    assert 200 <= http_status < 300
+    _check_task(task, body)
+
+
+def check_order_answer(http_status: int, body: bytes, retry_after: Sequence[str]) -> None:
+    """An answer to an order is a task with an id, or an error that says what is known of the order."""
+    try:
+        task = read_order_answer(http_status, body, retry_after=retry_after, now=NOW, secret=KEY)
+    except (ManxueOrderError, ManxueOrderNotSentError) as error:
+        _check_error(error)
+        if isinstance(error, (ManxueOrderRefusedError, ManxueOrderNotSentError)):
+            assert not 200 <= http_status < 300 or not _names_a_task(_json(body))
+            assert http_status < 500
+        return
+    except ManxueVideoFailedError as error:
+        _check_error(error)
+        return
+    assert 200 <= http_status < 300
+    assert task.status is not TaskStatus.FAILED
+    assert read_video_task_id(task.id) == task.id
+    _check_task(task, body)
+
+
+def _check_error(error: ManxueError) -> None:
+    text = str(error)
+    assert KEY not in text
+    assert text.isprintable()
+    assert 0 < len(text) < 2000
+    pause = getattr(error, "retry_after", None)
+    assert pause is None or (pause >= 0 and math.isfinite(pause))
+
+
+def _check_task(task: VideoTask, body: bytes) -> None:
+    fields = task.as_dict()
+    stored = json.dumps(fields, allow_nan=False, ensure_ascii=False)
+    stored.encode("utf-8")
+    assert KEY not in stored
+    assert "\\u0000" not in stored
+    assert _depth(fields) <= MAX_DEPTH + 1
+    assert fields["status"] in set(TaskStatus)
+    assert KEY not in task.status_word
+    if task.status is TaskStatus.COMPLETED:
+        assert _status_words(_json(body)) & COMPLETED_WORDS
+    assert task.video_url is None or task.video_url.lower().startswith(("http://", "https://"))
+
+
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return None
+
+
+def _places(answer: Any) -> list[Mapping[str, Any]]:
+    places = [answer, answer.get("data")] if isinstance(answer, Mapping) else []
+    return [place for place in places if isinstance(place, Mapping)]
+
+
+def _names_a_task(answer: Any) -> bool:
+    ids = (place.get("id") for place in _places(answer))
+    return any(isinstance(task_id, str) and re.fullmatch(r"\w+", task_id, re.ASCII) for task_id in ids)
+
+
+def _status_words(answer: Any) -> set[str]:
+    """Return each text under a key ``status``, in the answer itself or in its ``data``."""
+    words = (str(place["status"]) for place in _places(answer) if "status" in place)
+    return {word.replace("\0", "").strip().lower() for word in words}
+
+
+def _depth(value: Any) -> int:
+    depth, level = 0, [value]
+    while level := [
+        inner
+        for outer in level
+        if isinstance(outer, (dict, list))
+        for inner in (outer.values() if isinstance(outer, dict) else outer)
+    ]:
+        depth += 1
+    return depth
+
+
+def check_retry_after(values: Sequence[str]) -> None:
+    """``Retry-After`` is a finite pause, or nothing; plain seconds are what they say."""
+    pause = read_retry_after(values, NOW)
+    assert pause is None or (pause >= 0 and math.isfinite(pause))
+    seconds = [int(value) for value in values if re.fullmatch("[0-9]{1,15}", value)]
+    if seconds:
+        assert pause is not None
+        assert pause >= max(seconds)
+
+
+def check_text(text: str) -> None:
+    """Foreign text becomes one bounded line without the key and without a signature."""
+    clean = clean_text(text, KEY)
+    assert clean.isprintable()
+    assert len(clean) <= 500
+    assert KEY not in clean
+    for url in re.findall(r"https?://[^\s?#\"'<>]+[?#](?!\*\*\*)\S*", clean):
+        raise AssertionError(url)
+
+
+# --- ids, connections, orders ---------------------------------------------------------------------------
+
+
+def check_video_task_id(value: Any) -> None:
+    """What is given as an id is one segment of a path, as every URL library reads it, or refused."""
+    try:
+        task_id = read_video_task_id(value)
+    except ManxueInputError as error:
+        assert str(error).isprintable()
+        return
+    url = result_url("https://x/base", task_id)
+    assert _prepared(url) == url
+    assert str(yarl.URL(url, encoded=True)) == url
+    parts = urlsplit(url)
+    assert parts.path.count("/") == "/base/v1/result/p".count("/")
+    assert not parts.query + parts.fragment
+    assert unquote(url.rpartition("/")[2]) == task_id
+
+
+def _prepared(url: str) -> str | None:
+    request = requests.PreparedRequest()
+    request.prepare_url(url, None)
+    return request.url
+
+
+def check_connection(
+    host: str | None, port: int | None, schema: str | None, password: str | None, extra: Any
+) -> None:
+    """A connection is usable, or refused with the field named; its key is never shown."""
+    try:
+        settings = read_connection("c", host=host, port=port, schema=schema, password=password, extra=extra)
+    except ManxueConfigurationError as error:
+        assert str(error).startswith("Connection 'c', field ")
+        assert KEY not in str(error)
+        return
+    _check_url(settings, allows_http=isinstance(extra, Mapping) and bool(extra.get("allow_http")))
+    assert re.fullmatch("[!-~]+", settings.api_key)
+    assert 0.1 <= settings.request_timeout <= 600
+    assert 0.01 <= settings.requests_per_second <= 10_000
+    assert 1 <= settings.max_connections <= 1000
+    assert KEY not in repr(settings)
+
+
+def _check_url(settings: ManxueSettings, *, allows_http: bool) -> None:
+    url = urlsplit(settings.base_url)
+    assert url.hostname
+    assert url.scheme == "https" or (url.scheme == "http" and (allows_http or is_loopback(url.hostname)))
+    assert url.username is url.password is None
+    assert url.port is None or 1 <= url.port <= 65535
+    assert not url.query + url.fragment
+    assert url.path.startswith("/")
+    assert not url.path.endswith("/")
+    asked = result_url(settings.base_url, "p")
+    assert asked.isascii()
+    assert asked.isprintable()
+    # Both libraries go to that very host, whatever they make of its spelling.
+    assert (yarl.URL(asked, encoded=True).host or "").lower() == url.hostname.lower()
+
+
+def check_order(parameters: Mapping[str, Any]) -> None:
+    """An order keeps to the documented rules, or is refused."""
+    try:
+        order = read_order(**{"prompt": None, "model": None, **parameters})
+    except ManxueInputError as error:
+        assert str(error).startswith("The order was not sent.")
+        return
+    fields = json.loads(order.body)
+    assert fields["prompt"].strip()
+    assert fields["model"].strip()
+    assert fields.get("duration", 5) in range(4, 16)
+    assert fields.get("ratio", "1:1") in RATIOS
+    assert "last_image" not in fields or "first_image" in fields
+    references = [fields[name] for name in ("referenceImages", "referenceVideos", "referenceAudios") if name in fields]  # fmt: skip
+    assert not references or "first_image" not in fields
+    assert all(0 < len(urls) <= 9 and all("://" in url for url in urls) for urls in references)
+    assert set(order.fingerprint) == set(fields)
+    assert all(doubt.isprintable() for doubt in order.doubts)
+
+
+def check_order_record(value: Any, fingerprint: Mapping[str, str], max_tries: int) -> None:
+    """A stored order, perhaps edited by hand, is gone on with or stops the task; only a clear orders anew."""
+    try:
+        record = read_record(value)
+    except ManxueInputError as error:
+        assert str(error).isprintable()
+        return
+    if record is None:
+        assert value is None
+        return
+    kept = record.as_value()
+    assert read_record(json.loads(json.dumps(kept))) == record
+    place = Place("dag", "run", "task", -1, max_tries)
+    try:
+        video_task_id = order_to_go_on_with(record, fingerprint, place)
+    except ManxueError as error:
+        assert isinstance(error, ManxueOrderError | ManxueVideoFailedError)
+        return
+    if video_task_id is None:
+        assert record.state in {OrderState.DONE, OrderState.FAILED}
+        assert record.max_tries is not None
+        assert record.max_tries != max_tries
+    else:
+        assert video_task_id == record.id
+        assert read_video_task_id(video_task_id) == video_task_id
+
+
+# --- what a trigger gets and hands over -----------------------------------------------------------------
+
+
+def check_event(event: Any) -> None:
+    """No event is a success that does not say so, and one that is has all that the worker goes on with."""
+    error = read_event(event)
+    if error is None:
+        assert event["version"] == 1
+        assert event["status"] == "completed"
+        assert read_video_task_id(event["video_task_id"])
+    else:
+        assert isinstance(error, ManxueError)
+        assert str(error)
+    started_at = start_of(event)
+    assert started_at is None or math.isfinite(started_at)
+    assert not (says_begin(event) and error is None)
+    try:
+        errors = read_batch_event(event)
+    except ManxueError:
+        return
+    assert event["version"] == 1
+    assert event["status"] == "ended"
+    assert len(errors) == len(event["errors"])
+    assert all(isinstance(inner, ManxueError) and str(inner) for inner in errors.values())
+
+
+class _Pulled(XComs):
+    """XComs that are not asked for, but made up; it counts how many are."""
+
+    def __init__(self, pulled: Any) -> None:
+        self.pulled = pulled
+        self.pulls = 0
+
+    async def _pull(self, task_id: str, key: str, map_index: int) -> Any:
+        self.pulls += 1
+        return self.pulled
+
+    async def _pull_all(self, task_id: str, key: str) -> list[Any]:
+        return [await self._pull(task_id, key, 0)]
+
+
+def check_reference(value: Any, pulled: Any) -> None:
+    """A trigger's argument, references to XComs in it, becomes ids; what is pulled is data, and not looked into."""
+    xcoms = _Pulled(pulled)
+    argument = as_argument(value)
+    coroutine = xcoms.resolve(argument)
+    try:
+        coroutine.send(None)
+        raise AssertionError("nothing is awaited")
+    except StopIteration as end:
+        resolved = end.value
+    except KeyError:
+        # A reference that is not whole: the trigger leaves it to a worker.
+        assert "xcom_task_id" in json.dumps(argument)
+        return
+    assert xcoms.pulls <= json.dumps(argument).count("xcom_task_id")
+    for read in (read_video_task_id, read_video_task_ids):
+        try:
+            ids = read(resolved)
+        except ManxueInputError:
+            continue
+        assert ids
+        assert all(isinstance(one, str) for one in ids)
+
+
+def check_template(text: str) -> None:
+    """A text is let through, or refused with the form that works, which then is let through."""
+    try:
+        refuse_hanging_templates("video_task_id", text)
+    except ManxueInputError as error:
+        assert "xcom_pull" in text
+        assert "map_indexes=-1" in str(error)
+
+
+# --- whole waits ----------------------------------------------------------------------------------------
+
+
+ANSWERS: tuple[tuple[str, int, bytes], ...] = (
+    ("goes on", 200, b'{"id":"p","object":"video","status":"queued"}'),
+    ("goes on", 200, b'{"id":"p","object":"video","status":"processing"}'),
+    ("goes on", 200, b'{"id":"p","object":"video","status":"reviewing"}'),
+    ("completed", 200, b'{"id":"p","status":"completed","video_url":"https://x/a.mp4","actualDuration":5}'),
+    ("no url", 200, b'{"id":"p","status":"completed","video_url":null}'),
+    ("failed", 200, b'{"id":"p","status":"failed","error":"prompt"}'),
+    ("refused", 404, b'{"message":"No handler found for GET"}'),
+    ("refused", 200, b'{"code":500,"data":null,"msg":"No handler found"}'),
+    ("fatal", 401, b""),
+    ("fatal", 403, b"{}"),
+    ("fatal", 302, b""),
+    ("fatal", 200, b'{"id":"p","object":"image.generation","status":"completed"}'),
+    ("trouble", 429, b""),
+    ("trouble", 500, b"<html>"),
+    ("trouble", 503, b""),
+    ("trouble", 200, b"<html>"),
+    ("trouble", 200, b'{"id":"p","status":'),
+)
+"""What the service may say, and what it means for a wait."""
+
+
+@lru_cache
+def _outcome(number: int, retry_after: str) -> VideoTask | ManxueError:
+    _, http_status, body = ANSWERS[number]
+    try:
+        return read_task(
+            http_status, body, video_task_id="p", retry_after=[retry_after] if retry_after else (), now=NOW
+        )
+    except ManxueError as error:
+        return error
+
+
+def check_wait(
+    policy: PollPolicy,
+    timeout: float,
+    history: Sequence[tuple[int, str, float]],
+    random: Callable[[], float],
+) -> None:
+    """
+    A wait is polite, ends in time, and ends with what a simple model of it expects.
+
+    :param policy: how often to ask.
+    :param timeout: seconds that the wait may take.
+    :param history: what happens at each poll, again and again: the number of an answer, its ``Retry-After``, and by
+        how many seconds the poll is late; a negative number is a clock that was set back.
+    :param random: source of numbers from 0 to 1.
+    """
+    deadline = NOW + timeout
+    wait = Wait("p", policy, NOW, deadline, random=random)
+    grace_since: float | None = None
+    now = NOW
+    set_back, times_set_back = 0.0, 0
+    for poll, (number, retry_after, late) in enumerate(itertools.cycle(history)):
+        # A clock that is set back makes a wait longer by just that.
+        assert poll <= timeout + set_back + times_set_back + 3, (
+            "it went on after its deadline, or asked too often"
+        )
+        meaning, outcome = ANSWERS[number][0], _outcome(number, retry_after)
+        decision = wait.after(outcome, now)
+        grace_since = (
+            (now if grace_since is None else grace_since)
+            if meaning in {"refused", "no url"}
+            else (grace_since if meaning == "trouble" else None)
+        )
+        expected = _expected(meaning, now, deadline, grace_since)
+        assert _kind(decision) == expected, (decision, expected)
+        if not isinstance(decision, AskAgain):
+            return
+        floor = min(getattr(outcome, "retry_after", None) or 0.0, MAX_RETRY_AFTER)
+        _check_pause(decision.at, now, deadline, floor, policy, timeout)
+        if decision.at > deadline:
+            return
+        if late < 0 and set_back < timeout:
+            set_back, times_set_back = set_back - late, times_set_back + 1
+            now = decision.at + late
+        else:
+            now = decision.at + abs(late)
+
+
+def _expected(meaning: str, now: float, deadline: float, grace_since: float | None) -> type:
+    if meaning == "completed":
+        return Completed
+    if meaning == "failed":
+        return ManxueVideoFailedError
+    if meaning == "fatal":
+        return ManxueError
+    if grace_since is not None and meaning != "trouble" and grace_since + GRACE_TIME - now <= 0:
+        return ManxueRefusedError if meaning == "refused" else ManxueResultMissingError
+    return ManxueTimeoutError if now >= deadline else AskAgain
+
+
+def _kind(decision: Decision) -> type:
+    if not isinstance(decision, Ended):
+        return type(decision)
+    named = (
+        ManxueVideoFailedError,
+        ManxueTimeoutError,
+        ManxueRefusedError,
+        ManxueResultMissingError,
+        ManxueTransientError,
+    )
+    return next((kind for kind in named if isinstance(decision.error, kind)), ManxueError)
+
+
+def _check_pause(
+    at: float, now: float, deadline: float, floor: float, policy: PollPolicy, timeout: float
+) -> None:
+    assert now < deadline
+    assert at >= now + 1 or at == deadline
+    assert at >= now + floor
+    assert at <= deadline or now + floor > deadline
+    assert at <= now + floor + max(1.1 * max(policy.interval + timeout, 300.0), 1.0)
+
+
+# --- media hosts ----------------------------------------------------------------------------------------
+
+
+def check_part(
+    status: int,
+    headers: Sequence[tuple[str, str]],
+    length: int | None,
+    offset: int,
+    known: Version | None,
+) -> None:
+    """A part of a video belongs where it is put, to the version that is there; anything else is broken."""
+    message = Message()
+    for name, value in headers:
+        message[name] = value
+    try:
+        part = read_part(status, message, length, offset=offset, known=known, now=NOW)
+    except BrokenTransferError as error:
+        assert error.retry_after is None or (error.retry_after >= 0 and math.isfinite(error.retry_after))
+        return
+    assert status in {200, 206, 416}
+    assert part.start == (0 if status == 200 else offset)
+    if status != 416:
+        assert (message["Content-Encoding"] or "identity").strip().lower() in {"", "identity"}
+    if part.start:
+        _check_continued(part, message, length, known or Version())
+
+
+def _check_continued(part: Part, message: Message, length: int | None, known: Version) -> None:
+    assert known.size in (None, part.version.size)
+    assert (part.version.etag, part.version.modified) == (known.etag, known.modified)
+    numbers = [int(number) for number in re.findall(r"\d+", message["Content-Range"])]
+    if "-" in message["Content-Range"]:
+        assert numbers[0] == part.start
+        assert length in (None, numbers[1] - numbers[0] + 1)
+        assert part.version.size is None or numbers[1] < part.version.size
+    else:
+        assert numbers == [part.start]
+        assert part.version.size == part.start
+
+
+def check_mp4(body: bytes, announced: int | None) -> None:
+    """A body is a whole MP4 only if its length is the announced one, or its boxes end exactly where it does."""
+    reads = 0
+
+    def read_at(place: int, count: int) -> bytes:
+        nonlocal reads
+        reads += 1
+        assert 0 <= place <= len(body)
+        return body[place : place + count]
+
+    try:
+        check_head(body[:12], "video/mp4")
+    except BrokenTransferError:
+        assert body[4:8] != b"ftyp"
+        return
+    missing = why_incomplete(read_at, len(body), announced)
+    assert reads <= len(body) // 8 + 1
+    if missing is not None:
+        assert missing.isprintable()
+        return
+    assert announced in (None, len(body))
+    if announced is None:
+        assert b"moov" in body
+        assert b"mdat" in body
+        assert _sum_of_boxes(body) == len(body)
+
+
+def _sum_of_boxes(body: bytes) -> int:
+    place = 0
+    while place < len(body):
+        length = int.from_bytes(body[place : place + 4])
+        place += int.from_bytes(body[place + 8 : place + 16]) if length == 1 else length
+    return place
+
+
+def check_redirect(url: str, location: str | None) -> None:
+    """A download goes to a plain URL of the web, byte for byte, and never from https to http, or is refused."""
+    try:
+        before = read_url(url)
+        target = next_hop(url, location)
+        after = read_url(target)
+    except ManxueUnsafeUrlError as error:
+        assert str(error).isprintable()
+        return
+    assert after.scheme in {"http", "https"}
+    assert not (before.scheme == "https" and after.scheme == "http")
+    assert "@" not in after.netloc
+    line = request_target(target)
+    assert re.fullmatch("/[!-~]*", line)
+    assert "#" not in line
+    check_address(after.hostname or "")
+
+
+def check_address(host: str) -> None:
+    """A host that is an address is recognised in every notation, and one inside of a network is not public."""
+    address = literal_address(host)
+    if address is None:
+        return
+    ip = ipaddress.ip_address(address)
+    inside = ip.is_private or ip.is_loopback or ip.is_link_local or ip.is_multicast or ip.is_unspecified
+    assert not (inside and is_public(address)) or getattr(ip, "ipv4_mapped", None)
