@@ -282,6 +282,7 @@ def test_a_key_that_could_break_the_header_is_refused(password):
     error = error_of(password=password)
 
     assert "field 'password'" in error
+    assert "the API key holds a space, a line break or a character outside of ASCII. Copy the key" in error
     assert "without the word 'Bearer'" in error
 
 
@@ -420,6 +421,8 @@ def test_a_proxy(value):
 )
 def test_a_bad_proxy_is_refused_and_not_repeated(value):
     error = error_of(extra={"proxy": value})
+
+    assert ": it is not the URL of an HTTP proxy. Use the form" in error
 
     assert "field 'proxy'" in error
     assert "http://proxy.example.com:3128" in error

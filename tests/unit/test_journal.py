@@ -84,7 +84,7 @@ def test_repeated_trouble_is_told_again_only_after_ten_minutes(journal):
 
 
 def test_words_of_the_service_that_differ_in_each_answer_are_not_each_a_line(journal):
-    answers = [ManxueTransientError(f"HTTP 503: request {number} was dropped") for number in range(20)]
+    answers = [ManxueTransientError(f"HTTP 503: request {number}: was dropped") for number in range(20)]
 
     assert len(told(journal, *answers)) == 1
 

@@ -353,6 +353,8 @@ def test_the_last_poll_is_at_the_deadline(outcome, chance):
 def test_a_video_that_is_not_ready_at_the_deadline_ends_the_wait(outcome, late):
     end = wait_of(timeout=10).after(outcome, START + 10 + late)
 
+    assert len(end.news) == 1, "what the last answer was is told all the same"
+
     assert isinstance(end, Ended)
     assert type(end.error) is ManxueTimeoutError
 

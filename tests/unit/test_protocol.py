@@ -738,7 +738,15 @@ def test_an_id_is_taken_as_it_is_or_out_of_a_create_answer(value):
 
 @pytest.mark.parametrize(
     "value",
-    ["video_550e8400-e29b-41d4-a716-446655440000", "global task/2", "a/../b", "...", "任务 1", "?#%2e"],
+    [
+        "video_550e8400-e29b-41d4-a716-446655440000",
+        "global task/2",
+        "a/../b",
+        "...",
+        "任务 1",
+        "?#%2e",
+        "a" * 1000,
+    ],
 )
 def test_an_id_is_opaque(value):
     assert read_video_task_id(value) == value
