@@ -34,7 +34,7 @@ OLD_PATHLIB = universal-pathlib<0.3
 COMPILE = pip compile --quiet --python-version 3.11 --no-header --no-annotate
 
 .PHONY: help demo demo-ui demo-distributed test lint types unit airflow-tests services-tests heavy-tests browser-tests matrix
-.PHONY: docs screenshots audit dist soak bench bench-from-trigger bench-failover bench-saving constraints clean
+.PHONY: docs screenshots audit dist soak mutants bench bench-from-trigger bench-failover bench-saving constraints clean
 .PHONY: $(UNIT_CELLS) $(EXAMPLE_CELLS)
 .SECONDEXPANSION:
 
@@ -102,6 +102,9 @@ soak: $(VENV)/.with-distributed $(VENV)/.with-fuzz ## everything that runs long:
 	$(BIN)/python -m soak.fuzz
 	$(BIN)/python -m soak.nights --seeds 1-20
 
+mutants: $(VENV)/.with-mutation ## change the pure core in some 2,700 ways, and see which changes the tests notice (half an hour)
+	@AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python -m dev.mutants
+
 bench: $(READY_BENCH) ## what a wait costs, beside its alternatives (about 10 minutes)
 	$(VENV_BENCH)/bin/python -m benchmarks
 
@@ -122,7 +125,7 @@ constraints: .uv/.ready ## choose the newest versions of everything again
 		echo "$$file"; \
 		{ echo "apache-airflow==$$version"; case $$version in 3.0.*) echo '$(OLD_PATHLIB)';; esac; } \
 			| $(UV) $(COMPILE) --upgrade --universal \
-			--group dev --group bench --group docs --group browser --group distributed --group dist --group fuzz --extra testing \
+			--group dev --group bench --group docs --group browser --group distributed --group dist --group fuzz --group mutation --extra testing \
 			--output-file "$$file" pyproject.toml - >/dev/null || exit 1; \
 	done
 	@echo constraints/airflow-lowest.txt
@@ -131,7 +134,7 @@ constraints: .uv/.ready ## choose the newest versions of everything again
 		--constraints .uv/lowest.txt --output-file constraints/airflow-lowest.txt pyproject.toml - >/dev/null
 
 clean: ## remove environments, caches and all other things that were made here
-	rm -rf .uv $(VENV) $(VENV)-* .demo .fuzz build dist docs/_build *.egg-info .coverage* .hypothesis .*_cache
+	rm -rf .uv $(VENV) $(VENV)-* .demo .fuzz build dist mutants docs/_build *.egg-info .coverage* .hypothesis .*_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # $(call environment,folder,Airflow,interpreter,group of dependencies)

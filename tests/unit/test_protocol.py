@@ -122,6 +122,15 @@ def test_a_task_is_written_back_under_the_names_of_the_service():
     assert list(written) == list(answer)
 
 
+@pytest.mark.parametrize(
+    ("fields", "word"), [({"status": 5}, "5"), ({}, ""), ({"status": "Reviewing"}, "Reviewing")]
+)
+def test_a_status_is_kept_as_the_service_wrote_it(fields, word):
+    seen = task_of({"id": "proj_1", **fields})
+
+    assert (seen.status, seen.status_word) == (TaskStatus.UNKNOWN, word)
+
+
 def test_the_next_tasks_get_url_and_length():
     seen = task_of({"id": "proj_1", "status": "completed", "video_url": VIDEO, "actualDuration": 5.17})
 

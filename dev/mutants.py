@@ -1,0 +1,96 @@
+"""
+Mutation testing of the pure core: which changes of the code do the tests not notice?
+
+mutmut makes the changes and runs the tests (``[tool.mutmut]`` in ``pyproject.toml`` says on what, and which). This adds
+the score of each module, and a file with every change that was not noticed.
+
+    python -m dev.mutants            # run mutmut, which goes on where it was stopped
+    python -m dev.mutants --report   # say what its last run found
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mutmut.mutation.data import SourceFileMutationData
+from mutmut.mutation.diff_apply import get_diff_for_mutant
+from mutmut.stats import status_by_exit_code
+from mutmut.utils.file_utils import walk_mutatable_files
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+LEAST_SCORE = 0.9
+NOTICED = {"killed", "timeout"}
+"""A change that lets a test run without end is noticed as well."""
+
+RESULTS = Path("benchmarks/mutants.json")
+
+
+def main() -> None:
+    """Run mutmut, and report."""
+    parser = argparse.ArgumentParser(prog="python -m dev.mutants", description=__doc__.splitlines()[1])
+    parser.add_argument("--report", action="store_true", help="only report what the last run found")
+    if not parser.parse_args().report:
+        subprocess.run([str(Path(sys.executable).with_name("mutmut")), "run"], check=True)
+    counts: dict[str, Counter[str]] = {}
+    unnoticed: dict[str, list[str]] = {}
+    for path in walk_mutatable_files():
+        found = SourceFileMutationData(path=path)
+        found.load()
+        statuses = {name: status_by_exit_code[code] for name, code in found.exit_code_by_key.items()}
+        counts[path.stem] = Counter(statuses.values())
+        for name, status in statuses.items():
+            if status not in NOTICED:
+                unnoticed[name] = changed_lines(get_diff_for_mutant(name, path=path))
+    write(counts, unnoticed)
+    score = tell(counts)
+    if score < LEAST_SCORE:
+        sys.exit(f"less than {LEAST_SCORE:.0%} of the changes are noticed; {RESULTS} has the others")
+
+
+def changed_lines(diff: str) -> list[str]:
+    """Return the lines of a diff that tell what it changes."""
+    lines = [line for line in diff.splitlines() if line.startswith(("-", "+"))]
+    return [line for line in lines if not line.startswith(("---", "+++"))]
+
+
+def noticed(statuses: Counter[str]) -> int:
+    """Return how many changes were noticed."""
+    return sum(count for status, count in statuses.items() if status in NOTICED)
+
+
+def write(counts: dict[str, Counter[str]], unnoticed: dict[str, list[str]]) -> None:
+    """Keep what was found."""
+    modules = {
+        module: {"mutants": statuses.total(), "noticed": noticed(statuses)}
+        for module, statuses in counts.items()
+    }
+    RESULTS.write_text(
+        json.dumps({"modules": modules, "unnoticed": unnoticed}, indent=1, ensure_ascii=False) + "\n"
+    )
+
+
+def tell(counts: dict[str, Counter[str]]) -> float:
+    """Print a table of the scores, and return the one of all modules together."""
+    print("| module | mutants | noticed | score |\n|---|---|---|---|")
+    for module, statuses in counts.items():
+        print(row(f"`{module}`", [statuses]))
+    print(row("**all**", counts.values()))
+    return noticed(sum(counts.values(), Counter())) / sum(map(Counter.total, counts.values()))
+
+
+def row(name: str, statuses: Iterable[Counter[str]]) -> str:
+    """Return one line of the table."""
+    together = sum(statuses, Counter[str]())
+    return f"| {name} | {together.total():,} | {noticed(together):,} | {noticed(together) / together.total():.1%} |"
+
+
+if __name__ == "__main__":
+    main()
