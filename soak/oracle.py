@@ -280,7 +280,7 @@ class _Judgement:
                 continue
             key = exchange.process, exchange.task_id
             before, was_short = last.get(key, (None, False))
-            gap = float("inf") if before is None or before.status == 401 else exchange.at - before.at
+            gap = float("inf") if before is None or self._may_repeat(before) else exchange.at - before.at
             is_short = gap < MIN_INTERVAL - EPSILON
             if is_short and was_short:  # a single one is the poll at the deadline
                 yield f"asked again and again, after {gap:.3f} s"
@@ -290,6 +290,10 @@ class _Judgement:
         each = 4 + 4 * processes + 2.5 * span / self.plan.interval
         if len(self.asked) > len(self.videos) * len(self.instance.attempts) * each:
             yield f"asked {len(self.asked)} times in {span:.0f} s"
+
+    def _may_repeat(self, exchange):
+        """Whether a request may be sent anew at once: with a new key, or by a batch at the pace that a 429 has taught."""
+        return exchange.status == 401 or (exchange.status == 429 and self.plan.kind == "batch")
 
 
 def _may_be_skipped(error):

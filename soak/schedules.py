@@ -14,7 +14,6 @@ import asyncio
 import copy
 import functools
 import json
-import logging
 import multiprocessing
 import random
 import sys
@@ -207,7 +206,6 @@ def play(seed, schedule=None, prepare=lambda world: None):
 
 def play_range(seeds):
     """Run schedules; returns the number of runs, and findings by seed."""
-    logging.getLogger("airflow_provider_manxue.testing").setLevel(logging.ERROR)
     with installed():
         return {seed: found for seed in seeds if (found := play(seed)[2])}
 

@@ -7,6 +7,7 @@ import contextlib
 import contextvars
 import importlib
 import json
+import logging
 import random
 from types import SimpleNamespace
 from unittest.mock import patch
@@ -289,8 +290,21 @@ def installed():
     with contextlib.ExitStack() as stack:
         for target, name, value in replaced:
             stack.enter_context(patch.object(target, name, value))
+        stack.enter_context(_quiet_service())
         yield
     random.setstate(state)
+
+
+@contextlib.contextmanager
+def _quiet_service():
+    """Keep the emulator from logging each fault of a million schedules."""
+    logger = logging.getLogger("airflow_provider_manxue.testing")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def as_stored(value):

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 COUNT, PARTS = 20_000, 20
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("part", range(PARTS))
 def test_no_schedule_breaks_an_invariant(part):
     size = COUNT // PARTS
