@@ -32,7 +32,7 @@ MODULES = (
 )  # fmt: skip
 """Those that read what comes from outside."""
 
-LIMITS = {"max_len": 4096, "timeout": 25, "rss_limit_mb": 1024}
+LIMITS = {"max_len": 4096, "timeout": 25, "report_slow_units": 25, "rss_limit_mb": 1024}
 """Bytes of an input; seconds after which it counts as endless; MiB after which it counts as taking all memory."""
 
 
