@@ -98,9 +98,10 @@ dist: $(VENV)/.with-dist ## sdist and wheel in dist, checked, and tried in clean
 	$(BIN)/python -m dev.dist
 
 soak: $(VENV)/.with-distributed $(VENV)/.with-fuzz ## everything that runs long: a million schedules, the fuzzer, twenty nights on a distributed deployment (hours)
-	$(BIN)/python -m soak.schedules --count 1000000 --keep
-	$(BIN)/python -m soak.fuzz
-	$(BIN)/python -m soak.nights --seeds 1-20
+	-$(BIN)/python -m soak.schedules --count 1000000 --keep
+	-$(BIN)/python -m soak.fuzz
+	-$(BIN)/python -m soak.nights --seeds 1-20
+	$(BIN)/python -m soak.report
 
 mutants: $(VENV)/.with-mutation ## change the pure core in some 2,700 ways, and see which changes the tests notice (half an hour)
 	@AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python -m dev.mutants
