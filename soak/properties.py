@@ -595,5 +595,12 @@ def check_address(host: str) -> None:
     if address is None:
         return
     ip = ipaddress.ip_address(address)
-    inside = ip.is_private or ip.is_loopback or ip.is_link_local or ip.is_multicast or ip.is_unspecified
-    assert not (inside and is_public(address)) or getattr(ip, "ipv4_mapped", None)
+    if is_public(address) and _is_inside(ip):
+        # Versions of Python differ in what they say of an IPv6 address that wraps an IPv4 one.
+        wrapped = getattr(ip, "ipv4_mapped", None) or getattr(ip, "sixtofour", None)
+        assert wrapped is not None
+        assert not _is_inside(wrapped)
+
+
+def _is_inside(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    return ip.is_private or ip.is_loopback or ip.is_link_local or ip.is_multicast or ip.is_unspecified

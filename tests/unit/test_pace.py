@@ -8,7 +8,17 @@ from collections import Counter
 
 import pytest
 
-from airflow_provider_manxue.pace import DEFAULT_PAUSE, Pace
+from airflow_provider_manxue.pace import (
+    ACCELERATION,
+    DECREASE,
+    DEFAULT_PAUSE,
+    GENTLE_RATE,
+    RAMP,
+    RECOVERY,
+    SHARP_DECREASE,
+    SOON,
+    Pace,
+)
 from soak.virtual import run
 
 
@@ -140,6 +150,82 @@ def test_many_refusals_of_one_moment_slow_the_pace_once():
         return pace.rate
 
     assert run(main()) == pytest.approx(80)
+
+
+async def refuse(pace):
+    """Let the service say 429 to a request of this very moment, which is later than any before."""
+    await asyncio.sleep(1)
+    pace.was_refused(asyncio.get_running_loop().time(), 1.0)
+
+
+@pytest.mark.parametrize(
+    ("answers", "decrease"), [(0, SHARP_DECREASE), (SOON, SHARP_DECREASE), (SOON + 1, DECREASE)]
+)
+def test_refusal_right_after_another_slows_sharply(answers, decrease):
+    async def main():
+        pace = Pace(100, 10)
+        await refuse(pace)
+        for _ in range(answers):
+            pace.went_well()
+        before = pace.rate
+        await refuse(pace)
+        return pace.rate / before
+
+    assert run(main()) == pytest.approx(decrease)
+
+
+def test_rate_comes_back_in_even_steps_and_beyond_the_last_refusal_in_growing_ones():
+    async def main():
+        pace = Pace(1000, 10)
+        await refuse(pace)
+        await refuse(pace)
+        rates = [pace.rate]
+        for _ in range(RECOVERY + 3):
+            pace.went_well()
+            rates.append(pace.rate)
+        return rates
+
+    rates = run(main())
+    steps = [later - earlier for earlier, later in itertools.pairwise(rates)]
+    even = (800 - 400) / RECOVERY
+    assert rates[0] == pytest.approx(400)
+    assert steps[: RECOVERY - 1] == pytest.approx([even] * (RECOVERY - 1))
+    assert rates[RECOVERY] == pytest.approx(800)
+    assert [later / earlier for earlier, later in itertools.pairwise(steps[-3:])] == pytest.approx(
+        [ACCELERATION] * 2
+    )
+
+
+def test_ramp_after_a_pause_is_a_straight_line():
+    async def main():
+        pace = Pace(1000, 10)
+        await refuse(pace)
+        await asyncio.sleep(1 + RAMP / 4)
+        turns = []
+        for _ in range(2):
+            async with pace.turn() as asked_at:
+                turns.append(asked_at)
+        return turns
+
+    first, second = run(main())
+    assert 1 / (second - first) == pytest.approx(GENTLE_RATE + (1000 * DECREASE - GENTLE_RATE) / 4, rel=1e-3)
+
+
+def test_turn_is_not_lent_beyond_what_may_be_under_way_where_nobody_queues():
+    async def main():
+        pace, begun = Pace(1000, 1), []
+
+        async def ask():
+            async with pace.turn() as asked_at:
+                begun.append(asked_at)
+                await asyncio.sleep(1)
+
+        first = asyncio.create_task(ask())
+        await asyncio.sleep(0.5)
+        await asyncio.gather(first, ask())
+        return begun
+
+    assert run(main()) == pytest.approx([0, 1])
 
 
 def test_pace_is_back_at_its_limit_when_the_service_has_lifted_its_own():

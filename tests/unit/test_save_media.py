@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import ipaddress
 from email.message import Message
 
 import pytest
@@ -399,7 +400,10 @@ class TestAddress:
         ],
     )
     def test_may_stand_in_a_name(self, host, address):
-        assert literal_address(host) == address
+        found = literal_address(host)
+        assert found if address else found is None
+        # Versions of Python differ in how they write an IPv6 address that wraps an IPv4 one.
+        assert not address or ipaddress.ip_address(found) == ipaddress.ip_address(address)
 
 
 class TestMediaType:
