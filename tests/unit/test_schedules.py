@@ -31,10 +31,10 @@ def test_no_schedule_breaks_an_invariant(part):
 
 def test_seed_replays_its_schedule():
     def told():
-        """What happened, but for the signatures of URLs, which are made anew."""
+        """What happened, but for what Airflow logs as it starts, and the signatures of URLs, which are made anew."""
         command = [sys.executable, "-m", "soak.schedules", "--seed", "101", "--count", "1", "--verbose"]
         lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        return [line.partition("signature=")[0] for line in lines.splitlines() if " [" not in line[:40]]
+        return [line.partition("signature=")[0] for line in lines.splitlines() if " [" not in f" {line[:40]}"]
 
     first = told()
     assert len(first) > 20
