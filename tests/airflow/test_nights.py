@@ -48,10 +48,9 @@ def test_a_night_breaks_nothing_and_what_is_broken_is_seen(tmp_path: Path) -> No
         file.write_bytes(file.read_bytes()[:-1])
         (videos / ".manxue-0.mp4").touch()
         (airflow.home / "some.log").write_text(f"Bearer {night.keys[-1]}")
-        order(emulator, night.prompt(night.videos[0]))
-        airflow.query(
-            "UPDATE task_instance SET state = 'success' WHERE task_id = 'ordered.wait' AND map_index = 2"
-        )
+        for _ in range(2):  # twice, since the night may have kept the first order from being taken
+            order(emulator, night.prompt(night.videos[0]))
+        airflow.query("UPDATE task_instance SET state = 'failed' WHERE task_id = 'all_in_triggerer.wait'")
         airflow.query("DELETE FROM xcom WHERE task_id = 'end_in_triggerer.wait' AND key = 'video_url'")
         broken = "\n".join(Aftermath(night).broken())
 
@@ -59,8 +58,8 @@ def test_a_night_breaks_nothing_and_what_is_broken_is_seen(tmp_path: Path) -> No
         "single[0] is not saved as it was made",
         "in the folder for the videos: ['.manxue-0.mp4']",
         "a key is in ",
-        "was bought 2 times",
-        "ordered[2].wait is success, not failed",
+        f"{night.prompt(night.videos[0])} was bought ",
+        "all_in_triggerer[0].wait is failed, not success",
         "end_in_triggerer[0].wait has",
     ):
         assert sign in broken
