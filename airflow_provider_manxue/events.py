@@ -22,7 +22,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueTimeoutError,
     ManxueVideoFailedError,
 )
-from airflow_provider_manxue.protocol import read_video_task_id
+from airflow_provider_manxue.protocol import names_a_task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -149,16 +149,10 @@ def read_event(event: Any) -> ManxueError | None:
     if isinstance(event, dict) and event.get("version") == VERSION:
         if event.get("status") != "completed":
             return _restored(event)
-        if _is_id(event.get("video_task_id")):
+        video_task_id = event.get("video_task_id")
+        if isinstance(video_task_id, str) and names_a_task(video_task_id):
             return None
     return _not_understood(event)
-
-
-def _is_id(value: Any) -> bool:
-    try:
-        return isinstance(value, str) and bool(read_video_task_id(value))
-    except ManxueInputError:
-        return False
 
 
 def _not_understood(event: Any) -> ManxueError:

@@ -29,9 +29,9 @@ from airflow_provider_manxue.protocol import (
     TaskStatus,
     VideoTask,
     clean_text,
+    names_a_task,
     no_answer,
     read_task,
-    read_video_task_id,
 )
 
 RATIOS = ("21:9", "16:9", "4:3", "1:1", "3:4", "9:16")
@@ -288,14 +288,7 @@ def _business_code(body: bytes) -> int:
         code = int(str(answer["code"])) if isinstance(answer, dict) else 0
     except (ValueError, KeyError, RecursionError):
         return 0
-    return 0 if code == 200 or _names_a_task(answer) else code
-
-
-def _names_a_task(answer: Any) -> bool:
-    try:
-        return bool(read_video_task_id(answer))
-    except ManxueInputError:
-        return False
+    return 0 if code == 200 or names_a_task(answer) else code
 
 
 def read_order_answer(

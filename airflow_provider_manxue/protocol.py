@@ -147,6 +147,14 @@ def read_video_task_id(value: Any) -> str:
     return task_id
 
 
+def names_a_task(value: Any) -> bool:
+    """Return whether a value is an id that can be asked for, or an answer that holds one."""
+    try:
+        return bool(read_video_task_id(value))
+    except ManxueInputError:
+        return False
+
+
 def _may_be_id(text: str) -> bool:
     """Return whether a text is fit for a path and a log; ids are opaque otherwise."""
     # URL libraries resolve dot segments even when they are percent-encoded, so these could leave the path.

@@ -8,11 +8,9 @@ when it moves them; the emulator's record of requests says when each is polled n
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import os
-import secrets
 import statistics
 import sys
 import tempfile
@@ -24,7 +22,7 @@ from airflow_provider_manxue.testing import Emulator, Script
 from benchmarks.from_trigger import DAGS, REPOSITORY
 from benchmarks.table import print_table
 from benchmarks.tasklog import moments
-from dev.local_airflow import LocalAirflow, query_postgres
+from dev.local_airflow import LocalAirflow, postgres_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -175,7 +173,7 @@ def measure(kind: str, interval: float) -> Iterator[Figures]:
     """Let a hundred waits begin in a fresh Airflow, and kill its triggerers one after the other."""
     with (
         Emulator() as emulator,
-        database() as url,
+        postgres_database(POSTGRES) as url,
         tempfile.TemporaryDirectory() as home,
         LocalAirflow(
             home,
@@ -200,17 +198,6 @@ def measure(kind: str, interval: float) -> Iterator[Figures]:
         one = newest_triggerer(airflow)
         yield waits.kill("triggerer:2", two, "the one that has all, another stands by")
         yield waits.kill("triggerer", one, "the only one, started again at once", restart=True)
-
-
-@contextlib.contextmanager
-def database() -> Iterator[str]:
-    """Lend an empty PostgreSQL database."""
-    name = f"manxue_{secrets.token_hex(6)}"
-    query_postgres(f"{POSTGRES}/postgres", f"CREATE DATABASE {name}")
-    try:
-        yield f"{POSTGRES}/{name}"
-    finally:
-        query_postgres(f"{POSTGRES}/postgres", f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def newest_triggerer(airflow: LocalAirflow) -> int:

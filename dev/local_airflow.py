@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from types import FrameType, TracebackType
 
 TaskKey = str | tuple[str, int]
@@ -523,6 +523,21 @@ def query_postgres(url: str, sql: str, values: tuple[object, ...] = ()) -> list[
         with db.cursor() as cursor:
             cursor.execute(sql.replace("?", "%s"), values)
             return cursor.fetchall() if cursor.description else []
+
+
+@contextlib.contextmanager
+def postgres_database(server: str) -> Iterator[str]:
+    """
+    Lend an empty database of a PostgreSQL server, by its URL.
+
+    :param server: URL of the server, without a database.
+    """
+    name = f"manxue_{secrets.token_hex(6)}"
+    query_postgres(f"{server}/postgres", f"CREATE DATABASE {name}")
+    try:
+        yield f"{server}/{name}"
+    finally:
+        query_postgres(f"{server}/postgres", f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def installed_version(python: str) -> tuple[int, ...]:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import re
-import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 import pytest
 
 from airflow_provider_manxue.testing import Emulator, Script
-from dev.local_airflow import LocalAirflow, query_postgres
+from dev.local_airflow import LocalAirflow, postgres_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -235,22 +234,20 @@ def test_clear_leaves_no_result_of_the_earlier_run(airflow: LocalAirflow, emulat
 @pytest.fixture
 def on_postgres(emulator: Emulator, tmp_path: Path) -> Iterator[LocalAirflow]:
     """An Airflow with two triggerers, on a PostgreSQL database of its own."""
-    name = f"manxue_{secrets.token_hex(6)}"
-    query_postgres(f"{POSTGRES}/postgres", f"CREATE DATABASE {name}")
-    try:
-        with LocalAirflow(
+    with (
+        postgres_database(POSTGRES) as url,
+        LocalAirflow(
             tmp_path / "airflow",
             dags_folder=Path(__file__).parent / "dags",
             env={"AIRFLOW_CONN_MANXUE_DEFAULT": emulator.airflow_connection_json()},
             # Each takes a few triggers at a time, so that both have some.
             config={"triggerer.max_trigger_to_select_per_loop": 5},
             pools={},
-            postgres=f"{POSTGRES}/{name}",
-        ) as airflow:
-            airflow.start("triggerer:2")
-            yield airflow
-    finally:
-        query_postgres(f"{POSTGRES}/postgres", f"DROP DATABASE {name} WITH (FORCE)")
+            postgres=url,
+        ) as airflow,
+    ):
+        airflow.start("triggerer:2")
+        yield airflow
 
 
 @pytest.mark.services

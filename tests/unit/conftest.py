@@ -20,11 +20,18 @@ from airflow_provider_manxue.protocol import read_video_task_id
 from airflow_provider_manxue.sensors import manxue as sensor_module
 from airflow_provider_manxue.triggers import _base as task_trigger_module
 from airflow_provider_manxue.triggers import manxue as trigger_module
+from asking import ask_from_triggerer, ask_from_worker
 from world import ManualClock, ScriptedService, World, link_into, xcoms_of
 
 
 def pytest_addoption(parser):
     parser.addoption("--write-golden", metavar="VERSION", help="write the forms of test_golden.py anew")
+
+
+@pytest.fixture(params=[ask_from_worker, ask_from_triggerer], ids=["worker", "triggerer"])
+def ask(request):
+    """Ask the service for a video, by each of the transports."""
+    return request.param
 
 
 @pytest.fixture

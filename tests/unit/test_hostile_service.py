@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import itertools
-import json
 import socket
 import threading
 import time
@@ -15,9 +13,8 @@ import pytest
 from airflow_provider_manxue.exceptions import ManxueTransientError
 from airflow_provider_manxue.hooks.manxue import ManxueHook
 from airflow_provider_manxue.testing import Answer, Emulator, Script
-from airflow_provider_manxue.transport import shared_transport
+from asking import CONN_ID, write_connection
 
-CONN_ID = "manxue_under_test"
 TASK = b'{"id": "task-1", "status": "queued"}'
 
 
@@ -83,28 +80,10 @@ class Service:
         self._listener.close()
 
 
-def ask_from_worker():
-    return ManxueHook(CONN_ID).get_video_task("task-1")
-
-
-def ask_from_triggerer():
-    async def ask():
-        async with shared_transport() as transport:
-            return await transport.get_video_task(CONN_ID, "task-1", 30)
-
-    return asyncio.run(ask())
-
-
-@pytest.fixture(params=[ask_from_worker, ask_from_triggerer], ids=["worker", "triggerer"])
-def ask(request):
-    return request.param
-
-
 @pytest.fixture
 def connect(monkeypatch):
     def write(host, password="the-key", **extra):
-        connection = {"conn_type": "manxue", "host": host, "password": password, "extra": extra}
-        monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(connection))
+        write_connection(monkeypatch, {"host": host, "password": password, "extra": extra})
 
     return write
 

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gzip
 import itertools
-import json
 import socket
 import threading
 import tracemalloc
@@ -20,9 +18,8 @@ from airflow_provider_manxue.exceptions import (
     ManxueTransientError,
 )
 from airflow_provider_manxue.hooks.manxue import ManxueHook, _read_bounded
-from airflow_provider_manxue.transport import shared_transport
+from asking import CONN_ID, ask_from_triggerer, ask_from_worker, write_connection
 
-CONN_ID = "manxue_under_test"
 GIB = 2**30
 PIECE = 2**16
 
@@ -108,20 +105,8 @@ class Server:
         self._thread.join()
 
 
-def ask_from_worker():
-    ManxueHook(CONN_ID).get_video_task("task-1")
-
-
 def order_from_worker():
     ManxueHook(CONN_ID).create_video(prompt="a lighthouse", model="sd2_manxue_1080p")
-
-
-def ask_from_triggerer():
-    async def ask():
-        async with shared_transport() as transport:
-            await transport.get_video_task(CONN_ID, "task-1", 30)
-
-    asyncio.run(ask())
 
 
 WAYS = {
@@ -138,13 +123,8 @@ def measure(monkeypatch):
     def answered(pieces, way):
         ask, error = WAYS[way]
         with Server(pieces) as server:
-            connection = {
-                "conn_type": "manxue",
-                "host": server.url,
-                "password": "k",
-                "extra": {"request_timeout": 2},
-            }
-            monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(connection))
+            connection = {"host": server.url, "password": "k", "extra": {"request_timeout": 2}}
+            write_connection(monkeypatch, connection)
             tracemalloc.start()
             try:
                 with pytest.raises(error):

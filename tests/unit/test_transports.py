@@ -23,25 +23,7 @@ from airflow_provider_manxue.hooks.manxue import ManxueHook
 from airflow_provider_manxue.protocol import TaskStatus
 from airflow_provider_manxue.testing import Answer, Emulator, RateLimit, Script
 from airflow_provider_manxue.transport import ask_for_all, shared_transport
-
-CONN_ID = "manxue_under_test"
-
-
-def ask_from_worker(video_task_id="task-1"):
-    return ManxueHook(CONN_ID).get_video_task(video_task_id)
-
-
-def ask_from_triggerer(video_task_id="task-1"):
-    async def ask():
-        async with shared_transport() as transport:
-            return await transport.get_video_task(CONN_ID, video_task_id, 30)
-
-    return asyncio.run(ask())
-
-
-@pytest.fixture(params=[ask_from_worker, ask_from_triggerer], ids=["worker", "triggerer"])
-def ask(request):
-    return request.param
+from asking import CONN_ID, write_connection
 
 
 @pytest.fixture
@@ -52,7 +34,7 @@ def connect(monkeypatch):
         connection = json.loads(emulator.airflow_connection_json())
         connection["extra"] = {"request_timeout": 1, **(connection.get("extra") or {}), **extra}
         connection |= {"password": password or emulator.api_key, "host": host or emulator.base_url}
-        monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps(connection))
+        write_connection(monkeypatch, connection)
 
     return write
 

@@ -1,0 +1,28 @@
+"""Ask the service for a video by each of the two transports, over the connection of a test."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from airflow_provider_manxue.hooks.manxue import ManxueHook
+from airflow_provider_manxue.transport import shared_transport
+
+CONN_ID = "manxue_under_test"
+
+
+def write_connection(monkeypatch, connection):
+    """Write the connection into the environment, where Airflow finds it."""
+    monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps({"conn_type": "manxue", **connection}))
+
+
+def ask_from_worker(video_task_id="task-1"):
+    return ManxueHook(CONN_ID).get_video_task(video_task_id)
+
+
+def ask_from_triggerer(video_task_id="task-1"):
+    async def ask():
+        async with shared_transport() as transport:
+            return await transport.get_video_task(CONN_ID, video_task_id, 30)
+
+    return asyncio.run(ask())
