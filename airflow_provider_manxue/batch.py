@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,12 +16,13 @@ from airflow_provider_manxue.exceptions import (
     ManxueInputError,
     ManxueMediaTypeError,
     ManxuePermissionError,
+    ManxueRateLimitError,
     ManxueRedirectError,
     ManxueTimeoutError,
     ManxueVideoFailedError,
 )
 from airflow_provider_manxue.journal import News, elapsed
-from airflow_provider_manxue.polling import Completed, Ended
+from airflow_provider_manxue.polling import MAX_RETRY_AFTER, AskAgain, Completed, Ended
 from airflow_provider_manxue.protocol import TaskStatus, VideoTask, read_video_task_id
 
 TELL_EVERY = 10.0
@@ -35,6 +37,9 @@ _OF_THE_CONNECTION = (
     ManxuePermissionError,
     ManxueRedirectError,
 )
+
+
+Outcome = VideoTask | ManxueError
 
 
 def read_video_task_ids(values: Any) -> list[str]:
@@ -76,6 +81,21 @@ def concerns_connection(error: ManxueError) -> bool:
     return isinstance(error, _OF_THE_CONNECTION)
 
 
+def next_poll_of_all(unfinished: Iterable[tuple[Outcome, AskAgain]], now: float) -> AskAgain:
+    """
+    Return when a worker asks again for all videos that are not there yet.
+
+    :param unfinished: for each of them what the service said, and when it would be asked for alone.
+    :param now: the current time. A pause after a 429 is counted from then, and holds for all.
+    """
+    earliest, pause = math.inf, 0.0
+    for outcome, again in unfinished:
+        earliest = min(earliest, again.at)
+        if isinstance(outcome, ManxueRateLimitError):
+            pause = max(pause, min(outcome.retry_after or 0.0, MAX_RETRY_AFTER))
+    return AskAgain(max(earliest, now + pause))
+
+
 @dataclass(slots=True)
 class Progress:
     """
@@ -111,9 +131,6 @@ class Progress:
         others = f", {len(self.errors)} ended otherwise" if self.errors else ""
         text = f"{self.completed} of {self.count} videos completed{others} (after {elapsed(waited)})"
         return (News(logging.INFO, text),)
-
-
-Outcome = VideoTask | ManxueError
 
 
 def tasks_of(ids: Iterable[str], outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:

@@ -13,6 +13,7 @@ import contextvars
 import functools
 import importlib
 import logging
+import math
 import os
 import time
 import weakref
@@ -46,7 +47,7 @@ from airflow_provider_manxue.protocol import (
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+    from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable
 
     from aiohttp import ClientResponse, ClientSession
 
@@ -61,7 +62,7 @@ TURNED_AWAY_TRIES = 10
 """How often a worker that reads many tasks asks for one of them, while the service says 429."""
 
 TURNED_AWAY_PAUSE = 30.0
-"""Seconds of a pause that a worker makes for it at most; a longer one is left to the triggerer."""
+"""Seconds of a pause that a worker makes for it at most; during a longer one it does something else, or makes way."""
 
 KEEP_ALIVE = 75.0
 """Seconds for which an idle connection to the service is kept: longer than the usual interval between polls."""
@@ -94,41 +95,45 @@ async def ask_for_all(
     Ask for each of many tasks, from a worker, with the same manners as the triggerer.
 
     A worker does not know how fast the service lets itself be asked, and finds out by being turned away: whoever
-    was is asked for again, at the pace that this has taught.
+    was is asked for again, at the pace that this has taught. A long pause is one for all, and left to the caller.
 
     :param read_settings: reads the connection; called in a thread.
     :param video_task_ids: ids of the tasks.
     :param until: when to give up those that have not been answered, in seconds since the epoch; None for never.
     """
+    outcomes: dict[str, VideoTask | ManxueError] = {}
+    of_the_others: ManxueError = ManxueTransientError("no answer before the deadline")
 
     async def read(conn_id: str) -> ManxueSettings:
         return await asyncio.to_thread(read_settings)
 
-    async def ask(video_task_id: str) -> VideoTask | ManxueError:
-        tries = 0
-        while True:
+    async def ask(video_task_id: str) -> None:
+        nonlocal of_the_others
+        for _ in range(TURNED_AWAY_TRIES):
             try:
-                async with asyncio.timeout_at(ends_at):
-                    return await transport.get_video_task("", video_task_id, float("inf"))
+                outcomes[video_task_id] = await transport.get_video_task("", video_task_id, float("inf"))
+                return
+            except ManxueRateLimitError as error:
+                outcomes[video_task_id] = error
+                if (error.retry_after or 0.0) > TURNED_AWAY_PAUSE:
+                    of_the_others = error
+                    if not end.expired():
+                        end.reschedule(min(end.when() or math.inf, loop.time() + TURNED_AWAY_PAUSE))
+                    return
             except ManxueError as error:
-                tries += 1
-                if not _is_turned_away(error) or tries == TURNED_AWAY_TRIES:
-                    return error
-            except TimeoutError:
-                return ManxueTransientError("no answer before the deadline")
+                outcomes[video_task_id] = error
+                return
 
-    ends_at = None if until is None else asyncio.get_running_loop().time() + until - time.time()
+    loop = asyncio.get_running_loop()
     transport = Transport(read)
+    ids = list(video_task_ids)
     try:
-        ids = list(video_task_ids)
-        return dict(zip(ids, await asyncio.gather(*map(ask, ids)), strict=True))
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(None if until is None else until - time.time()) as end:
+                await asyncio.gather(*map(ask, ids))
     finally:
         await transport.close()
-
-
-def _is_turned_away(error: ManxueError) -> bool:
-    """Return whether a request came too soon, and another one need not wait long."""
-    return isinstance(error, ManxueRateLimitError) and (error.retry_after or 0.0) <= TURNED_AWAY_PAUSE
+    return {video_task_id: outcomes.get(video_task_id, of_the_others) for video_task_id in ids}
 
 
 class Transport:
@@ -144,6 +149,22 @@ class Transport:
         self._paces: dict[str, Pace] = {}
         self._stretched: set[str] = set()
         self._sessions: dict[tuple[Any, ...], asyncio.Task[ClientSession]] = {}
+        self._preparations: dict[str, asyncio.Task[None]] = {}
+
+    def prepare(self, conn_id: str) -> None:
+        """
+        Begin with what the first request over a connection needs, while its wait does something else.
+
+        In a triggerer that has just been started, that takes seconds. What fails is told at the request.
+
+        :param conn_id: id of the Airflow connection.
+        """
+        if conn_id not in self._preparations:
+            self._preparations[conn_id] = _detached(self._prepare(conn_id))
+
+    async def _prepare(self, conn_id: str) -> None:
+        settings, _ = await asyncio.gather(self._connections.get(conn_id), _import_http_library())
+        await self._session(settings)
 
     async def get_video_task(self, conn_id: str, video_task_id: str, poke_interval: float) -> VideoTask:
         """
@@ -241,7 +262,8 @@ class Transport:
         return await asyncio.shield(self._sessions[way_out])
 
     async def close(self) -> None:
-        """Close every connection to the service, and end look-ups that nobody waits for."""
+        """Close every connection to the service, and end what is under way and nobody waits for."""
+        await _end(self._preparations.values())
         await self._connections.close()
         for opening in self._sessions.values():
             with contextlib.suppress(Exception):
@@ -303,9 +325,7 @@ class ConnectionCache:
         """End the look-ups that are under way."""
         tasks = [look_up.task for look_up in self._look_ups.values()]
         self._look_ups.clear()
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await _end(tasks)
 
 
 async def _read_connection(conn_id: str) -> ManxueSettings:
@@ -334,8 +354,12 @@ async def _read_connection(conn_id: str) -> ManxueSettings:
     )
 
 
+async def _import_http_library() -> Any:
+    return await asyncio.to_thread(importlib.import_module, "aiohttp")
+
+
 async def _open_session(settings: ManxueSettings) -> ClientSession:
-    aiohttp = await asyncio.to_thread(importlib.import_module, "aiohttp")
+    aiohttp = await _import_http_library()
     trust = await asyncio.to_thread(_trust, settings)
     # How many connections there are is decided by the pace of each Airflow connection.
     session: ClientSession = aiohttp.ClientSession(
@@ -399,3 +423,10 @@ def _detached(work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
     task = asyncio.get_running_loop().create_task(work, context=contextvars.Context())
     task.add_done_callback(lambda done: done.cancelled() or done.exception())
     return task
+
+
+async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Cancel work that belongs to no single wait, and see it end."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -167,7 +167,8 @@ class WaitingTask(BaseSensorOperator):
             again before it, so that there was nothing left but to wait.
         """
         if decision.at > deadline:
-            _sleep_until(deadline)
+            while time.time() < deadline:  # once, unless the clock is set back meanwhile
+                _sleep_until(deadline)
             return False
         if self.reschedule:
             at = first_poll_at(decision, time.time(), deadline)

@@ -303,14 +303,21 @@ class TaskInstance:
         payload, run, fired_at = event.result()
         self.stored.append(json.dumps(payload))
         self.world.note(self.task_id, f"event {payload}")
-        # Of a single video that is there, a worker makes sure; what it may say of the others of a batch is said here.
+        # Of videos that are there, a worker makes sure.
         attempt.has_seen_the_end |= payload != "success" and payload["status"] in {"completed", "ended"}
-        if payload == "success" or payload["status"] not in {"completed", "begin"}:
+        if payload == "success" or not _is_left_to_a_worker(payload):
             self._decide(attempt, run.process, fired_at)
         if payload == "success":
             return Returned(self.xcom.get("return_value"))
         method, arguments = resume
         return method, {**arguments, "event": as_stored(payload)}
+
+
+def _is_left_to_a_worker(event):
+    """Return whether it is a worker that may find that the deadline has passed, and not the trigger."""
+    errors = event["errors"].values() if event["status"] == "ended" else ()
+    is_timeout = any(error["status"] == "timeout" for error in errors)
+    return event["status"] in {"completed", "begin", "ended"} and not is_timeout
 
 
 def state_after(result):

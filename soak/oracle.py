@@ -25,6 +25,7 @@ from airflow_provider_manxue.exceptions import (
 )
 from airflow_provider_manxue.order_record import KEY
 from airflow_provider_manxue.polling import GRACE_TIME, MIN_INTERVAL
+from airflow_provider_manxue.transport import TURNED_AWAY_TRIES
 from soak.deployment import Killed, Returned
 from soak.plan import PASSING, Video
 
@@ -140,12 +141,17 @@ class _Judgement:
         wall_deadline = clock.at(waits_since) + self.plan.patience
         deadline = waits_since + patience
         at, steps = attempt.decided_at, self.schedule.steps
-        if at < waits_since + self.plan.patience - EPSILON and clock.at(at) < wall_deadline - EPSILON:
+        # Airflow's own timeout of the trigger may strike while its clock is ahead for a moment.
+        latest_shown = max(
+            clock.at(at), *(clock.before(moment) for moment, _ in steps if waits_since < moment <= at), 0.0
+        )
+        if at < waits_since + self.plan.patience - EPSILON and latest_shown < wall_deadline - EPSILON:
             yield f"timed out {waits_since + self.plan.patience - at:.3f} s early"
         if steps:
             return
         late = at - max(deadline, attempt.decider_since)
-        if self.plan.mode != "reschedule" and late > 1 + self._request_timeout(attempt, deadline) + EPSILON:
+        slack = 1 + self._request_timeout(attempt, waits_since + self.plan.patience)
+        if self.plan.mode != "reschedule" and late > slack + EPSILON:
             yield f"timed out {late:.3f} s late"
         if self._must_have_seen_the_end(waits_since + self.plan.patience, waits_since):
             yield f"timed out although the video was over long before: {error}"
@@ -288,12 +294,17 @@ class _Judgement:
         span = max(attempt.ended_at - attempt.begun_at for attempt in self.instance.attempts)
         processes = len({exchange.process for exchange in self.asked})
         each = 4 + 4 * processes + 2.5 * span / self.plan.interval
-        if len(self.asked) > len(self.videos) * len(self.instance.attempts) * each:
-            yield f"asked {len(self.asked)} times in {span:.0f} s"
+        most = len(self.videos) * len(self.instance.attempts) * each
+        turned_away = sum(map(self._is_turned_away, self.asked))
+        if len(self.asked) - turned_away > most or turned_away > TURNED_AWAY_TRIES * most:
+            yield f"asked {len(self.asked)} times in {span:.0f} s, and was turned away {turned_away} times"
 
     def _may_repeat(self, exchange):
-        """Whether a request may be sent anew at once: with a new key, or by a batch at the pace that a 429 has taught."""
-        return exchange.status == 401 or (exchange.status == 429 and self.plan.kind == "batch")
+        """Whether a request may be sent anew at once: with a new key, or at the pace that a 429 has taught."""
+        return exchange.status == 401 or self._is_turned_away(exchange)
+
+    def _is_turned_away(self, exchange):
+        return exchange.status == 429 and self.plan.kind == "batch"
 
 
 def _may_be_skipped(error):

@@ -64,6 +64,10 @@ class Clock:
     def at(self, elapsed):
         return START + elapsed + sum(by for moment, by in self.steps if moment <= elapsed)
 
+    def before(self, moment):
+        """Return what Airflow's machines showed just before their clock was stepped."""
+        return START + moment + sum(by for earlier, by in self.steps if earlier < moment)
+
     def until(self, wall):
         """Return the seconds until Airflow's machines show a time for the first time."""
         now = begin = self._loop.time()

@@ -10,9 +10,11 @@ from airflow.providers.common.compat.sdk import conf
 
 from airflow_provider_manxue.batch import (
     MYSQL_TEXT,
+    Outcome,
     Progress,
     concerns_connection,
     failure_of,
+    next_poll_of_all,
     read_video_task_ids,
     stored_length,
     tasks_of,
@@ -23,12 +25,12 @@ from airflow_provider_manxue.exceptions import ManxueError, ManxueInputError
 from airflow_provider_manxue.from_trigger import feeds_mapped_tasks
 from airflow_provider_manxue.links.manxue import ManxueVideoLink
 from airflow_provider_manxue.polling import (
-    MIN_FIRST_POLL_DELAY,
     AskAgain,
     Completed,
     Ended,
     Wait,
     deadline_to_read,
+    first_poll_at,
 )
 from airflow_provider_manxue.protocol import VideoTask, read_video_task_id
 from airflow_provider_manxue.rendering import is_rendered_later
@@ -176,7 +178,7 @@ class ManxueVideoBatchSensor(TriggererSensor):
             self._check_ceilings(ids)
             deadline = started_at + self._patience
             if self.deferrable:
-                self._defer(ids, started_at, deadline)
+                self._defer(ids, started_at, deadline, AskAgain(time.time()))
             return self._wait(context, ids, started_at, deadline, {})
 
     def execute_complete(
@@ -223,7 +225,7 @@ class ManxueVideoBatchSensor(TriggererSensor):
                 MYSQL_TEXT,
             )
 
-    def _defer(self, ids: list[str], started_at: float, deadline: float) -> NoReturn:
+    def _defer(self, ids: list[str], started_at: float, deadline: float, next_poll: AskAgain) -> NoReturn:
         from airflow_provider_manxue.triggers.manxue import ManxueVideoBatchTrigger
 
         policy = self._policy
@@ -235,7 +237,7 @@ class ManxueVideoBatchSensor(TriggererSensor):
                 poke_interval=policy.interval,
                 started_at=started_at,
                 deadline=deadline,
-                first_poll_at=min(time.time() + MIN_FIRST_POLL_DELAY, deadline),
+                first_poll_at=first_poll_at(next_poll, time.time(), deadline),
                 exponential_backoff=policy.exponential_backoff,
                 max_wait=policy.max_wait,
                 **self._ending_arguments(),
@@ -255,7 +257,7 @@ class ManxueVideoBatchSensor(TriggererSensor):
     ) -> list[dict[str, Any]]:
         """Ask for all videos, again and again in poke mode, until none is awaited any more."""
         grace_since = started_at if self._is_rescheduled else None
-        outcomes: dict[str, VideoTask | ManxueError] = dict(known)
+        outcomes: dict[str, Outcome] = dict(known)
         waits = {
             video: Wait(video, self._policy, started_at, deadline, grace_since)
             for video in dict.fromkeys(ids)
@@ -263,11 +265,11 @@ class ManxueVideoBatchSensor(TriggererSensor):
         }
         progress = Progress(len(waits))
         while waits:
-            next_poll = AskAgain(float("inf"))
+            unfinished: list[tuple[Outcome, AskAgain]] = []
             for video, answer in self._ask_for_all(list(waits), deadline).items():
                 decision = waits[video].after(answer, time.time())
                 if isinstance(decision, AskAgain):
-                    next_poll = min(next_poll, decision, key=lambda again: again.at)
+                    unfinished.append((answer, decision))
                     outcomes[video] = answer
                     continue
                 del waits[video]
@@ -275,8 +277,9 @@ class ManxueVideoBatchSensor(TriggererSensor):
                 for news in progress.after(video, decision, time.time() - started_at):
                     self.log.log(news.level, news.text)
             if waits:
+                next_poll = next_poll_of_all(unfinished, time.time())
                 if self.deferrable:
-                    self._defer(ids, started_at, deadline)
+                    self._defer(ids, started_at, deadline, next_poll)
                 if not self._pause_on_worker(next_poll, deadline):
                     outcomes |= {video: wait.timed_out() for video, wait in waits.items()}
                     break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import random
 import time
@@ -73,6 +74,18 @@ class _WaitingTrigger(TaskTrigger):
             "max_wait": self.max_wait,
         }
 
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, and yield the one event that says how it ended."""
+        async with shared_transport() as transport:
+            if isinstance(self.manxue_conn_id, str) and self._template_error is None:
+                transport.prepare(self.manxue_conn_id)
+            event = await self._event(transport)
+        yield event
+
+    @abc.abstractmethod
+    async def _event(self, transport: Transport) -> TriggerEvent:
+        """Wait, and return the event that says how it has ended."""
+
     def _wait_for(self, video_task_id: str, span: Span, **state: Any) -> Wait:
         return Wait(
             video_task_id=video_task_id,
@@ -108,7 +121,8 @@ class _WaitingTrigger(TaskTrigger):
                 return decision
             at, may_ask = decision.at, decision.at <= wait.deadline
         # The service does not want to be asked before the deadline.
-        await _sleep_until(wait.deadline)
+        while time.time() < wait.deadline:  # once, unless the clock is set back meanwhile
+            await _sleep_until(wait.deadline)
         return Ended(wait.timed_out())
 
     async def _ask(self, wait: Wait, transport: Transport) -> VideoTask | ManxueError:
@@ -166,27 +180,23 @@ class ManxueVideoTrigger(_WaitingTrigger):
             **self._common_arguments(),
         }
 
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, and yield the one event that says how it ended."""
+    async def _event(self, transport: Transport) -> TriggerEvent:
         try:
             value, span = await self._begin(self.video_task_id)
             video_task_id = read_video_task_id(value)
         except (CannotBeginError, ManxueError) as reason:
-            yield TriggerEvent(begin_event(str(reason)))
-            return
+            return TriggerEvent(begin_event(str(reason)))
         self._announce(f"the video {video_task_id}", span)
         wait = self._wait_for(video_task_id, span, grace_since=self.grace_since, last_answer=self.last_answer)
-        async with shared_transport() as transport:
-            end = await self._watch(wait, span, transport, self._tell)
+        end = await self._watch(wait, span, transport, self._tell)
         if isinstance(end, Ended):
-            yield TriggerEvent(error_event(video_task_id, end.error))
-        elif self.end_from_trigger and await self._ended_here(
+            return TriggerEvent(error_event(video_task_id, end.error))
+        if self.end_from_trigger and await self._ended_here(
             {**end.task.as_xcoms(), RETURN_KEY: end.task.as_dict()}, video_link_xcom(end.task.video_url)
         ):
-            yield self._success()
-        else:
-            started_at = None if self._given_span else span.started_at
-            yield TriggerEvent(completed_event(video_task_id, wait.last_answer, started_at=started_at))
+            return self._success()
+        started_at = None if self._given_span else span.started_at
+        return TriggerEvent(completed_event(video_task_id, wait.last_answer, started_at=started_at))
 
     def _tell(self, decision: AskAgain | Completed | Ended) -> None:
         for news in decision.news:
@@ -225,30 +235,27 @@ class ManxueVideoBatchTrigger(_WaitingTrigger):
             **self._common_arguments(),
         }
 
-    async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait for all, and yield the one event that says which of them ended with an error."""
+    async def _event(self, transport: Transport) -> TriggerEvent:
         try:
             value, span = await self._begin(self.video_task_ids)
             ids = read_video_task_ids(value)
         except (CannotBeginError, ManxueError) as reason:
-            yield TriggerEvent(begin_event(str(reason)))
-            return
+            return TriggerEvent(begin_event(str(reason)))
         videos = list(dict.fromkeys(ids))
         self._announce(f"{len(videos)} videos", span)
         batch = _Batch(span, Progress(len(videos)))
-        async with shared_transport() as transport:
-            try:
-                async with asyncio.TaskGroup() as group:
-                    for number, video_task_id in enumerate(videos):
-                        group.create_task(self._watch_one(video_task_id, transport, batch, number * SPACING))
-                        if number % AT_ONCE == AT_ONCE - 1:
-                            await asyncio.sleep(0)  # other triggers of this loop have their turn
-            except* _WholeBatchError as errors:
-                # The first one tells it all: it is the connection that is wrong.
-                event = TriggerEvent(error_event("", errors.exceptions[0].args[0]))
-            else:
-                event = await self._event_of(ids, batch, transport)
-        yield event
+        try:
+            async with asyncio.TaskGroup() as group:
+                for number, video_task_id in enumerate(videos):
+                    group.create_task(self._watch_one(video_task_id, transport, batch, number * SPACING))
+                    if number % AT_ONCE == AT_ONCE - 1:
+                        await asyncio.sleep(0)  # other triggers of this loop have their turn
+        except* _WholeBatchError as errors:
+            # The first one tells it all: it is the connection that is wrong.
+            event = TriggerEvent(error_event("", errors.exceptions[0].args[0]))
+        else:
+            event = await self._event_of_all(ids, batch, transport)
+        return event
 
     async def _watch_one(self, video_task_id: str, transport: Transport, batch: _Batch, turn: float) -> None:
         wait = self._wait_for(video_task_id, batch.span)
@@ -260,7 +267,7 @@ class ManxueVideoBatchTrigger(_WaitingTrigger):
         for news in batch.progress.after(video_task_id, end, time.time() - batch.span.started_at):
             self.log.log(news.level, news.text)
 
-    async def _event_of(self, ids: list[str], batch: _Batch, transport: Transport) -> TriggerEvent:
+    async def _event_of_all(self, ids: list[str], batch: _Batch, transport: Transport) -> TriggerEvent:
         errors = batch.progress.errors
         if not errors and self.end_from_trigger:
             tasks = tasks_of(ids, await self._fresh(batch, transport))

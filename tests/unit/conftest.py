@@ -59,6 +59,8 @@ def play(monkeypatch, world):
             return world.service.ask(read_video_task_id(video_task_id), "worker")
 
     class Transport:
+        prepare = staticmethod(lambda conn_id: None)
+
         async def get_video_task(self, conn_id, video_task_id, poke_interval):
             return world.service.ask(video_task_id, "triggerer")
 

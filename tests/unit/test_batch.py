@@ -16,6 +16,7 @@ from airflow_provider_manxue.batch import (
     MYSQL_TEXT,
     Progress,
     failure_of,
+    next_poll_of_all,
     read_video_task_ids,
     stored_length,
     tasks_of,
@@ -26,13 +27,14 @@ from airflow_provider_manxue.exceptions import (
     ManxueError,
     ManxueInputError,
     ManxueMediaTypeError,
+    ManxueRateLimitError,
     ManxueRefusedError,
     ManxueTimeoutError,
     ManxueTransientError,
     ManxueVideoFailedError,
 )
 from airflow_provider_manxue.journal import News
-from airflow_provider_manxue.polling import Completed, Ended
+from airflow_provider_manxue.polling import AskAgain, Completed, Ended
 from airflow_provider_manxue.protocol import TaskStatus, VideoTask
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor
 from airflow_provider_manxue.triggers.manxue import ManxueVideoBatchTrigger
@@ -81,6 +83,8 @@ def videos(world, service, monkeypatch):
         return service.ask(video, side)
 
     class Transport:
+        prepare = staticmethod(lambda conn_id: None)
+
         async def get_video_task(self, conn_id, video, poke_interval):
             return answer(video, "triggerer")
 
@@ -400,6 +404,53 @@ def test_pause_beyond_the_deadline_loses_no_result(world, videos, mode):
     assert world.clock.now == pytest.approx(START + 100, abs=1)
     assert world.ti.xcom["video_url"] == ["https://cdn.example.com/a.mp4", None, None]
     assert [task["error"] is None for task in world.ti.xcom["return_value"]] == [True, False, False]
+
+
+@pytest.mark.parametrize("mode", ["poke", "reschedule"])
+def test_pause_that_one_was_told_to_make_holds_for_all_on_a_worker(world, videos, service, mode):
+    videos |= {
+        "a": lambda waited: "processing" if waited < 300 else done("a"),
+        "b": lambda waited: ManxueRateLimitError("HTTP 429", retry_after=200) if waited < 200 else done("b"),
+        "c": done("c"),
+    }
+    world.run(sensor(mode, timeout=600))
+    rounds = sorted({round(at) for at in service.asked_at})
+    assert rounds[0] == 0
+    assert rounds[1] >= 200
+    assert rounds[2] - rounds[1] <= 60
+
+
+@pytest.mark.parametrize(("retry_after", "next_poll"), [(None, 30), (200, 200)])
+def test_pause_of_the_resuming_worker_holds_for_the_trigger(world, videos, retry_after, next_poll):
+    videos |= {"a": done("a"), "b": done("b"), "c": done("c")}
+    deferred = sensor(timeout=600)
+    with pytest.raises(TaskDeferred):
+        deferred.execute(world.context)
+    videos["b"] = ManxueRateLimitError("HTTP 429", retry_after=retry_after)
+    with pytest.raises(TaskDeferred) as again:
+        deferred.execute_complete(world.context, batch_event({}), started_at=START)
+    assert again.value.trigger.first_poll_at == pytest.approx(START + next_poll, abs=2)
+
+
+class TestNextPollOfAll:
+    PROCESSING = VideoTask("v", TaskStatus.PROCESSING)
+
+    @pytest.mark.parametrize(
+        ("unfinished", "at"),
+        [
+            ([(PROCESSING, 30.0), (PROCESSING, 20.0)], 20.0),
+            ([(PROCESSING, 30.0), (ManxueRateLimitError("429", retry_after=90.0), 100.0)], 90.0),
+            ([(ManxueRateLimitError("429", retry_after=n), 100.0) for n in (90.0, 40.0)], 100.0),
+            ([(PROCESSING, 30.0), (ManxueRateLimitError("429", retry_after=7.0), 10.0)], 10.0),
+            ([(PROCESSING, 30.0), (ManxueRateLimitError("429"), 60.0)], 30.0),
+            ([(PROCESSING, 30.0), (ManxueRateLimitError("429", retry_after=1e9), 2e9)], 900.0),
+            # Another trouble is that of one video.
+            ([(PROCESSING, 30.0), (ManxueTransientError("503", retry_after=90.0), 90.0)], 30.0),
+        ],
+    )
+    def test_is_the_earliest_unless_the_service_wants_a_pause(self, unfinished, at):
+        polls = [(outcome, AskAgain(START + after)) for outcome, after in unfinished]
+        assert next_poll_of_all(polls, START).at == START + at
 
 
 class TestCeilings:

@@ -187,6 +187,12 @@ def of_an_answer(instance, arguments):
 ARGUMENTS = {"a batch of a mapped task": of_a_mapped_task, "a batch of answers": of_an_answer}
 
 
+def change_arguments(world, name):
+    if name in ARGUMENTS:
+        instance = world.instances["task_1"]
+        ARGUMENTS[name](instance, instance.task.start_trigger_args.trigger_kwargs)
+
+
 def kill_triggerer_after(turn, schedule, name):
     """Play a schedule, and kill the triggerer after a turn of its loop; return where it was, and what is wrong."""
     places, ended = set(), []
@@ -201,16 +207,11 @@ def kill_triggerer_after(turn, schedule, name):
             world.triggerers.kill(20.0)
             world.loop.after_turn.update({turn + later: look for later in range(1, 6)})
 
-        def change():
-            instance = world.instances["task_1"]
-            ARGUMENTS[name](instance, instance.task.start_trigger_args.trigger_kwargs)
-
         world.loop.after_turn = {turn: kill}
         if schedule.rotation:  # and the new key comes with another way out
             world.connection.extra_dejson = dict(schedule.extra)
             world.loop.call_later(5.5, world.connection.extra_dejson.update, {"verify": False})
-        if name in ARGUMENTS:
-            world.loop.after_turn[1] = change
+        world.loop.after_turn[1] = lambda: change_arguments(world, name)
         ended.append(world)
 
     found = play(1, schedule, prepare)[2]
@@ -224,6 +225,8 @@ def turns_of(schedule, name):
     def prepare(world):
         def count():
             nonlocal last
+            if world.loop.turns == 1:
+                change_arguments(world, name)
             going_on = [one.state in {None, "up_for_retry"} for one in world.instances.values()]
             if any(going_on) or not going_on:
                 last = world.loop.turns

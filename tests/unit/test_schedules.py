@@ -20,6 +20,8 @@ from soak.schedules import play_range
 
 ROOT = Path(__file__).parents[2]
 COUNT, PARTS = 20_000, 20
+FOUND = [30327, 38193, 303857, 307403, 437199, 561682, 797292]
+"""Seeds of the first million that broke an invariant, or showed a fault of the oracle."""
 
 
 @pytest.mark.long
@@ -185,3 +187,8 @@ def test_oracle_sees_a_worker_whose_last_questions_move_the_deadline(monkeypatch
         return await ask_for_all(read_settings, video_task_ids)
 
     assert is_found("late", monkeypatch, (transport, "ask_for_all", without_end), first_seed=798)
+
+
+@pytest.mark.parametrize("seed", FOUND)
+def test_what_was_found_is_mended(seed):
+    assert play_range([seed]) == {}

@@ -36,6 +36,7 @@ from airflow_provider_manxue.exceptions import (
 )
 from airflow_provider_manxue.polling import BACKSTOP
 from airflow_provider_manxue.sensors.manxue import ManxueVideoSensor
+from airflow_provider_manxue.triggers import manxue as trigger_module
 
 DONE = {
     "object": "video",
@@ -167,6 +168,21 @@ class TestTimeout:
             world.run(sensor(mode, timeout=120))
         assert service.asked_at == [0, 30]
         assert world.clock.now - 1_800_000_000 == pytest.approx(120)
+
+    @pytest.mark.parametrize("mode", ["poke", "deferred"])
+    def test_comes_no_earlier_when_the_clock_is_set_back(self, world, service, clock, mode, monkeypatch):
+        def sleep(seconds):
+            clock.now += max(seconds - 10, seconds / 2, 1e-6)  # set back meanwhile
+
+        async def sleep_until(moment):
+            sleep(moment - clock.now)
+
+        monkeypatch.setattr(clock, "sleep", sleep)
+        monkeypatch.setattr(trigger_module, "_sleep_until", sleep_until)
+        service.answers(ManxueRateLimitError("HTTP 429", retry_after=600))
+        with pytest.raises(ManxueTimeoutError):
+            world.run(sensor(mode, timeout=120))
+        assert clock.now == pytest.approx(1_800_000_120)
 
     def test_after_a_long_pause_on_the_worker_leads_to_no_further_request(self, world, service):
         service.answers(ManxueRateLimitError("HTTP 429", retry_after=600))

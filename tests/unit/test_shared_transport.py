@@ -18,6 +18,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueRateLimitError,
     ManxueTransientError,
 )
+from airflow_provider_manxue.polling import Span
 from airflow_provider_manxue.protocol import TaskStatus, VideoTask
 from airflow_provider_manxue.transport import CONNECTION_TTL, VAIN_LOOK_UP_TTL, Transport, shared_transport
 from airflow_provider_manxue.triggers import manxue as trigger_module
@@ -39,6 +40,7 @@ class Simulation:
         self.look_ups = []
         self.look_up_takes = 0.01
         self.asked = []
+        self.sessions = []
         self.takes = 0.05
         self.answer = lambda settings, video: VideoTask(video, TaskStatus.PROCESSING)
 
@@ -75,11 +77,15 @@ def simulation(monkeypatch):
         return await simulation.query(transport, settings, video)
 
     async def no_session(transport, settings):
+        simulation.sessions.append((loop_time(), settings.base_url))
+
+    async def no_library():
         return None
 
     monkeypatch.setattr(transport_module, "_read_connection", simulation.read_connection)
     monkeypatch.setattr(Transport, "_query", query)
     monkeypatch.setattr(Transport, "_session", no_session)
+    monkeypatch.setattr(transport_module, "_import_http_library", no_library)
     monkeypatch.setattr(trigger_module, "time", SimpleNamespace(time=lambda: START + loop_time()))
     return simulation
 
@@ -307,6 +313,83 @@ class TestEnd:
                 return outer is inner, (await outer.get_video_task("c", "v", 30)).id
 
         assert run(main()) == (True, "v")
+
+
+class TestPreparation:
+    """A triggerer that has just been started needs seconds for its first request."""
+
+    def test_goes_on_while_a_wait_reads_its_id(self, simulation, monkeypatch):
+        async def begin(one_trigger, value):
+            await asyncio.sleep(5)
+            return value, Span(START, START + 60, START, looked_at=START)
+
+        monkeypatch.setattr(ManxueVideoTrigger, "_begin", begin)
+        run(wait_for_all([trigger("v")]))
+        begun = [moments[0][0] for moments in (simulation.look_ups, simulation.sessions, simulation.asked)]
+        assert begun == [0, simulation.look_up_takes, 5]
+
+    def test_is_made_once_for_all_waits(self, simulation):
+        async def main():
+            async with shared_transport() as transport:
+                for conn_id in ["c", "c", "other", "c"]:
+                    transport.prepare(conn_id)
+                    await asyncio.sleep(CONNECTION_TTL)
+
+        simulation.connect("other", "https://two.example.com", "other-key")
+        run(main())
+        assert [conn_id for _, conn_id, _ in simulation.look_ups] == ["c", "other"]
+
+    @pytest.mark.parametrize(
+        "conn_id", [{"xcom_task_id": "t", "xcom_key": "k", "xcom_is_mapped": False}, "{{ x }}"]
+    )
+    def test_waits_for_the_id_of_the_connection(self, simulation, conn_id):
+        one = trigger("v", conn_id=conn_id)
+        one._template_error = ValueError("x is undefined") if isinstance(conn_id, str) else None
+        one.started_at = None
+        [event] = run(wait_for_all([one]))
+        assert event["status"] == "begin"
+        assert simulation.look_ups == []
+
+    def test_that_fails_is_told_by_the_wait(self, simulation):
+        simulation.connections["c"] = ManxueConfigurationError("no such connection")
+        [event] = run(wait_for_all([trigger("v")]))
+        assert (event["status"], "no such connection" in event["message"]) == ("configuration", True)
+
+    def test_leaves_no_session_open_whenever_the_last_wait_leaves(self, monkeypatch):
+        settings = read_connection("c", host="https://one.example.com", password="key")
+        opened = []
+
+        class Session:
+            closed = False
+
+            async def close(self):
+                await asyncio.sleep(0.001)
+                self.closed = True
+
+        async def open_session(settings):
+            await asyncio.sleep(0)
+            opened.append(Session())
+            return opened[-1]
+
+        async def at_once(*arguments):
+            return settings
+
+        monkeypatch.setattr(transport_module, "_read_connection", at_once)
+        monkeypatch.setattr(transport_module, "_import_http_library", at_once)
+        monkeypatch.setattr(transport_module, "_open_session", open_session)
+
+        async def main(turns):
+            async with shared_transport() as transport:
+                transport.prepare("c")
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+            await asyncio.sleep(1)
+            return asyncio.all_tasks() - {asyncio.current_task()}
+
+        left = [run(main(turns)) for turns in range(12)]
+        assert opened
+        assert all(session.closed for session in opened)
+        assert not any(left)
 
 
 def test_two_loops_have_a_transport_each(simulation):

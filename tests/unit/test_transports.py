@@ -9,6 +9,7 @@ import time
 import pytest
 
 from airflow_provider_manxue import __version__
+from airflow_provider_manxue import transport as transport_module
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueConfigurationError,
@@ -21,7 +22,7 @@ from airflow_provider_manxue.exceptions import (
 )
 from airflow_provider_manxue.hooks.manxue import ManxueHook
 from airflow_provider_manxue.protocol import TaskStatus
-from airflow_provider_manxue.testing import Answer, Emulator, RateLimit, Script
+from airflow_provider_manxue.testing import Answer, Emulator, RateLimit, Script, Step
 from airflow_provider_manxue.transport import ask_for_all, shared_transport
 from asking import CONN_ID, write_connection
 
@@ -273,6 +274,26 @@ def test_worker_leaves_a_long_pause_to_the_triggerer(emulator, connect):
     outcomes = asyncio.run(ask_for_all(ManxueHook(CONN_ID).read_settings, ["a"]))
     assert isinstance(outcomes["a"], ManxueRateLimitError)
     assert len(emulator.requests) == 1
+
+
+def test_worker_does_not_wait_for_the_end_of_a_long_pause(emulator, connect, monkeypatch):
+    monkeypatch.setattr(transport_module, "TURNED_AWAY_PAUSE", 0.3)
+    connect(emulator, max_connections=1)
+    emulator.answer_all_with(Answer(status=429, retry_after=3600))
+    outcomes = asyncio.run(ask_for_all(ManxueHook(CONN_ID).read_settings, ["a", "b", "c"]))
+    assert [error.retry_after for error in outcomes.values()] == [3600, 3600, 3600]
+    assert len(emulator.requests) == 1
+
+
+def test_answer_that_is_under_way_when_a_long_pause_begins_is_not_lost(emulator, connect):
+    connect(emulator, requests_per_second=1000)
+    slow = emulator.add_task(script=Script((Step(status="completed", answer=Answer(delay=0.3)),)))
+    paused = emulator.add_task(
+        script=Script((Step(status="processing", answer=Answer(status=429, retry_after=3600)),))
+    )
+    outcomes = asyncio.run(ask_for_all(ManxueHook(CONN_ID).read_settings, [slow, paused]))
+    assert outcomes[slow].status is TaskStatus.COMPLETED
+    assert outcomes[paused].retry_after == 3600
 
 
 def test_worker_stops_asking_for_many_when_it_shall(emulator, connect):
