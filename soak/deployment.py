@@ -57,6 +57,7 @@ class Attempt:
     waits_since: float | None = None
     decided_at: float | None = None
     decider_since: float = 0.0
+    decided_on_worker: bool = False
     ended_at: float = 0.0
     has_seen_the_end: bool = False
     result: object = None
@@ -224,6 +225,7 @@ class TaskInstance:
             self.lost_workers += 1
             await asyncio.sleep(DETECTION)
         elif not isinstance(result, (TaskDeferred, AirflowRescheduleException)):
+            attempt.decided_on_worker = attempt.decided_at is None
             self._decide(attempt, process, self.world.loop.time())
         return result
 

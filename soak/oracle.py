@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from operator import sub
 from urllib.parse import quote
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, AirflowTaskTimeout
@@ -24,8 +25,9 @@ from airflow_provider_manxue.exceptions import (
     ManxueVideoFailedError,
 )
 from airflow_provider_manxue.order_record import KEY
+from airflow_provider_manxue.pace import MIN_RATE
 from airflow_provider_manxue.polling import GRACE_TIME, MIN_INTERVAL
-from airflow_provider_manxue.transport import TURNED_AWAY_TRIES
+from airflow_provider_manxue.transport import TURNED_AWAY_PAUSE, TURNED_AWAY_TRIES
 from soak.deployment import Killed, Returned
 from soak.plan import PASSING, Video
 
@@ -151,7 +153,9 @@ class _Judgement:
             return
         late = at - max(deadline, attempt.decider_since)
         slack = 1 + self._request_timeout(attempt, waits_since + self.plan.patience)
-        if self.plan.mode != "reschedule" and late > slack + EPSILON:
+        # A batch that is read on a worker in the end is read as a whole, as fast as the service lets it.
+        reads_all = self._leaves_workers and attempt.decided_on_worker
+        if self.plan.mode != "reschedule" and not reads_all and late > slack + EPSILON:
             yield f"timed out {late:.3f} s late"
         if self._must_have_seen_the_end(waits_since + self.plan.patience, waits_since):
             yield f"timed out although the video was over long before: {error}"
@@ -279,7 +283,22 @@ class _Judgement:
 
     # --- manners --------------------------------------------------------------------------------------------
 
+    @property
+    def _leaves_workers(self):
+        """Whether it is a batch that is asked for on workers now and then, and awaited elsewhere."""
+        return self.plan.kind == "batch" and self.plan.mode != "poke"
+
+    def _held(self):
+        """A worker of such a batch may pause for a moment, but makes way where the service wants a long pause."""
+        longest = TURNED_AWAY_PAUSE + 1 / MIN_RATE + self.schedule.extra["request_timeout"] + 1.0
+        for process in {exchange.process for exchange in self.asked if "worker" in exchange.process.name}:
+            times = [exchange.at for exchange in self.asked if exchange.process is process]
+            if (pause := max(map(sub, times[1:], times), default=0.0)) > longest:
+                yield f"held a worker for {pause:.0f} s"
+
     def _manners(self):
+        if self._leaves_workers:
+            yield from self._held()
         last = {}
         for exchange in self.asked:
             if exchange.method != "GET":

@@ -20,7 +20,7 @@ from soak.schedules import play_range
 
 ROOT = Path(__file__).parents[2]
 COUNT, PARTS = 20_000, 20
-FOUND = [30327, 38193, 303857, 307403, 437199, 561682, 797292]
+FOUND = [30327, 38193, 303857, 307403, 437199, 561682, 797292, 917798]
 """Seeds of the first million that broke an invariant, or showed a fault of the oracle."""
 
 
@@ -187,6 +187,18 @@ def test_oracle_sees_a_worker_whose_last_questions_move_the_deadline(monkeypatch
         return await ask_for_all(read_settings, video_task_ids)
 
     assert is_found("late", monkeypatch, (transport, "ask_for_all", without_end), first_seed=798)
+
+
+def test_oracle_sees_a_worker_that_a_long_pause_holds(monkeypatch):
+    real = asyncio.Timeout.reschedule
+
+    def only_at_the_start(self, when):
+        if not hasattr(self, "has_begun"):
+            self.has_begun = True
+            real(self, when)
+
+    target = (asyncio.Timeout, "reschedule", only_at_the_start)
+    assert is_found("held a worker", monkeypatch, target, first_seed=561682)
 
 
 @pytest.mark.parametrize("seed", FOUND)
