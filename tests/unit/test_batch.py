@@ -439,6 +439,8 @@ class TestNextPollOfAll:
         ("unfinished", "at"),
         [
             ([(PROCESSING, 30.0), (PROCESSING, 20.0)], 20.0),
+            ([(PROCESSING, 0.5), (PROCESSING, 20.0)], 0.5),
+            ([(ManxueRateLimitError("429"), 0.5)], 0.5),
             ([(PROCESSING, 30.0), (ManxueRateLimitError("429", retry_after=90.0), 100.0)], 90.0),
             ([(ManxueRateLimitError("429", retry_after=n), 100.0) for n in (90.0, 40.0)], 100.0),
             ([(PROCESSING, 30.0), (ManxueRateLimitError("429", retry_after=7.0), 10.0)], 10.0),

@@ -580,3 +580,9 @@ def test_execution_timeout_may_end_a_wait_earlier(execution_timeout, ends_after,
     seen = span(START, ends_at=START + ends_after, execution_timeout=execution_timeout)
 
     assert (seen.started_at, seen.deadline) == (START, START + deadline_after)
+
+
+def test_end_of_a_video_that_failed_has_its_line_for_the_log():
+    end = wait_of().after(task("failed", error="bad prompt"), START + 60)
+    assert isinstance(end, Ended)
+    assert ["bad prompt" in news.text for news in end.news] == [True]

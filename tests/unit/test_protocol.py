@@ -30,6 +30,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueTransientError,
 )
 from airflow_provider_manxue.protocol import (
+    MAX_DEPTH,
     TaskStatus,
     VideoTask,
     clean_text,
@@ -1012,3 +1013,25 @@ def test_an_envelope_with_a_status_of_its_own_does_not_hide_the_task():
 def test_a_numeric_id_is_an_id():
     assert read_task(200, b'{"id": 17, "status": "queued"}').id == "17"
     assert read_video_task_id({"id": 17}) == "17"
+
+
+def nested(depth, kinds):
+    value = 1
+    for level in range(depth):
+        value = [value] if kinds[level % len(kinds)] is list else {"x": value, "y": 2}
+    return value
+
+
+class TestDepth:
+    """Airflow cannot store what is nested too deep."""
+
+    @pytest.mark.parametrize("kinds", [[list], [dict], [list, dict]])
+    def test_of_an_answer_is_limited(self, kinds):
+        answer = {"id": "proj_1", "status": "processing"}
+        assert task_of({**answer, "extra": nested(MAX_DEPTH - 1, kinds)}).status is TaskStatus.PROCESSING
+        with pytest.raises(ManxueTransientError, match="not a JSON object"):
+            task_of({**answer, "extra": nested(MAX_DEPTH, kinds)})
+
+    @pytest.mark.parametrize("many", [[[]] * 300, [{}] * 300, [[1], {"x": {}}] * 300, "[{" * 300])
+    def test_is_not_width(self, many):
+        assert task_of({"id": "proj_1", "status": "processing", "extra": many}).id == "proj_1"
