@@ -103,7 +103,7 @@ soak: $(VENV)/.with-distributed $(VENV)/.with-fuzz ## everything that runs long:
 	-$(BIN)/python -m soak.nights --seeds 1-20
 	$(BIN)/python -m soak.report
 
-mutants: $(VENV)/.with-mutation ## change the pure core in some 2,700 ways, and see which changes the tests notice (half an hour)
+mutants: $(VENV)/.with-mutation ## change the pure core in some 2,800 ways, and see which changes the tests notice (half an hour)
 	@AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python -m dev.mutants
 
 bench: $(READY_BENCH) ## what a wait costs, beside its alternatives (about 10 minutes)
