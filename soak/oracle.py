@@ -292,7 +292,8 @@ class _Judgement:
         """A worker of such a batch may pause for a moment, but makes way where the service wants a long pause."""
         longest = TURNED_AWAY_PAUSE + 1 / MIN_RATE + self.schedule.extra["request_timeout"] + 1.0
         for process in {exchange.process for exchange in self.asked if "worker" in exchange.process.name}:
-            times = [exchange.at for exchange in self.asked if exchange.process is process]
+            # Those without an answer name no task.
+            times = [exchange.at for exchange in self.world.wire.exchanges if exchange.process is process]
             if (pause := max(map(sub, times[1:], times), default=0.0)) > longest:
                 yield f"held a worker for {pause:.0f} s"
 

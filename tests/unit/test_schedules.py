@@ -20,8 +20,8 @@ from soak.schedules import play_range
 
 ROOT = Path(__file__).parents[2]
 COUNT, PARTS = 20_000, 20
-FOUND = [30327, 38193, 303857, 307403, 437199, 561682, 797292, 917798]
-"""Seeds of the first million that broke an invariant, or showed a fault of the oracle."""
+FOUND = [30327, 38193, 40355, 303857, 307403, 437199, 561682, 797292, 917798]
+"""Seeds of a million that broke an invariant, or showed a fault of the oracle."""
 
 
 @pytest.mark.long
