@@ -62,7 +62,7 @@ TURNED_AWAY_TRIES = 10
 """How often a worker that reads many tasks asks for one of them, while the service says 429."""
 
 TURNED_AWAY_PAUSE = 30.0
-"""Seconds of a pause that a worker makes for it at most; during a longer one it does something else, or makes way."""
+"""Seconds of a pause that a worker makes for it at most; a longer one is left to its caller."""
 
 KEEP_ALIVE = 75.0
 """Seconds for which an idle connection to the service is kept: longer than the usual interval between polls."""
