@@ -26,7 +26,8 @@ import requests
 from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy
 from urllib3.util import make_headers
 
-from airflow_provider_manxue.cutoff import Cutoff
+from airflow_provider_manxue._client.request_deadline import SocketDeadline
+from airflow_provider_manxue._core.responses import clean_text, no_answer, user_agent
 from airflow_provider_manxue.exceptions import (
     ManxueConfigurationError,
     ManxueDownloadError,
@@ -54,7 +55,6 @@ from airflow_provider_manxue.media import (
     video_type,
     why_incomplete,
 )
-from airflow_provider_manxue.protocol import clean_text, no_answer, user_agent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -63,7 +63,7 @@ if TYPE_CHECKING:
     from typing import Self
     from urllib.parse import SplitResult
 
-    from airflow_provider_manxue.connection import ManxueSettings
+    from airflow_provider_manxue.models import ManxueSettings
 
 _CHUNK = 1024 * 1024
 _MOST_UNHASHED = 8
@@ -399,7 +399,7 @@ class Wire:
                 road = self._connect(url, parts)
                 stack.callback(road.connection.close)
                 # Taken now, since http.client forgets it while a response is still being read.
-                stack.callback(Cutoff(road.connection.sock, self._deadline.left).cancel)
+                stack.callback(SocketDeadline(road.connection.sock, self._deadline.left).cancel)
                 _send(road, {"Host": parts.netloc, **headers})
                 response = stack.enter_context(road.connection.getresponse())
             except (OSError, http.client.HTTPException, ValueError) as error:

@@ -16,8 +16,8 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 from urllib.parse import quote, urljoin, urlsplit
 
+from airflow_provider_manxue._core.responses import clean_text, parse_retry_after
 from airflow_provider_manxue.exceptions import ManxueDownloadError, ManxueUnsafeUrlError
-from airflow_provider_manxue.protocol import clean_text, read_retry_after
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -137,7 +137,7 @@ def read_part(
     if status == 416 and offset:
         return _nothing_left(headers, offset, known or Version())
     if status not in {200, 206}:
-        pause = read_retry_after(headers.get_all("Retry-After", []), now)
+        pause = parse_retry_after(headers.get_all("Retry-After", []), now)
         raise BrokenTransferError(f"the media host answered HTTP {status}", pause)
     coding = headers.get("Content-Encoding", "identity").strip().lower()
     if coding not in {"", "identity"}:

@@ -12,6 +12,7 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from airflow_provider_manxue._core.responses import clean_text, parse_video_task_id
 from airflow_provider_manxue.exceptions import (
     ManxueError,
     ManxueInputError,
@@ -19,7 +20,6 @@ from airflow_provider_manxue.exceptions import (
     ManxueOrderUnknownError,
     ManxueVideoFailedError,
 )
-from airflow_provider_manxue.protocol import clean_text, read_video_task_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -91,7 +91,7 @@ def read_record(value: Any) -> OrderRecord | None:
 
 
 def _read_fields(value: Mapping[str, Any]) -> OrderRecord:
-    video_task_id = read_video_task_id(value["id"]) if value.get("id") else None
+    video_task_id = parse_video_task_id(value["id"]) if value.get("id") else None
     state = OrderState(value.get("state", OrderState.ORDERED))
     if video_task_id is None and state not in {OrderState.INTENT, OrderState.FAILED}:
         raise ValueError("it has no 'id'")

@@ -16,6 +16,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from airflow_provider_manxue._core.polling import MAX_RETRY_AFTER, video_failed
+from airflow_provider_manxue._core.responses import clean_text, names_a_task, no_answer, parse_task
 from airflow_provider_manxue.exceptions import (
     ManxueError,
     ManxueInputError,
@@ -24,15 +26,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueOrderUnknownError,
     ManxueTransientError,
 )
-from airflow_provider_manxue.polling import MAX_RETRY_AFTER, video_failed
-from airflow_provider_manxue.protocol import (
-    TaskStatus,
-    VideoTask,
-    clean_text,
-    names_a_task,
-    no_answer,
-    read_task,
-)
+from airflow_provider_manxue.models import TaskStatus, VideoTask
 
 RATIOS = ("21:9", "16:9", "4:3", "1:1", "3:4", "9:16")
 SHORTEST, LONGEST = 4, 15
@@ -295,7 +289,7 @@ def read_order_answer(
     http_status: int, body: bytes, *, retry_after: Sequence[str], now: float, secret: str
 ) -> VideoTask:
     """
-    Read the answer to an order; see ``read_task`` for the parameters.
+    Read the answer to an order; see ``parse_task`` for the parameters.
 
     :raises ManxueOrderNotSentError: if the order may be sent again.
     :raises ManxueOrderRefusedError: if it was refused.
@@ -303,7 +297,7 @@ def read_order_answer(
     :raises ManxueVideoFailedError: if the video has failed already.
     """
     try:
-        task = read_task(http_status, body, retry_after=retry_after, now=now, secret=secret)
+        task = parse_task(http_status, body, retry_after=retry_after, now=now, secret=secret)
     except ManxueError as error:
         raise order_error(fate_of_answer(http_status, body), error) from None
     if task.status is TaskStatus.FAILED:

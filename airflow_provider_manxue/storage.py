@@ -22,8 +22,8 @@ from fsspec.callbacks import Callback
 
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 
+from airflow_provider_manxue._core.responses import clean_text
 from airflow_provider_manxue.exceptions import ManxueError, ManxueStorageError
-from airflow_provider_manxue.protocol import clean_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -13,9 +13,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_manxue._core.polling import PollPolicy, Wait, first_poll_at, spread_first_poll
 from airflow_provider_manxue.exceptions import ManxueTransientError
-from airflow_provider_manxue.polling import PollPolicy, Wait, first_poll_at, spread_first_poll
-from airflow_provider_manxue.protocol import TaskStatus, VideoTask
+from airflow_provider_manxue.models import TaskStatus, VideoTask
 from benchmarks.waits import ROOT, percentiles
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_manxue.polling import BACKSTOP
+from airflow_provider_manxue._core.polling import DEFER_TIMEOUT_MARGIN
 from airflow_provider_manxue.testing import Answer, Emulator, Script, Step
 from benchmarks.failover import database
 from benchmarks.from_trigger import DAGS, REPOSITORY
@@ -69,7 +69,7 @@ class Run:
                 )
                 return float((last - first).total_seconds() - TIMEOUT)
             case "triggerer":
-                deadline = self.trigger_timeouts[task].timestamp() - BACKSTOP
+                deadline = self.trigger_timeouts[task].timestamp() - DEFER_TIMEOUT_MARGIN
             case _:
                 deadline = next(moments(log, "The wait begins")) + TIMEOUT
         return next(moments(log, "Task failed" if mode == "poke" else "Trigger fired event")) - deadline

@@ -113,7 +113,7 @@ def main() -> None:
 
 async def manxue(plan: Plan, report: Report) -> Callable[[str], Awaitable[None]]:
     """Return a wait by the trigger of this package, started after its planned first poll, as after a restart."""
-    from airflow_provider_manxue.pace import Pace
+    from airflow_provider_manxue._client.rate_limiter import Pace
     from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
 
     was_refused = Pace.was_refused

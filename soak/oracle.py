@@ -9,6 +9,9 @@ from urllib.parse import quote
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, AirflowTaskTimeout
 
+from airflow_provider_manxue._client.async_client import TURNED_AWAY_PAUSE, TURNED_AWAY_TRIES
+from airflow_provider_manxue._client.rate_limiter import MIN_RATE
+from airflow_provider_manxue._core.polling import GRACE_TIME, MIN_INTERVAL
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,
@@ -25,9 +28,6 @@ from airflow_provider_manxue.exceptions import (
     ManxueVideoFailedError,
 )
 from airflow_provider_manxue.order_record import KEY
-from airflow_provider_manxue.pace import MIN_RATE
-from airflow_provider_manxue.polling import GRACE_TIME, MIN_INTERVAL
-from airflow_provider_manxue.transport import TURNED_AWAY_PAUSE, TURNED_AWAY_TRIES
 from soak.deployment import Killed, Returned
 from soak.plan import PASSING, Video
 

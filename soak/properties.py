@@ -22,9 +22,29 @@ from urllib.parse import unquote, urlsplit
 import requests
 import yarl
 
-from airflow_provider_manxue.batch import read_video_task_ids
-from airflow_provider_manxue.connection import ManxueSettings, is_loopback, read_connection
-from airflow_provider_manxue.events import read_batch_event, read_event, says_begin, start_of
+from airflow_provider_manxue._airflow.start_from_trigger import refuse_hanging_templates, to_trigger_argument
+from airflow_provider_manxue._airflow.xcoms import XComs
+from airflow_provider_manxue._core.batch import parse_video_task_ids
+from airflow_provider_manxue._core.connection import is_loopback, parse_connection
+from airflow_provider_manxue._core.events import parse_batch_event, parse_event, says_begin, start_of
+from airflow_provider_manxue._core.polling import (
+    GRACE_TIME,
+    MAX_RETRY_AFTER,
+    AskAgain,
+    Completed,
+    Decision,
+    Ended,
+    PollPolicy,
+    Wait,
+)
+from airflow_provider_manxue._core.responses import (
+    MAX_DEPTH,
+    clean_text,
+    parse_retry_after,
+    parse_task,
+    parse_video_task_id,
+    result_url,
+)
 from airflow_provider_manxue.exceptions import (
     ManxueConfigurationError,
     ManxueError,
@@ -39,7 +59,6 @@ from airflow_provider_manxue.exceptions import (
     ManxueUnsafeUrlError,
     ManxueVideoFailedError,
 )
-from airflow_provider_manxue.from_trigger import as_argument, refuse_hanging_templates
 from airflow_provider_manxue.media import (
     BrokenTransferError,
     Part,
@@ -53,6 +72,7 @@ from airflow_provider_manxue.media import (
     request_target,
     why_incomplete,
 )
+from airflow_provider_manxue.models import ManxueSettings, TaskStatus, VideoTask
 from airflow_provider_manxue.order_record import (
     OrderState,
     Place,
@@ -60,27 +80,6 @@ from airflow_provider_manxue.order_record import (
     read_record,
 )
 from airflow_provider_manxue.orders import RATIOS, read_order, read_order_answer
-from airflow_provider_manxue.polling import (
-    GRACE_TIME,
-    MAX_RETRY_AFTER,
-    AskAgain,
-    Completed,
-    Decision,
-    Ended,
-    PollPolicy,
-    Wait,
-)
-from airflow_provider_manxue.protocol import (
-    MAX_DEPTH,
-    TaskStatus,
-    VideoTask,
-    clean_text,
-    read_retry_after,
-    read_task,
-    read_video_task_id,
-    result_url,
-)
-from airflow_provider_manxue.xcoms import XComs
 
 KEY = "sk-very-secret-key"
 NOW = 1_800_000_000.0
@@ -93,7 +92,7 @@ COMPLETED_WORDS = frozenset({"completed", "succeeded", "success", "done"})
 def check_answer(http_status: int, body: bytes, retry_after: Sequence[str]) -> None:
     """An answer is a task that can be stored, or an error that can be shown."""
     try:
-        task = read_task(http_status, body, video_task_id="p", retry_after=retry_after, now=NOW, secret=KEY)
+        task = parse_task(http_status, body, video_task_id="p", retry_after=retry_after, now=NOW, secret=KEY)
     except ManxueError as error:
         _check_error(error)
         return
@@ -116,7 +115,7 @@ def check_order_answer(http_status: int, body: bytes, retry_after: Sequence[str]
         return
     assert 200 <= http_status < 300
     assert task.status is not TaskStatus.FAILED
-    assert read_video_task_id(task.id) == task.id
+    assert parse_video_task_id(task.id) == task.id
     _check_task(task, body)
 
 
@@ -130,7 +129,7 @@ def _check_error(error: ManxueError) -> None:
 
 
 def _check_task(task: VideoTask, body: bytes) -> None:
-    fields = task.as_dict()
+    fields = task.to_dict()
     stored = json.dumps(fields, allow_nan=False, ensure_ascii=False)
     stored.encode("utf-8")
     assert KEY not in stored
@@ -180,7 +179,7 @@ def _depth(value: Any) -> int:
 
 def check_retry_after(values: Sequence[str]) -> None:
     """``Retry-After`` is a finite pause, or nothing; plain seconds are what they say."""
-    pause = read_retry_after(values, NOW)
+    pause = parse_retry_after(values, NOW)
     assert pause is None or (pause >= 0 and math.isfinite(pause))
     seconds = [int(value) for value in values if re.fullmatch("[0-9]{1,15}", value)]
     if seconds:
@@ -204,7 +203,7 @@ def check_text(text: str) -> None:
 def check_video_task_id(value: Any) -> None:
     """What is given as an id is one segment of a path, as every URL library reads it, or refused."""
     try:
-        task_id = read_video_task_id(value)
+        task_id = parse_video_task_id(value)
     except ManxueInputError as error:
         assert str(error).isprintable()
         return
@@ -228,7 +227,7 @@ def check_connection(
 ) -> None:
     """A connection is usable, or refused with the field named; its key is never shown."""
     try:
-        settings = read_connection("c", host=host, port=port, schema=schema, password=password, extra=extra)
+        settings = parse_connection("c", host=host, port=port, schema=schema, password=password, extra=extra)
     except ManxueConfigurationError as error:
         assert str(error).startswith("Connection 'c', field ")
         assert KEY not in str(error)
@@ -301,7 +300,7 @@ def check_order_record(value: Any, fingerprint: Mapping[str, str], max_tries: in
         assert record.max_tries != max_tries
     else:
         assert video_task_id == record.id
-        assert read_video_task_id(video_task_id) == video_task_id
+        assert parse_video_task_id(video_task_id) == video_task_id
 
 
 # --- what a trigger gets and hands over -----------------------------------------------------------------
@@ -309,11 +308,11 @@ def check_order_record(value: Any, fingerprint: Mapping[str, str], max_tries: in
 
 def check_event(event: Any) -> None:
     """No event is a success that does not say so, and one that is has all that the worker goes on with."""
-    error = read_event(event)
+    error = parse_event(event)
     if error is None:
         assert event["version"] == 1
         assert event["status"] == "completed"
-        assert read_video_task_id(event["video_task_id"])
+        assert parse_video_task_id(event["video_task_id"])
     else:
         assert isinstance(error, ManxueError)
         assert str(error)
@@ -321,7 +320,7 @@ def check_event(event: Any) -> None:
     assert started_at is None or math.isfinite(started_at)
     assert not (says_begin(event) and error is None)
     try:
-        errors = read_batch_event(event)
+        errors = parse_batch_event(event)
     except ManxueError:
         return
     assert event["version"] == 1
@@ -348,7 +347,7 @@ class _Pulled(XComs):
 def check_reference(value: Any, pulled: Any) -> None:
     """A trigger's argument, references to XComs in it, becomes ids; what is pulled is data, and not looked into."""
     xcoms = _Pulled(pulled)
-    argument = as_argument(value)
+    argument = to_trigger_argument(value)
     coroutine = xcoms.resolve(argument)
     try:
         coroutine.send(None)
@@ -360,7 +359,7 @@ def check_reference(value: Any, pulled: Any) -> None:
         assert "xcom_task_id" in json.dumps(argument)
         return
     assert xcoms.pulls <= json.dumps(argument).count("xcom_task_id")
-    for read in (read_video_task_id, read_video_task_ids):
+    for read in (parse_video_task_id, parse_video_task_ids):
         try:
             ids = read(resolved)
         except ManxueInputError:
@@ -407,7 +406,7 @@ ANSWERS: tuple[tuple[str, int, bytes], ...] = (
 def _outcome(number: int, retry_after: str) -> VideoTask | ManxueError:
     _, http_status, body = ANSWERS[number]
     try:
-        return read_task(
+        return parse_task(
             http_status, body, video_task_id="p", retry_after=[retry_after] if retry_after else (), now=NOW
         )
     except ManxueError as error:

@@ -7,8 +7,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from airflow_provider_manxue._core.polling import PollPolicy
 from airflow_provider_manxue.media import Version
-from airflow_provider_manxue.polling import PollPolicy
 from soak.draw import Draw, json_of
 from soak.properties import (
     ANSWERS,

@@ -328,15 +328,15 @@ class _Socket:
             return
         self._process.sleep(max(0.0, left))
         if left < self._longest:
-            self._cutoff.has_cut = True
+            self._cutoff.expired = True
         raise error(f"{what} timed out")
 
 
-class Cutoff:
+class SocketDeadline:
     """In the place of the thread that cuts a connection."""
 
     def __init__(self, sock, seconds):
-        self.has_cut = False
+        self.expired = False
         self._sock = sock
         sock.cut_later(self, sock._now() + seconds)
 

@@ -15,17 +15,22 @@ from unittest.mock import patch
 import aiohttp
 from greenlet import getcurrent
 
-from airflow_provider_manxue import order_store, sensors, transport, triggers, waiting, xcoms  # noqa: F401
-from airflow_provider_manxue.from_trigger import CAN_START_AND_END
+from airflow_provider_manxue import order_store, sensors, triggers  # noqa: F401
+from airflow_provider_manxue._airflow import task_trigger as task_trigger_module
+from airflow_provider_manxue._airflow import (
+    waiting,
+    xcoms,
+)
+from airflow_provider_manxue._airflow.start_from_trigger import CAN_START_AND_END
+from airflow_provider_manxue._airflow.waiting import ManxueWaitBase
+from airflow_provider_manxue._client import async_client as transport
 from airflow_provider_manxue.hooks import manxue as hook_module
 from airflow_provider_manxue.operators import manxue as operator_module
 from airflow_provider_manxue.sensors import manxue as sensor_module
 from airflow_provider_manxue.testing import answer as answer_module
-from airflow_provider_manxue.triggers import _base as task_trigger_module
 from airflow_provider_manxue.triggers import manxue as trigger_module
-from airflow_provider_manxue.waiting import WaitingTask
 from soak.virtual import Worker, run_until_complete, sleep
-from soak.wire import AsyncSession, Cutoff, Session
+from soak.wire import AsyncSession, Session, SocketDeadline
 
 START = 1_800_000_000.0
 """The time of the clocks at the start of a schedule, in seconds since the epoch."""
@@ -271,14 +276,14 @@ def installed():
         ),
         *(
             (cls, "log", _Log())
-            for cls in (WaitingTask, hook_module.ManxueHook, task_trigger_module.TaskTrigger)
+            for cls in (ManxueWaitBase, hook_module.ManxueHook, task_trigger_module.StartFromTrigger)
         ),
         (transport, "log", _Log()),
         (transport, "_transports", _Transports()),
         (transport, "_trust", lambda settings: True),
         (aiohttp, "TCPConnector", lambda **options: None),
         (aiohttp, "ClientSession", lambda **options: AsyncSession(here())),
-        (hook_module, "Cutoff", Cutoff),
+        (hook_module, "SocketDeadline", SocketDeadline),
         (hook_module.ManxueHook, "_new_session", staticmethod(lambda: Session(here()))),
         (hook_module.ManxueHook, "get_connection", staticmethod(_connection)),
         (compat, "get_async_connection", _async_connection),

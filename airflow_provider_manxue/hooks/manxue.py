@@ -18,14 +18,22 @@ from requests.auth import AuthBase
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_provider_manxue.connection import (
+from airflow_provider_manxue._client.request_deadline import DeadlineAdapter, SocketDeadline
+from airflow_provider_manxue._core.connection import (
     DEFAULT_CONN_ID,
-    ManxueSettings,
     is_loopback,
     missing_connection,
-    read_connection,
+    parse_connection,
 )
-from airflow_provider_manxue.cutoff import Cutoff, CutoffAdapter
+from airflow_provider_manxue._core.responses import (
+    MAX_BODY,
+    create_url,
+    no_answer,
+    parse_task,
+    parse_video_task_id,
+    result_url,
+    user_agent,
+)
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,
@@ -43,22 +51,14 @@ from airflow_provider_manxue.orders import (
     read_order,
     read_order_answer,
 )
-from airflow_provider_manxue.protocol import (
-    MAX_BODY,
-    VideoTask,
-    create_url,
-    no_answer,
-    read_task,
-    read_video_task_id,
-    result_url,
-    user_agent,
-)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from requests import PreparedRequest, Response
+
+    from airflow_provider_manxue.models import ManxueSettings, VideoTask
 
 _NO_ANSWER = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 """What the libraries raise when a request gets no answer."""
@@ -138,7 +138,7 @@ class ManxueHook(BaseHook):
             connection = self.get_connection(self.manxue_conn_id)
         except AirflowNotFoundException:
             raise missing_connection(self.manxue_conn_id) from None
-        return read_connection(
+        return parse_connection(
             self.manxue_conn_id,
             host=connection.host,
             password=connection.password,
@@ -155,7 +155,7 @@ class ManxueHook(BaseHook):
     def _new_session() -> requests.Session:
         session = requests.Session()
         for scheme in ("http://", "https://"):
-            session.mount(scheme, CutoffAdapter())
+            session.mount(scheme, DeadlineAdapter())
         # Cookies would be kept for as long as the session is, however many come.
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
         # A compressed answer could be small on the wire and huge in memory; a task's answer needs none.
@@ -178,7 +178,7 @@ class ManxueHook(BaseHook):
         :raises ManxueTransientError: if there was no usable answer (no connection, timeout, 408, 425, 429, 5xx).
         :raises ManxueError: of another kind for any other answer that is not a task.
         """
-        task_id = read_video_task_id(video_task_id)
+        task_id = parse_video_task_id(video_task_id)
         settings = self.settings
         try:
             return self._query(settings, task_id)
@@ -195,7 +195,7 @@ class ManxueHook(BaseHook):
         except _NO_ANSWER as error:
             # The library's own texts repeat the whole request, so the cause is not chained.
             raise no_answer(error, urlsplit(settings.base_url).hostname or "") from None
-        return read_task(
+        return parse_task(
             answer.http_status,
             answer.body,
             video_task_id=task_id,
@@ -403,25 +403,25 @@ def _read_body(response: Response, timeout: float, ends_at: float) -> bytes:
             f"HTTP {response.status_code} with a body in a coding that was not asked for"
         )
     raw: Any = response.raw
-    cutoff = Cutoff(raw.sock, ends_at - time.monotonic())
+    cutoff = SocketDeadline(raw.sock, ends_at - time.monotonic())
     try:
         body = _read_bounded(response, cutoff)
     except _NO_ANSWER:
-        if not cutoff.has_cut:
+        if not cutoff.expired:
             raise
     finally:
         cutoff.cancel()
-    if cutoff.has_cut:
+    if cutoff.expired:
         raise ManxueTransientError(
             f"HTTP {response.status_code} with an answer that took longer than {timeout:g} s"
         )
     return body
 
 
-def _read_bounded(response: Response, cutoff: Cutoff) -> bytes:
+def _read_bounded(response: Response, cutoff: SocketDeadline) -> bytes:
     body = bytearray()
     # What the system has received before the cut could still be read, and be a million chunks of one byte.
-    while not cutoff.has_cut and (chunk := response.raw.read1(65536, decode_content=False)):
+    while not cutoff.expired and (chunk := response.raw.read1(65536, decode_content=False)):
         body += chunk
         if len(body) > MAX_BODY:
             raise ManxueTransientError(

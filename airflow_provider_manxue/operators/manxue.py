@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout
 
-from airflow_provider_manxue.connection import DEFAULT_CONN_ID
+from airflow_provider_manxue._airflow.waiting import SingleVideoWait
+from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
+from airflow_provider_manxue._core.polling import DEFAULT_POKE_INTERVAL, DEFAULT_TIMEOUT
+from airflow_provider_manxue._core.rendering import is_rendered_later
 from airflow_provider_manxue.exceptions import (
     ManxueError,
     ManxueInputError,
@@ -20,9 +23,6 @@ from airflow_provider_manxue.links.manxue import ManxueVideoLink
 from airflow_provider_manxue.order_record import Place
 from airflow_provider_manxue.order_store import OrderStore
 from airflow_provider_manxue.orders import Order, read_order
-from airflow_provider_manxue.polling import DEFAULT_POKE_INTERVAL, DEFAULT_TIMEOUT
-from airflow_provider_manxue.rendering import is_rendered_later
-from airflow_provider_manxue.waiting import SingleWaitingTask
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,7 +43,7 @@ _PARAMETERS = (
 )
 
 
-class ManxueCreateVideoOperator(SingleWaitingTask):
+class ManxueCreateVideoOperator(SingleVideoWait):
     """
     Orders a video of the sd2_manxue service, **which costs money**, and waits until it is ready.
 

@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import conf
 
-from airflow_provider_manxue.batch import (
+from airflow_provider_manxue._airflow.start_from_trigger import feeds_mapped_tasks
+from airflow_provider_manxue._airflow.triggerer_sensor import StartFromTriggerSensor
+from airflow_provider_manxue._airflow.waiting import SingleVideoWait
+from airflow_provider_manxue._core.batch import (
     MYSQL_TEXT,
     Outcome,
     Progress,
-    concerns_connection,
-    failure_of,
+    affects_all_videos,
+    batch_error,
     next_poll_of_all,
-    read_video_task_ids,
+    parse_video_task_ids,
     stored_length,
-    tasks_of,
-    xcoms_of,
+    to_tasks,
+    to_xcoms,
 )
-from airflow_provider_manxue.events import read_batch_event, start_of
-from airflow_provider_manxue.exceptions import ManxueError, ManxueInputError
-from airflow_provider_manxue.from_trigger import feeds_mapped_tasks
-from airflow_provider_manxue.links.manxue import ManxueVideoLink
-from airflow_provider_manxue.polling import (
+from airflow_provider_manxue._core.events import parse_batch_event, start_of
+from airflow_provider_manxue._core.polling import (
     AskAgain,
     Completed,
     Ended,
@@ -32,18 +32,20 @@ from airflow_provider_manxue.polling import (
     deadline_to_read,
     first_poll_at,
 )
-from airflow_provider_manxue.protocol import VideoTask, read_video_task_id
-from airflow_provider_manxue.rendering import is_rendered_later
-from airflow_provider_manxue.sensors._base import TriggererSensor
-from airflow_provider_manxue.waiting import SingleWaitingTask
+from airflow_provider_manxue._core.rendering import is_rendered_later
+from airflow_provider_manxue._core.responses import parse_video_task_id
+from airflow_provider_manxue.exceptions import ManxueError, ManxueInputError
+from airflow_provider_manxue.links.manxue import ManxueVideoLink
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from airflow.providers.common.compat.sdk import Context, XComArg
 
+    from airflow_provider_manxue.models import VideoTask
 
-class ManxueVideoSensor(TriggererSensor, SingleWaitingTask):
+
+class ManxueVideoSensor(StartFromTriggerSensor, SingleVideoWait):
     """
     Waits until a video of the sd2_manxue service is ready.
 
@@ -89,7 +91,7 @@ class ManxueVideoSensor(TriggererSensor, SingleWaitingTask):
         super().__init__(**kwargs)
         self.video_task_id = video_task_id
         if not is_rendered_later(self.video_task_id):
-            read_video_task_id(self.video_task_id)
+            parse_video_task_id(self.video_task_id)
         self._begin_and_end_in_triggerer(
             start_from_trigger, end_from_trigger, "ManxueVideoTrigger", "video_task_id"
         )
@@ -103,7 +105,7 @@ class ManxueVideoSensor(TriggererSensor, SingleWaitingTask):
         self._say_what_a_mapped_task_cannot(context)
         with self._endings():
             started_at = self._started_at(context)
-            return self._wait(context, read_video_task_id(self.video_task_id), started_at)
+            return self._wait(context, parse_video_task_id(self.video_task_id), started_at)
 
     def execute_complete(
         self, context: Context, event: Any, started_at: float | None = None
@@ -119,7 +121,7 @@ class ManxueVideoSensor(TriggererSensor, SingleWaitingTask):
         return super().execute_complete(context, event, started_at)
 
 
-class ManxueVideoBatchSensor(TriggererSensor):
+class ManxueVideoBatchSensor(StartFromTriggerSensor):
     """
     Waits until each of many videos is ready, with one deferral and one trigger for all of them.
 
@@ -160,7 +162,7 @@ class ManxueVideoBatchSensor(TriggererSensor):
         self.video_task_ids = video_task_ids
         self.tolerate_failures = tolerate_failures
         if not is_rendered_later(self.video_task_ids):
-            read_video_task_ids(self.video_task_ids)
+            parse_video_task_ids(self.video_task_ids)
         self._begin_and_end_in_triggerer(
             start_from_trigger, end_from_trigger, "ManxueVideoBatchTrigger", "video_task_ids"
         )
@@ -174,7 +176,7 @@ class ManxueVideoBatchSensor(TriggererSensor):
         self._say_what_a_mapped_task_cannot(context)
         with self._endings():
             started_at = self._started_at(context)
-            ids = read_video_task_ids(self.video_task_ids)
+            ids = parse_video_task_ids(self.video_task_ids)
             self._check_ceilings(ids)
             deadline = started_at + self._patience
             if self.deferrable:
@@ -194,9 +196,9 @@ class ManxueVideoBatchSensor(TriggererSensor):
         """
         if self._begins_on_worker(event):
             return self.execute(context)
-        ids = read_video_task_ids(self.video_task_ids)
+        ids = parse_video_task_ids(self.video_task_ids)
         try:
-            errors = read_batch_event(event)
+            errors = parse_batch_event(event)
         except ManxueError as error:
             self._raise_error(error)
         started_at = started_at or start_of(event) or time.time()
@@ -288,7 +290,7 @@ class ManxueVideoBatchSensor(TriggererSensor):
     def _end_of(self, decision: Completed | Ended) -> VideoTask | ManxueError:
         if isinstance(decision, Completed):
             return decision.task
-        if concerns_connection(decision.error):
+        if affects_all_videos(decision.error):
             raise decision.error
         return decision.error
 
@@ -299,7 +301,7 @@ class ManxueVideoBatchSensor(TriggererSensor):
         In poke mode these may not let the last look at all of them take longer than that at one video. In the other
         modes a process knows nothing of what was there before, and would lose what it does not see.
         """
-        from airflow_provider_manxue.transport import ask_for_all
+        from airflow_provider_manxue._client.async_client import ask_for_all
 
         pokes = not self.deferrable and not self.reschedule
         until = deadline + self.hook.settings.request_timeout if pokes else None
@@ -308,13 +310,13 @@ class ManxueVideoBatchSensor(TriggererSensor):
     def _hand_over(
         self, context: Context, ids: list[str], outcomes: dict[str, VideoTask | ManxueError]
     ) -> list[dict[str, Any]]:
-        self._seen = tasks = tasks_of(ids, outcomes)
+        self._seen = tasks = to_tasks(ids, outcomes)
         errors = {video: outcome for video, outcome in outcomes.items() if isinstance(outcome, ManxueError)}
         fails = bool(errors) and not self.tolerate_failures
         if self.do_xcom_push:
             # The return value of a task that fails would be lost.
-            for key, value in {**xcoms_of(tasks), **({"return_value": tasks} if fails else {})}.items():
+            for key, value in {**to_xcoms(tasks), **({"return_value": tasks} if fails else {})}.items():
                 context["ti"].xcom_push(key=key, value=value)
         if fails:
-            self._raise_error(failure_of(errors))
+            self._raise_error(batch_error(errors))
         return tasks

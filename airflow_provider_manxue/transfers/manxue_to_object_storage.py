@@ -11,7 +11,9 @@ from urllib.parse import quote, unquote
 
 from airflow.providers.common.compat.sdk import BaseOperator, XComArg
 
-from airflow_provider_manxue.connection import DEFAULT_CONN_ID
+from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
+from airflow_provider_manxue._core.rendering import is_rendered_later
+from airflow_provider_manxue._core.responses import parse_video_task_id
 from airflow_provider_manxue.exceptions import (
     ManxueError,
     ManxueExistsError,
@@ -23,8 +25,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueVideoFailedError,
 )
 from airflow_provider_manxue.links.manxue import ManxueSavedVideoLink
-from airflow_provider_manxue.protocol import TaskStatus, VideoTask, read_video_task_id
-from airflow_provider_manxue.rendering import is_rendered_later
+from airflow_provider_manxue.models import TaskStatus, VideoTask
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -101,7 +102,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
     def _check_arguments(self) -> None:
         """Refuse at parse time what rendering cannot cure."""
         if not is_rendered_later(self.video_task_id):
-            read_video_task_id(self.video_task_id)
+            parse_video_task_id(self.video_task_id)
         if not is_rendered_later(self.destination):
             read_destination(self.destination, "id")
         if self.if_exists not in _IF_EXISTS:
@@ -132,7 +133,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
         from airflow_provider_manxue.storage import open_store
 
         deadline = Deadline(_seconds(self.timeout))
-        video_task_id = read_video_task_id(self.video_task_id)
+        video_task_id = parse_video_task_id(self.video_task_id)
         uri = read_destination(self.destination, video_task_id)
         with open_store(uri, self.storage_conn_id or None) as store:
             found = self._size_of_existing(store, uri)
@@ -210,7 +211,7 @@ class FreshUrl:
 
     def __init__(self, hook: ManxueHook, video_task_id: Any, log: Any) -> None:
         self._hook = hook
-        self._video_task_id = read_video_task_id(video_task_id)
+        self._video_task_id = parse_video_task_id(video_task_id)
         self._known_url = video_task_id.get("video_url") if isinstance(video_task_id, Mapping) else None
         self._log = log
         self.video: dict[str, Any] = {"id": self._video_task_id}
@@ -228,7 +229,7 @@ class FreshUrl:
         except (ManxueRefusedError, ManxueTransientError) as error:
             problem = error
         else:
-            self.video = task.as_dict()
+            self.video = task.to_dict()
             if task.status is TaskStatus.COMPLETED and task.video_url:
                 return task.video_url
             problem = _why_there_is_none(task)

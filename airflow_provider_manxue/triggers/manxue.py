@@ -10,35 +10,35 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TriggerEvent
 
-from airflow_provider_manxue.batch import (
+from airflow_provider_manxue._airflow.task_trigger import CannotStartInTriggererError, StartFromTrigger
+from airflow_provider_manxue._airflow.xcoms import RETURN_KEY
+from airflow_provider_manxue._client.async_client import Transport, shared_transport
+from airflow_provider_manxue._core.batch import (
     Outcome,
     Progress,
-    concerns_connection,
-    read_video_task_ids,
-    tasks_of,
-    xcoms_of,
+    affects_all_videos,
+    parse_video_task_ids,
+    to_tasks,
+    to_xcoms,
 )
-from airflow_provider_manxue.events import batch_event, begin_event, completed_event, error_event
-from airflow_provider_manxue.exceptions import ManxueError, ManxueTransientError
-from airflow_provider_manxue.links.manxue import video_link_xcom
-from airflow_provider_manxue.polling import (
+from airflow_provider_manxue._core.events import batch_event, begin_event, completed_event, error_event
+from airflow_provider_manxue._core.polling import (
     AskAgain,
     Completed,
     Ended,
     PollPolicy,
-    Span,
+    PollTimes,
     Wait,
     spread_first_poll,
 )
-from airflow_provider_manxue.protocol import read_video_task_id
-from airflow_provider_manxue.transport import Transport, shared_transport
-from airflow_provider_manxue.triggers._base import CannotBeginError, TaskTrigger
-from airflow_provider_manxue.xcoms import RETURN_KEY
+from airflow_provider_manxue._core.responses import parse_video_task_id
+from airflow_provider_manxue.exceptions import ManxueError, ManxueTransientError
+from airflow_provider_manxue.links.manxue import video_link_xcom
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from airflow_provider_manxue.protocol import VideoTask
+    from airflow_provider_manxue.models import VideoTask
 
 
 LAST_LOOK = 1.0
@@ -57,7 +57,7 @@ FRESH = 300.0
 """Seconds for which a video's URL is handed on as it came; an older one is asked for again, so that it lasts."""
 
 
-class _WaitingTrigger(TaskTrigger):
+class _WaitingTrigger(StartFromTrigger):
     """What both triggers know, and how each of their waits goes on to its end."""
 
     def __init__(
@@ -86,7 +86,7 @@ class _WaitingTrigger(TaskTrigger):
     async def _event(self, transport: Transport) -> TriggerEvent:
         """Wait, and return the event that says how it has ended."""
 
-    def _wait_for(self, video_task_id: str, span: Span, **state: Any) -> Wait:
+    def _wait_for(self, video_task_id: str, span: PollTimes, **state: Any) -> Wait:
         return Wait(
             video_task_id=video_task_id,
             policy=PollPolicy(self.poke_interval, self.exponential_backoff, self.max_wait),
@@ -98,7 +98,7 @@ class _WaitingTrigger(TaskTrigger):
     async def _watch(
         self,
         wait: Wait,
-        span: Span,
+        span: PollTimes,
         transport: Transport,
         tell: Callable[[AskAgain | Completed | Ended], None],
         turn: float = 0.0,
@@ -107,7 +107,7 @@ class _WaitingTrigger(TaskTrigger):
         first_poll_at = min(span.first_poll_at + turn, max(span.first_poll_at, wait.deadline))
         at = spread_first_poll(
             first_poll_at,
-            span.looked_at,
+            span.resumed_at,
             wait.policy.interval,
             wait.deadline,
             random.random(),  # noqa: S311
@@ -183,8 +183,8 @@ class ManxueVideoTrigger(_WaitingTrigger):
     async def _event(self, transport: Transport) -> TriggerEvent:
         try:
             value, span = await self._begin(self.video_task_id)
-            video_task_id = read_video_task_id(value)
-        except (CannotBeginError, ManxueError) as reason:
+            video_task_id = parse_video_task_id(value)
+        except (CannotStartInTriggererError, ManxueError) as reason:
             return TriggerEvent(begin_event(str(reason)))
         self._announce(f"the video {video_task_id}", span)
         wait = self._wait_for(video_task_id, span, grace_since=self.grace_since, last_answer=self.last_answer)
@@ -192,7 +192,7 @@ class ManxueVideoTrigger(_WaitingTrigger):
         if isinstance(end, Ended):
             return TriggerEvent(error_event(video_task_id, end.error))
         if self.end_from_trigger and await self._ended_here(
-            {**end.task.as_xcoms(), RETURN_KEY: end.task.as_dict()}, video_link_xcom(end.task.video_url)
+            {**end.task.to_xcoms(), RETURN_KEY: end.task.to_dict()}, video_link_xcom(end.task.video_url)
         ):
             return self._success()
         started_at = None if self._given_span else span.started_at
@@ -238,8 +238,8 @@ class ManxueVideoBatchTrigger(_WaitingTrigger):
     async def _event(self, transport: Transport) -> TriggerEvent:
         try:
             value, span = await self._begin(self.video_task_ids)
-            ids = read_video_task_ids(value)
-        except (CannotBeginError, ManxueError) as reason:
+            ids = parse_video_task_ids(value)
+        except (CannotStartInTriggererError, ManxueError) as reason:
             return TriggerEvent(begin_event(str(reason)))
         videos = list(dict.fromkeys(ids))
         self._announce(f"{len(videos)} videos", span)
@@ -260,7 +260,7 @@ class ManxueVideoBatchTrigger(_WaitingTrigger):
     async def _watch_one(self, video_task_id: str, transport: Transport, batch: _Batch, turn: float) -> None:
         wait = self._wait_for(video_task_id, batch.span)
         end = await self._watch(wait, batch.span, transport, lambda decision: None, turn)
-        if isinstance(end, Ended) and concerns_connection(end.error):
+        if isinstance(end, Ended) and affects_all_videos(end.error):
             raise _WholeBatchError(end.error)
         if isinstance(end, Completed) and self.end_from_trigger:
             batch.tasks[video_task_id] = (end.task, time.time())
@@ -270,8 +270,8 @@ class ManxueVideoBatchTrigger(_WaitingTrigger):
     async def _event_of_all(self, ids: list[str], batch: _Batch, transport: Transport) -> TriggerEvent:
         errors = batch.progress.errors
         if not errors and self.end_from_trigger:
-            tasks = tasks_of(ids, await self._fresh(batch, transport))
-            if await self._ended_here({**xcoms_of(tasks), RETURN_KEY: tasks}):
+            tasks = to_tasks(ids, await self._fresh(batch, transport))
+            if await self._ended_here({**to_xcoms(tasks), RETURN_KEY: tasks}):
                 return self._success()
         started_at = None if self._given_span else batch.span.started_at
         return TriggerEvent(batch_event(errors, started_at=started_at))
@@ -297,7 +297,7 @@ class ManxueVideoBatchTrigger(_WaitingTrigger):
 class _Batch:
     """The state of a wait for many videos."""
 
-    def __init__(self, span: Span, progress: Progress) -> None:
+    def __init__(self, span: PollTimes, progress: Progress) -> None:
         self.span = span
         self.progress = progress
         self.tasks: dict[str, tuple[VideoTask, float]] = {}

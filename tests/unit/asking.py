@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 
+from airflow_provider_manxue._client.async_client import shared_transport
 from airflow_provider_manxue.hooks.manxue import ManxueHook
-from airflow_provider_manxue.transport import shared_transport
 
 CONN_ID = "manxue_under_test"
 

@@ -10,18 +10,18 @@ from types import SimpleNamespace
 
 import pytest
 
-from airflow_provider_manxue import transport as transport_module
-from airflow_provider_manxue import waiting as waiting_module
-from airflow_provider_manxue import xcoms as xcoms_module
-from airflow_provider_manxue.connection import read_connection
+from airflow_provider_manxue._airflow import task_trigger as task_trigger_module
+from airflow_provider_manxue._airflow import waiting as waiting_module
+from airflow_provider_manxue._airflow import xcoms as xcoms_module
+from airflow_provider_manxue._client import async_client as transport_module
+from airflow_provider_manxue._core.connection import parse_connection
+from airflow_provider_manxue._core.responses import parse_video_task_id
 from airflow_provider_manxue.exceptions import ManxueError
 from airflow_provider_manxue.hooks import manxue as hook_module
-from airflow_provider_manxue.protocol import read_video_task_id
 from airflow_provider_manxue.sensors import manxue as sensor_module
-from airflow_provider_manxue.triggers import _base as task_trigger_module
 from airflow_provider_manxue.triggers import manxue as trigger_module
 from asking import ask_from_triggerer, ask_from_worker
-from world import ManualClock, ScriptedService, World, link_into, xcoms_of
+from world import ManualClock, ScriptedService, World, link_into, to_xcoms
 
 
 def pytest_addoption(parser):
@@ -56,7 +56,7 @@ def play(monkeypatch, world):
             self.conn_id = conn_id
 
         def get_video_task(self, video_task_id):
-            return world.service.ask(read_video_task_id(video_task_id), "worker")
+            return world.service.ask(parse_video_task_id(video_task_id), "worker")
 
     class Transport:
         prepare = staticmethod(lambda conn_id: None)
@@ -84,7 +84,7 @@ def play(monkeypatch, world):
     for module in (sensor_module, waiting_module, trigger_module, task_trigger_module):
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(hook_module, "ManxueHook", Hook)
-    monkeypatch.setattr(xcoms_module, "XCom", xcoms_of(world))
+    monkeypatch.setattr(xcoms_module, "XCom", to_xcoms(world))
     monkeypatch.setattr(xcoms_module.XComs, "push_link", link_into(world))
     monkeypatch.setattr(transport_module, "ask_for_all", ask_for_all)
     monkeypatch.setattr(trigger_module, "shared_transport", shared_transport)
@@ -109,6 +109,6 @@ def settings_of():
     """Make settings for an emulator, or for any base URL on loopback."""
 
     def make(base_url, api_key="emulator-key", **extra):
-        return read_connection("test", host=base_url, password=api_key, extra=extra)
+        return parse_connection("test", host=base_url, password=api_key, extra=extra)
 
     return make

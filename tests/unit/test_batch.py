@@ -11,17 +11,19 @@ from cryptography.fernet import Fernet
 from airflow.models.trigger import Trigger
 from airflow.providers.common.compat.sdk import DAG, AirflowSkipException, BaseOperator, TaskDeferred
 
-from airflow_provider_manxue import transport as transport_module
-from airflow_provider_manxue.batch import (
+from airflow_provider_manxue._client import async_client as transport_module
+from airflow_provider_manxue._core.batch import (
     MYSQL_TEXT,
     Progress,
-    failure_of,
+    batch_error,
     next_poll_of_all,
-    read_video_task_ids,
+    parse_video_task_ids,
     stored_length,
-    tasks_of,
+    to_tasks,
 )
-from airflow_provider_manxue.events import batch_event, read_batch_event
+from airflow_provider_manxue._core.events import batch_event, parse_batch_event
+from airflow_provider_manxue._core.polling import AskAgain, Completed, Ended
+from airflow_provider_manxue._core.status_log import LogLine
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,
@@ -33,9 +35,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueTransientError,
     ManxueVideoFailedError,
 )
-from airflow_provider_manxue.journal import News
-from airflow_provider_manxue.polling import AskAgain, Completed, Ended
-from airflow_provider_manxue.protocol import TaskStatus, VideoTask
+from airflow_provider_manxue.models import TaskStatus, VideoTask
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor
 from airflow_provider_manxue.triggers.manxue import ManxueVideoBatchTrigger
 from world import START
@@ -251,7 +251,7 @@ class TestInput:
 
     def test_blank_id_is_named_by_its_position(self):
         with pytest.raises(ManxueInputError, match=r"video_task_ids\[1\]"):
-            read_video_task_ids(["a", " "])
+            parse_video_task_ids(["a", " "])
 
     @pytest.mark.parametrize(
         ("ids", "text"),
@@ -266,11 +266,11 @@ class TestInput:
     )
     def test_that_is_refused_is_named(self, ids, text):
         with pytest.raises(ManxueInputError) as caught:
-            read_video_task_ids(ids)
+            parse_video_task_ids(ids)
         assert str(caught.value).startswith(text)
 
     def test_create_answers_are_ids(self):
-        assert read_video_task_ids(({"id": "a"}, {"data": {"projectId": "b"}})) == ["a", "b"]
+        assert parse_video_task_ids(({"id": "a"}, {"data": {"projectId": "b"}})) == ["a", "b"]
 
     def test_template_is_checked_when_it_is_rendered(self, world):
         task = ManxueVideoBatchSensor(task_id="wait", video_task_ids="{{ params.ids }}")
@@ -301,7 +301,7 @@ class TestTrigger:
 
     def test_event_of_a_batch_survives_the_database(self):
         errors = {"a": ManxueVideoFailedError("no"), "b": ManxueTimeoutError("late")}
-        read = read_batch_event(json.loads(json.dumps(batch_event(errors))))
+        read = parse_batch_event(json.loads(json.dumps(batch_event(errors))))
         assert {video: (type(error), str(error)) for video, error in read.items()} == {
             "a": (ManxueVideoFailedError, "no"),
             "b": (ManxueTimeoutError, "late"),
@@ -313,7 +313,7 @@ class TestTrigger:
     )
     def test_event_that_is_not_understood_fails_the_task(self, event):
         with pytest.raises(ManxueError, match="does not understand"):
-            read_batch_event(event)
+            parse_batch_event(event)
 
 
 class TestProgress:
@@ -329,20 +329,20 @@ class TestProgress:
             for video, waited in zip("abcd", (5, 14, 15, 16), strict=True)
         ]
         assert told == [
-            (News(logging.INFO, "1 of 4 videos completed (after 0:00:05)"),),
+            (LogLine(logging.INFO, "1 of 4 videos completed (after 0:00:05)"),),
             (),
-            (News(logging.INFO, "3 of 4 videos completed (after 0:00:15)"),),
-            (News(logging.INFO, "4 of 4 videos completed (after 0:00:16)"),),
+            (LogLine(logging.INFO, "3 of 4 videos completed (after 0:00:15)"),),
+            (LogLine(logging.INFO, "4 of 4 videos completed (after 0:00:16)"),),
         ]
 
     def test_of_a_failed_video_is_told_at_once(self):
         progress = Progress(3)
         progress.after("a", self.READY, 100.0)
         assert progress.after("b", self.FAILED, 101.0) == (
-            News(logging.WARNING, "bad prompt. The others are still awaited."),
+            LogLine(logging.WARNING, "bad prompt. The others are still awaited."),
         )
         assert progress.after("c", self.READY, 102.0) == (
-            News(logging.INFO, "2 of 3 videos completed, 1 ended otherwise (after 0:01:42)"),
+            LogLine(logging.INFO, "2 of 3 videos completed, 1 ended otherwise (after 0:01:42)"),
         )
         assert progress.errors == {"b": self.FAILED.error}
 
@@ -361,9 +361,9 @@ class TestOutcomes:
     )
     def test_of_an_error_say_so(self, error, status):
         ready = VideoTask("a", TaskStatus.COMPLETED, video_url="https://cdn.example.com/a.mp4")
-        tasks = tasks_of(["b", "a"], {"a": ready, "b": error})
-        assert tasks[1] == ready.as_dict()
-        assert tasks[0] == VideoTask("b", TaskStatus(status), error=str(error)).as_dict()
+        tasks = to_tasks(["b", "a"], {"a": ready, "b": error})
+        assert tasks[1] == ready.to_dict()
+        assert tasks[0] == VideoTask("b", TaskStatus(status), error=str(error)).to_dict()
 
     @pytest.mark.parametrize(
         ("errors", "kind"),
@@ -374,7 +374,7 @@ class TestOutcomes:
         ],
     )
     def test_that_did_not_come_are_one_error(self, errors, kind):
-        failure = failure_of(dict(zip("ab", errors, strict=True)))
+        failure = batch_error(dict(zip("ab", errors, strict=True)))
         assert type(failure) is kind
         assert str(failure) == (
             "2 of the videos did not come; the results of the others are in XCom.\n- a: x\n- b: y"

@@ -6,15 +6,15 @@ import re
 
 import pytest
 
-from airflow_provider_manxue.connection import (
+from airflow_provider_manxue._core.connection import (
     DEFAULT_BASE_URL,
     DEFAULT_CONN_ID,
-    ManxueSettings,
     is_loopback,
     missing_connection,
-    read_connection,
+    parse_connection,
 )
 from airflow_provider_manxue.exceptions import ManxueConfigurationError
+from airflow_provider_manxue.models import ManxueSettings
 
 KEY = "sk-very-secret-key"
 PREFIX = "/kyyReactApiServer"
@@ -34,7 +34,7 @@ SENTENCES = r"Connection 'my_conn', field '.+': (?!None).+\. (?!None)[A-Z][a-z].
 
 
 def settings_of(**fields):
-    return read_connection("my_conn", **{"host": None, "password": KEY, **fields})
+    return parse_connection("my_conn", **{"host": None, "password": KEY, **fields})
 
 
 def error_of(**fields):

@@ -20,8 +20,8 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_manxue import order_store as store_module
-from airflow_provider_manxue import waiting as waiting_module
-from airflow_provider_manxue.events import completed_event, error_event
+from airflow_provider_manxue._airflow import waiting as waiting_module
+from airflow_provider_manxue._core.events import completed_event, error_event
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,

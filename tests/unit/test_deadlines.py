@@ -17,8 +17,10 @@ import pytest
 
 from airflow.providers.common.compat.sdk import DAG
 
-from airflow_provider_manxue import transport as transport_module
-from airflow_provider_manxue.connection import read_connection
+from airflow_provider_manxue._airflow.start_from_trigger import CAN_START_AND_END
+from airflow_provider_manxue._client import async_client as transport_module
+from airflow_provider_manxue._client.async_client import Transport, ask_for_all, shared_transport
+from airflow_provider_manxue._core.connection import parse_connection
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,
@@ -27,12 +29,10 @@ from airflow_provider_manxue.exceptions import (
     ManxueTimeoutError,
     ManxueTransientError,
 )
-from airflow_provider_manxue.from_trigger import CAN_START_AND_END
 from airflow_provider_manxue.hooks import manxue as hook_module
-from airflow_provider_manxue.protocol import TaskStatus, VideoTask
+from airflow_provider_manxue.models import TaskStatus, VideoTask
 from airflow_provider_manxue.sensors import manxue as sensor_module
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
-from airflow_provider_manxue.transport import Transport, ask_for_all, shared_transport
 from airflow_provider_manxue.triggers import manxue as trigger_module
 from soak.virtual import VirtualLoop
 from world import START, ManualClock, World
@@ -140,7 +140,7 @@ def given(outcome):
 
 
 async def settings_of_the_connection(*arguments):
-    return read_connection(
+    return parse_connection(
         "c", host="https://service.example", password="key", extra={"request_timeout": REQUEST_TIMEOUT}
     )
 
@@ -168,7 +168,7 @@ def world(monkeypatch, play, clock, service):
     replaced = [
         (Transport, "_query", service.query),
         (Transport, "_session", settings_of_the_connection),
-        (transport_module, "_read_connection", settings_of_the_connection),
+        (transport_module, "load_connection", settings_of_the_connection),
         (transport_module, "time", clock),
         (sensor_module, "asyncio", SimpleNamespace(run=clock.run_loop)),
         (asyncio, "to_thread", at_once),

@@ -6,14 +6,15 @@ import pytest
 
 from airflow.providers.common.compat.sdk import AirflowException, AirflowFailException, AirflowSensorTimeout
 
-from airflow_provider_manxue import events, exceptions
-from airflow_provider_manxue.events import (
+from airflow_provider_manxue import exceptions
+from airflow_provider_manxue._core import events
+from airflow_provider_manxue._core.events import (
     batch_event,
     begin_event,
     completed_event,
     error_event,
-    read_batch_event,
-    read_event,
+    parse_batch_event,
+    parse_event,
     says_begin,
     start_of,
 )
@@ -48,7 +49,7 @@ def through_database(event):
 
 
 def test_a_completed_wait_is_read_as_no_error():
-    assert read_event(through_database(completed_event("proj_1", "completed, 5 s long"))) is None
+    assert parse_event(through_database(completed_event("proj_1", "completed, 5 s long"))) is None
 
 
 def test_the_events_hold_these_fields_and_no_others():
@@ -72,7 +73,7 @@ def test_the_last_answer_may_be_unknown():
 
 @pytest.mark.parametrize("kind", LASTING)
 def test_each_error_that_ends_a_wait_arrives_as_what_it_was(kind):
-    arrived = read_event(through_database(error_event("proj_1", kind("why it ended"))))
+    arrived = parse_event(through_database(error_event("proj_1", kind("why it ended"))))
 
     assert type(arrived) is kind
     assert str(arrived) == "why it ended"
@@ -88,7 +89,7 @@ def test_each_error_has_a_status_of_its_own(kind):
 
 @pytest.mark.parametrize("kind", PASSING)
 def test_an_error_that_never_ends_a_wait_arrives_as_a_plain_one(kind):
-    arrived = read_event(through_database(error_event("proj_1", kind("HTTP 503", 5.0))))
+    arrived = parse_event(through_database(error_event("proj_1", kind("HTTP 503", 5.0))))
 
     assert type(arrived) is ManxueError
     assert str(arrived) == "HTTP 503"
@@ -96,7 +97,7 @@ def test_an_error_that_never_ends_a_wait_arrives_as_a_plain_one(kind):
 
 @pytest.mark.parametrize("message", [None, ""])
 def test_an_error_without_words_still_says_something(message):
-    arrived = read_event({"version": 1, "status": "refused", "message": message})
+    arrived = parse_event({"version": 1, "status": "refused", "message": message})
 
     assert type(arrived) is exceptions.ManxueRefusedError
     assert "'refused'" in str(arrived)
@@ -128,14 +129,14 @@ NOT_UNDERSTOOD = [
 
 @pytest.mark.parametrize("event", NOT_UNDERSTOOD)
 def test_an_event_that_is_not_understood_is_an_error_and_never_a_success(event):
-    error = read_event(event)
+    error = parse_event(event)
 
     assert type(error) is ManxueError
     assert "Clear the task" in str(error)
 
 
 def test_an_event_that_is_not_understood_is_shown_within_bounds():
-    error = read_event({"version": 99, "status": "x" * 100_000})
+    error = parse_event({"version": 99, "status": "x" * 100_000})
 
     assert "99" in str(error)
     assert len(str(error)) < 1000
@@ -153,7 +154,7 @@ def test_a_worker_is_told_to_begin_and_why():
 
     assert says_begin(event)
     assert event == {"version": 1, "status": "begin", "reason": "no such XCom"}
-    assert type(read_event(event)) is ManxueError
+    assert type(parse_event(event)) is ManxueError
 
 
 @pytest.mark.parametrize("event", [*NOT_UNDERSTOOD, {"version": 2, "status": "begin"}])
@@ -181,17 +182,17 @@ def test_the_beginning_may_be_unknown(event):
 def test_an_event_of_a_batch_that_is_not_understood_is_shown():
     for event in ({"version": 1, "status": "ended", "errors": [7]}, {"version": 9, "status": "ended"}):
         with pytest.raises(ManxueError, match=r"does not understand: \{'version'"):
-            read_batch_event(event)
+            parse_batch_event(event)
 
 
 def test_a_completed_wait_is_no_event_of_a_batch():
     with pytest.raises(ManxueError, match=r"does not understand: \{'version': 1, 'status': 'completed'"):
-        read_batch_event(completed_event("p"))
+        parse_batch_event(completed_event("p"))
 
 
 @pytest.mark.parametrize("described", [None, "failed", 7, {}, {"status": "ended"}])
 def test_an_error_of_a_batch_that_is_not_understood_is_one_all_the_same(described):
-    [error] = read_batch_event({"version": 1, "status": "ended", "errors": {"p": described}}).values()
+    [error] = parse_batch_event({"version": 1, "status": "ended", "errors": {"p": described}}).values()
 
     assert type(error) is ManxueError
     assert f"does not understand: {described!r}." in str(error)

@@ -18,7 +18,8 @@ from airflow.providers.common.compat.sdk import (
     task_group,
 )
 
-from airflow_provider_manxue import from_trigger
+from airflow_provider_manxue._airflow import start_from_trigger as from_trigger
+from airflow_provider_manxue._airflow import task_trigger as task_trigger_module
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,
@@ -29,7 +30,6 @@ from airflow_provider_manxue.exceptions import (
 )
 from airflow_provider_manxue.links.manxue import ManxueVideoLink
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
-from airflow_provider_manxue.triggers import _base as task_trigger_module
 from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
 from world import START, ManualClock, ScriptedService, World, first_event
 

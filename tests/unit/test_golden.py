@@ -25,13 +25,13 @@ from packaging.version import Version
 from airflow.providers.common.compat.sdk import DAG, AirflowException, TaskDeferred
 
 from airflow_provider_manxue import exceptions, order_store
-from airflow_provider_manxue.events import batch_event, begin_event, completed_event, error_event
-from airflow_provider_manxue.from_trigger import CAN_START_AND_END
+from airflow_provider_manxue._airflow.start_from_trigger import CAN_START_AND_END
+from airflow_provider_manxue._core.events import batch_event, begin_event, completed_event, error_event
 from airflow_provider_manxue.hooks import manxue as hook_module
+from airflow_provider_manxue.models import TaskStatus, VideoTask
 from airflow_provider_manxue.operators import manxue as operator_module
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.order_record import KEY
-from airflow_provider_manxue.protocol import TaskStatus, VideoTask
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
 from world import START, first_event, trigger_of

@@ -12,7 +12,7 @@ import requests
 from airflow_provider_manxue.exceptions import ManxueInputError, ManxueOrderUnknownError
 from airflow_provider_manxue.hooks import manxue as hook_module
 from airflow_provider_manxue.hooks.manxue import BearerAuth, ManxueHook
-from airflow_provider_manxue.protocol import TaskStatus
+from airflow_provider_manxue.models import TaskStatus
 from airflow_provider_manxue.testing import Answer, Emulator, Script
 from world import ManualClock
 
@@ -76,7 +76,7 @@ def test_timeout_of_a_request_is_for_connecting_the_head_and_the_body_together(e
     bounds = []
     clock = ManualClock()
 
-    class Cutoff(hook_module.Cutoff):
+    class SocketDeadline(hook_module.SocketDeadline):
         def __init__(self, sock, seconds):
             bounds.append(seconds)
             super().__init__(sock, seconds)
@@ -88,7 +88,7 @@ def test_timeout_of_a_request_is_for_connecting_the_head_and_the_body_together(e
 
     session = hook.get_conn()
     monkeypatch.setattr(session, "request", partial(request, session))
-    monkeypatch.setattr(hook_module, "Cutoff", Cutoff)
+    monkeypatch.setattr(hook_module, "SocketDeadline", SocketDeadline)
     monkeypatch.setattr(hook_module, "time", SimpleNamespace(time=clock.time, monotonic=clock.time))
     emulator.add_task(id="task-1", script=Script.polls("completed"))
     hook.get_video_task("task-1")

@@ -148,11 +148,11 @@ def test_huge_answer_is_cut_off(form, way, measure):
 
 def test_nothing_is_read_after_the_cut_that_was_received_before_it():
     """It could be a million chunks of one byte."""
-    cutoff = SimpleNamespace(has_cut=False)
+    cutoff = SimpleNamespace(expired=False)
 
     def read1(amount, decode_content):
-        assert not cutoff.has_cut
-        cutoff.has_cut = True
+        assert not cutoff.expired
+        cutoff.expired = True
         return b"x"
 
     assert _read_bounded(SimpleNamespace(raw=SimpleNamespace(read1=read1)), cutoff) == b"x"

@@ -4,14 +4,14 @@ import logging
 
 import pytest
 
+from airflow_provider_manxue._core.status_log import StatusLog, announcement, describe, elapsed
 from airflow_provider_manxue.exceptions import (
     ManxueRateLimitError,
     ManxueRefusedError,
     ManxueResultMissingError,
     ManxueTransientError,
 )
-from airflow_provider_manxue.journal import Journal, announcement, describe, elapsed
-from airflow_provider_manxue.protocol import TaskStatus, VideoTask
+from airflow_provider_manxue.models import TaskStatus, VideoTask
 
 START = 1_800_000_000.0
 URL = "https://cdn.example.com/secret-path.mp4"
@@ -26,13 +26,13 @@ def told(journal, *answers, every=30.0):
     lines = []
     for number, answer in enumerate(answers):
         after = number * every
-        lines += [(after, news.level, news.text) for news in journal.news_of(answer, START + after)]
+        lines += [(after, news.level, news.text) for news in journal.lines_for(answer, START + after)]
     return lines
 
 
 @pytest.fixture
 def journal():
-    return Journal("proj_1", START)
+    return StatusLog("proj_1", START)
 
 
 def test_each_change_of_the_status_is_one_line_and_a_poll_is_none(journal):
@@ -128,7 +128,9 @@ def test_a_single_hiccup_is_followed_by_no_line_about_its_end(journal):
 
 
 def test_a_hiccup_at_the_beginning_of_a_wait_that_is_taken_over_is_a_single_one_too():
-    lines = told(Journal("proj_1", START, "processing"), ManxueTransientError("HTTP 503"), task("processing"))
+    lines = told(
+        StatusLog("proj_1", START, "processing"), ManxueTransientError("HTTP 503"), task("processing")
+    )
 
     assert [after for after, _, _ in lines] == [0.0]
 
@@ -157,19 +159,19 @@ def test_the_pause_that_the_service_asks_for_is_told_uncut(journal, pause, wish)
 
 
 def test_a_wait_that_is_taken_over_does_not_repeat_the_last_line():
-    assert told(Journal("proj_1", START, "processing"), task("processing"), task("processing")) == []
+    assert told(StatusLog("proj_1", START, "processing"), task("processing"), task("processing")) == []
 
 
 @pytest.mark.parametrize("last_answer", ["", "queued", "HTTP 503"])
 def test_a_wait_that_is_taken_over_tells_what_is_new(last_answer):
-    assert len(told(Journal("proj_1", START, last_answer), task("processing"))) == 1
+    assert len(told(StatusLog("proj_1", START, last_answer), task("processing"))) == 1
 
 
 def test_the_last_answer_is_always_the_newest(journal):
     assert journal.last_answer == ""
 
     for answer in (task("queued"), ManxueTransientError("HTTP 503: a"), ManxueTransientError("HTTP 503: b")):
-        journal.news_of(answer, START)
+        journal.lines_for(answer, START)
         assert journal.last_answer == describe(answer)
 
 
@@ -213,16 +215,16 @@ def test_a_length_of_time_is_written_in_hours(seconds, text):
 
 
 def test_unknown_words_that_count_are_told_once():
-    journal = Journal("a", 0.0)
+    journal = StatusLog("a", 0.0)
     words = [VideoTask("a", TaskStatus.UNKNOWN, f"rendering {percent}%") for percent in range(5)]
-    assert [len(journal.news_of(task, 30.0)) for task in words] == [1, 0, 0, 0, 0]
+    assert [len(journal.lines_for(task, 30.0)) for task in words] == [1, 0, 0, 0, 0]
     assert "rendering 4%" in journal.last_answer
 
 
 def test_failed_video_is_told_with_its_reason():
-    journal = Journal("proj_1", 0.0)
+    journal = StatusLog("proj_1", 0.0)
     task = VideoTask("proj_1", TaskStatus.FAILED, error="the prompt is not allowed")
-    [news] = journal.news_of(task, 60.0)
+    [news] = journal.lines_for(task, 60.0)
     assert news.text == "Video proj_1: failed: the prompt is not allowed (after 0:01:00)"
 
 

@@ -15,15 +15,21 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_manxue import from_trigger
+from airflow_provider_manxue._airflow import start_from_trigger as from_trigger
 from airflow_provider_manxue.testing import Answer
 from soak.plan import Plan, Schedule, Video
 from soak.schedules import play
 from soak.world import installed
 
-PACKAGE = Path(from_trigger.__file__).parent
-TRIGGERER_SIDE = ("triggers/manxue.py", "triggers/_base.py", "transport.py", "xcoms.py", "pace.py")
-ORDER_SIDE = ("operators/manxue.py", "order_store.py", "hooks/manxue.py", "waiting.py")
+PACKAGE = Path(from_trigger.__file__).parents[1]
+TRIGGERER_SIDE = (
+    "triggers/manxue.py",
+    "_airflow/task_trigger.py",
+    "_airflow/xcoms.py",
+    "_client/async_client.py",
+    "_client/rate_limiter.py",
+)
+ORDER_SIDE = ("operators/manxue.py", "order_store.py", "hooks/manxue.py", "_airflow/waiting.py")
 
 IO = {
     "get",

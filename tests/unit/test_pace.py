@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from airflow_provider_manxue.pace import (
+from airflow_provider_manxue._client.rate_limiter import (
     ACCELERATION,
     DECREASE,
     DEFAULT_PAUSE,

@@ -5,6 +5,23 @@ import statistics
 
 import pytest
 
+from airflow_provider_manxue._core.polling import (
+    DEFAULT_POKE_INTERVAL,
+    DEFAULT_TIMEOUT,
+    GRACE_TIME,
+    MAX_ERROR_BACKOFF,
+    MAX_RETRY_AFTER,
+    AskAgain,
+    Completed,
+    Ended,
+    PollPolicy,
+    PollTimes,
+    Wait,
+    first_poll_at,
+    poll_times_from_end,
+    spread_first_poll,
+    video_failed,
+)
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueConfigurationError,
@@ -20,24 +37,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueTransientError,
     ManxueVideoFailedError,
 )
-from airflow_provider_manxue.polling import (
-    DEFAULT_POKE_INTERVAL,
-    DEFAULT_TIMEOUT,
-    GRACE_TIME,
-    MAX_ERROR_BACKOFF,
-    MAX_RETRY_AFTER,
-    AskAgain,
-    Completed,
-    Ended,
-    PollPolicy,
-    Span,
-    Wait,
-    first_poll_at,
-    span_from_its_end,
-    spread_first_poll,
-    video_failed,
-)
-from airflow_provider_manxue.protocol import TaskStatus, VideoTask
+from airflow_provider_manxue.models import TaskStatus, VideoTask
 
 START = 1_800_000_000.0
 URL = "https://cdn.example.com/a.mp4"
@@ -554,22 +554,22 @@ def test_a_pause_beyond_the_deadline_survives_the_handing_over():
 
 def span(now, *, ends_at=START + 4500, execution_timeout=None):
     """Return the times of a wait of an hour with a margin of a quarter of one, as they are seen at a moment."""
-    return span_from_its_end(
+    return poll_times_from_end(
         ends_at, now, timeout=3600.0, margin=900.0, execution_timeout=execution_timeout, interval=30.0
     )
 
 
 @pytest.mark.parametrize("late", [0.0, 5.0, 30.0])
 def test_a_wait_that_begins_in_the_triggerer_asks_at_once(late):
-    assert span(START + late) == Span(START, START + 3600, START + late, looked_at=START + late)
+    assert span(START + late) == PollTimes(START, START + 3600, START + late, resumed_at=START + late)
 
 
 def test_a_wait_that_is_found_again_was_due_at_its_beginning():
-    assert span(START + 31) == Span(START, START + 3600, START, looked_at=START + 31)
+    assert span(START + 31) == PollTimes(START, START + 3600, START, resumed_at=START + 31)
 
 
 def test_a_clock_that_was_set_back_lets_no_wait_begin_before_its_beginning():
-    assert span(START - 60) == Span(START, START + 3600, START, looked_at=START - 60)
+    assert span(START - 60) == PollTimes(START, START + 3600, START, resumed_at=START - 60)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_manxue._core.polling import PollPolicy
 from airflow_provider_manxue.media import Version
-from airflow_provider_manxue.polling import PollPolicy
 from soak import properties
 from soak.inputs import FINDINGS, SEEDS
 from soak.properties import ANSWERS, KEY

@@ -17,7 +17,18 @@ import yarl
 from aiohttp.client_reqrep import ConnectionKey
 
 from airflow_provider_manxue import __version__
-from airflow_provider_manxue.connection import DEFAULT_BASE_URL
+from airflow_provider_manxue._core.connection import DEFAULT_BASE_URL
+from airflow_provider_manxue._core.responses import (
+    MAX_DEPTH,
+    clean_text,
+    create_url,
+    no_answer,
+    parse_retry_after,
+    parse_task,
+    parse_video_task_id,
+    result_url,
+    user_agent,
+)
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,
@@ -29,19 +40,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueRefusedError,
     ManxueTransientError,
 )
-from airflow_provider_manxue.protocol import (
-    MAX_DEPTH,
-    TaskStatus,
-    VideoTask,
-    clean_text,
-    create_url,
-    no_answer,
-    read_retry_after,
-    read_task,
-    read_video_task_id,
-    result_url,
-    user_agent,
-)
+from airflow_provider_manxue.models import TaskStatus, VideoTask
 
 KEY = "sk-very-secret-key"
 NOW = 1_800_000_000.0
@@ -54,12 +53,12 @@ PUBLISHED_SAMPLE = (
 
 
 def task_of(answer, http_status=200, **kwargs):
-    return read_task(http_status, json.dumps(answer).encode(), **{"video_task_id": "asked", **kwargs})
+    return parse_task(http_status, json.dumps(answer).encode(), **{"video_task_id": "asked", **kwargs})
 
 
 def error_of(http_status, body=b"", **kwargs):
     with pytest.raises(ManxueError) as caught:
-        read_task(http_status, body, **{"video_task_id": "asked", **kwargs})
+        parse_task(http_status, body, **{"video_task_id": "asked", **kwargs})
     return caught.value
 
 
@@ -71,7 +70,7 @@ def http_date(seconds):
 
 
 def test_the_published_sample_is_read_field_by_field():
-    assert read_task(200, PUBLISHED_SAMPLE) == VideoTask(
+    assert parse_task(200, PUBLISHED_SAMPLE) == VideoTask(
         id="proj_sd2manxue_1234567890",
         status=TaskStatus.PROCESSING,
         status_word="processing",
@@ -117,7 +116,7 @@ def test_a_task_is_written_back_under_the_names_of_the_service():
         "last_frame_url": "https://cdn.example.com/last.png",
     }
 
-    written = task_of(answer).as_dict()
+    written = task_of(answer).to_dict()
 
     assert written == answer
     assert list(written) == list(answer)
@@ -135,11 +134,11 @@ def test_a_status_is_kept_as_the_service_wrote_it(fields, word):
 def test_the_next_tasks_get_url_and_length():
     seen = task_of({"id": "proj_1", "status": "completed", "video_url": VIDEO, "actualDuration": 5.17})
 
-    assert seen.as_xcoms() == {"video_url": VIDEO, "actualDuration": 5.17}
+    assert seen.to_xcoms() == {"video_url": VIDEO, "actualDuration": 5.17}
 
 
 def test_what_is_absent_is_written_as_null():
-    assert task_of({"id": "proj_1", "status": "queued"}).as_dict() == {
+    assert task_of({"id": "proj_1", "status": "queued"}).to_dict() == {
         "id": "proj_1",
         "object": None,
         "created": None,
@@ -152,7 +151,7 @@ def test_what_is_absent_is_written_as_null():
 
 
 def test_the_written_status_is_one_of_the_documented_words_and_a_plain_text():
-    written = task_of({"id": "proj_1", "status": "SUCCEEDED"}).as_dict()["status"]
+    written = task_of({"id": "proj_1", "status": "SUCCEEDED"}).to_dict()["status"]
 
     assert written == "completed"
     assert type(written) is str
@@ -161,8 +160,8 @@ def test_the_written_status_is_one_of_the_documented_words_and_a_plain_text():
 def test_the_written_task_can_be_stored_as_json():
     body = b'{"id":"a\\u0000b","status":"queued","x":NaN,"y":[Infinity,{"\\ud800z":"\\ud800"}],"actualDuration":NaN}'
 
-    task = read_task(200, body)
-    stored = json.dumps(task.as_dict(), allow_nan=False, ensure_ascii=False).encode("utf-8")
+    task = parse_task(200, body)
+    stored = json.dumps(task.to_dict(), allow_nan=False, ensure_ascii=False).encode("utf-8")
 
     assert b"\x00" not in stored
     assert b"\\u0000" not in stored
@@ -247,7 +246,7 @@ def test_the_url_is_found_under_each_of_its_names(name):
     task = task_of({"id": "p", "status": "completed", name: VIDEO})
 
     assert task.video_url == VIDEO
-    assert task.as_dict()["video_url"] == VIDEO
+    assert task.to_dict()["video_url"] == VIDEO
     assert task.extra == {}
 
 
@@ -438,7 +437,7 @@ def test_an_id_of_the_service_that_no_log_should_hold_is_none(hostile):
 
 
 def test_a_byte_order_mark_does_not_make_an_answer_unreadable():
-    assert read_task(200, b"\xef\xbb\xbf" + PUBLISHED_SAMPLE).status is TaskStatus.PROCESSING
+    assert parse_task(200, b"\xef\xbb\xbf" + PUBLISHED_SAMPLE).status is TaskStatus.PROCESSING
 
 
 # --- errors ---------------------------------------------------------------------------------------------
@@ -623,7 +622,7 @@ def test_a_wrong_media_type_does_not_repeat_the_key():
     ],
 )
 def test_retry_after(values, pause):
-    assert read_retry_after(values, NOW) == pause
+    assert parse_retry_after(values, NOW) == pause
 
 
 @pytest.mark.skipif(not hasattr(time, "tzset"), reason="the zone of a process can only be set on Unix")
@@ -631,7 +630,7 @@ def test_a_date_without_a_zone_is_not_taken_for_local_time(monkeypatch):
     with monkeypatch.context() as environment:
         environment.setenv("TZ", "Asia/Shanghai")
         time.tzset()
-        pause = read_retry_after(["Fri, 15 Jan 2027 08:01:30"], NOW)
+        pause = parse_retry_after(["Fri, 15 Jan 2027 08:01:30"], NOW)
     time.tzset()
 
     assert pause == 90.0
@@ -713,7 +712,7 @@ def test_a_key_in_the_encoding_of_urls_is_taken_out_too():
     key = "a+b/c=="
     body = b'{"id": "a", "status": "queued", "note": "https://x/y?key=a%2Bb%2Fc%3D%3D"}'
 
-    assert "a%2Bb" not in str(read_task(200, body, secret=key).as_dict())
+    assert "a%2Bb" not in str(parse_task(200, body, secret=key).to_dict())
     assert clean_text("key=a%2Bb%2Fc%3D%3D", key) == "key=***"
 
 
@@ -739,11 +738,11 @@ def test_no_key_means_that_nothing_is_replaced():
         {"code": "0", "msg": None, "data": {"projectId": "proj_1"}},
         {"id": None, "data": {"id": "proj_1"}},
         {"id": "", "projectId": "proj_1"},
-        VideoTask(id="proj_1", status=TaskStatus.QUEUED).as_dict(),
+        VideoTask(id="proj_1", status=TaskStatus.QUEUED).to_dict(),
     ],
 )
 def test_an_id_is_taken_as_it_is_or_out_of_a_create_answer(value):
-    assert read_video_task_id(value) == "proj_1"
+    assert parse_video_task_id(value) == "proj_1"
 
 
 @pytest.mark.parametrize(
@@ -759,7 +758,7 @@ def test_an_id_is_taken_as_it_is_or_out_of_a_create_answer(value):
     ],
 )
 def test_an_id_is_opaque(value):
-    assert read_video_task_id(value) == value
+    assert parse_video_task_id(value) == value
 
 
 @pytest.mark.parametrize(
@@ -793,7 +792,7 @@ def test_an_id_is_opaque(value):
 )
 def test_what_cannot_be_an_id_is_refused_with_the_reason(value, problem):
     with pytest.raises(ManxueInputError) as caught:
-        read_video_task_id(value)
+        parse_video_task_id(value)
 
     assert problem in str(caught.value)
     assert "create call" in str(caught.value)
@@ -801,7 +800,7 @@ def test_what_cannot_be_an_id_is_refused_with_the_reason(value, problem):
 
 def test_several_ids_at_once_are_refused_with_the_way_to_do_it():
     with pytest.raises(ManxueInputError, match="expand"):
-        read_video_task_id(["proj_1"])
+        parse_video_task_id(["proj_1"])
 
 
 # --- addresses ------------------------------------------------------------------------------------------
@@ -834,7 +833,7 @@ IDS = {
 
 @pytest.mark.parametrize(("task_id", "segment"), IDS.items())
 def test_an_id_stays_one_segment_of_the_path_whatever_the_libraries_do_to_an_address(task_id, segment):
-    url = result_url("https://x/base", read_video_task_id(task_id))
+    url = result_url("https://x/base", parse_video_task_id(task_id))
     expected = f"https://x/base/v1/result/{segment}"
 
     assert url == expected
@@ -1002,17 +1001,17 @@ def test_a_chain_of_causes_that_bites_its_own_tail_ends():
 
 def test_the_key_is_taken_out_of_fields_that_repeat_it():
     body = b'{"id": "a", "status": "queued", "note": ["your key is s3cret"], "s3cret": 1}'
-    assert "s3cret" not in str(read_task(200, body, secret="s3cret").as_dict())
+    assert "s3cret" not in str(parse_task(200, body, secret="s3cret").to_dict())
 
 
 def test_an_envelope_with_a_status_of_its_own_does_not_hide_the_task():
     body = b'{"status": "success", "data": {"id": "a", "status": "processing"}}'
-    assert read_task(200, body).status is TaskStatus.PROCESSING
+    assert parse_task(200, body).status is TaskStatus.PROCESSING
 
 
 def test_a_numeric_id_is_an_id():
-    assert read_task(200, b'{"id": 17, "status": "queued"}').id == "17"
-    assert read_video_task_id({"id": 17}) == "17"
+    assert parse_task(200, b'{"id": 17, "status": "queued"}').id == "17"
+    assert parse_video_task_id({"id": 17}) == "17"
 
 
 def nested(depth, kinds):

@@ -15,7 +15,7 @@ import pytest
 
 from airflow.providers_manager import ProvidersManager
 
-from airflow_provider_manxue.connection import DEFAULT_BASE_URL, DEFAULT_CONN_ID, read_connection
+from airflow_provider_manxue._core.connection import DEFAULT_BASE_URL, DEFAULT_CONN_ID, parse_connection
 from airflow_provider_manxue.exceptions import ManxueConfigurationError
 from airflow_provider_manxue.get_provider_info import CONNECTION_TYPE, get_provider_info
 from airflow_provider_manxue.hooks.manxue import ManxueHook
@@ -35,7 +35,7 @@ TASKS = [
 
 
 def settings_of(**extra):
-    return read_connection("test", host=None, password="key", extra=extra)
+    return parse_connection("test", host=None, password="key", extra=extra)
 
 
 def modules_of(info):

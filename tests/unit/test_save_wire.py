@@ -11,7 +11,7 @@ import time
 import pytest
 
 from airflow_provider_manxue import download
-from airflow_provider_manxue.connection import read_connection
+from airflow_provider_manxue._core.connection import parse_connection
 from airflow_provider_manxue.download import Deadline, Wire
 from airflow_provider_manxue.exceptions import (
     ManxueConfigurationError,
@@ -119,7 +119,7 @@ def names(monkeypatch):
 
 
 def wire(base_url="https://service.example", *, allow=True, timeout=5.0, **extra):
-    settings = read_connection(
+    settings = parse_connection(
         "test", host=base_url, password="the-key", extra={"request_timeout": 2, **extra}
     )
     return Wire(settings, allow_private_addresses=allow, deadline=Deadline(timeout))

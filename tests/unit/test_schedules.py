@@ -10,11 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_manxue import order_store, pace, polling, protocol, transport, triggers, waiting
+from airflow_provider_manxue import order_store, triggers
+from airflow_provider_manxue._airflow import waiting
+from airflow_provider_manxue._client import async_client as transport
+from airflow_provider_manxue._client import rate_limiter as pace
+from airflow_provider_manxue._client.async_client import Transport, ask_for_all
+from airflow_provider_manxue._core import polling
+from airflow_provider_manxue._core import responses as protocol
 from airflow_provider_manxue.exceptions import ManxueOrderNotSentError, ManxueTransientError
 from airflow_provider_manxue.hooks.manxue import ManxueHook
-from airflow_provider_manxue.protocol import TaskStatus
-from airflow_provider_manxue.transport import Transport, ask_for_all
+from airflow_provider_manxue.models import TaskStatus
 from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
 from soak.schedules import play_range
 

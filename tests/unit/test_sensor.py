@@ -18,7 +18,8 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
-from airflow_provider_manxue.events import completed_event
+from airflow_provider_manxue._core.events import completed_event
+from airflow_provider_manxue._core.polling import DEFER_TIMEOUT_MARGIN
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueConfigurationError,
@@ -34,7 +35,6 @@ from airflow_provider_manxue.exceptions import (
     ManxueTransientError,
     ManxueVideoFailedError,
 )
-from airflow_provider_manxue.polling import BACKSTOP
 from airflow_provider_manxue.sensors.manxue import ManxueVideoSensor
 from airflow_provider_manxue.triggers import manxue as trigger_module
 
@@ -194,7 +194,7 @@ class TestTimeout:
         service.answers("queued")
         with pytest.raises(TaskDeferred) as deferred:
             sensor(timeout=600).execute(world.context)
-        assert deferred.value.timeout == timedelta(seconds=600 + BACKSTOP)
+        assert deferred.value.timeout == timedelta(seconds=600 + DEFER_TIMEOUT_MARGIN)
 
     @pytest.mark.parametrize("words", ["Trigger timeout", "Trigger/execution timeout"])
     def test_of_the_backstop_is_the_same_error(self, world, words):

@@ -10,17 +10,22 @@ from types import SimpleNamespace
 
 import pytest
 
-from airflow_provider_manxue import transport as transport_module
-from airflow_provider_manxue.connection import read_connection
+from airflow_provider_manxue._client import async_client as transport_module
+from airflow_provider_manxue._client.async_client import (
+    CONNECTION_TTL,
+    VAIN_LOOK_UP_TTL,
+    Transport,
+    shared_transport,
+)
+from airflow_provider_manxue._core.connection import parse_connection
+from airflow_provider_manxue._core.polling import PollTimes
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueConfigurationError,
     ManxueRateLimitError,
     ManxueTransientError,
 )
-from airflow_provider_manxue.polling import Span
-from airflow_provider_manxue.protocol import TaskStatus, VideoTask
-from airflow_provider_manxue.transport import CONNECTION_TTL, VAIN_LOOK_UP_TTL, Transport, shared_transport
+from airflow_provider_manxue.models import TaskStatus, VideoTask
 from airflow_provider_manxue.triggers import manxue as trigger_module
 from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
 from soak.virtual import run
@@ -46,9 +51,9 @@ class Simulation:
 
     def connect(self, conn_id, host, key, **extra):
         extra = {"requests_per_second": 10_000, "max_connections": 1000, **extra}
-        self.connections[conn_id] = read_connection(conn_id, host=host, password=key, extra=extra)
+        self.connections[conn_id] = parse_connection(conn_id, host=host, password=key, extra=extra)
 
-    async def read_connection(self, conn_id):
+    async def parse_connection(self, conn_id):
         self.look_ups.append((loop_time(), conn_id, contextvars.copy_context().get(log_of_a_task)))
         await asyncio.sleep(self.look_up_takes)
         found = self.connections[conn_id]
@@ -82,7 +87,7 @@ def simulation(monkeypatch):
     async def no_library():
         return None
 
-    monkeypatch.setattr(transport_module, "_read_connection", simulation.read_connection)
+    monkeypatch.setattr(transport_module, "load_connection", simulation.parse_connection)
     monkeypatch.setattr(Transport, "_query", query)
     monkeypatch.setattr(Transport, "_session", no_session)
     monkeypatch.setattr(transport_module, "_import_http_library", no_library)
@@ -321,7 +326,7 @@ class TestPreparation:
     def test_goes_on_while_a_wait_reads_its_id(self, simulation, monkeypatch):
         async def begin(one_trigger, value):
             await asyncio.sleep(5)
-            return value, Span(START, START + 60, START, looked_at=START)
+            return value, PollTimes(START, START + 60, START, resumed_at=START)
 
         monkeypatch.setattr(ManxueVideoTrigger, "_begin", begin)
         run(wait_for_all([trigger("v")]))
@@ -356,7 +361,7 @@ class TestPreparation:
         assert (event["status"], "no such connection" in event["message"]) == ("configuration", True)
 
     def test_leaves_no_session_open_whenever_the_last_wait_leaves(self, monkeypatch):
-        settings = read_connection("c", host="https://one.example.com", password="key")
+        settings = parse_connection("c", host="https://one.example.com", password="key")
         opened = []
 
         class Session:
@@ -374,7 +379,7 @@ class TestPreparation:
         async def at_once(*arguments):
             return settings
 
-        monkeypatch.setattr(transport_module, "_read_connection", at_once)
+        monkeypatch.setattr(transport_module, "load_connection", at_once)
         monkeypatch.setattr(transport_module, "_import_http_library", at_once)
         monkeypatch.setattr(transport_module, "_open_session", open_session)
 

@@ -9,7 +9,8 @@ import time
 import pytest
 
 from airflow_provider_manxue import __version__
-from airflow_provider_manxue import transport as transport_module
+from airflow_provider_manxue._client import async_client as transport_module
+from airflow_provider_manxue._client.async_client import ask_for_all, shared_transport
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueConfigurationError,
@@ -21,9 +22,8 @@ from airflow_provider_manxue.exceptions import (
     ManxueTransientError,
 )
 from airflow_provider_manxue.hooks.manxue import ManxueHook
-from airflow_provider_manxue.protocol import TaskStatus
+from airflow_provider_manxue.models import TaskStatus
 from airflow_provider_manxue.testing import Answer, Emulator, RateLimit, Script, Step
-from airflow_provider_manxue.transport import ask_for_all, shared_transport
 from asking import CONN_ID, write_connection
 
 

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from airflow.exceptions import AirflowRescheduleException
 from airflow.providers.common.compat.sdk import TaskDeferred
 
-from airflow_provider_manxue.protocol import VideoTask, read_task
+from airflow_provider_manxue._core.responses import parse_task
+from airflow_provider_manxue.models import VideoTask
 
 START = 1_800_000_000.0
 
@@ -52,7 +53,9 @@ class ScriptedService:
         if isinstance(answer, VideoTask):
             return answer
         body = answer if isinstance(answer, dict) else {"status": answer}
-        return read_task(200, json.dumps({"id": video_task_id, **body}).encode(), video_task_id=video_task_id)
+        return parse_task(
+            200, json.dumps({"id": video_task_id, **body}).encode(), video_task_id=video_task_id
+        )
 
 
 class FakeTaskInstance:
@@ -188,7 +191,7 @@ class World:
 PENDING = object()
 
 
-def xcoms_of(world):
+def to_xcoms(world):
     """Stand in for Airflow's XCom class, as a trigger uses it."""
 
     class XCom:

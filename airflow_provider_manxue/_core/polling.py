@@ -12,6 +12,7 @@ import random
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from airflow_provider_manxue._core.status_log import LogLine, StatusLog, elapsed
 from airflow_provider_manxue.exceptions import (
     ManxueError,
     ManxueRefusedError,
@@ -20,8 +21,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueTransientError,
     ManxueVideoFailedError,
 )
-from airflow_provider_manxue.journal import Journal, News, elapsed
-from airflow_provider_manxue.protocol import TaskStatus, VideoTask
+from airflow_provider_manxue.models import TaskStatus, VideoTask
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +46,7 @@ MIN_FIRST_POLL_DELAY = 10.0
 """Seconds from a worker's poll to the first one elsewhere, in the triggerer or in a rescheduled process. A task
 that comes back earlier can lose a race against the scheduler, which then takes it for killed."""
 
-BACKSTOP = 900.0
+DEFER_TIMEOUT_MARGIN = 900.0
 """Seconds by which Airflow's own timeout of a deferral lies after ours; it only matters if the trigger is dead."""
 
 MIN_INTERVAL = 1.0
@@ -57,23 +57,23 @@ JITTER = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Span:
+class PollTimes:
     """
     The times of a wait, in seconds since the epoch.
 
     :param started_at: when it began.
     :param deadline: when it ends at the latest.
     :param first_poll_at: when the triggerer asks first.
-    :param looked_at: when the triggerer took up the wait; if that was later, it was restarted.
+    :param resumed_at: when the triggerer took up the wait; if that was later, it was restarted.
     """
 
     started_at: float
     deadline: float
     first_poll_at: float
-    looked_at: float
+    resumed_at: float
 
 
-def span_from_its_end(
+def poll_times_from_end(
     ends_at: float,
     now: float,
     *,
@@ -81,7 +81,7 @@ def span_from_its_end(
     margin: float,
     execution_timeout: float | None,
     interval: float,
-) -> Span:
+) -> PollTimes:
     """
     Return the times of a wait that began in the triggerer, where only the time at which Airflow ends it is known.
 
@@ -97,7 +97,7 @@ def span_from_its_end(
     started_at = ends_at - min(timeout + margin, bound)
     is_new = now <= started_at + interval
     first_poll_at = max(now, started_at) if is_new else started_at
-    return Span(started_at, started_at + min(timeout, bound), first_poll_at, looked_at=now)
+    return PollTimes(started_at, started_at + min(timeout, bound), first_poll_at, resumed_at=now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class Completed:
     """The video is there."""
 
     task: VideoTask
-    news: tuple[News, ...] = ()
+    news: tuple[LogLine, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ class Ended:
     """The wait is over without a video."""
 
     error: ManxueError
-    news: tuple[News, ...] = ()
+    news: tuple[LogLine, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +159,7 @@ class AskAgain:
     """
 
     at: float
-    news: tuple[News, ...] = ()
+    news: tuple[LogLine, ...] = ()
 
 
 Decision = Completed | Ended | AskAgain
@@ -187,10 +187,10 @@ class Wait:
     last_answer: str = ""
     random: Callable[[], float] = field(default_factory=lambda: random.random, repr=False)
     _failures: int = field(default=0, init=False)
-    _journal: Journal = field(init=False, repr=False)
+    _journal: StatusLog = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        self._journal = Journal(self.video_task_id, self.started_at, self.last_answer)
+        self._journal = StatusLog(self.video_task_id, self.started_at, self.last_answer)
 
     def after(self, outcome: VideoTask | ManxueError, now: float) -> Decision:
         """Decide what follows from an answer, or from the lack of one."""
@@ -203,13 +203,13 @@ class Wait:
                 f"The task {self.video_task_id!r} is completed, but its answer holds no URL of the video. "
                 f"Ask the service's support with this id."
             )
-        news = self._journal.news_of(outcome, now)
+        news = self._journal.lines_for(outcome, now)
         self.last_answer = self._journal.last_answer
         if isinstance(outcome, VideoTask):
             return self._after_task(outcome, now, news)
         return self._after_error(outcome, now, news)
 
-    def _after_task(self, task: VideoTask, now: float, news: tuple[News, ...]) -> Decision:
+    def _after_task(self, task: VideoTask, now: float, news: tuple[LogLine, ...]) -> Decision:
         self._failures = 0
         self.grace_since = None
         if task.status is TaskStatus.COMPLETED:
@@ -218,7 +218,7 @@ class Wait:
             return Ended(video_failed(self.video_task_id, task.error or f"status {task.status_word!r}"), news)
         return self._ask_again(self.policy.next_interval(now - self.started_at), now, news)
 
-    def _after_error(self, error: ManxueError, now: float, news: tuple[News, ...]) -> Decision:
+    def _after_error(self, error: ManxueError, now: float, news: tuple[LogLine, ...]) -> Decision:
         if isinstance(error, ManxueTransientError):
             self._failures += 1
             interval = self.policy.error_interval(self._failures)
@@ -232,7 +232,9 @@ class Wait:
             return Ended(_with_likely_causes(error, self.video_task_id))
         return self._ask_again(min(self.policy.next_interval(now - self.started_at), grace_left), now, news)
 
-    def _ask_again(self, interval: float, now: float, news: tuple[News, ...], floor: float = 0.0) -> Decision:
+    def _ask_again(
+        self, interval: float, now: float, news: tuple[LogLine, ...], floor: float = 0.0
+    ) -> Decision:
         if now >= self.deadline:
             return Ended(self.timed_out(), news)
         spread = interval * JITTER

@@ -11,44 +11,19 @@ import difflib
 import ipaddress
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
 from airflow_provider_manxue.exceptions import ManxueConfigurationError
+from airflow_provider_manxue.models import ManxueSettings
 
 DEFAULT_CONN_ID = "manxue_default"
 DEFAULT_BASE_URL = "https://zcbservice.aizfw.cn/kyyReactApiServer"
 _DEFAULT_PREFIX = "/kyyReactApiServer"
 
 
-@dataclass(frozen=True, slots=True)
-class ManxueSettings:
-    """
-    A connection, checked and ready for use.
-
-    :param base_url: the service's base URL, without a trailing slash and without ``/v1``.
-    :param api_key: the API key. It is never shown.
-    :param request_timeout: how long one request may take, in seconds.
-    :param requests_per_second: requests that a triggerer sends at most, by all waits together.
-    :param max_connections: requests that a triggerer has under way at most at the same time.
-    :param verify: whether the service's certificate is checked.
-    :param ca_bundle: path of a PEM file with the authorities to trust instead of the usual ones.
-    :param proxy: URL of an HTTP proxy; None leaves it to the environment (``HTTPS_PROXY``, ``NO_PROXY``).
-    """
-
-    base_url: str
-    api_key: str = field(repr=False)
-    request_timeout: float
-    requests_per_second: float
-    max_connections: int
-    verify: bool
-    ca_bundle: str | None
-    proxy: str | None = field(repr=False)
-
-
-def read_connection(
+def parse_connection(
     conn_id: str,
     *,
     host: str | None,

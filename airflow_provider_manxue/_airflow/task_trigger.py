@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
-from airflow_provider_manxue.from_trigger import feeds_mapped_tasks
-from airflow_provider_manxue.journal import announcement
-from airflow_provider_manxue.polling import BACKSTOP, Span, span_from_its_end
-from airflow_provider_manxue.xcoms import RETURN_KEY, XComs
+from airflow_provider_manxue._airflow.start_from_trigger import feeds_mapped_tasks
+from airflow_provider_manxue._airflow.xcoms import RETURN_KEY, XComs
+from airflow_provider_manxue._core.polling import DEFER_TIMEOUT_MARGIN, PollTimes, poll_times_from_end
+from airflow_provider_manxue._core.status_log import announcement
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 
-class CannotBeginError(Exception):
+class CannotStartInTriggererError(Exception):
     """Carries why a task cannot begin in the triggerer."""
 
 
-class TaskTrigger(BaseTrigger):
+class StartFromTrigger(BaseTrigger):
     """
     A trigger whose task may begin and end with it.
 
@@ -86,11 +86,11 @@ class TaskTrigger(BaseTrigger):
     # --- a task that begins here ------------------------------------------------------------------------
 
     @property
-    def _given_span(self) -> Span | None:
+    def _given_span(self) -> PollTimes | None:
         """The times that a worker has given to the wait; None if it begins here."""
         if self.started_at is None or self.deadline is None or self.first_poll_at is None:
             return None
-        return Span(self.started_at, self.deadline, self.first_poll_at, looked_at=time.time())
+        return PollTimes(self.started_at, self.deadline, self.first_poll_at, resumed_at=time.time())
 
     def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
         """Render the templates of a wait that begins here; if that fails, a worker shall say so."""
@@ -129,7 +129,7 @@ class TaskTrigger(BaseTrigger):
         dag = getattr(self.task, "dag", None)
         return bool(getattr(dag, "render_template_as_native_obj", False) if own is None else own)
 
-    def _announce(self, what: str, span: Span) -> None:
+    def _announce(self, what: str, span: PollTimes) -> None:
         """Tell the log what is awaited from now on, unless a worker has done so."""
         if not self._given_span:
             text = announcement(
@@ -142,17 +142,17 @@ class TaskTrigger(BaseTrigger):
             )
             self.log.info(text)
 
-    async def _begin(self, value: Any) -> tuple[Any, Span]:
+    async def _begin(self, value: Any) -> tuple[Any, PollTimes]:
         """
         Return what to wait for, and the times of the wait.
 
         :param value: the id or ids, as the arguments have them.
-        :raises CannotBeginError: if that is not known here.
+        :raises CannotStartInTriggererError: if that is not known here.
         """
         if self._given_span:
             return value, self._given_span
         if self._template_error is not None:
-            raise CannotBeginError(f"a template could not be rendered ({self._template_error})")
+            raise CannotStartInTriggererError(f"a template could not be rendered ({self._template_error})")
         ti: Any = self.task_instance
         try:
             xcoms = XComs(ti)
@@ -161,17 +161,21 @@ class TaskTrigger(BaseTrigger):
             if ti.try_number > 1:
                 await xcoms.forget(RETURN_KEY, "video_url", "actualDuration")
         except Exception as error:
-            raise CannotBeginError(f"an XCom could not be read ({type(error).__name__}: {error})") from error
+            raise CannotStartInTriggererError(
+                f"an XCom could not be read ({type(error).__name__}: {error})"
+            ) from error
         return value, self._span()
 
-    def _span(self) -> Span:
+    def _span(self) -> PollTimes:
         now, timeout = time.time(), self.timeout or 0.0
-        ends_at = self.timeout_after.timestamp() if self.timeout_after else now + timeout + BACKSTOP
-        return span_from_its_end(
+        ends_at = (
+            self.timeout_after.timestamp() if self.timeout_after else now + timeout + DEFER_TIMEOUT_MARGIN
+        )
+        return poll_times_from_end(
             ends_at,
             now,
             timeout=timeout,
-            margin=BACKSTOP,
+            margin=DEFER_TIMEOUT_MARGIN,
             execution_timeout=self.execution_timeout,
             interval=self.poke_interval,
         )

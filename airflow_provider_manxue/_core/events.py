@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_manxue._core.responses import names_a_task
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueConfigurationError,
@@ -22,7 +23,6 @@ from airflow_provider_manxue.exceptions import (
     ManxueTimeoutError,
     ManxueVideoFailedError,
 )
-from airflow_provider_manxue.protocol import names_a_task
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -113,7 +113,7 @@ def batch_event(errors: Mapping[str, ManxueError], *, started_at: float | None =
     }
 
 
-def read_batch_event(event: Any) -> dict[str, ManxueError]:
+def parse_batch_event(event: Any) -> dict[str, ManxueError]:
     """
     Read the event of a wait for many videos.
 
@@ -121,7 +121,7 @@ def read_batch_event(event: Any) -> dict[str, ManxueError]:
     :raises ManxueError: if the wait ended for all of them with an error, or the event is not understood.
     """
     if not isinstance(event, dict) or event.get("version") != VERSION or event.get("status") != "ended":
-        error = read_event(event)
+        error = parse_event(event)
         raise error if error is not None else _not_understood(event)
     errors = event.get("errors")
     if not isinstance(errors, dict):
@@ -140,7 +140,7 @@ def _restored(described: Any) -> ManxueError:
     return _ERRORS[status](str(described.get("message") or f"The wait ended with the status {status!r}."))
 
 
-def read_event(event: Any) -> ManxueError | None:
+def parse_event(event: Any) -> ManxueError | None:
     """
     Read an event.
 

@@ -2,7 +2,7 @@
 What the service says and how it is asked: URLs, answers, errors. No I/O happens here.
 
 Both transports, ``requests`` in a worker and ``aiohttp`` in the triggerer, hand the bytes of an answer to
-:func:`read_task`; what an answer means is decided here and nowhere else. The rules come from the service's
+:func:`parse_task`; what an answer means is decided here and nowhere else. The rules come from the service's
 *query task* page, and, where it is silent, from what was seen of the service in the wild.
 """
 
@@ -15,10 +15,8 @@ import re
 import socket
 import ssl
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
@@ -35,6 +33,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueRefusedError,
     ManxueTransientError,
 )
+from airflow_provider_manxue.models import TaskStatus, VideoTask
 
 MAX_BODY = 1024 * 1024
 """Bytes of an answer that are read at most; a task's answer is well below 10 KiB."""
@@ -51,16 +50,6 @@ _MOST_READ = 4 * _MAX_MESSAGE
 _LONGEST_ID = 1000
 
 
-class TaskStatus(StrEnum):
-    """The status of a video generation task, in the service's own four words, and one for any other."""
-
-    QUEUED = "queued"
-    PROCESSING = "processing"
-    COMPLETED = "completed"
-    FAILED = "failed"
-    UNKNOWN = "unknown"
-
-
 _STATUS_WORDS = {
     **dict.fromkeys(("queued", "pending", "submitted"), TaskStatus.QUEUED),
     **dict.fromkeys(("processing", "running", "in_progress", "generating"), TaskStatus.PROCESSING),
@@ -73,57 +62,10 @@ _KNOWN_FIELDS = frozenset({*_DOCUMENTED_FIELDS, *_URL_FIELDS})
 _SUCCESS_CODES = frozenset({"0", "200"})
 
 
-@dataclass(frozen=True, slots=True)
-class VideoTask:
-    """
-    A video generation task, as the service described it.
-
-    :param id: id of the task.
-    :param status: the status, as one of the four documented words (or ``unknown``).
-    :param status_word: the status as the service wrote it.
-    :param object: object type, ``video``; None if the service left it out.
-    :param created: creation time, in seconds since the epoch.
-    :param model: name of the model, for example ``sd2_manxue_1080p``.
-    :param video_url: URL of the finished video. It is temporary: anyone who knows it can fetch the video.
-    :param actual_duration: real length of the finished video in seconds; None if the service left it out.
-    :param error: why the task failed, in the service's words.
-    :param extra: the other fields of the answer, as they came.
-    """
-
-    id: str
-    status: TaskStatus
-    status_word: str = ""
-    object: str | None = None
-    created: int | None = None
-    model: str | None = None
-    video_url: str | None = field(default=None, repr=False)
-    actual_duration: float | None = None
-    error: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
-
-    def as_dict(self) -> dict[str, Any]:
-        """Return the task under the service's own field names: the eight documented ones first."""
-        return {
-            "id": self.id,
-            "object": self.object,
-            "created": self.created,
-            "model": self.model,
-            "status": self.status.value,
-            "video_url": self.video_url,
-            "actualDuration": self.actual_duration,
-            "error": self.error,
-            **self.extra,
-        }
-
-    def as_xcoms(self) -> dict[str, Any]:
-        """Return what a wait for this video hands to the next tasks, beside its return value, by XCom key."""
-        return {"video_url": self.video_url, "actualDuration": self.actual_duration}
-
-
 # --- asking ---------------------------------------------------------------------------------------------
 
 
-def read_video_task_id(value: Any) -> str:
+def parse_video_task_id(value: Any) -> str:
     """
     Take the id of a task out of what an author passed: the id itself, or a whole create answer.
 
@@ -150,7 +92,7 @@ def read_video_task_id(value: Any) -> str:
 def names_a_task(value: Any) -> bool:
     """Return whether a value is an id that can be asked for, or an answer that holds one."""
     try:
-        return bool(read_video_task_id(value))
+        return bool(parse_video_task_id(value))
     except ManxueInputError:
         return False
 
@@ -198,7 +140,7 @@ def create_url(base_url: str) -> str:
 # --- reading --------------------------------------------------------------------------------------------
 
 
-def read_task(
+def parse_task(
     http_status: int,
     body: bytes,
     *,
@@ -221,7 +163,7 @@ def read_task(
     answer = _parse_json(body, secret)
     if not 200 <= http_status < 300:
         message = clean_text(_message_of(answer), secret)
-        pause = read_retry_after(retry_after, now)
+        pause = parse_retry_after(retry_after, now)
         if retry_after and pause is None:
             junk = clean_text(retry_after[0], secret)
             message = f"{message} (its Retry-After {junk!r} is neither seconds nor a date)".strip()
@@ -398,7 +340,7 @@ def _http_error(http_status: int, message: str, retry_after: float | None) -> Ma
     return ManxueRefusedError(seen)
 
 
-def read_retry_after(values: Sequence[str], now: float) -> float | None:
+def parse_retry_after(values: Sequence[str], now: float) -> float | None:
     """
     Read ``Retry-After`` (RFC 9110, section 10.2.3): seconds or a date; junk and negative numbers are ignored.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow.providers.common.compat.sdk import XCom
 
-from airflow_provider_manxue.from_trigger import as_reference
+from airflow_provider_manxue._airflow.start_from_trigger import parse_reference
 
 RETURN_KEY = "return_value"
 
@@ -37,9 +37,9 @@ class XComs:
         """
         Replace references to other tasks' XComs by their values; a mapped task's are a list.
 
-        :param value: an argument, as ``from_trigger.as_argument`` made it.
+        :param value: an argument, as ``from_trigger.to_trigger_argument`` made it.
         """
-        if (reference := as_reference(value)) is not None:
+        if (reference := parse_reference(value)) is not None:
             task_id, key, is_mapped = reference
             return await (self._pull_all(task_id, key) if is_mapped else self._pull(task_id, key, -1))
         if isinstance(value, Mapping):

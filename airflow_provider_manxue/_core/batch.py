@@ -9,6 +9,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from airflow_provider_manxue._core.polling import MAX_RETRY_AFTER, AskAgain, Completed, Ended
+from airflow_provider_manxue._core.responses import parse_video_task_id
+from airflow_provider_manxue._core.status_log import LogLine, elapsed
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueConfigurationError,
@@ -21,11 +24,9 @@ from airflow_provider_manxue.exceptions import (
     ManxueTimeoutError,
     ManxueVideoFailedError,
 )
-from airflow_provider_manxue.journal import News, elapsed
-from airflow_provider_manxue.polling import MAX_RETRY_AFTER, AskAgain, Completed, Ended
-from airflow_provider_manxue.protocol import TaskStatus, VideoTask, read_video_task_id
+from airflow_provider_manxue.models import TaskStatus, VideoTask
 
-TELL_EVERY = 10.0
+PROGRESS_INTERVAL = 10.0
 """Seconds between two lines about progress at least; a failed video is told at once."""
 
 MYSQL_TEXT = 65_535
@@ -42,7 +43,7 @@ _OF_THE_CONNECTION = (
 Outcome = VideoTask | ManxueError
 
 
-def read_video_task_ids(values: Any) -> list[str]:
+def parse_video_task_ids(values: Any) -> list[str]:
     """
     Take the ids out of what an author passed.
 
@@ -57,7 +58,7 @@ def read_video_task_ids(values: Any) -> list[str]:
     ids = []
     for position, value in enumerate(values):
         try:
-            ids.append(read_video_task_id(value))
+            ids.append(parse_video_task_id(value))
         except ManxueInputError as error:
             raise ManxueInputError(f"video_task_ids[{position}]: {error}") from None
     if not ids:
@@ -76,7 +77,7 @@ def stored_length(ids: Iterable[str]) -> int:
     return 4 * -(-encrypted // 3)
 
 
-def concerns_connection(error: ManxueError) -> bool:
+def affects_all_videos(error: ManxueError) -> bool:
     """Return whether an error concerns the connection, and with it every video, and not just one."""
     return isinstance(error, _OF_THE_CONNECTION)
 
@@ -109,7 +110,7 @@ class Progress:
     errors: dict[str, ManxueError] = field(default_factory=dict)
     _told_at: float = float("-inf")
 
-    def after(self, video_task_id: str, end: Completed | Ended, waited: float) -> tuple[News, ...]:
+    def after(self, video_task_id: str, end: Completed | Ended, waited: float) -> tuple[LogLine, ...]:
         """
         Take note of an end, and return the lines that it is worth.
 
@@ -119,35 +120,38 @@ class Progress:
         """
         if isinstance(end, Ended):
             self.errors[video_task_id] = end.error
-            return (News(logging.WARNING, f"{end.error} The others are still awaited."), *self._news(waited))
+            return (
+                LogLine(logging.WARNING, f"{end.error} The others are still awaited."),
+                *self._news(waited),
+            )
         self.completed += 1
         return self._news(waited)
 
-    def _news(self, waited: float) -> tuple[News, ...]:
+    def _news(self, waited: float) -> tuple[LogLine, ...]:
         is_last = self.completed + len(self.errors) == self.count
-        if not is_last and waited - self._told_at < TELL_EVERY:
+        if not is_last and waited - self._told_at < PROGRESS_INTERVAL:
             return ()
         self._told_at = waited
         others = f", {len(self.errors)} ended otherwise" if self.errors else ""
         text = f"{self.completed} of {self.count} videos completed{others} (after {elapsed(waited)})"
-        return (News(logging.INFO, text),)
+        return (LogLine(logging.INFO, text),)
 
 
-def tasks_of(ids: Iterable[str], outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
+def to_tasks(ids: Iterable[str], outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
     """
     Return the tasks in the order of the ids, for XCom.
 
     :param ids: the ids that were asked for; one may stand there more than once.
     :param outcomes: what became of each; an error stands in the field ``error`` of its task.
     """
-    return [_task_of(video_task_id, outcomes[video_task_id]).as_dict() for video_task_id in ids]
+    return [_task_of(video_task_id, outcomes[video_task_id]).to_dict() for video_task_id in ids]
 
 
-def xcoms_of(tasks: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
+def to_xcoms(tasks: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """
     Return what a wait for many videos hands to the next tasks, beside its return value, by XCom key.
 
-    :param tasks: the tasks, as :func:`tasks_of` returns them.
+    :param tasks: the tasks, as :func:`to_tasks` returns them.
     """
     return {key: [task[key] for task in tasks] for key in ("video_url", "actualDuration")}
 
@@ -160,7 +164,7 @@ def _task_of(video_task_id: str, outcome: Outcome) -> VideoTask:
     return VideoTask(id=video_task_id, status=status, error=str(outcome))
 
 
-def failure_of(errors: Mapping[str, ManxueError]) -> ManxueError:
+def batch_error(errors: Mapping[str, ManxueError]) -> ManxueError:
     """
     Return one error for a batch that did not succeed as a whole; it names each video with its message.
 

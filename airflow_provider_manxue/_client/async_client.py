@@ -22,27 +22,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
-from airflow_provider_manxue.connection import (
-    ManxueSettings,
-    is_loopback,
-    missing_connection,
-    read_connection,
-)
+from airflow_provider_manxue._client.rate_limiter import Pace
+from airflow_provider_manxue._core.connection import is_loopback, missing_connection, parse_connection
+from airflow_provider_manxue._core.polling import MAX_RETRY_AFTER
+from airflow_provider_manxue._core.responses import MAX_BODY, no_answer, parse_task, result_url, user_agent
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,
     ManxueRateLimitError,
     ManxueTransientError,
-)
-from airflow_provider_manxue.pace import Pace
-from airflow_provider_manxue.polling import MAX_RETRY_AFTER
-from airflow_provider_manxue.protocol import (
-    MAX_BODY,
-    VideoTask,
-    no_answer,
-    read_task,
-    result_url,
-    user_agent,
 )
 
 if TYPE_CHECKING:
@@ -50,6 +38,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Iterable
 
     from aiohttp import ClientResponse, ClientSession
+
+    from airflow_provider_manxue.models import ManxueSettings, VideoTask
 
 CONNECTION_TTL = 60.0
 """Seconds for which an Airflow connection that was read is used without reading it again."""
@@ -76,7 +66,7 @@ T = TypeVar("T")
 async def shared_transport() -> AsyncIterator[Transport]:
     """Lend the transport of this event loop; it is made for the first user and closed after the last."""
     loop = asyncio.get_running_loop()
-    transport = _transports.setdefault(loop, Transport(_read_connection))
+    transport = _transports.setdefault(loop, Transport(load_connection))
     transport.users += 1
     try:
         yield transport
@@ -140,12 +130,12 @@ class Transport:
     """
     Asks the service for many waits, over few connections.
 
-    :param read_connection: reads an Airflow connection by its id.
+    :param parse_connection: reads an Airflow connection by its id.
     """
 
-    def __init__(self, read_connection: Callable[[str], Coroutine[Any, Any, ManxueSettings]]) -> None:
+    def __init__(self, parse_connection: Callable[[str], Coroutine[Any, Any, ManxueSettings]]) -> None:
         self.users = 0
-        self._connections = ConnectionCache(read_connection)
+        self._connections = ConnectionCache(parse_connection)
         self._paces: dict[str, Pace] = {}
         self._stretched: set[str] = set()
         self._sessions: dict[tuple[Any, ...], asyncio.Task[ClientSession]] = {}
@@ -242,7 +232,7 @@ class Transport:
                 proxy=settings.proxy or _proxy_of_environment(settings.base_url),
                 timeout=aiohttp.ClientTimeout(total=settings.request_timeout),
             ) as response:
-                return read_task(
+                return parse_task(
                     response.status,
                     await _read_body(response),
                     video_task_id=video_task_id,
@@ -295,11 +285,11 @@ class ConnectionCache:
     """
     Reads Airflow connections, each at most once at a time and once in a while.
 
-    :param read_connection: reads one by its id.
+    :param parse_connection: reads one by its id.
     """
 
-    def __init__(self, read_connection: Callable[[str], Coroutine[Any, Any, ManxueSettings]]) -> None:
-        self._read_connection = read_connection
+    def __init__(self, parse_connection: Callable[[str], Coroutine[Any, Any, ManxueSettings]]) -> None:
+        self.load_connection = parse_connection
         self._look_ups: dict[str, _LookUp] = {}
 
     async def get(self, conn_id: str, refused: ManxueSettings | None = None) -> ManxueSettings:
@@ -316,7 +306,7 @@ class ConnectionCache:
         look_up = self._look_ups.get(conn_id)
         if look_up is None or not look_up.serves(refused, now):
             look_up = self._look_ups[conn_id] = _LookUp(
-                now, refused is not None, _detached(self._read_connection(conn_id))
+                now, refused is not None, _detached(self.load_connection(conn_id))
             )
         # Shielded: the look-up serves others too, and outlives the wait that began it.
         return await asyncio.shield(look_up.task)
@@ -328,7 +318,7 @@ class ConnectionCache:
         await _end(tasks)
 
 
-async def _read_connection(conn_id: str) -> ManxueSettings:
+async def load_connection(conn_id: str) -> ManxueSettings:
     from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
     from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
@@ -344,7 +334,7 @@ async def _read_connection(conn_id: str) -> ManxueSettings:
             f"Airflow could not read the connection {conn_id!r}: {type(error).__name__}"
         ) from None
     return await asyncio.to_thread(
-        read_connection,
+        parse_connection,
         conn_id,
         host=connection.host,
         password=connection.password,

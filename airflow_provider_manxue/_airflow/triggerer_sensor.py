@@ -6,22 +6,22 @@ import warnings
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_manxue.events import says_begin
-from airflow_provider_manxue.from_trigger import (
-    as_argument,
+from airflow_provider_manxue._airflow.start_from_trigger import (
     feeds_mapped_tasks,
     refuse_hanging_templates,
+    to_trigger_argument,
     why_not_end,
     why_not_start,
 )
-from airflow_provider_manxue.polling import BACKSTOP
-from airflow_provider_manxue.waiting import WaitingTask
+from airflow_provider_manxue._airflow.waiting import ManxueWaitBase
+from airflow_provider_manxue._core.events import says_begin
+from airflow_provider_manxue._core.polling import DEFER_TIMEOUT_MARGIN
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
 
 
-class TriggererSensor(WaitingTask):
+class StartFromTriggerSensor(ManxueWaitBase):
     """What lets a sensor begin and end in the triggerer, without any worker process (Airflow 3.3 and later)."""
 
     end_from_trigger = False
@@ -55,8 +55,8 @@ class TriggererSensor(WaitingTask):
         self.start_trigger_args = StartTriggerArgs(
             trigger_cls=f"airflow_provider_manxue.triggers.manxue.{trigger}",
             trigger_kwargs={
-                field: as_argument(value),
-                "manxue_conn_id": as_argument(self.manxue_conn_id),
+                field: to_trigger_argument(value),
+                "manxue_conn_id": to_trigger_argument(self.manxue_conn_id),
                 "poke_interval": policy.interval,
                 "exponential_backoff": policy.exponential_backoff,
                 "max_wait": policy.max_wait,
@@ -66,7 +66,7 @@ class TriggererSensor(WaitingTask):
                 "do_xcom_push": self.do_xcom_push,
             },
             next_method="execute_complete",
-            timeout=timedelta(seconds=self.timeout + BACKSTOP),
+            timeout=timedelta(seconds=self.timeout + DEFER_TIMEOUT_MARGIN),
         )
 
     def _ending_arguments(self) -> dict[str, Any]:

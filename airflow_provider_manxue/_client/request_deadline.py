@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from urllib3 import HTTPResponse, PoolManager, ProxyManager
 
 
-class Cutoff(threading.Timer):
+class SocketDeadline(threading.Timer):
     """
     Cuts a connection at a moment, whatever is being waited for, unless it is cancelled before.
 
@@ -33,18 +33,18 @@ class Cutoff(threading.Timer):
         super().__init__(min(max(0.0, seconds), threading.TIMEOUT_MAX), self._cut)
         # TLS inside of TLS, as by a proxy that is asked over TLS, is no socket, but has one.
         self._sock = getattr(sock, "socket", sock)
-        self.has_cut = False
+        self.expired = False
         self.daemon = True
         self.start()
 
     def _cut(self) -> None:
-        self.has_cut = True
+        self.expired = True
         with contextlib.suppress(OSError):
             # Below TLS, which keeps its state: what comes after is an end, and never taken for plain text.
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
 
-class CutoffAdapter(HTTPAdapter):
+class DeadlineAdapter(HTTPAdapter):
     """
     Lets ``requests`` wait for the head of an answer for the timeout of the request, and no longer.
 
@@ -72,15 +72,15 @@ def _response_in_time(connection: HTTPConnection) -> HTTPResponse:
     sock = connection.sock
     if connection.timeout is None:
         return HTTPConnection.getresponse(connection)
-    cutoff = Cutoff(sock, float(connection.timeout))
+    cutoff = SocketDeadline(sock, float(connection.timeout))
     try:
         response = HTTPConnection.getresponse(connection)
     except (OSError, HTTPException):
-        if not cutoff.has_cut:
+        if not cutoff.expired:
             raise
     finally:
         cutoff.cancel()
-    if cutoff.has_cut:
+    if cutoff.expired:
         # Also where nothing was raised: an end in the middle of the headers is taken for their end.
         raise TimeoutError
     response.sock = sock  # type: ignore[attr-defined]

@@ -93,7 +93,7 @@ def _is_overridden(task: BaseOperator, *methods: str) -> bool:
 # --- values that are known only at run time -----------------------------------------------------------------
 
 
-def as_argument(value: Any) -> Any:
+def to_trigger_argument(value: Any) -> Any:
     """
     Return a value as an argument of a trigger, in which a reference to an XCom is plain data.
 
@@ -102,13 +102,13 @@ def as_argument(value: Any) -> Any:
     if _is_plain_reference(value):
         return {_TASK_ID: value.operator.task_id, _KEY: value.key, _IS_MAPPED: bool(value.operator.is_mapped)}
     if isinstance(value, Mapping):
-        return {name: as_argument(inner) for name, inner in value.items()}
+        return {name: to_trigger_argument(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [as_argument(inner) for inner in value]
+        return [to_trigger_argument(inner) for inner in value]
     return value
 
 
-def as_reference(value: Any) -> tuple[str, str, bool] | None:
+def parse_reference(value: Any) -> tuple[str, str, bool] | None:
     """
     Read a reference to an XCom from a trigger's argument.
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 from airflow_provider_manxue.exceptions import ManxueError, ManxueTransientError
-from airflow_provider_manxue.protocol import TaskStatus, VideoTask
+from airflow_provider_manxue.models import TaskStatus, VideoTask
 
 REPEAT_AFTER = 600.0
 """Seconds after which trouble of the same kind is worth another line."""
 
 
 @dataclass(frozen=True, slots=True)
-class News:
+class LogLine:
     """A line for the task log, with its level of :mod:`logging`."""
 
     level: int
@@ -22,7 +22,7 @@ class News:
 
 
 @dataclass(slots=True)
-class Journal:
+class StatusLog:
     """
     Tells what changed from answer to answer of one wait.
 
@@ -41,14 +41,14 @@ class Journal:
     def __post_init__(self) -> None:
         self._status = self.last_answer
 
-    def news_of(self, outcome: VideoTask | ManxueError, now: float) -> tuple[News, ...]:
+    def lines_for(self, outcome: VideoTask | ManxueError, now: float) -> tuple[LogLine, ...]:
         """Take in an answer, and return the lines that it is worth."""
         self.last_answer = describe(outcome)
         if isinstance(outcome, ManxueError):
             return self._news_of_trouble(outcome, now)
         return self._news_of_status(outcome, now)
 
-    def _news_of_status(self, task: VideoTask, now: float) -> tuple[News, ...]:
+    def _news_of_status(self, task: VideoTask, now: float) -> tuple[LogLine, ...]:
         recovered, self._failures = self._failures > 1, 0
         # One line for all unknown words, since one of them may hold a number that counts.
         status = task.status.value if task.status is TaskStatus.UNKNOWN else self.last_answer
@@ -58,7 +58,7 @@ class Journal:
         level = logging.WARNING if task.status is TaskStatus.UNKNOWN else logging.INFO
         return (self._line(level, self.last_answer, now),)
 
-    def _news_of_trouble(self, error: ManxueError, now: float) -> tuple[News, ...]:
+    def _news_of_trouble(self, error: ManxueError, now: float) -> tuple[LogLine, ...]:
         self._failures += 1
         # The service's own words may differ in every answer, so the kind is what stands before them.
         kind = self.last_answer.partition(":")[0]
@@ -69,8 +69,8 @@ class Journal:
         wish = "" if pause is None else f", asked for a pause of {pause:g} s"
         return (self._line(logging.WARNING, f"no answer about the video yet: {self.last_answer}{wish}", now),)
 
-    def _line(self, level: int, text: str, now: float) -> News:
-        return News(level, f"Video {self.video_task_id}: {text} (after {elapsed(now - self.started_at)})")
+    def _line(self, level: int, text: str, now: float) -> LogLine:
+        return LogLine(level, f"Video {self.video_task_id}: {text} (after {elapsed(now - self.started_at)})")
 
 
 def announcement(

@@ -20,19 +20,12 @@ from airflow.providers.common.compat.sdk import (
     XComArg,
 )
 
-from airflow_provider_manxue.connection import DEFAULT_CONN_ID
-from airflow_provider_manxue.events import read_event, start_of
-from airflow_provider_manxue.exceptions import (
-    ManxueError,
-    ManxueInputError,
-    ManxueTimeoutError,
-    ManxueVideoFailedError,
-)
-from airflow_provider_manxue.journal import announcement
-from airflow_provider_manxue.polling import (
-    BACKSTOP,
+from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
+from airflow_provider_manxue._core.events import parse_event, start_of
+from airflow_provider_manxue._core.polling import (
     DEFAULT_POKE_INTERVAL,
     DEFAULT_TIMEOUT,
+    DEFER_TIMEOUT_MARGIN,
     AskAgain,
     Completed,
     Ended,
@@ -40,6 +33,13 @@ from airflow_provider_manxue.polling import (
     Wait,
     deadline_to_read,
     first_poll_at,
+)
+from airflow_provider_manxue._core.status_log import announcement
+from airflow_provider_manxue.exceptions import (
+    ManxueError,
+    ManxueInputError,
+    ManxueTimeoutError,
+    ManxueVideoFailedError,
 )
 
 if TYPE_CHECKING:
@@ -49,10 +49,10 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_manxue.hooks.manxue import ManxueHook
-    from airflow_provider_manxue.protocol import VideoTask
+    from airflow_provider_manxue.models import VideoTask
 
 
-class WaitingTask(BaseSensorOperator):
+class ManxueWaitBase(BaseSensorOperator):
     """
     Base of the tasks that wait for videos, in the triggerer or on a worker.
 
@@ -195,7 +195,7 @@ class WaitingTask(BaseSensorOperator):
 
     def _backstop(self, deadline: float) -> timedelta:
         """Return the timeout that Airflow itself puts on a deferral."""
-        return timedelta(seconds=max(0.0, deadline - time.time()) + BACKSTOP)
+        return timedelta(seconds=max(0.0, deadline - time.time()) + DEFER_TIMEOUT_MARGIN)
 
     def _raise_error(self, error: ManxueError) -> NoReturn:
         if isinstance(error, ManxueTimeoutError):
@@ -224,7 +224,7 @@ class WaitingTask(BaseSensorOperator):
             raise
 
 
-class SingleWaitingTask(WaitingTask):
+class SingleVideoWait(ManxueWaitBase):
     """Base of the tasks that wait for one video."""
 
     def execute_complete(
@@ -240,7 +240,7 @@ class SingleWaitingTask(WaitingTask):
         :param event: what the trigger said.
         :param started_at: when the wait began, in seconds since the epoch; None if it is the event that says so.
         """
-        if (error := read_event(event)) is not None:
+        if (error := parse_event(event)) is not None:
             self._raise_error(error)
         started_at = started_at or start_of(event) or time.time()
         return self._wait(
@@ -321,10 +321,10 @@ class SingleWaitingTask(WaitingTask):
 
     def _hand_over(self, context: Context, task: VideoTask) -> dict[str, Any]:
         if self.do_xcom_push:
-            for key, value in task.as_xcoms().items():
+            for key, value in task.to_xcoms().items():
                 context["ti"].xcom_push(key=key, value=value)
-        self._seen = [task.as_dict()]
-        return task.as_dict()
+        self._seen = [task.to_dict()]
+        return task.to_dict()
 
 
 def _first_reschedule_date(ti: Any, context: Context) -> datetime | None:

@@ -1,0 +1,1 @@
+"""Airflow's runtime: what the waiting tasks share."""

@@ -1,0 +1,1 @@
+"""Sockets and stores: the clients that move bytes."""

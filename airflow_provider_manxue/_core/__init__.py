@@ -1,0 +1,1 @@
+"""Protocol and decisions without I/O."""

@@ -1,0 +1,92 @@
+"""Values that the public interface returns: a task of the service, its status, a connection's settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class TaskStatus(StrEnum):
+    """The status of a video generation task, in the service's own four words, and one for any other."""
+
+    QUEUED = "queued"
+    PROCESSING = "processing"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class VideoTask:
+    """
+    A video generation task, as the service described it.
+
+    :param id: id of the task.
+    :param status: the status, as one of the four documented words (or ``unknown``).
+    :param status_word: the status as the service wrote it.
+    :param object: object type, ``video``; None if the service left it out.
+    :param created: creation time, in seconds since the epoch.
+    :param model: name of the model, for example ``sd2_manxue_1080p``.
+    :param video_url: URL of the finished video. It is temporary: anyone who knows it can fetch the video.
+    :param actual_duration: real length of the finished video in seconds; None if the service left it out.
+    :param error: why the task failed, in the service's words.
+    :param extra: the other fields of the answer, as they came.
+    """
+
+    id: str
+    status: TaskStatus
+    status_word: str = ""
+    object: str | None = None
+    created: int | None = None
+    model: str | None = None
+    video_url: str | None = field(default=None, repr=False)
+    actual_duration: float | None = None
+    error: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the task under the service's own field names: the eight documented ones first."""
+        return {
+            "id": self.id,
+            "object": self.object,
+            "created": self.created,
+            "model": self.model,
+            "status": self.status.value,
+            "video_url": self.video_url,
+            "actualDuration": self.actual_duration,
+            "error": self.error,
+            **self.extra,
+        }
+
+    def to_xcoms(self) -> dict[str, Any]:
+        """Return what a wait for this video hands to the next tasks, beside its return value, by XCom key."""
+        return {"video_url": self.video_url, "actualDuration": self.actual_duration}
+
+
+@dataclass(frozen=True, slots=True)
+class ManxueSettings:
+    """
+    A connection, checked and ready for use.
+
+    :param base_url: the service's base URL, without a trailing slash and without ``/v1``.
+    :param api_key: the API key. It is never shown.
+    :param request_timeout: how long one request may take, in seconds.
+    :param requests_per_second: requests that a triggerer sends at most, by all waits together.
+    :param max_connections: requests that a triggerer has under way at most at the same time.
+    :param verify: whether the service's certificate is checked.
+    :param ca_bundle: path of a PEM file with the authorities to trust instead of the usual ones.
+    :param proxy: URL of an HTTP proxy; None leaves it to the environment (``HTTPS_PROXY``, ``NO_PROXY``).
+    """
+
+    base_url: str
+    api_key: str = field(repr=False)
+    request_timeout: float
+    requests_per_second: float
+    max_connections: int
+    verify: bool
+    ca_bundle: str | None
+    proxy: str | None = field(repr=False)
