@@ -14,9 +14,20 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 class ManxueError(AirflowException):
     """Base of every error of this package."""
 
+    since: float | None = None
+    """When this trouble began, in seconds since the epoch, where it is older than this error; else None."""
+
 
 class ManxueConfigurationError(ManxueError):
-    """The Airflow connection is missing, or one of its fields cannot be used."""
+    """A field of the Airflow connection, or an environment variable, cannot be used; nothing was sent."""
+
+
+class ManxueConnectionNotFoundError(ManxueConfigurationError):
+    """Airflow does not know the connection; Airflow's clients report an outage of a secrets backend in the same way."""
+
+
+class ManxueInternalError(ManxueError):
+    """An exception that is not of this package ended a poll; the log has its type and its frames."""
 
 
 class ManxueInputError(ManxueError, AirflowFailException):

@@ -25,7 +25,7 @@ class VideoTask:
     """
     A video generation task, as the service described it.
 
-    :param id: id of the task.
+    :param id: id of the task. For a query it is the id that was asked for.
     :param status: the status, as one of the four documented words (or ``unknown``).
     :param status_word: the status as the service wrote it.
     :param object: object type, ``video``; None if the service left it out.
@@ -33,8 +33,9 @@ class VideoTask:
     :param model: name of the model, for example ``sd2_manxue_1080p``.
     :param video_url: URL of the finished video. It is temporary: anyone who knows it can fetch the video.
     :param actual_duration: real length of the finished video in seconds; None if the service left it out.
-    :param error: why the task failed, in the service's words.
+    :param error: why the task failed, or why a completed one has no URL, in the service's words.
     :param extra: the other fields of the answer, as they came.
+    :param reported_id: another id that the response named; None if it named none, or the one that was asked for.
     """
 
     id: str
@@ -47,6 +48,7 @@ class VideoTask:
     actual_duration: float | None = None
     error: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    reported_id: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return the task under the service's own field names: the eight documented ones first."""
@@ -61,6 +63,27 @@ class VideoTask:
             "error": self.error,
             **self.extra,
         }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> VideoTask:
+        """
+        Return the task that :meth:`to_dict` has written.
+
+        :param fields: the task under the service's field names.
+        """
+        known = {"id", "object", "created", "model", "status", "video_url", "actualDuration", "error"}
+        return cls(
+            id=fields["id"],
+            status=TaskStatus(fields["status"]),
+            status_word=fields["status"],
+            object=fields.get("object"),
+            created=fields.get("created"),
+            model=fields.get("model"),
+            video_url=fields.get("video_url"),
+            actual_duration=fields.get("actualDuration"),
+            error=fields.get("error"),
+            extra={name: value for name, value in fields.items() if name not in known},
+        )
 
     def to_xcoms(self) -> dict[str, Any]:
         """Return what a wait for this video hands to the next tasks, beside its return value, by XCom key."""

@@ -55,6 +55,11 @@ class OrderStore:
         """Return the id of the order to go on with, or None to order; see :func:`order_to_go_on_with`."""
         return order_to_go_on_with(self._read(), fingerprint, self._place)
 
+    def ordered_id(self) -> str | None:
+        """Return the id of the order that is kept, whatever its state; None if there is none."""
+        record = self._read()
+        return None if record is None else record.id
+
     @contextlib.contextmanager
     def sending(self, fingerprint: Mapping[str, str]) -> Iterator[None]:
         """

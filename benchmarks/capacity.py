@@ -1,8 +1,8 @@
 """
 How many triggerers a number of waits needs: a simulation in virtual time.
 
-It plays what the transport does, with the shipped decisions: when a wait is asked first, when again, and in
-which turn. Answers take no time, since they take milliseconds and the intervals seconds.
+It plays what the triggerer does, with the shipped decisions: when a wait is polled first, when again, and in
+which order. Responses take no time, since they take milliseconds and the intervals seconds.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_manxue._core.polling import PollPolicy, Wait, first_poll_at, spread_first_poll
+from airflow_provider_manxue._core.poller import Poller
+from airflow_provider_manxue._core.polling import PollPolicy, first_poll_at, spread_first_poll
 from airflow_provider_manxue.exceptions import ManxueTransientError
 from airflow_provider_manxue.models import TaskStatus, VideoTask
 from benchmarks.waits import ROOT, percentiles
@@ -31,7 +32,7 @@ RESTARTED = 100
 
 PICTURE = ROOT / "docs" / "img" / "capacity.png"
 NEVER = float("inf")
-PENDING = VideoTask("", TaskStatus.PROCESSING)
+PENDING = VideoTask("v", TaskStatus.PROCESSING)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def triggerer(waits: int, limit: float, seed: int, cycles: int = 2) -> Triggerer
     :param cycles: after so many polls of each wait the videos are completed, at random within the next one.
     """
     chance = random.Random(seed).random
-    again = _wait(chance).after
+    poller = _poller(chance)
     cycle = max(INTERVAL, waits / limit)
     due = [
         (spread_first_poll(-1.0, 0.0, INTERVAL, NEVER, chance()), cycle * (cycles + chance()))
@@ -71,7 +72,7 @@ def triggerer(waits: int, limit: float, seed: int, cycles: int = 2) -> Triggerer
         next_turn = now + 1 / limit
         asked_at.append(now)
         if now < completed_at:
-            heapq.heapreplace(due, (_at(again(PENDING, now)), completed_at))
+            heapq.heapreplace(due, (_after(poller, PENDING, now), completed_at))
         else:
             heapq.heappop(due)
             delays.append(now - completed_at)
@@ -132,22 +133,28 @@ def outage(waits: int, seconds: float, *, jitter: bool) -> float:
 
 def _polls(chance: Callable[[], float], begin: float, end: float, until: float) -> Iterator[float]:
     """Return when one wait asks, from a worker's poll at 0 on; there is no answer from ``begin`` to ``end``."""
-    wait = _wait(chance)
-    lost = ManxueTransientError("no answer")
-    decision = wait.after(PENDING, 0.0)
-    at = first_poll_at(decision, 0.0, NEVER)  # type: ignore[arg-type]
+    poller = _poller(chance)
+    lost = ManxueTransientError("no response")
+    at = first_poll_at(_after(poller, PENDING, 0.0), 0.0, NEVER)
     while at < until:
         yield at
-        at = _at(wait.after(lost if begin <= at < end else PENDING, at))
+        at = _after(poller, lost if begin <= at < end else PENDING, at)
 
 
-def _wait(chance: Callable[[], float]) -> Wait:
-    return Wait("", PollPolicy(INTERVAL), started_at=0.0, deadline=NEVER, random=chance)
+def _poller(chance: Callable[[], float]) -> Poller:
+    return Poller(
+        ["v"], PollPolicy(INTERVAL), started_at=0.0, deadline=NEVER, first_poll_at=0.0, chance=chance
+    )
 
 
-def _at(decision: Any) -> float:
-    at: float = decision.at
-    return at
+def _after(poller: Poller, outcome: VideoTask | ManxueTransientError, now: float) -> float:
+    """Return when the next poll is due after an outcome."""
+    poller.take_due(NEVER)
+    poller.handle("v", outcome, sent_at=now, now=now)
+    poller.pop_lines(now)
+    due = poller.next_due
+    assert due is not None  # noqa: S101 - a wait without a deadline does not end
+    return due
 
 
 def _draw(points: list[dict[str, float]], restarted: dict[int, list[int]]) -> None:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_manxue._core.polling import DEFER_TIMEOUT_MARGIN
 from airflow_provider_manxue.testing import Answer, Emulator, Script, Step
-from benchmarks.failover import database
+from benchmarks.failover import POSTGRES
 from benchmarks.from_trigger import DAGS, REPOSITORY
 from benchmarks.table import print_table
 from benchmarks.tasklog import moments
-from dev.local_airflow import LocalAirflow
+from dev.local_airflow import LocalAirflow, postgres_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,7 +77,7 @@ class Run:
 
 def measure() -> Iterator[dict[str, Any]]:
     """Let all waits run into their deadline, and yield how late each mode was at each service."""
-    with Emulator() as emulator, database() as url, tempfile.TemporaryDirectory() as home:
+    with Emulator() as emulator, postgres_database(POSTGRES) as url, tempfile.TemporaryDirectory() as home:
         emulator.add_task(id="answers", script=Script.by_hand("processing"))
         emulator.add_task(id="hangs", script=Script((Step(status="processing", answer=Answer(hang=True)),)))
         connection = json.loads(emulator.airflow_connection_json())

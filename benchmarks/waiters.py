@@ -113,16 +113,16 @@ def main() -> None:
 
 async def manxue(plan: Plan, report: Report) -> Callable[[str], Awaitable[None]]:
     """Return a wait by the trigger of this package, started after its planned first poll, as after a restart."""
-    from airflow_provider_manxue._client.rate_limiter import Pace
+    from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
     from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
 
-    was_refused = Pace.was_refused
+    on_throttled = AdaptiveRateLimiter.on_throttled
 
-    def noted(pace: Pace, asked_at: float, pause: float | None) -> None:
+    def noted(limiter: AdaptiveRateLimiter, sent_at: float, retry_after: float | None) -> None:
         report.refused_at.append(time.time())
-        was_refused(pace, asked_at, pause)
+        on_throttled(limiter, sent_at, retry_after)
 
-    Pace.was_refused = noted  # type: ignore[assignment, method-assign]
+    AdaptiveRateLimiter.on_throttled = noted  # type: ignore[assignment, method-assign]
     _connection("manxue_default", plan, extra={"ca_bundle": plan.ca_bundle, **plan.extra})
 
     async def wait(task_id: str) -> None:

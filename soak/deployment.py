@@ -26,7 +26,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from soak.virtual import Worker
-from soak.world import PROCESS, Process, as_stored
+from soak.world import PROCESS, TASK, Process, as_stored
 
 FAILED_DEFERRAL = "__fail__"
 DETECTION = 30.0
@@ -59,7 +59,10 @@ class Attempt:
     decider_since: float = 0.0
     decided_on_worker: bool = False
     ended_at: float = 0.0
+    deciders: list = field(default_factory=list)
+    has_lost_its_start: bool = False
     has_seen_the_end: bool = False
+    rescheduled: list = field(default_factory=list)
     result: object = None
 
 
@@ -116,7 +119,11 @@ class TaskInstance:
         self.first_start = None
         self.attempts = []
         self.boundaries = 0
+        self.pushes = 0
+        self.last_step = None
         self.lost_workers = 0
+        self.held = []  # for how long each worker had the task, in seconds
+        self.trigger_runs = 0
         self.reorders = 0  # orders that a person has asked for
         self.settled = []  # orders that are over and known
         self.videos = {}
@@ -128,10 +135,25 @@ class TaskInstance:
     def xcom_push(self, key, value):
         process = self.world.process_here()
         process.boundary("before xcom_push")
+        self.pushes += 1
+        if self.pushes in self.plan.xcom_fails_at:
+            raise RuntimeError("the XCom backend does not answer")
         self.keep_xcom(key, value)
-        if key == "video_task_id":
+        if key == "video_task_id" and self.attempts[-1].waits_since is None:
             self.attempts[-1].waits_since = self.world.loop.time()
         process.boundary("after xcom_push")
+
+    def xcom_pull(self, *, task_ids, key, map_indexes):
+        assert (task_ids, map_indexes) == (self.task_id, self.map_index)
+        self.world.process_here().boundary("before xcom_pull")
+        return as_stored(self.xcom.get(key))
+
+    @property
+    def start_date(self):
+        """When the try began, as some versions of Airflow tell a worker that resumes."""
+        if not self.plan.has_start_date:
+            return None
+        return datetime.fromtimestamp(self.attempts[-1].began, tz=UTC)
 
     def keep_xcom(self, key, value):
         self.xcom[key] = as_stored(value)
@@ -173,11 +195,14 @@ class TaskInstance:
         self.max_tries = self.try_number + self.plan.retries
 
     async def _run_try(self, attempt):
-        step = await self._start_in_triggerer(attempt) if self.task.start_from_trigger else None
+        # Airflow 3.0 resumes a retry with what the try before has deferred with.
+        step = self.last_step if self.plan.resumes_stale else None
+        if self.task.start_from_trigger:
+            step = await self._start_in_triggerer(attempt)
         while not isinstance(step, Returned):
             result = await self._work(step, attempt)
             if isinstance(result, TaskDeferred):
-                step = await self._deferred(result, attempt)
+                step = self.last_step = await self._deferred(result, attempt)
             elif isinstance(result, AirflowRescheduleException):
                 step = await self._rescheduled(result, attempt)
             else:
@@ -202,8 +227,8 @@ class TaskInstance:
         moment = pause.reschedule_date.timestamp()
         self.first_start = self.first_start or datetime.fromtimestamp(attempt.began, tz=UTC)
         self.world.note(self.task_id, f"rescheduled to {moment - attempt.began:.3f} s after the start")
-        if moment > attempt.began + self.plan.timeout + 0.001:
-            self.world.findings.append(f"{self.task_id}: rescheduled beyond the deadline")
+        attempt.rescheduled.append((self.world.loop.time(), moment))
+        self.xcom.clear()  # as Airflow does before each poke
         await asyncio.sleep(self.world.clock.until(moment))
 
     # --- on a worker ----------------------------------------------------------------------------------------
@@ -219,6 +244,7 @@ class TaskInstance:
             error = AirflowTaskTimeout("execution_timeout")
             alarm = self.world.loop.call_later(self.plan.execution_timeout, worker.interrupt, error)
         result = await worker.end
+        self.held.append(self.world.loop.time() - process.begun_at)
         if alarm is not None:
             alarm.cancel()
         if isinstance(result, Killed):
@@ -285,7 +311,11 @@ class TaskInstance:
         runs = []
         with contextlib.suppress(TimeoutError):
             # The scheduler looks for deferrals that have timed out now and then.
-            async with asyncio.timeout(self.world.clock.until(timeout_after) + 15.0):
+            until = self.world.clock.until(timeout_after) + 15.0
+            failure = "Trigger timeout"
+            if self.plan.airflow_ends_at is not None and self.plan.airflow_ends_at < until:
+                until, failure = self.plan.airflow_ends_at, self.plan.airflow_reason
+            async with asyncio.timeout(until):
                 while not event.done():
                     triggerer = await self._triggerers.one_that_is_up(event)
                     await asyncio.wait(
@@ -295,18 +325,21 @@ class TaskInstance:
                         continue
                     run = triggerer.start(self, path, json.loads(stored), timeout_after, event)
                     runs.append(run)
+                    self.trigger_runs += 1
                     await asyncio.wait({event, run.lost}, return_when=asyncio.FIRST_COMPLETED)
                     if not event.done():
                         await asyncio.wait({event}, timeout=DETECTION)
         for run in runs:
             run.end()
         if not event.done():
-            return FAILED_DEFERRAL, {"error": "Trigger timeout"}
+            attempt.has_lost_its_start = self.plan.has_start_date
+            return FAILED_DEFERRAL, {"error": failure}
         payload, run, fired_at = event.result()
         self.stored.append(json.dumps(payload))
         self.world.note(self.task_id, f"event {payload}")
+        attempt.deciders.append(run.triggerer)
         # Of videos that are there, a worker makes sure.
-        attempt.has_seen_the_end |= payload != "success" and payload["status"] in {"completed", "ended"}
+        attempt.has_seen_the_end |= payload != "success" and bool({"completed", "failed"} & _states(payload))
         if payload == "success" or not _is_left_to_a_worker(payload):
             self._decide(attempt, run.process, fired_at)
         if payload == "success":
@@ -315,11 +348,14 @@ class TaskInstance:
         return method, {**arguments, "event": as_stored(payload)}
 
 
+def _states(event):
+    """Return the words for all states in an event."""
+    return {event["status"], *(status for status, _ in event.get("table", {}).values())}
+
+
 def _is_left_to_a_worker(event):
     """Return whether it is a worker that may find that the deadline has passed, and not the trigger."""
-    errors = event["errors"].values() if event["status"] == "ended" else ()
-    is_timeout = any(error["status"] == "timeout" for error in errors)
-    return event["status"] in {"completed", "begin", "ended"} and not is_timeout
+    return "timeout" not in _states(event) or event.get("final_poll") is False
 
 
 def state_after(result):
@@ -338,6 +374,7 @@ class Run:
     """A trigger in a triggerer; ``lost`` is done when Airflow has to do without that triggerer."""
 
     process: Process
+    triggerer: Process
     lost: asyncio.Future
     task: asyncio.Task = field(default=None)
     events: object = None
@@ -376,6 +413,7 @@ class Triggerer:
     def _leave(self, cut_off):
         self._world.note(self._name, "cut off" if cut_off else "killed")
         self.is_up = False
+        self.process.lost_at = self._world.loop.time()
         self._lose_runs()
         if not cut_off:
             self._end_runs()
@@ -408,9 +446,10 @@ class Triggerer:
         loop = self._world.loop
         # Of its own only for the times; what it shares with the others of its triggerer is bound to ``self.process``.
         process = Process(self._world, f"{self._name} for {instance.task_id}")
-        run = Run(process, loop.create_future())
+        run = Run(process, self.process, loop.create_future())
         context = contextvars.copy_context()
         context.run(PROCESS.set, self.process)
+        context.run(TASK.set, instance.task_id)
         run.task = loop.create_task(self._fire(trigger, run, event), context=context)
         self._runs.append(run)
         return run

@@ -79,11 +79,14 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
         b'{"xcom_task_id":"order","xcom_key":"return_value","xcom_is_mapped":false}\n"p"',
         b'{"xcom_task_id":"order","xcom_key":"return_value","xcom_is_mapped":true}\n["p"]',
         b'[{"xcom_task_id":"order","xcom_key":"id","xcom_is_mapped":false},"b"]\n{"data":{"projectId":"p"}}',
+        b'{"xcom_task_id":"a","xcom_key":"b","xcom_is_mapped":false,"xcom_map_index":-1,"xcom_path":["id"]}\n{"id":"p"}',
         b'"p"\nnull', b'["a","b"]\n',
     ),
     "template": (
         b"p", b"{{ ti.xcom_pull('order') }}", b"{{ ti.xcom_pull('order', map_indexes=-1) }}",
         b"{{ task_instance.xcom_pull(task_ids=['a'], key=k)['id'] }}", b"{{ ti.xcom_pull(**a) }}", b"{% if", b"{{ 1 }}",
+        b"{{ ti.xcom_pull('a', map_indexes=2).x[0] }}", b"{% if params.a|default('b') %}{{ ds_nodash }}{% endif %}",
+        b"{{ logical_date.strftime('%Y') }}", b"{{ macros.ds_add(ds, -1) }}",
     ),
     "wait": (
         b"\3\0\0\x20\x80\0" + b"\0\0\0\1\0\0\3\0\0", b"\3\1\0\x40\0\xff" + b"\x0c\4\0\x0e\7\0\1\0\0", b"\2\0\0\xff\x40\xc0\6\0\0",

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import itertools
 import json
-from operator import sub
 from urllib.parse import quote
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, AirflowTaskTimeout
 
-from airflow_provider_manxue._client.async_client import TURNED_AWAY_PAUSE, TURNED_AWAY_TRIES
-from airflow_provider_manxue._client.rate_limiter import MIN_RATE
-from airflow_provider_manxue._core.polling import GRACE_TIME, MIN_INTERVAL
+from airflow_provider_manxue._client.connection_cache import CONNECTION_TTL, LOOKUP_TIMEOUT
+from airflow_provider_manxue._core.batch import KEPT_KEY
+from airflow_provider_manxue._core.polling import (
+    FINAL_POLL_WINDOW,
+    GRACE_TIME,
+    MAX_OVERSHOOT,
+    MAX_RETRY_AFTER,
+    MIN_INTERVAL,
+)
+from airflow_provider_manxue._core.worker_pass import MAX_EXTRA_TIME
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
+    ManxueConfigurationError,
     ManxueError,
     ManxueMediaTypeError,
     ManxueOrderError,
@@ -25,11 +32,12 @@ from airflow_provider_manxue.exceptions import (
     ManxueRefusedError,
     ManxueResultMissingError,
     ManxueTimeoutError,
+    ManxueTransientError,
     ManxueVideoFailedError,
 )
 from airflow_provider_manxue.order_record import KEY
 from soak.deployment import Killed, Returned
-from soak.plan import PASSING, Video
+from soak.plan import Video
 
 EPSILON = 0.01
 """Seconds that do not count: times since the epoch are no finer than a part of a microsecond."""
@@ -50,11 +58,18 @@ def findings(world, schedule, instances, left):
     found = list(world.findings)
     if left:
         found.append(f"left over: {left}")
-    if world.transports or not all(session.closed for session in world.sessions):
+    if world.clients or not all(session.closed for session in world.sessions):
         found.append("a session was left open")
     for instance in instances:
         found += [f"{instance.task_id}: {text}" for text in _Judgement(world, schedule, instance).findings()]
-    return [*found, *_secrets(world, instances), *_pace(world, schedule)]
+    return [
+        *found,
+        *_secrets(world, instances),
+        *_pace(world, schedule),
+        *_pauses(world, schedule),
+        *_refusals(world, schedule),
+        *_progress(world),
+    ]
 
 
 class _Judgement:
@@ -72,10 +87,15 @@ class _Judgement:
             self.videos[order.id] = Video(0.0, completes=False) if fails_at_once else self.plan.videos[0]
             self.begins[order.id] = order.time - world.clock.now() + world.loop.time()
         self.asked = [exchange for exchange in world.wire.exchanges if exchange.task_id in self.videos]
+        self.polls = {}
+        for exchange in self.asked:
+            if exchange.method == "GET" and exchange.is_whole:
+                self.polls.setdefault(exchange.task_id, []).append(exchange)
 
     def findings(self):
         for attempt in self.instance.attempts:
             yield from self._end(attempt)
+            yield from self._reschedules(attempt)
         if self.instance.state == "success":
             yield from self._handed_over(self.instance.attempts[-1])
         if self.plan.kind == "order":
@@ -122,6 +142,9 @@ class _Judgement:
 
     def _success(self, attempt):
         if self.plan.kind == "batch" and self.plan.tolerate:
+            if not self.schedule.steps:
+                texts = [task["error"] or "" for task in attempt.result.value or ()]
+                yield from self._lost(attempt, "\n".join(texts), attempt.begun_at + self.plan.patience)
             return
         if not self.plan.waits:
             return
@@ -135,11 +158,15 @@ class _Judgement:
                 yield f"false success for {video}"
 
     def _timeout(self, attempt, error):
-        if isinstance(error, AirflowTaskTimeout) and str(error) in {"interrupted", "execution_timeout"}:
+        # Where a retry would order again, an order that is interrupted ends as a timeout, with more words than Airflow's.
+        if str(error).startswith(("interrupted", "execution_timeout")):
             return
-        waits_since = attempt.waits_since if self.plan.kind == "order" else attempt.begun_at
+        # Airflow drops the arguments of a deferral that it ends, and tells a worker only when the try began.
+        is_order = self.plan.kind == "order" and not attempt.has_lost_its_start
+        waits_since = attempt.waits_since if is_order else attempt.begun_at
         clock = self.world.clock
-        patience = self.plan.patience + (GRACE_TIME if attempt.has_seen_the_end else 0.0)
+        seen = GRACE_TIME if self._has_seen_the_end(attempt, attempt.decided_at) else 0.0
+        patience = self.plan.patience + seen
         wall_deadline = clock.at(waits_since) + self.plan.patience
         deadline = waits_since + patience
         at, steps = attempt.decided_at, self.schedule.steps
@@ -147,67 +174,188 @@ class _Judgement:
         latest_shown = max(
             clock.at(at), *(clock.before(moment) for moment, _ in steps if waits_since < moment <= at), 0.0
         )
+        if self._airflow_may_end(attempt):
+            return
         if at < waits_since + self.plan.patience - EPSILON and latest_shown < wall_deadline - EPSILON:
             yield f"timed out {waits_since + self.plan.patience - at:.3f} s early"
         if steps:
             return
         late = at - max(deadline, attempt.decider_since)
-        slack = 1 + self._request_timeout(attempt, waits_since + self.plan.patience)
-        # A batch that is read on a worker in the end is read as a whole, as fast as the service lets it.
-        reads_all = self._leaves_workers and attempt.decided_on_worker
-        if self.plan.mode != "reschedule" and not reads_all and late > slack + EPSILON:
+        slack = self._overshoot(at)
+        if self.plan.mode != "reschedule" and late > slack + EPSILON:
             yield f"timed out {late:.3f} s late"
-        if self._must_have_seen_the_end(waits_since + self.plan.patience, waits_since):
-            yield f"timed out although the video was over long before: {error}"
+        yield from self._lost(attempt, str(error), max(waits_since + self.plan.patience, 0.0))
 
-    def _request_timeout(self, attempt, deadline):
-        late_look = 10.0 if attempt.decider_since > deadline else 0.0
-        return max(self.schedule.extra["request_timeout"], late_look)
+    def _airflow_may_end(self, attempt):
+        """Return whether Airflow has ended a deferral of this try and said that its time is over, in whatever way."""
+        return self.plan.airflow_ends_at is not None and "timeout" in self.plan.airflow_reason.lower()
 
-    def _must_have_seen_the_end(self, deadline, since):
-        """Return whether all was well, and all videos over, for so long that any wait must have noticed."""
-        if self.schedule.rate_limit or self.schedule.fault_rate or self.instance.lost_workers:
+    def _reschedules(self, attempt):
+        for at, moment in attempt.rescheduled if not self.schedule.steps else ():
+            seen = GRACE_TIME if self._has_seen_the_end(attempt, at) else 0.0
+            late = moment - attempt.began - self.plan.timeout - seen
+            if late > self._overshoot(at) + EPSILON:
+                yield f"rescheduled to {late:.3f} s after the deadline"
+
+    def _settings(self, name):
+        return _settings(self.schedule, name)
+
+    def _has_seen_the_end(self, attempt, at):
+        """Return whether a video was seen completed, so that its URL is read after the deadline as well."""
+        return attempt.has_seen_the_end or any(
+            exchange.at <= at and exchange.status == 200 and b'"completed"' in exchange.body
+            for exchange in self.asked
+        )
+
+    def _overshoot(self, at):
+        """Return the seconds after the deadline in which a timeout is decided at the latest, as docs/engine.md has it."""
+        timeout = max(self._settings("request_timeout"))
+        polls = sum(len(plan.videos) for plan in self.schedule.plans)
+        each = max(
+            1 / self.schedule.extra["requests_per_second"], timeout / self.schedule.extra["max_connections"]
+        )
+        seen = {exchange.status for exchange in self.world.wire.exchanges if exchange.at <= at}
+        trouble = GRACE_TIME if seen & {401, 403} or self.schedule.look_ups or self.schedule.edits else 0.0
+        pause = MAX_OVERSHOOT if seen & {429, 503} else trouble
+        return 1 + FINAL_POLL_WINDOW + 3 * timeout + 7 * polls * each + pause
+
+    def _lost(self, attempt, text, deadline):
+        """A video that was there, and could be polled, before its wait ended with a timeout is never lost."""
+        deadline = min(deadline, attempt.decider_since) if self._airflow_may_end(attempt) else deadline
+        if any("allow_http" in edit for _, edit in self.schedule.edits):
+            return  # workers cannot read the connection any more
+        is_throttled = any(exchange.status == 429 for exchange in self.asked)
+        if is_throttled and attempt.decided_at > deadline + GRACE_TIME + MAX_OVERSHOOT:
+            return  # docs/engine.md bounds what a pause may move
+        for video in self.videos:
+            if f"The video {video!r} was not ready" not in text:
+                continue
+            polls = [
+                exchange
+                for exchange in self.polls.get(video, ())
+                if exchange.at >= deadline - EPSILON
+                and exchange.ended_at <= attempt.decided_at + EPSILON
+                and not self._reaches_nobody(attempt, exchange)
+            ]
+            sightings = [
+                one for one in polls if b'"completed"' in one.body and b'"video_url": "http' in one.body
+            ]
+            if sightings and not self._was_read_in_vain(attempt, sightings, deadline):
+                yield f"{video} is lost: a final poll has seen it"
+            elif not self._is_troubled(deadline - 1, attempt.decided_at) and not any(
+                one.status == 200 for one in polls
+            ):
+                yield f"{video} timed out without a final poll"
+
+    @staticmethod
+    def _reaches_nobody(attempt, exchange):
+        """Return whether a triggerer got a response that was killed or cut off before it could tell how the wait ended."""
+        lost_at = exchange.process.lost_at
+        is_lost = lost_at is not None and lost_at <= attempt.decided_at
+        return is_lost and exchange.process not in attempt.deciders
+
+    def _was_read_in_vain(self, attempt, sightings, deadline):
+        """
+        Return whether the triggerer alone has seen a video, and the URL could not be read for as long as that is tried.
+
+        Events have no URL, so a worker reads the video again, until five minutes later, or for as long as a pause may move
+        a final poll. ``execution_timeout`` bounds the whole.
+        """
+        if any(one.session is None or "worker" in one.process.name for one in sightings):
             return False
-        times = [since, *(end for _, end, _, _ in self.schedule.windows), *(self.schedule.rotation or ())]
-        times += [end + 60 for triggerer in self.schedule.absences for _, end, _ in triggerer]
-        times += [self.begins[video] + truth.seconds for video, truth in self.videos.items()]
-        plan = self.plan
-        longest = plan.interval + (plan.patience if plan.backoff else 0.0)
-        if self.schedule.windows:
-            longest = max(longest, 300.0)
-        longest = min(longest, plan.max_wait or longest)
-        if any(answer is PASSING["http_429_day"] for *_, answer in self.schedule.windows):
-            longest += 900.0
-        return deadline - max(times) > 1.2 * longest + 60.0
+        tried_until = min(sightings[-1].ended_at + GRACE_TIME, deadline + MAX_OVERSHOOT)
+        if self.plan.execution_timeout:
+            tried_until = min(tried_until, deadline - self.plan.patience + self.plan.execution_timeout)
+        return attempt.decided_at >= tried_until - EPSILON
+
+    def _is_troubled(self, begin, end):
+        """Return whether anything could keep a request in a span of time from an ordinary response."""
+        schedule = self.schedule
+        spans = [(start, stop) for start, stop, *_ in (*schedule.windows, *schedule.look_ups)]
+        spans += [span for span in (schedule.rotation, schedule.move) if span]
+        spans += [(at, at + 400) for at, edit in schedule.edits if "allow_http" in edit]
+        always = (
+            schedule.fault_rate or schedule.rate_limit or schedule.per_minute or schedule.worker_fault_rate
+        )
+        return bool(always) or any(min(span) <= end and max(span) + 2 * GRACE_TIME >= begin for span in spans)
 
     def _error(self, attempt, error):
         if isinstance(error, (ManxueOrderError, ManxueOrderNotSentError)):
             if self.plan.kind != "order":
                 yield f"a wait ended with {error!r}"
             return
+        if isinstance(error, ManxueConfigurationError):
+            yield from self._unusable(attempt, error)
+        elif not self._is_expected(attempt, error):
+            yield from self._caused(attempt, error)
+
+    def _caused(self, attempt, error):
         kinds = [kind for kind in CAUSES if type(error) is kind]
         if not kinds:
             if self.plan.kind != "batch":
                 yield f"ended with {error!r}"
             return
+        # A key that another wait has tried is refused for all.
+        asked = self.world.wire.exchanges if type(error) is ManxueAuthenticationError else self.asked
         seen = {
             exchange.status
-            for exchange in self.asked
+            for exchange in asked
             if exchange.ended_at is None or exchange.ended_at <= attempt.ended_at + EPSILON
         }
         if not seen & CAUSES[kinds[0]]:
             yield f"ended with {error!r}, and the service has answered {seen}"
+        is_missing = type(error) is ManxueResultMissingError
+        if is_missing and not any(b'"completed"' in exchange.body for exchange in self.asked):
+            yield f"ended with {error!r}, and the service never said that it is completed"
+        if type(error) in {ManxueAuthenticationError, ManxuePermissionError}:
+            yield from self._within_grace(attempt, error)
         if type(error) in {ManxueRefusedError, ManxueResultMissingError} and not self.schedule.steps:
             first = min(attempt.begun_at, attempt.waits_since or attempt.begun_at)
             if attempt.ended_at < first + GRACE_TIME - EPSILON:
                 yield f"ended within the time of grace with {error!r}"
+
+    def _unusable(self, attempt, error):
+        troubles = {kind for begin, _, kind in self.schedule.look_ups if begin <= attempt.ended_at}
+        is_edited = any("allow_http" in edit for _, edit in self.schedule.edits)
+        if not (is_edited or troubles):
+            yield f"ended with {error!r}"
+        yield from self._within_grace(attempt, error)
+
+    def _is_expected(self, attempt, error):
+        if isinstance(
+            error, ManxueTransientError
+        ):  # nothing is ordered over a connection that cannot be read
+            return self.plan.kind == "order" and attempt.waits_since is None
+        # Airflow has ended the deferral before the video was there, and a retry waits again.
+        return self.plan.airflow_ends_at is not None and "not ready yet" in str(error)
+
+    def _within_grace(self, attempt, error):
+        """Trouble with the connection ends a wait that has worked after its time of grace."""
+        since = [
+            exchange.ended_at
+            for exchange in self.asked
+            if exchange.method == "GET"
+            and exchange.status == 200
+            and exchange.is_whole
+            and b'"object": "video"' in exchange.body
+            # Completed without a URL is trouble with the same id, whose grace period goes on with a 403.
+            and (b'"completed"' not in exchange.body or b'"video_url": "http' in exchange.body)
+            and attempt.begun_at <= exchange.at
+            and exchange.ended_at <= attempt.ended_at
+        ]
+        if since and isinstance(error, ManxueConfigurationError):
+            # Waits that share a client go on with its last settings, and it begins for them when Airflow fails.
+            began = [at for at, _ in self.schedule.edits] + [begin for begin, *_ in self.schedule.look_ups]
+            since = [min(max(since), max(at for at in began if at <= attempt.ended_at))]
+        if since and not self.schedule.steps and attempt.ended_at < max(since) + GRACE_TIME - EPSILON:
+            yield f"worked, and ended within the time of grace with {error!r}"
 
     # --- what it hands over ---------------------------------------------------------------------------------
 
     def _handed_over(self, attempt):
         instance, plan = self.instance, self.plan
         if not plan.do_xcom_push:
-            if instance.xcom:
+            if set(instance.xcom) - {KEPT_KEY}:
                 yield f"pushed {list(instance.xcom)}"
             return
         pushed = [key for number, key, _ in instance.all_xcoms if number == attempt.number]
@@ -237,7 +385,8 @@ class _Judgement:
             yield "its XComs are not those of the task"
 
     def _list_handed_over(self, tasks):
-        ids = list(self.instance.videos)
+        ids = self.instance.upstream
+        ids = [ids] if isinstance(ids, str) else ids  # a list of one id that is read from an XCom
         if [task["id"] for task in tasks] != ids:
             yield f"{[task['id'] for task in tasks]} instead of {ids}"
         for task in tasks:
@@ -283,22 +432,21 @@ class _Judgement:
 
     # --- manners --------------------------------------------------------------------------------------------
 
-    @property
-    def _leaves_workers(self):
-        """Whether it is a batch that is asked for on workers now and then, and awaited elsewhere."""
-        return self.plan.kind == "batch" and self.plan.mode != "poke"
-
     def _held(self):
-        """A worker of such a batch may pause for a moment, but makes way where the service wants a long pause."""
-        longest = TURNED_AWAY_PAUSE + 1 / MIN_RATE + self.schedule.extra["request_timeout"] + 1.0
-        for process in {exchange.process for exchange in self.asked if "worker" in exchange.process.name}:
-            # Those without an answer name no task.
-            times = [exchange.at for exchange in self.world.wire.exchanges if exchange.process is process]
-            if (pause := max(map(sub, times[1:], times), default=0.0)) > longest:
-                yield f"held a worker for {pause:.0f} s"
+        """A worker holds its slot for one pass and a minute, whatever the service does."""
+        longest = (
+            MAX_EXTRA_TIME
+            + len(self.videos) / min(self._settings("requests_per_second"))
+            + max(self._settings("request_timeout"))
+            + 2.0
+            + (61.0 if self.plan.xcom_fails_at else 0.0)
+        )
+        for seconds in self.instance.held:
+            if seconds > longest + EPSILON:
+                yield f"held a worker for {seconds:.0f} s"
 
     def _manners(self):
-        if self._leaves_workers:
+        if self.plan.mode != "poke" and self.plan.kind != "order":
             yield from self._held()
         last = {}
         for exchange in self.asked:
@@ -312,11 +460,12 @@ class _Judgement:
                 yield f"asked again and again, after {gap:.3f} s"
             last[key] = exchange, is_short
         span = max(attempt.ended_at - attempt.begun_at for attempt in self.instance.attempts)
-        processes = len({exchange.process for exchange in self.asked})
-        each = 4 + 4 * processes + 2.5 * span / self.plan.interval
+        # Each worker, and each run of a trigger, begins with a few polls of its own.
+        runs = len(self.instance.held) + self.instance.trigger_runs
+        each = 4 + 4 * runs + 2.5 * span / self.plan.interval
         most = len(self.videos) * len(self.instance.attempts) * each
         turned_away = sum(map(self._is_turned_away, self.asked))
-        if len(self.asked) - turned_away > most or turned_away > TURNED_AWAY_TRIES * most:
+        if len(self.asked) - turned_away > most:
             yield f"asked {len(self.asked)} times in {span:.0f} s, and was turned away {turned_away} times"
 
     def _may_repeat(self, exchange):
@@ -348,14 +497,89 @@ def _secrets(world, instances):
                 yield f"the key in the XCom {key}"
 
 
+def _settings(schedule, name):
+    """Return the values that a field of the connection has in a schedule."""
+    return [schedule.extra[name], *(edit[name] for _, edit in schedule.edits if name in edit)]
+
+
 def _pace(world, schedule):
-    """Check the limits of the connection, which hold for all waits that share a transport."""
-    limit, at_once = schedule.extra["requests_per_second"], schedule.extra["max_connections"]
+    """Check the limits of the connection, which hold for all waits that share a client."""
+    limit, at_once = (
+        max(_settings(schedule, "requests_per_second")),
+        max(_settings(schedule, "max_connections")),
+    )
     for session in world.sessions:
-        for before, after in itertools.pairwise(session.exchanges):
+        for before, after in itertools.pairwise(_without_repeats(session.exchanges)):
             if after.at - before.at < 1 / limit - EPSILON:
                 yield f"{after.process.name}: {after.at - before.at:.3f} s between two requests"
         for exchange in session.exchanges:
             under_way = sum(one.at <= exchange.at < (one.ended_at or one.at) for one in session.exchanges)
             if under_way > at_once:
                 yield f"{exchange.process.name}: {under_way} requests at a time"
+
+
+def _without_repeats(exchanges):
+    """Leave out what was repeated at once with an edited connection, in the slot of the request that was refused."""
+    refused = {}
+    for exchange in exchanges:
+        task_id = exchange.task_id
+        if not task_id and len(refused) == 1:  # it never came to the service, which would have read the id
+            (task_id,) = refused
+        ended_at = refused.pop(task_id, None)
+        if ended_at is None or exchange.at > ended_at + LOOKUP_TIMEOUT:
+            yield exchange
+        if exchange.status == 401:
+            refused[exchange.task_id] = exchange.ended_at
+
+
+def _pauses(world, schedule):
+    """No request is sent into a pause that the service has asked this process for, or the worker before this trigger."""
+    paused = {}
+    for exchange in sorted(world.wire.exchanges, key=lambda one: one.at):
+        if exchange.method != "GET":
+            continue
+        for key in ((exchange.process, None), (exchange.process, exchange.task_id)):
+            for told_at, until in paused.get(key, ()):
+                if told_at + EPSILON < exchange.at < until - EPSILON:
+                    yield f"{exchange.process.name}: {exchange.task_id} was polled {until - exchange.at:.1f} s before a pause ended"
+        if exchange.pause and exchange.is_whole and exchange.status in {429, 503}:
+            told_at, pause = exchange.ended_at, min(exchange.pause, MAX_RETRY_AFTER)
+            # Videos wait one by one after a 503, and all of the connection after a 429, if they share a rate limiter.
+            is_shared = exchange.status == 429 and exchange.session is not None
+            key = exchange.process, None if is_shared else exchange.task_id
+            paused.setdefault(key, []).append((told_at, told_at + pause))
+
+
+def _refusals(world, schedule):
+    """A connection whose key is refused is tried five times by a process, beside what was in flight, until it is edited."""
+    edited_at = [moment for span in (schedule.rotation, schedule.move) if span for moment in span]
+    edited_at += [at for at, _ in schedule.edits]
+    most = 5 + max(_settings(schedule, "max_connections")) - 1
+    counts = {}
+    for exchange in sorted(world.wire.exchanges, key=lambda one: one.ended_at or 0.0):
+        if exchange.session is None or exchange.status is None:
+            continue
+        since, count = counts.get(exchange.session, (exchange.at, 0))
+        is_over = exchange.status != 401 or exchange.at > since + GRACE_TIME + 60.0
+        is_over = is_over or any(
+            since <= at + LOOKUP_TIMEOUT + CONNECTION_TTL and at <= exchange.at for at in edited_at
+        )
+        since, count = (exchange.at, 0) if is_over else (since, count)
+        count += exchange.status == 401
+        counts[exchange.session] = since, count
+        if count > most:
+            yield f"{exchange.process.name}: {count} requests with a key that is refused"
+
+
+def _progress(world):
+    """Lines about the progress of a batch are true, and at most ten seconds old."""
+    for (process, task_id), lines in world.progress.items():
+        instance = world.instances[task_id]
+        for at, done, total in lines:
+            if total > len(instance.videos):
+                yield f"{task_id}: progress of {total} videos"
+            over = sum(
+                video.completes and video.seconds <= at + EPSILON for video in instance.videos.values()
+            )
+            if done > over:
+                yield f"{task_id}: {done} videos completed in the log of {process}, and {over} are"

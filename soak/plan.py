@@ -87,6 +87,12 @@ class Plan:
     kills: frozenset[int] = frozenset()
     interrupts: frozenset[int] = frozenset()
     store_fails_at: frozenset[int] = frozenset()
+    xcom_fails_at: frozenset[int] = frozenset()
+    resumes_stale: bool = False
+    airflow_ends_at: float | None = None
+    airflow_reason: str = "Trigger failure"
+    has_start_date: bool = True
+    named_twice: bool = False
 
     @property
     def deferrable(self):
@@ -112,6 +118,12 @@ class Schedule:
     steps: list = field(default_factory=list)
     rotation: tuple[float, float] | None = None
     rate_limit: RateLimit | None = None
+    per_minute: int | None = None
+    look_ups: list = field(default_factory=list)
+    edits: list = field(default_factory=list)
+    move: tuple[float, float] | None = None
+    worker_fault_rate: float = 0.0
+    is_crowd: bool = False
 
     def __str__(self):
         lines = [f"seed {self.seed}, connection {self.extra}"]
@@ -122,6 +134,9 @@ class Schedule:
         for name, value in (
             ("random faults", self.fault_rate), ("triggerers away", self.absences), ("clock steps", self.steps),
             ("key rotated at the service and in Airflow", self.rotation), ("limit", self.rate_limit),
+            ("requests in each minute", self.per_minute), ("look-ups fail", self.look_ups),
+            ("edits of the connection", self.edits), ("service moved, and in Airflow", self.move),
+            ("random faults for workers", self.worker_fault_rate),
         ):  # fmt: skip
             if value:
                 lines.append(f"  {name}: {value}")
@@ -135,6 +150,11 @@ def name_of(answer):
 
 def draw(seed):
     """Return the schedule of a seed."""
+    # What came later is drawn apart, so that a seed keeps the schedule that it had.
+    return _more(random.Random(f"more of {seed}"), _draw(seed))
+
+
+def _draw(seed):
     chance = random.Random(seed)
     plans = tuple(_task(chance, f"task_{number}") for number in range(1, chance.choice((1, 1, 2)) + 1))
     schedule = Schedule(
@@ -169,6 +189,100 @@ def draw(seed):
         )
         schedule = replace(schedule, rate_limit=limit)
     return schedule
+
+
+def _more(chance, schedule):
+    """Add a crowd of waits, trouble with the connection, limits by the minute, and what Airflow does to single tasks."""
+    plans = tuple(_mishaps(chance, plan) for plan in schedule.plans)
+    schedule = replace(schedule, plans=plans)
+    if chance.random() < 0.1:
+        begin = chance.choice((0.0, chance.uniform(0, 300)))
+        kind = chance.choice(("missing", "missing", "error", "hangs"))
+        schedule = replace(schedule, look_ups=[(begin, begin + chance.choice((10.0, 60.0, 150.0)), kind)])
+    if chance.random() < 0.1:
+        edit = chance.choice(
+            ({"requests_per_second": 0.5}, {"requests_per_second": 20.0}, {"max_connections": 3}, {"verify": False},
+             {"request_timeout": 10.0}, {"allow_http": "no boolean"})
+        )  # fmt: skip
+        schedule = replace(schedule, edits=[(chance.uniform(0, 300), edit)])
+    if chance.random() < 0.05:
+        at = chance.uniform(0, 300)
+        schedule = replace(schedule, move=(at, max(0.0, at + chance.choice((-20.0, 0.0, 40.0)))))
+    if chance.random() < 0.08:
+        schedule = replace(schedule, worker_fault_rate=chance.choice((0.2, 0.5)))
+    if chance.random() < 0.04 and schedule.rate_limit is None:
+        schedule = replace(schedule, per_minute=chance.choice((5, 20)))
+    return _crowd(chance, schedule) if chance.random() < 0.05 else schedule
+
+
+def _mishaps(chance, plan):
+    if plan.kind == "batch" and chance.random() < 0.1:
+        plan = replace(plan, named_twice=True)
+    if plan.mode == "reschedule":
+        plan = replace(plan, has_store=chance.random() < 0.5)
+    if plan.deferrable and chance.random() < 0.08:
+        plan = replace(
+            plan,
+            airflow_ends_at=chance.uniform(0, 1.2 * plan.timeout),
+            airflow_reason=chance.choice(("Trigger failure", "Trigger timeout")),
+            has_start_date=chance.random() < 0.7,
+        )
+    if chance.random() < 0.05:
+        first = chance.randrange(1, 6)
+        plan = replace(plan, xcom_fails_at=frozenset(range(first, first + chance.choice((1, 3)))))
+    if plan.deferrable and chance.random() < 0.05:
+        plan = replace(plan, resumes_stale=True)
+    return plan
+
+
+def _crowd(chance, schedule):
+    """Let many waits share a limit that binds."""
+    template = replace(
+        schedule.plans[0],
+        kind="sensor",
+        kills=frozenset(),
+        interrupts=frozenset(),
+        person=False,
+        waits=True,
+        on_create=None,
+    )
+    rate = chance.choice((0.5, 1.0, 2.0))
+    timeout = chance.choice((20.0, 45.0, 120.0))
+    crowd = []
+    for number in range(1, chance.choice((8, 15, 30)) + 1):
+        is_batch = chance.random() < 0.15
+        videos = chance.choice((5, 20)) if is_batch else 1
+        crowd.append(
+            replace(
+                template,
+                name=f"task_{number}",
+                kind="batch" if is_batch else "sensor",
+                mode=chance.choice(("deferred", "deferred", "from_trigger")),
+                starts_at=chance.choice((0.0, chance.uniform(0, 20))),
+                videos=tuple(
+                    Video(chance.uniform(0, 1.1 * timeout), completes=chance.random() < 0.9) for _ in range(videos)
+                ),
+                interval=10.0,
+                timeout=timeout,
+                execution_timeout=None,
+                backoff=False,
+                max_wait=None,
+                retries=0,
+                airflow_ends_at=None,
+                named_twice=False,
+            )
+        )  # fmt: skip
+    extra = {"requests_per_second": rate, "max_connections": chance.choice((1, 10)), "request_timeout": 5.0}
+    return replace(
+        schedule,
+        plans=tuple(crowd),
+        extra=extra,
+        steps=[],
+        fault_rate=chance.choice((0.0, 0.0, 0.03)),
+        absences=schedule.absences[:1],
+        rate_limit=None,
+        is_crowd=True,
+    )
 
 
 def _window(chance):

@@ -22,36 +22,40 @@ from urllib.parse import unquote, urlsplit
 import requests
 import yarl
 
-from airflow_provider_manxue._airflow.start_from_trigger import refuse_hanging_templates, to_trigger_argument
+from airflow_provider_manxue._airflow.start_from_trigger import parse_reference, to_trigger_argument
 from airflow_provider_manxue._airflow.xcoms import XComs
-from airflow_provider_manxue._core.batch import parse_video_task_ids
 from airflow_provider_manxue._core.connection import is_loopback, parse_connection
 from airflow_provider_manxue._core.events import parse_batch_event, parse_event, says_begin, start_of
+from airflow_provider_manxue._core.ids import parse_video_task_id, parse_video_task_ids
+from airflow_provider_manxue._core.poller import Outcome, Poller
 from airflow_provider_manxue._core.polling import (
     GRACE_TIME,
+    MAX_OVERSHOOT,
     MAX_RETRY_AFTER,
-    AskAgain,
-    Completed,
-    Decision,
-    Ended,
     PollPolicy,
-    Wait,
+    deadline_to_read,
 )
 from airflow_provider_manxue._core.responses import (
     MAX_DEPTH,
     clean_text,
     parse_retry_after,
     parse_task,
-    parse_video_task_id,
     result_url,
 )
+from airflow_provider_manxue._core.templates import (
+    WorkerOnlyTemplateError,
+    find_xcom_pull,
+)
+from airflow_provider_manxue._core.templates import check_template as check_for_triggerer
 from airflow_provider_manxue.exceptions import (
+    ManxueAuthenticationError,
     ManxueConfigurationError,
     ManxueError,
     ManxueInputError,
     ManxueOrderError,
     ManxueOrderNotSentError,
     ManxueOrderRefusedError,
+    ManxuePermissionError,
     ManxueRefusedError,
     ManxueResultMissingError,
     ManxueTimeoutError,
@@ -83,7 +87,26 @@ from airflow_provider_manxue.orders import RATIOS, read_order, read_order_answer
 
 KEY = "sk-very-secret-key"
 NOW = 1_800_000_000.0
-COMPLETED_WORDS = frozenset({"completed", "succeeded", "success", "done"})
+COMPLETED_WORDS = frozenset(
+    [
+        "completed",
+        "complete",
+        "completion",
+        "succeeded",
+        "succeed",
+        "success",
+        "successful",
+        "done",
+        "finished",
+        "finish",
+        "ready",
+        "ok",
+        "已完成",
+        "完成",
+        "成功",
+        "生成成功",
+    ]
+)
 
 
 # --- answers of the service -----------------------------------------------------------------------------
@@ -150,7 +173,10 @@ def _json(body: bytes) -> Any:
 
 
 def _places(answer: Any) -> list[Mapping[str, Any]]:
-    places = [answer, answer.get("data")] if isinstance(answer, Mapping) else []
+    if not isinstance(answer, Mapping):
+        return []
+    data = answer.get("data")
+    places = [answer, *(data if isinstance(data, list) else [data])]
     return [place for place in places if isinstance(place, Mapping)]
 
 
@@ -160,9 +186,10 @@ def _names_a_task(answer: Any) -> bool:
 
 
 def _status_words(answer: Any) -> set[str]:
-    """Return each text under a key ``status``, in the answer itself or in its ``data``."""
-    words = (str(place["status"]) for place in _places(answer) if "status" in place)
-    return {word.replace("\0", "").strip().lower() for word in words}
+    """Return each text under a key ``status``, in the answer itself or in its ``data``, without separators."""
+    words = (str(place["status"]).replace("\0", "") for place in _places(answer) if "status" in place)
+    plain = (re.sub(r"[\s_.-]+", "", word).lower() for word in words)
+    return {re.sub("^(task|job)?(status|state)(?=.)", "", word) for word in plain}
 
 
 def _depth(value: Any) -> int:
@@ -320,19 +347,23 @@ def check_event(event: Any) -> None:
     assert started_at is None or math.isfinite(started_at)
     assert not (says_begin(event) and error is None)
     try:
-        errors = parse_batch_event(event)
+        states = parse_batch_event(event, _IDS)
     except ManxueError:
         return
     assert event["version"] == 1
-    assert event["status"] == "ended"
-    assert len(errors) == len(event["errors"])
-    assert all(isinstance(inner, ManxueError) and str(inner) for inner in errors.values())
+    assert event["status"] in {"polled", "ended", "timeout"}
+    assert sorted([*states.errors, *states.to_read, *states.to_poll]) == sorted(_IDS)
+    assert all(isinstance(inner, ManxueError) and str(inner) for inner in states.errors.values())
+
+
+_IDS = ("a", "b", "c")
 
 
 class _Pulled(XComs):
     """XComs that are not asked for, but made up; it counts how many are."""
 
     def __init__(self, pulled: Any) -> None:
+        self._ti = None
         self.pulled = pulled
         self.pulls = 0
 
@@ -354,8 +385,8 @@ def check_reference(value: Any, pulled: Any) -> None:
         raise AssertionError("nothing is awaited")
     except StopIteration as end:
         resolved = end.value
-    except KeyError:
-        # A reference that is not whole: the trigger leaves it to a worker.
+    except (LookupError, TypeError, ValueError, OverflowError):
+        # A reference that is not whole, or whose subscripts do not fit: the trigger leaves it to a worker.
         assert "xcom_task_id" in json.dumps(argument)
         return
     assert xcoms.pulls <= json.dumps(argument).count("xcom_task_id")
@@ -369,12 +400,16 @@ def check_reference(value: Any, pulled: Any) -> None:
 
 
 def check_template(text: str) -> None:
-    """A text is let through, or refused with the form that works, which then is let through."""
+    """A template is allowed, a reference to an XCom, or left to a worker; the form that a warning names is a reference."""
+    reference = parse_reference(to_trigger_argument(text))
     try:
-        refuse_hanging_templates("video_task_id", text)
-    except ManxueInputError as error:
-        assert "xcom_pull" in text
-        assert "map_indexes=-1" in str(error)
+        check_for_triggerer(text)
+    except WorkerOnlyTemplateError as reason:
+        assert reference is None
+        form = re.search(r"Write (\{\{ .* \}\}) and nothing else", str(reason), re.DOTALL)
+        assert form is None or "..." in form[1] or find_xcom_pull(form[1]) is not None
+    else:
+        assert (reference is not None) == (find_xcom_pull(text) is not None)
 
 
 # --- whole waits ----------------------------------------------------------------------------------------
@@ -389,8 +424,8 @@ ANSWERS: tuple[tuple[str, int, bytes], ...] = (
     ("failed", 200, b'{"id":"p","status":"failed","error":"prompt"}'),
     ("refused", 404, b'{"message":"No handler found for GET"}'),
     ("refused", 200, b'{"code":500,"data":null,"msg":"No handler found"}'),
-    ("fatal", 401, b""),
-    ("fatal", 403, b"{}"),
+    ("unauthorized", 401, b""),
+    ("forbidden", 403, b"{}"),
     ("fatal", 302, b""),
     ("fatal", 200, b'{"id":"p","object":"image.generation","status":"completed"}'),
     ("trouble", 429, b""),
@@ -422,77 +457,116 @@ def check_wait(
     """
     A wait is polite, ends in time, and ends with what a simple model of it expects.
 
-    :param policy: how often to ask.
+    :param policy: how often to poll.
     :param timeout: seconds that the wait may take.
     :param history: what happens at each poll, again and again: the number of an answer, its ``Retry-After``, and by
         how many seconds the poll is late; a negative number is a clock that was set back.
     :param random: source of numbers from 0 to 1.
     """
     deadline = NOW + timeout
-    wait = Wait("p", policy, NOW, deadline, random=random)
-    grace_since: float | None = None
+    poller = Poller(["p"], policy, started_at=NOW, deadline=deadline, first_poll_at=NOW, chance=random)
+    model = _Model(deadline)
     now = NOW
     set_back, times_set_back = 0.0, 0
     for poll, (number, retry_after, late) in enumerate(itertools.cycle(history)):
         # A clock that is set back makes a wait longer by just that.
-        assert poll <= timeout + set_back + times_set_back + 3, (
-            "it went on after its deadline, or asked too often"
+        assert poll <= timeout + set_back + times_set_back + _FINAL_POLLS, (
+            "it went on after its deadline, or polled too often"
         )
+        assert [video for video, _ in poller.take_due(now)] == ["p"]
         meaning, outcome = ANSWERS[number][0], _outcome(number, retry_after)
-        decision = wait.after(outcome, now)
-        grace_since = (
-            (now if grace_since is None else grace_since)
-            if meaning in {"refused", "no url"}
-            else (grace_since if meaning == "trouble" else None)
-        )
-        expected = _expected(meaning, now, deadline, grace_since)
-        assert _kind(decision) == expected, (decision, expected)
-        if not isinstance(decision, AskAgain):
+        poller.handle("p", outcome, sent_at=now, now=now)
+        expected = model.expected(meaning, now)
+        if poller.done:
+            assert _kind(poller.outcomes["p"]) in expected, (poller.outcomes["p"], expected)
             return
-        floor = min(getattr(outcome, "retry_after", None) or 0.0, MAX_RETRY_AFTER)
-        _check_pause(decision.at, now, deadline, floor, policy, timeout)
-        if decision.at > deadline:
-            return
+        assert None in expected, expected
+        at = poller.next_due
+        assert at is not None
+        assert poller.take_due(at - 0.001) == []
+        assert at >= min(now + 0.999, model.deadline, model.grace_ends) or meaning == "unauthorized"
+        pause = min(getattr(outcome, "retry_after", None) or 0.0, MAX_RETRY_AFTER)
+        assert at >= now + pause - 0.001
+        assert at <= max(model.deadline + MAX_OVERSHOOT, now + GRACE_TIME)
+        assert at <= now + pause + max(1.1 * max(policy.interval + timeout, 300.0), 1.0)
         if late < 0 and set_back < timeout:
             set_back, times_set_back = set_back - late, times_set_back + 1
-            now = decision.at + late
-        else:
-            now = decision.at + abs(late)
+            now = max(at + late, NOW)
+            at = poller.next_due or at
+        now = max(at, now) if late < 0 else at + late
 
 
-def _expected(meaning: str, now: float, deadline: float, grace_since: float | None) -> type:
-    if meaning == "completed":
-        return Completed
-    if meaning == "failed":
-        return ManxueVideoFailedError
-    if meaning == "fatal":
-        return ManxueError
-    if grace_since is not None and meaning != "trouble" and grace_since + GRACE_TIME - now <= 0:
-        return ManxueRefusedError if meaning == "refused" else ManxueResultMissingError
-    return ManxueTimeoutError if now >= deadline else AskAgain
+_FINAL_POLLS = 450
+"""Polls after the deadline at most, of a service that wants many short pauses or forbids all."""
 
 
-def _kind(decision: Decision) -> type:
-    if not isinstance(decision, Ended):
-        return type(decision)
+class _Model:
+    """A simple model of a wait: which ends a response may have."""
+
+    def __init__(self, deadline: float) -> None:
+        self.deadline = deadline
+        self.given_up_at = deadline + GRACE_TIME
+        self.has_worked = False
+        self.grace_since: float | None = None
+        self.refused_since: float | None = None
+        self.is_read = False
+
+    @property
+    def grace_ends(self) -> float:
+        """When a grace period is over, at which the wait polls once more."""
+        return math.inf if self.grace_since is None else self.grace_since + GRACE_TIME
+
+    def expected(self, meaning: str, now: float) -> set[type | None]:
+        """Return the kinds of ends that may follow; None is a wait that goes on."""
+        if meaning in {"completed", "failed"}:
+            return {VideoTask if meaning == "completed" else ManxueVideoFailedError}
+        if meaning == "fatal":
+            return {ManxueError}
+        if meaning in {"goes on", "no url"}:
+            self.has_worked, self.refused_since = True, None
+        if meaning == "goes on":
+            self.grace_since = None
+            return {ManxueTimeoutError} if now >= self.deadline else {None}
+        if meaning == "trouble":
+            return {None, ManxueTimeoutError} if now >= self.deadline else {None}
+        if meaning == "unauthorized":
+            return self._unauthorized(now)
+        return self._in_grace(meaning, now)
+
+    def _unauthorized(self, now: float) -> set[type | None]:
+        self.refused_since = now if self.refused_since is None else self.refused_since
+        if not self.has_worked or now >= self.refused_since + GRACE_TIME:
+            return {ManxueAuthenticationError}
+        return {None, ManxueTimeoutError} if now >= self.given_up_at else {None}
+
+    def _in_grace(self, meaning: str, now: float) -> set[type | None]:
+        self.grace_since = now if self.grace_since is None else self.grace_since
+        if meaning == "forbidden" and not self.has_worked:
+            return {ManxuePermissionError}
+        at_end: type = {
+            "refused": ManxueRefusedError, "no url": ManxueResultMissingError, "forbidden": ManxuePermissionError
+        }[meaning]  # fmt: skip
+        if meaning == "no url" and not self.is_read:
+            self.is_read, self.deadline = True, deadline_to_read(self.deadline, now)
+        if now >= self.grace_ends:
+            return {at_end}
+        if now >= self.deadline and meaning != "forbidden":
+            return {ManxueTimeoutError}
+        return {None}
+
+
+def _kind(outcome: Outcome) -> type:
     named = (
+        VideoTask,
         ManxueVideoFailedError,
         ManxueTimeoutError,
+        ManxueAuthenticationError,
+        ManxuePermissionError,
         ManxueRefusedError,
         ManxueResultMissingError,
         ManxueTransientError,
     )
-    return next((kind for kind in named if isinstance(decision.error, kind)), ManxueError)
-
-
-def _check_pause(
-    at: float, now: float, deadline: float, floor: float, policy: PollPolicy, timeout: float
-) -> None:
-    assert now < deadline
-    assert at >= now + 1 or at == deadline
-    assert at >= now + floor
-    assert at <= deadline or now + floor > deadline
-    assert at <= now + floor + max(1.1 * max(policy.interval + timeout, 300.0), 1.0)
+    return next((kind for kind in named if isinstance(outcome, kind)), ManxueError)
 
 
 # --- media hosts ----------------------------------------------------------------------------------------

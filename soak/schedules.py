@@ -115,7 +115,7 @@ def _put_videos(plan, instance, service):
         for video in plan.videos
     ]
     instance.videos = dict(zip(ids, plan.videos, strict=True))
-    instance.upstream = ids if plan.kind == "batch" else ids[0]
+    instance.upstream = ids + ids[: plan.named_twice] if plan.kind == "batch" else ids[0]
     vars(instance.task)[_AWAITED[plan.kind][0]] = instance.upstream  # as it is rendered on a worker
 
 
@@ -132,6 +132,12 @@ async def _play(world, schedule):
         at_service, in_airflow = schedule.rotation
         loop.call_later(at_service, setattr, service, "api_key", KEYS[1])
         loop.call_later(in_airflow, setattr, world.connection, "password", KEYS[1])
+    if schedule.move:
+        at_service, in_airflow = schedule.move
+        loop.call_later(at_service, setattr, world.wire, "gone_host", "service.example")
+        loop.call_later(in_airflow, setattr, world.connection, "host", "https://moved.example")
+    for at, edit in schedule.edits:
+        loop.call_later(at, world.connection.extra_dejson.update, edit)
     await asyncio.gather(*(_live(instance, world) for instance in instances))
     triggerers.close()
     await asyncio.sleep(2000)  # what has been cancelled is gone by then
@@ -187,9 +193,12 @@ def play(seed, schedule=None, prepare=lambda world: None):
     )
 
     def make_wire(clock):
-        return Wire(clock, weather, KEYS[0], schedule.rate_limit)
+        return Wire(
+            clock, weather, KEYS[0], schedule.rate_limit, schedule.per_minute, schedule.worker_fault_rate
+        )
 
-    world = World(loop, schedule.steps, make_wire, KEYS[0], schedule.extra)
+    world = World(loop, schedule.steps, make_wire, KEYS[0], dict(schedule.extra))
+    world.look_ups = schedule.look_ups
     prepare(world)
     with current(world, seed):
         try:

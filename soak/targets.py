@@ -38,7 +38,8 @@ _TASK_WORDS = (
 )  # fmt: skip
 _EVENT_WORDS = (
     "version", "status", "message", "video_task_id", "last_answer", "started_at", "errors", "reason", "completed",
-    "ended", "begin", "failed", "timeout", "unauthorized", "error", "input",
+    "ended", "begin", "failed", "timeout", "unauthorized", "error", "input", "polled", "ids", "states", "table",
+    "has_worked", "final_poll",
 )  # fmt: skip
 _EXTRA_WORDS = (
     "request_timeout", "requests_per_second", "max_connections", "verify", "ca_bundle", "proxy", "allow_http", "true",

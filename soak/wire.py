@@ -26,10 +26,29 @@ from airflow_provider_manxue.testing.service import Service
 from soak.plan import YOUR_KEY
 
 _REGULAR = Answer()
+_GONE = Answer.named("http_401")
+_FLAKY = Answer.named("http_500")
 _PIECE = 65536
 
 
-@dataclass
+class _Minutes:
+    """A limit for each minute, in the place of the emulator's bucket."""
+
+    def __init__(self, most, now):
+        self.limit = SimpleNamespace(retry_after="seconds")
+        self._most, self._now = most, now
+        self._minute, self._count = 0, 0
+
+    def take(self):
+        """Let a request through and return 0, or return the seconds until the next minute."""
+        minute, since = divmod(self._now(), 60.0)
+        if minute != self._minute:
+            self._minute, self._count = minute, 0
+        self._count += 1
+        return 0.0 if self._count <= self._most else 60.0 - since
+
+
+@dataclass(eq=False)
 class Exchange:
     """One request: when it was sent, to whom it belongs, and what came back."""
 
@@ -41,6 +60,10 @@ class Exchange:
     status: int | None = None
     body: bytes = b""
     ended_at: float | None = None
+    pause: float = 0.0
+    session: object = None
+    is_whole: bool = False
+    """Whether the body was read to its end."""
 
     def __str__(self):
         answer = (
@@ -105,10 +128,14 @@ class Wire:
     :param weather: what goes wrong.
     :param api_key: the valid key.
     :param rate_limit: limit of the service, or None.
+    :param per_minute: requests that it takes in each minute, or None.
+    :param worker_fault_rate: part of the workers' requests that get a 500.
     """
 
-    def __init__(self, clock, weather, api_key, rate_limit=None):
+    def __init__(self, clock, weather, api_key, rate_limit=None, per_minute=None, worker_fault_rate=0.0):
         self._now = clock.elapsed
+        self._worker_fault_rate = worker_fault_rate
+        self.gone_host = None
         self._weather = weather
         self.random = weather.random
         self.exchanges = []
@@ -122,6 +149,8 @@ class Wire:
             record_requests=False,
         )
         self.service.origin = "https://media.example"
+        if per_minute:
+            self.service._bucket = _Minutes(per_minute, clock.elapsed)
 
     def begin(self, process, method):
         exchange = Exchange(process, self._now(), method)
@@ -143,6 +172,14 @@ class Wire:
         service = self.service
         record, fault = service.arrive(exchange.method, urlsplit(url).path, headers, 1)
         exchange.task_id = record.task_id
+        if urlsplit(url).hostname == self.gone_host:
+            fault = _GONE
+        elif (
+            "worker" in exchange.process.name
+            and body is None
+            and self.random.random() < self._worker_fault_rate
+        ):
+            fault = _FLAKY
         if fault is not None and fault.reset == "before":
             return Arrival(self.lag(), reset=True)
         record.body = body
@@ -160,6 +197,8 @@ class Wire:
             return Arrival(delay, hang=answer.hang, reset=bool(answer.reset))
         body = reply.body().replace(YOUR_KEY.encode(), authorization.removeprefix("Bearer ").encode())
         exchange.status, exchange.body = reply.status, body
+        retry_after = reply.headers.get("Retry-After", "")
+        exchange.pause = float(retry_after) if retry_after.isdigit() else 0.0
         body = gzip.compress(exchange.body) if answer.gzip else exchange.body
         headers = {**reply.headers, **({"Content-Encoding": "gzip"} if answer.gzip else {})}
         if answer.truncate is not None:
@@ -186,40 +225,39 @@ class AsyncSession:
         self.exchanges = []
         world.sessions.append(self)
 
-    def get(self, url, *, headers, allow_redirects, proxy, timeout):
+    async def get(self, url, *, headers, allow_redirects, proxy, timeout):  # noqa: ASYNC109 - as in aiohttp
         assert not allow_redirects
         assert not self.closed
-        return _AsyncExchange(self._world, str(url), headers, timeout.total, self.exchanges)
+        response = _AsyncResponse(self._world, str(url), headers, timeout.total, self)
+        try:
+            await response.begin()
+        except BaseException:
+            response.release()
+            raise
+        return response
 
     async def close(self):
         await asyncio.sleep(0)
         self.closed = True
 
 
-class _AsyncExchange:
-    def __init__(self, world, url, headers, timeout, exchanges):
+class _AsyncResponse:
+    """A request over aiohttp, and its response."""
+
+    def __init__(self, world, url, headers, timeout, session):
         self._world, self._url, self._headers = world, url, headers
         self._loop = world.loop
         self._until = world.loop.time() + timeout
         self._exchange = world.wire.begin(world.process_here(), "GET")
-        exchanges.append(self._exchange)
+        self._exchange.session = session
+        session.exchanges.append(self._exchange)
 
-    async def __aenter__(self):
-        try:
-            return await self._answered()
-        except BaseException:
-            self._end()
-            raise
-
-    async def __aexit__(self, *error):
-        self._end()
-
-    def _end(self):
+    def release(self):
         exchange = self._exchange
         exchange.ended_at = self._loop.time()
         self._world.note(exchange.process, exchange)
 
-    async def _answered(self):
+    async def begin(self):
         wire = self._world.wire
         await self._lapse(wire.lag())
         if wire.is_closed:
@@ -232,7 +270,6 @@ class _AsyncExchange:
         self.status = arrival.status
         self.headers = _Headers(arrival.headers)
         self.content = self
-        return self
 
     async def _lapse(self, seconds):
         left = self._until - self._loop.time()
@@ -247,6 +284,7 @@ class _AsyncExchange:
             yield piece
         if self._arrival.cut:
             raise aiohttp.ClientPayloadError("cut short")
+        self._exchange.is_whole = True
 
 
 class _Headers(dict):
@@ -301,7 +339,7 @@ class Session:
         process.boundary(f"after {method} was answered")
         if arrival.reset:
             raise requests.ConnectionError("reset") from ConnectionResetError(errno.ECONNRESET, "reset")
-        return _Response(arrival, socket)
+        return _Response(arrival, socket, exchange)
 
 
 class _Socket:
@@ -345,7 +383,8 @@ class SocketDeadline:
 
 
 class _Response:
-    def __init__(self, arrival, socket):
+    def __init__(self, arrival, socket, exchange):
+        self._exchange = exchange
         self.sock = socket
         self.status_code = arrival.status
         self._pieces, self._cut = list(arrival.pieces), arrival.cut
@@ -368,6 +407,7 @@ class _Response:
                 return piece
         if self._cut:
             raise urllib3.exceptions.ProtocolError("cut short")
+        self._exchange.is_whole = True
         return b""
 
 

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import copy
 import importlib
 import json
 import logging
 import random
-from types import SimpleNamespace
+import re
 from unittest.mock import patch
 
 import aiohttp
 from greenlet import getcurrent
+
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
 from airflow_provider_manxue import order_store, sensors, triggers  # noqa: F401
 from airflow_provider_manxue._airflow import task_trigger as task_trigger_module
@@ -23,9 +26,15 @@ from airflow_provider_manxue._airflow import (
 )
 from airflow_provider_manxue._airflow.start_from_trigger import CAN_START_AND_END
 from airflow_provider_manxue._airflow.waiting import ManxueWaitBase
-from airflow_provider_manxue._client import async_client as transport
+from airflow_provider_manxue._client import (
+    async_client,
+    connection_cache,
+    credentials,
+    drivers,
+    rate_limiter,
+    threaded,
+)
 from airflow_provider_manxue.hooks import manxue as hook_module
-from airflow_provider_manxue.operators import manxue as operator_module
 from airflow_provider_manxue.sensors import manxue as sensor_module
 from airflow_provider_manxue.testing import answer as answer_module
 from airflow_provider_manxue.triggers import manxue as trigger_module
@@ -37,6 +46,11 @@ START = 1_800_000_000.0
 
 PROCESS = contextvars.ContextVar("process", default=None)
 """The process to which code on the event loop belongs."""
+
+TASK = contextvars.ContextVar("task", default=None)
+"""The task to which code of a triggerer belongs."""
+
+_PROGRESS = re.compile(r"(\d+) of (\d+) videos completed")
 
 
 class Kill(BaseException):
@@ -97,6 +111,7 @@ class Process:
         self.name = name
         self.alive = True
         self.begun_at = world.loop.time()
+        self.lost_at = None  # since when Airflow does without it
         self._world, self._meet = world, meet
 
     def boundary(self, what):
@@ -109,6 +124,26 @@ class Process:
     def sleep(self, seconds):
         self.boundary("sleep")
         sleep(seconds)
+
+
+class Connection:
+    """
+    An Airflow connection, which is edited while waits run.
+
+    :param password: the API key.
+    :param extra: extra fields.
+    """
+
+    host, port, schema = "https://service.example", None, None
+
+    def __init__(self, password, extra):
+        self.password = password
+        self.extra_dejson = extra
+
+    @property
+    def extra(self):
+        """The extra fields as JSON text."""
+        return json.dumps(self.extra_dejson)
 
 
 class World:
@@ -126,19 +161,27 @@ class World:
         self.loop = loop
         self.clock = Clock(loop, steps)
         self.wire = make_wire(self.clock)
-        self.connection = SimpleNamespace(
-            host="https://service.example", password=key, port=None, schema=None, extra_dejson=extra
-        )
+        self.connection = Connection(key, extra)
+        self.look_ups = []  # from, until, and how Airflow fails to return the connection
         self.sessions = []
-        self.transports = {}
+        self.clients = {}
+        self.throttles = {}
         self.instances = {}
         self.lines = []
+        self.progress = {}
         self.notes = []
         self.findings = []
         self.at_boundary = lambda number, what: None
 
     def note(self, who, what):
         self.notes.append((self.loop.time(), getattr(who, "name", who), what))
+
+    def note_progress(self, process, line):
+        """Keep a line about the progress of a batch, by its process and task."""
+        if process is not None and (match := _PROGRESS.match(line)):
+            task_id = TASK.get() or process.name.removesuffix("'s worker")
+            at, (done, total) = self.loop.time(), map(int, match.groups())
+            self.progress.setdefault((process.name, task_id), []).append((at, done, total))
 
     @staticmethod
     def process_here():
@@ -191,6 +234,7 @@ class _Log:
         process = here().process_here()
         here().lines.append(text % args if args else text)
         here().note(process, f"log: {here().lines[-1]}")
+        here().note_progress(process, here().lines[-1])
         if isinstance(getcurrent(), Worker):
             process.boundary("after a line in the log")
 
@@ -200,14 +244,21 @@ class _Log:
     debug = warning = error = exception = info
 
 
-class _Transports:
-    """In the place of the transports by loop: the processes of a schedule share a loop, and nothing else."""
+class _Clients:
+    """In the place of the clients by loop: the processes of a schedule share a loop, and nothing else."""
 
-    def setdefault(self, loop, transport):
-        return here().transports.setdefault(PROCESS.get(), transport)
+    def setdefault(self, loop, client):
+        return here().clients.setdefault(PROCESS.get(), client)
 
     def __delitem__(self, loop):
-        del here().transports[PROCESS.get()]
+        del here().clients[PROCESS.get()]
+
+
+class _Throttles:
+    """In the place of what was learnt about connections, by loop."""
+
+    def setdefault(self, loop, throttles):
+        return here().throttles.setdefault(PROCESS.get(), throttles)
 
 
 class XCom:
@@ -231,11 +282,21 @@ def _connection(conn_id):
     process = here().process_here()
     if isinstance(getcurrent(), Worker):
         process.boundary("connection")
-    return SimpleNamespace(**vars(here().connection))
+    match _look_up_trouble():
+        case "missing":
+            raise AirflowNotFoundException(conn_id)
+        case "error" | "hangs":  # a worker's own look-up is bounded by Airflow
+            raise ConnectionError(conn_id)
+    return copy.copy(here().connection)
+
+
+def _look_up_trouble():
+    now = here().loop.time()
+    return next((kind for begin, end, kind in here().look_ups if begin <= now < end), None)
 
 
 async def _async_connection(conn_id):
-    await asyncio.sleep(0.01)
+    await asyncio.sleep(1000.0 if _look_up_trouble() == "hangs" else 0.01)
     return _connection(conn_id)
 
 
@@ -264,12 +325,14 @@ def installed():
             (module, "time", _Time)
             for module in (
                 answer_module,
+                async_client,
+                connection_cache,
+                credentials,
+                drivers,
                 hook_module,
-                operator_module,
                 order_store,
                 sensor_module,
                 task_trigger_module,
-                transport,
                 trigger_module,
                 waiting,
             )
@@ -278,9 +341,15 @@ def installed():
             (cls, "log", _Log())
             for cls in (ManxueWaitBase, hook_module.ManxueHook, task_trigger_module.StartFromTrigger)
         ),
-        (transport, "log", _Log()),
-        (transport, "_transports", _Transports()),
-        (transport, "_trust", lambda settings: True),
+        (connection_cache, "log", _Log()),
+        (rate_limiter, "log", _Log()),
+        (async_client, "_clients", _Clients()),
+        (async_client, "_throttles", _Throttles()),
+        (async_client, "ssl_context", lambda settings: True),
+        (async_client, "session_key", lambda settings: (settings.verify, settings.ca_bundle)),
+        (async_client, "proxy_for", lambda settings: settings.proxy),
+        (hook_module, "proxy_for", lambda settings: settings.proxy),
+        (hook_module, "ca_path", lambda settings: None),
         (aiohttp, "TCPConnector", lambda **options: None),
         (aiohttp, "ClientSession", lambda **options: AsyncSession(here())),
         (hook_module, "SocketDeadline", SocketDeadline),
@@ -289,7 +358,7 @@ def installed():
         (compat, "get_async_connection", _async_connection),
         (compat, "get_async_extra_dejson", _async_extra),
         (asyncio, "to_thread", _to_thread),
-        (sensor_module, "asyncio", SimpleNamespace(run=_run)),
+        (threaded, "run_interruptibly", _run),
         (xcoms, "XCom", XCom),
     ]
     if CAN_START_AND_END:

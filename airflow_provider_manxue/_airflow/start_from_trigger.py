@@ -1,18 +1,25 @@
 """
-What of a wait may begin and end in the triggerer, without any worker process. No I/O happens here.
+Conditions for `start_from_trigger` and `end_from_trigger`, and the form of arguments that the trigger resolves.
 
-Airflow 3.3 and later can start a task in the triggerer and end it there. Some of what a worker does for a task is
-not done then, so each wait is looked at first; whatever would be lost without a word goes to a worker instead.
+Airflow 3.3 and later can start a task in the triggerer and end it there. Some of the work that a worker does for a task
+is not done then. A task that needs such work starts or ends on a worker, and a warning gives the reason when the Dag is
+parsed. No I/O happens here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger
 
-from airflow_provider_manxue.exceptions import ManxueInputError
+from airflow_provider_manxue._core.templates import (
+    WorkerOnlyTemplateError,
+    XComPull,
+    check_template,
+    find_xcom_pull,
+)
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator
@@ -21,14 +28,18 @@ CAN_START_AND_END = hasattr(BaseTrigger, "render_template_fields")
 """Whether this Airflow renders templates in the triggerer, as 3.3 and later do."""
 
 _TASK_ID, _KEY, _IS_MAPPED = "xcom_task_id", "xcom_key", "xcom_is_mapped"
+_MAP_INDEX, _PATH = "xcom_map_index", "xcom_path"
+
+_LITERAL = re.compile(r"[\w-]*")
+"""A text that is no template, also where the Dag has delimiters of its own."""
 
 
-def why_not_start(task: BaseOperator, values: Sequence[Any]) -> str | None:
+def why_not_start(task: BaseOperator, fields: Mapping[str, Any]) -> str | None:
     """
-    Return why a wait must begin on a worker; None if it need not.
+    Return the reason why a wait must begin on a worker; None if it need not.
 
     :param task: the sensor.
-    :param values: the arguments that are known only at run time.
+    :param fields: the arguments that are known only at run time, by name.
     """
     if reason := _why_neither(task):
         return reason
@@ -38,14 +49,23 @@ def why_not_start(task: BaseOperator, values: Sequence[Any]) -> str | None:
         return "its on_execute_callback or pre_execute runs on a worker"
     if task.max_active_tis_per_dag or task.max_active_tis_per_dagrun:
         return "max_active_tis_per_dag and max_active_tis_per_dagrun hold for workers only"
-    if any(map(_is_unreadable, values)):
+    if _has_triggerer_queues():
+        # Airflow 3.3.2: TaskInstance.defer_task makes a trigger without a queue, which no triggerer with --queues takes.
+        return "[triggerer] queues_enabled is set, and only a task that defers from a worker is given a queue"
+    if any(map(_is_unreadable, fields.values())):
         return "its id is the result of something that only a worker can resolve"
-    return None
+    return next(filter(None, (_template_reason(task, *field) for field in fields.items())), None)
+
+
+def _has_triggerer_queues() -> bool:
+    from airflow.providers.common.compat.sdk import conf
+
+    return bool(conf.getboolean("triggerer", "queues_enabled", fallback=False))
 
 
 def why_not_end(task: BaseOperator) -> str | None:
     """
-    Return why a wait must end on a worker; None if it need not.
+    Return the reason why a wait must end on a worker; None if it need not.
 
     :param task: the sensor.
     """
@@ -101,6 +121,9 @@ def to_trigger_argument(value: Any) -> Any:
     """
     if _is_plain_reference(value):
         return {_TASK_ID: value.operator.task_id, _KEY: value.key, _IS_MAPPED: bool(value.operator.is_mapped)}
+    if isinstance(value, str) and (pull := find_xcom_pull(value)) is not None:
+        reference = {_TASK_ID: pull.task_id, _KEY: pull.key, _IS_MAPPED: False}
+        return {**reference, _MAP_INDEX: pull.map_index, _PATH: list(pull.path)}
     if isinstance(value, Mapping):
         return {name: to_trigger_argument(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -108,15 +131,19 @@ def to_trigger_argument(value: Any) -> Any:
     return value
 
 
-def parse_reference(value: Any) -> tuple[str, str, bool] | None:
+def parse_reference(value: Any) -> tuple[str, str, bool] | XComPull | None:
     """
-    Read a reference to an XCom from a trigger's argument.
+    Parse a reference to an XCom in a trigger's argument.
 
-    :return: task id, key, and whether that task is mapped; None if the value is no reference.
+    :return: task id, key, and whether that task is mapped, for a task's output; an ``XComPull`` for a template; None if
+        the value is no reference.
     """
-    if isinstance(value, Mapping) and _TASK_ID in value:
-        return str(value[_TASK_ID]), str(value[_KEY]), bool(value[_IS_MAPPED])
-    return None
+    if not isinstance(value, Mapping) or _TASK_ID not in value:
+        return None
+    task_id, key = str(value[_TASK_ID]), str(value[_KEY])
+    if _MAP_INDEX in value:
+        return XComPull(task_id, key, int(value[_MAP_INDEX]), tuple(value[_PATH]))
+    return task_id, key, bool(value[_IS_MAPPED])
 
 
 def _is_unreadable(value: Any) -> bool:
@@ -134,21 +161,28 @@ def _is_plain_reference(value: Any) -> bool:
     return operator is not None and isinstance(key, str) and operator.get_closest_mapped_task_group() is None
 
 
-def refuse_hanging_templates(name: str, value: Any) -> None:
-    """
-    Refuse a template that would hang in the triggerer, which does not answer an ``xcom_pull`` without a map index.
+# --- templates ----------------------------------------------------------------------------------------------
 
-    :param name: name of the argument, for the error text.
-    :param value: the argument; lists and dicts are looked through.
-    :raises ManxueInputError: if it holds such a call.
-    """
-    for template in _texts(value):
-        if "xcom_pull" in template and (call := _hanging_pull(template)):
-            raise ManxueInputError(
-                f"{name}: the template {template!r} would hang in the triggerer, since it pulls an XCom without "
-                f"map_indexes. Write {{{{ {call} }}}}, or pass the upstream task's output itself, or set "
-                f"start_from_trigger=False."
+
+def _template_reason(task: BaseOperator, name: str, value: Any) -> str | None:
+    """Return the reason why an argument's templates must be rendered on a worker; None if they need not."""
+    dag = task.get_dag()
+    for text in _texts(value):
+        if _LITERAL.fullmatch(text):
+            continue
+        if dag is not None and dag.jinja_environment_kwargs:
+            return f"{name} may be a template, and only a worker uses the Dag's jinja_environment_kwargs"
+        if dag is None and "{" in text:
+            return f"{name} is a template, and the task belongs to no Dag yet, whose macros could change its value"
+        try:
+            check_template(
+                text,
+                own_names=getattr(dag, "user_defined_macros", None) or (),
+                own_filters=getattr(dag, "user_defined_filters", None) or (),
             )
+        except WorkerOnlyTemplateError as reason:
+            return f"the template in {name} {reason}"
+    return None
 
 
 def _texts(value: Any) -> Iterator[str]:
@@ -160,32 +194,3 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, (list, tuple)):
         for inner in value:
             yield from _texts(inner)
-
-
-def _hanging_pull(template: str) -> str | None:
-    """Return the form that works of the first call that hangs; None if there is none."""
-    from jinja2 import Environment, TemplateSyntaxError, nodes
-
-    try:
-        tree = Environment(autoescape=True).parse(template)
-    except (TemplateSyntaxError, RecursionError, ValueError):
-        return None  # whoever renders it will say so
-    for call in tree.find_all(nodes.Call):
-        pull = call.node
-        if not isinstance(pull, nodes.Getattr) or pull.attr != "xcom_pull":
-            continue
-        if not isinstance(pull.node, nodes.Name) or pull.node.name not in {"ti", "task_instance"}:
-            continue
-        if call.dyn_kwargs is None and all(argument.key != "map_indexes" for argument in call.kwargs):
-            source = [_source(argument) for argument in call.args]
-            source += [f"{argument.key}={_source(argument.value)}" for argument in call.kwargs]
-            return f"{pull.node.name}.xcom_pull({', '.join([*source, 'map_indexes=-1'])})"
-    return None
-
-
-def _source(node: Any) -> str:
-    """Return a constant as it was written; anything else is left to the author."""
-    try:
-        return repr(node.as_const())
-    except Exception:  # noqa: BLE001 - what is no constant raises in many ways
-        return "..."

@@ -1,7 +1,7 @@
 """
-What a trigger does in a worker's place: it begins a task that no worker has begun, and ends it when all went well.
+Support for ``start_from_trigger`` and ``end_from_trigger``.
 
-What cannot be done here is left to a worker, with a word in the log; nothing fails because of it.
+Falls back to a worker, with a log message, when the triggerer cannot start or finish the task.
 """
 
 from __future__ import annotations
@@ -13,7 +13,13 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_manxue._airflow.start_from_trigger import feeds_mapped_tasks
 from airflow_provider_manxue._airflow.xcoms import RETURN_KEY, XComs
-from airflow_provider_manxue._core.polling import DEFER_TIMEOUT_MARGIN, PollTimes, poll_times_from_end
+from airflow_provider_manxue._core.polling import (
+    EVENT_MARGIN,
+    FINAL_POLL_WINDOW,
+    LEGACY_DEFER_TIMEOUT_MARGIN,
+    PollTimes,
+    poll_times_from_end,
+)
 from airflow_provider_manxue._core.status_log import announcement
 
 if TYPE_CHECKING:
@@ -49,12 +55,20 @@ class StartFromTrigger(BaseTrigger):
         started_at: float | None = None,
         deadline: float | None = None,
         first_poll_at: float | None = None,
+        exponential_backoff: bool = False,
+        max_wait: float | None = None,
+        has_worked: bool = False,
+        defer_timeout_margin: float = LEGACY_DEFER_TIMEOUT_MARGIN,
         timeout: float | None = None,
         execution_timeout: float | None = None,
         end_from_trigger: bool = False,
         do_xcom_push: bool = True,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self.exponential_backoff = exponential_backoff
+        self.max_wait = max_wait
+        self.has_worked = has_worked
+        self.defer_timeout_margin = defer_timeout_margin
         self.manxue_conn_id = manxue_conn_id
         self.poke_interval = poke_interval
         self.started_at = started_at
@@ -69,6 +83,8 @@ class StartFromTrigger(BaseTrigger):
     def _task_arguments(self) -> dict[str, Any]:
         """Return the arguments, but for those that say nothing: a triggerer of an older version knows only these."""
         later = {
+            "has_worked": (self.has_worked, False),
+            "defer_timeout_margin": (self.defer_timeout_margin, LEGACY_DEFER_TIMEOUT_MARGIN),
             "timeout": (self.timeout, None),
             "execution_timeout": (self.execution_timeout, None),
             "end_from_trigger": (self.end_from_trigger, False),
@@ -80,13 +96,15 @@ class StartFromTrigger(BaseTrigger):
             "started_at": self.started_at,
             "deadline": self.deadline,
             "first_poll_at": self.first_poll_at,
+            "exponential_backoff": self.exponential_backoff,
+            "max_wait": self.max_wait,
             **{name: value for name, (value, default) in later.items() if value != default},
         }
 
     # --- a task that begins here ------------------------------------------------------------------------
 
     @property
-    def _given_span(self) -> PollTimes | None:
+    def _given_times(self) -> PollTimes | None:
         """The times that a worker has given to the wait; None if it begins here."""
         if self.started_at is None or self.deadline is None or self.first_poll_at is None:
             return None
@@ -94,7 +112,7 @@ class StartFromTrigger(BaseTrigger):
 
     def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
         """Render the templates of a wait that begins here; if that fails, a worker shall say so."""
-        if self._given_span:
+        if self._given_times:
             return  # all has been rendered on a worker, and an id may hold anything
         try:
             super().render_template_fields(context, jinja_env or self._template_env())
@@ -129,16 +147,16 @@ class StartFromTrigger(BaseTrigger):
         dag = getattr(self.task, "dag", None)
         return bool(getattr(dag, "render_template_as_native_obj", False) if own is None else own)
 
-    def _announce(self, what: str, span: PollTimes) -> None:
+    def _log_start(self, what: str, times: PollTimes) -> None:
         """Tell the log what is awaited from now on, unless a worker has done so."""
-        if not self._given_span:
+        if not self._given_times:
             text = announcement(
                 what,
                 f"over the connection {self.manxue_conn_id!r}",
                 "in the triggerer and without any worker",
                 interval=self.poke_interval,
-                started_at=span.started_at,
-                deadline=span.deadline,
+                started_at=times.started_at,
+                deadline=times.deadline,
             )
             self.log.info(text)
 
@@ -149,8 +167,8 @@ class StartFromTrigger(BaseTrigger):
         :param value: the id or ids, as the arguments have them.
         :raises CannotStartInTriggererError: if that is not known here.
         """
-        if self._given_span:
-            return value, self._given_span
+        if self._given_times:
+            return value, self._given_times
         if self._template_error is not None:
             raise CannotStartInTriggererError(f"a template could not be rendered ({self._template_error})")
         ti: Any = self.task_instance
@@ -164,20 +182,33 @@ class StartFromTrigger(BaseTrigger):
             raise CannotStartInTriggererError(
                 f"an XCom could not be read ({type(error).__name__}: {error})"
             ) from error
-        return value, self._span()
+        return value, self._times()
 
-    def _span(self) -> PollTimes:
+    def _times(self) -> PollTimes:
         now, timeout = time.time(), self.timeout or 0.0
-        ends_at = (
-            self.timeout_after.timestamp() if self.timeout_after else now + timeout + DEFER_TIMEOUT_MARGIN
-        )
+        margin = self.defer_timeout_margin
+        ends_at = self.timeout_after.timestamp() if self.timeout_after else now + timeout + margin
         return poll_times_from_end(
             ends_at,
             now,
             timeout=timeout,
-            margin=DEFER_TIMEOUT_MARGIN,
+            margin=margin,
             execution_timeout=self.execution_timeout,
             interval=self.poke_interval,
+        )
+
+    def _give_up_at(self, times: PollTimes) -> float:
+        """
+        Return when no time is left for final polls, since Airflow ends the trigger.
+
+        Where it ends one that began in the triggerer at ``execution_timeout``, without a margin, a worker polls.
+        """
+        ends_at = times.deadline + self.defer_timeout_margin
+        if self.timeout_after is not None and not self._given_times:
+            ends_at = self.timeout_after.timestamp()
+        # A trigger that starts later than that still polls once.
+        return max(
+            ends_at - EVENT_MARGIN, times.deadline + FINAL_POLL_WINDOW, times.resumed_at + EVENT_MARGIN
         )
 
     # --- a task that ends here --------------------------------------------------------------------------
@@ -188,7 +219,7 @@ class StartFromTrigger(BaseTrigger):
 
         :param values: the XComs of the task, its return value among them.
         :param link: key and address of a link on the task's page.
-        :return: whether the task may end here. If not, a worker goes on as ever.
+        :return: whether the task may end here. If not, a worker resumes.
         """
         if self.task_instance is None:  # as under `airflow dags test`
             return False

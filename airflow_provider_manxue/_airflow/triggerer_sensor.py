@@ -1,4 +1,4 @@
-"""What lets a sensor begin and end in the triggerer, without any worker process."""
+"""A base class of the sensors that can start and end in the triggerer."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_manxue._airflow.start_from_trigger import (
     feeds_mapped_tasks,
-    refuse_hanging_templates,
     to_trigger_argument,
     why_not_end,
     why_not_start,
@@ -22,15 +21,15 @@ if TYPE_CHECKING:
 
 
 class StartFromTriggerSensor(ManxueWaitBase):
-    """What lets a sensor begin and end in the triggerer, without any worker process (Airflow 3.3 and later)."""
+    """Base class of a sensor that can start and end in the triggerer, without a worker process (Airflow >= 3.3)."""
 
     end_from_trigger = False
 
     def _begin_and_end_in_triggerer(self, start: bool, end: bool, trigger: str, field: str) -> None:
         """
-        Set the attributes by which Airflow starts and ends the task, where nothing would be lost.
+        Set the attributes that make Airflow start and end the task in the triggerer, unless that would lose something.
 
-        They belong to the instance: a mapped task would take those of a class as they are, with its templates.
+        The attributes are set on the instance: a mapped task would use those of a class without expanding them.
 
         :param start: whether the author wants the task to start in the triggerer.
         :param end: whether the author wants the task to end there.
@@ -43,14 +42,12 @@ class StartFromTriggerSensor(ManxueWaitBase):
             return
         value = getattr(self, field)
         self.start_from_trigger = _allowed(
-            "start_from_trigger", why_not_start(self, [value, self.manxue_conn_id])
+            "start_from_trigger", why_not_start(self, {field: value, "manxue_conn_id": self.manxue_conn_id})
         )
         if not self.start_from_trigger:
             return
         from airflow.triggers.base import StartTriggerArgs
 
-        refuse_hanging_templates(field, value)
-        refuse_hanging_templates("manxue_conn_id", self.manxue_conn_id)
         policy = self._policy
         self.start_trigger_args = StartTriggerArgs(
             trigger_cls=f"airflow_provider_manxue.triggers.manxue.{trigger}",
@@ -60,6 +57,7 @@ class StartFromTriggerSensor(ManxueWaitBase):
                 "poke_interval": policy.interval,
                 "exponential_backoff": policy.exponential_backoff,
                 "max_wait": policy.max_wait,
+                "defer_timeout_margin": DEFER_TIMEOUT_MARGIN,
                 "timeout": self.timeout,
                 "execution_timeout": self.execution_timeout and self.execution_timeout.total_seconds(),
                 "end_from_trigger": self.end_from_trigger,
@@ -75,13 +73,14 @@ class StartFromTriggerSensor(ManxueWaitBase):
         return {"end_from_trigger": True, "do_xcom_push": self.do_xcom_push}
 
     def _begins_on_worker(self, event: Any) -> bool:
-        """Return whether the triggerer has left the beginning of the wait to this worker, and say so."""
+        """Return whether the triggerer has left the start of the wait to this worker, and log it."""
         if not says_begin(event):
             return False
         self.log.info("This worker begins the wait, since the triggerer could not: %s.", event["reason"])
         return True
 
-    def _say_what_a_mapped_task_cannot(self, context: Context) -> None:
+    def _warn_if_mapped(self, context: Context) -> None:
+        """Log a warning in a mapped task, which Airflow neither starts nor ends in the triggerer."""
         wanted = self.start_from_trigger or self.end_from_trigger
         if wanted and context["ti"].map_index not in (None, -1):
             self.log.warning(
@@ -92,7 +91,7 @@ class StartFromTriggerSensor(ManxueWaitBase):
 
 
 def _allowed(argument: str, reason: str | None) -> bool:
-    """Return whether nothing speaks against an argument, and warn if something does."""
+    """Return whether an argument has effect, and warn with the reason if it has none."""
     if reason is not None:
         warnings.warn(f"{argument}=True has no effect here: {reason}.", stacklevel=5)
     return reason is None

@@ -1,4 +1,4 @@
-"""What every task that waits for videos has in common: how it pauses, ends, times out and is skipped."""
+"""What all tasks share that wait for videos: times, modes, how they end, and what is kept over a deferral."""
 
 from __future__ import annotations
 
@@ -20,21 +20,22 @@ from airflow.providers.common.compat.sdk import (
     XComArg,
 )
 
+from airflow_provider_manxue._client.drivers import BlockingDriver
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
-from airflow_provider_manxue._core.events import parse_event, start_of
+from airflow_provider_manxue._core.events import needs_final_poll, parse_event, start_of, worked_before
+from airflow_provider_manxue._core.poller import Poller
 from airflow_provider_manxue._core.polling import (
     DEFAULT_POKE_INTERVAL,
     DEFAULT_TIMEOUT,
     DEFER_TIMEOUT_MARGIN,
-    AskAgain,
-    Completed,
-    Ended,
+    EVENT_MARGIN,
+    FINAL_POLL_WINDOW,
     PollPolicy,
-    Wait,
     deadline_to_read,
     first_poll_at,
 )
 from airflow_provider_manxue._core.status_log import announcement
+from airflow_provider_manxue._core.worker_pass import WorkerPass
 from airflow_provider_manxue.exceptions import (
     ManxueError,
     ManxueInputError,
@@ -43,13 +44,19 @@ from airflow_provider_manxue.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
     from airflow.providers.common.compat.sdk import Context
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_manxue.hooks.manxue import ManxueHook
     from airflow_provider_manxue.models import VideoTask
+
+PUSH_RETRY_TIME = 60.0
+"""Seconds for which pushing a result to XCom is retried."""
+
+GRACE_KEY = "manxue_grace"
+"""Key in the task state store under which a rescheduled task keeps the starts of its grace periods."""
 
 
 class ManxueWaitBase(BaseSensorOperator):
@@ -62,7 +69,7 @@ class ManxueWaitBase(BaseSensorOperator):
     :param manxue_conn_id: (templated) id of the Airflow connection.
     :param deferrable: wait in the triggerer. ``[operators] default_deferrable`` is not consulted.
     :param poke_interval: seconds (or ``timedelta``) between two polls.
-    :param timeout: seconds (or ``timedelta``) after which the wait is given up.
+    :param timeout: seconds (or ``timedelta``) from the first poll to the deadline.
     """
 
     ui_color = "#e8e0f7"
@@ -83,7 +90,7 @@ class ManxueWaitBase(BaseSensorOperator):
         self._check_waiting()
 
     def _check_waiting(self) -> None:
-        """Refuse at parse time what rendering cannot cure, and warn of what is allowed but not meant."""
+        """Refuse at parse time what rendering cannot cure, and warn of what is allowed but has no effect."""
         if not isinstance(self.manxue_conn_id, (str, XComArg)) or self.manxue_conn_id == "":
             raise ManxueInputError(
                 f"manxue_conn_id must be the id of a connection, not {self.manxue_conn_id!r}."
@@ -109,7 +116,7 @@ class ManxueWaitBase(BaseSensorOperator):
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
         """
-        Tell OpenLineage, if it is installed and asks, which videos this task has awaited.
+        Return the videos that this task has awaited, for OpenLineage, if it is installed.
 
         :param task_instance: the task instance, which has ended.
         """
@@ -118,20 +125,22 @@ class ManxueWaitBase(BaseSensorOperator):
         return lineage_of(self._seen)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume after a deferral, with the same endings as everywhere else (Airflow's own differ by version)."""
-        with self._endings():
-            failure = str((next_kwargs or {}).get("error", "")) if next_method == "__fail__" else ""
-            if "timeout" in failure:
-                self._raise_timeout(
-                    ManxueTimeoutError(
-                        f"The trigger did not say within the timeout that the video is ready; is a triggerer running, and "
-                        f"not too busy? ({failure})"
-                    )
-                )
+        """Resume after a deferral, and apply the same skip policy as in every mode (Airflow's own differs by version)."""
+        with self._apply_skip_policy():
+            if next_method == "__fail__":
+                return self._resume_after_failure(context, str((next_kwargs or {}).get("error", "")))
             # Past BaseSensorOperator, which would skip on every error with soft_fail.
             return BaseOperator.resume_execution(self, next_method, next_kwargs, context)
 
-    # --- time and endings, the same in every mode -------------------------------------------------------
+    def _resume_after_failure(self, context: Context, reason: str) -> Any:
+        """
+        Resume where Airflow itself ended the deferral. The stored arguments of the deferral are lost then.
+
+        :param reason: why, in Airflow's words.
+        """
+        raise NotImplementedError
+
+    # --- times, the same in every mode ------------------------------------------------------------------
 
     @property
     def _policy(self) -> PollPolicy:
@@ -139,7 +148,7 @@ class ManxueWaitBase(BaseSensorOperator):
         return PollPolicy(self.poke_interval, self.exponential_backoff, max_wait)
 
     @property
-    def _patience(self) -> float:
+    def _wait_timeout(self) -> float:
         """Seconds that the wait may take. Airflow bounds a deferral by ``execution_timeout`` in some versions only."""
         return min(self.timeout, self._execution_timeout) if self.deferrable else self.timeout
 
@@ -152,50 +161,153 @@ class ManxueWaitBase(BaseSensorOperator):
         """Whether each poll is a process of its own, which knows nothing of the one before."""
         return bool(self.reschedule and not self.deferrable)
 
-    def _started_at(self, context: Context) -> float:
-        """Return when the wait began; in reschedule mode that was in another process, so Airflow is asked."""
-        if not self._is_rescheduled:
-            return time.time()
-        first = _first_reschedule_date(context["ti"], context)
-        return first.timestamp() if first else time.time()
+    @property
+    def _holds_slot(self) -> bool:
+        """Whether a worker slot is held until the wait has ended."""
+        return not self.deferrable and not self.reschedule
 
-    def _pause_on_worker(self, decision: AskAgain, deadline: float) -> bool:
+    def _began_before(self, context: Context) -> float | None:
+        """Return when the wait began, if an earlier poke of a rescheduled task has begun it."""
+        first = _first_reschedule_date(context["ti"], context) if self._is_rescheduled else None
+        return first.timestamp() if first else None
+
+    def _started_before_failure(self, context: Context, reason: str) -> float:
+        """Return when a wait began whose deferral Airflow has ended. A timeout of Airflow's means that its time is over."""
+        started_at = getattr(context["ti"], "start_date", None)
+        if isinstance(started_at, datetime):
+            return started_at.timestamp()
+        return time.time() - (self._wait_timeout if "timeout" in reason.lower() else 0.0)
+
+    def _deadline(self, started_at: float, now: float, ended_by_airflow: str = "") -> float:
         """
-        Let the time until the next poll pass; comes back in poke mode, or at the deadline.
+        Return the deadline of what this worker polls.
 
-        :return: whether there is a next poll before the deadline. If not, the service does not want to be asked
-            again before it, so that there was nothing left but to wait.
+        Airflow ends a deferral after the deadline, later than any pause moves a final poll. That of this worker is the
+        first one, so the deadline is now.
+
+        :param started_at: when the wait began.
+        :param now: the current time.
+        :param ended_by_airflow: why Airflow has ended the deferral, or an empty text.
         """
-        if decision.at > deadline:
-            while time.time() < deadline:  # once, unless the clock is set back meanwhile
-                _sleep_until(deadline)
-            return False
-        if self.reschedule:
-            at = first_poll_at(decision, time.time(), deadline)
-            raise AirflowRescheduleException(datetime.fromtimestamp(at, tz=UTC))
-        _sleep_until(decision.at)
-        return True
+        deadline = started_at + self._wait_timeout
+        if ended_by_airflow and ("timeout" in ended_by_airflow.lower() or now > deadline):
+            return now
+        return deadline
 
-    def _announce(self, what: str, started_at: float) -> None:
-        """Tell the log what is awaited from now on."""
+    def _end_if_out_of_time(self, poller: Poller) -> None:
+        """End what is left once ``execution_timeout`` has passed: no pause of the service extends it."""
+        now = time.time()
+        if self.deferrable and now >= poller.started_at + self._execution_timeout:
+            poller.give_up(now)
+
+    def _defer_timeout_margin(self, started_at: float, deadline: float, now: float) -> float:
+        """
+        Return the seconds from the deadline to Airflow's own timeout of the deferral.
+
+        The trigger sends final polls within it. ``execution_timeout`` bounds them, and a wait that defers after its
+        deadline gets the same time from now on.
+        """
+        left = max(0.0, started_at + self._execution_timeout - max(deadline, now))
+        margin = min(DEFER_TIMEOUT_MARGIN, left + FINAL_POLL_WINDOW + EVENT_MARGIN)
+        return max(0.0, now - deadline) + margin
+
+    def _deferral_times(self, started_at: float, deadline: float, due_at: float) -> dict[str, Any]:
+        """Return the arguments of a trigger that say when it polls."""
+        now = time.time()
+        return {
+            "started_at": started_at,
+            "deadline": deadline,
+            "first_poll_at": first_poll_at(due_at, now, deadline),
+            "defer_timeout_margin": self._defer_timeout_margin(started_at, deadline, now),
+        }
+
+    @staticmethod
+    def _airflow_timeout(times: Mapping[str, Any]) -> timedelta:
+        """Return the timeout that Airflow itself puts on a deferral."""
+        left = times["deadline"] + times["defer_timeout_margin"] - time.time()
+        return timedelta(seconds=max(left, EVENT_MARGIN))
+
+    def _reschedule(self, due_at: float, deadline: float) -> NoReturn:
+        at = first_poll_at(due_at, time.time(), deadline)
+        raise AirflowRescheduleException(datetime.fromtimestamp(at, tz=UTC))
+
+    def _log_start(self, what: str, started_at: float) -> None:
+        """Log what is awaited from now on."""
         how = "in the triggerer and without a worker slot" if self.deferrable else "on this worker"
+        try:
+            where = f"at {urlsplit(self.hook.settings.base_url).hostname}"
+        except ManxueError:  # it cannot be read just now, and the wait goes on
+            where = f"over the connection {self.manxue_conn_id!r}"
         text = announcement(
             what,
-            f"at {urlsplit(self.hook.settings.base_url).hostname}",
+            where,
             how,
             interval=self._policy.interval,
             started_at=started_at,
-            deadline=started_at + self._patience,
+            deadline=started_at + self._wait_timeout,
         )
         self.log.info(text)
+
+    # --- what is kept between two processes -------------------------------------------------------------
+
+    def _load_grace(self, context: Context) -> dict[str, float] | None:
+        """
+        Return since when there is trouble, by its subject. A rescheduled task keeps that in the task state store.
+
+        :return: None if it is not known, since Airflow has no such store (3.3 and later have one).
+        """
+        if not self._is_rescheduled:
+            return {}
+        store = context.get("task_state_store")
+        if store is None:
+            return None
+        try:
+            kept = store.get(GRACE_KEY)
+            if kept and self._began_before(context) is None:  # by an earlier try: the store outlives tries
+                store.delete(GRACE_KEY)
+                kept = None
+        except Exception as error:  # noqa: BLE001 - a store can be anyone's, and fail in any way
+            self.log.warning("The task state store could not be read (%s).", type(error).__name__)
+            return None
+        return {str(name): float(since) for name, since in kept.items()} if isinstance(kept, dict) else {}  # type: ignore[arg-type]  # written here
+
+    def _store_grace(
+        self, context: Context, before: Mapping[str, float] | None, now: Mapping[str, float]
+    ) -> None:
+        if not self._is_rescheduled or before is None or dict(before) == dict(now):
+            return
+        try:
+            context["task_state_store"].set(GRACE_KEY, dict(now))
+        except Exception as error:  # noqa: BLE001 - a store can be anyone's, and fail in any way
+            self.log.warning("The task state store could not be written (%s).", type(error).__name__)
 
     def _ending_arguments(self) -> dict[str, Any]:
         """Return the arguments of a trigger that say how the task ends; by default on a worker."""
         return {}
 
-    def _backstop(self, deadline: float) -> timedelta:
-        """Return the timeout that Airflow itself puts on a deferral."""
-        return timedelta(seconds=max(0.0, deadline - time.time()) + DEFER_TIMEOUT_MARGIN)
+    def _is_stale(self, context: Context, try_number: int | None) -> bool:
+        """
+        Return whether this is a retry that resumes with the deferral of an earlier try, as Airflow 3.0 lets it.
+
+        :param try_number: number of the try that deferred.
+        """
+        present = getattr(context["ti"], "try_number", None)
+        return try_number is not None and present is not None and present != try_number
+
+    def _try_number(self, context: Context) -> dict[str, int]:
+        present = getattr(context["ti"], "try_number", None)
+        return {} if present is None else {"try_number": present}
+
+    # --- endings, the same in every mode ----------------------------------------------------------------
+
+    def _push_xcoms(self, context: Context, values: Mapping[str, Any]) -> None:
+        """
+        Push values to XCom, again and again for a minute: the video is paid for.
+
+        :raises ManxueError: if they cannot be stored; a retry of the task reads the video again.
+        """
+        for key, value in values.items():
+            _retry(lambda key=key, value=value: context["ti"].xcom_push(key=key, value=value), key)  # type: ignore[misc]
 
     def _raise_error(self, error: ManxueError) -> NoReturn:
         if isinstance(error, ManxueTimeoutError):
@@ -208,7 +320,7 @@ class ManxueWaitBase(BaseSensorOperator):
         raise error
 
     @contextlib.contextmanager
-    def _endings(self) -> Iterator[None]:
+    def _apply_skip_policy(self) -> Iterator[None]:
         """Apply ``soft_fail`` and ``never_fail``, in one place for all modes and versions of Airflow."""
         try:
             yield
@@ -228,103 +340,164 @@ class SingleVideoWait(ManxueWaitBase):
     """Base of the tasks that wait for one video."""
 
     def execute_complete(
-        self, context: Context, event: Any, started_at: float | None = None
+        self,
+        context: Context,
+        event: Any,
+        started_at: float | None = None,
+        try_number: int | None = None,
     ) -> dict[str, Any]:
         """
-        Go on when the trigger has fired.
+        Resume when the trigger has fired.
 
-        The task is read again: events hold no URL, and this one is fresh. If the service does not answer just
-        now, the task defers again. A video that is known to be there is not lost to a deadline that passes
-        meanwhile: it is read within a time of grace.
+        The task is read again: events have no URL, and this one is fresh. If the service is away just then, the task
+        defers again; a video that was seen completed is read until 5 minutes after the deadline.
 
-        :param event: what the trigger said.
-        :param started_at: when the wait began, in seconds since the epoch; None if it is the event that says so.
+        :param event: the trigger's event.
+        :param started_at: when the wait began, in seconds since the epoch; None if the event says so.
+        :param try_number: number of the try that deferred.
         """
-        if (error := parse_event(event)) is not None:
-            self._raise_error(error)
         started_at = started_at or start_of(event) or time.time()
+        video_task_id = str(event.get("video_task_id", "")) if isinstance(event, dict) else ""
+        if self._is_stale(context, try_number):
+            return self._resume_stale(context, video_task_id)
+        error = parse_event(event)
+        if error is not None and not needs_final_poll(event):
+            self._raise_error(error)
         return self._wait(
             context,
-            str(event["video_task_id"]),
+            video_task_id,
             started_at,
-            deadline=deadline_to_read(started_at + self._patience, time.time()),
-            last_answer=str(event.get("last_answer", "")),
+            is_completed=error is None,
+            has_worked=worked_before(event),
+            last_status=str(event.get("last_answer", "")),
         )
+
+    def _begin(self, context: Context, video_task_id: str) -> dict[str, Any]:
+        """Poll once, and wait if the video is not ready. A later poke of a rescheduled task counts as having worked."""
+        before = self._began_before(context)
+        return self._wait(context, video_task_id, before or time.time(), has_worked=before is not None)
+
+    def _resume_stale(self, context: Context, video_task_id: str) -> dict[str, Any]:
+        """Begin a retry that Airflow resumed with the event of an earlier try: as any other try."""
+        self.log.info("This try was resumed with the event of an earlier one; the wait begins again.")
+        return self._wait(context, video_task_id, time.time())
+
+    def _resume_after_failure(self, context: Context, reason: str) -> dict[str, Any]:
+        started_at = self._started_before_failure(context, reason)
+        self.log.warning(
+            "Airflow ended the deferral: %s. This worker polls once more.", reason or "no reason given"
+        )
+        return self._wait(
+            context,
+            self._awaited_id(context),
+            started_at,
+            has_worked=True,
+            ended_by_airflow=reason or "unknown",
+        )
+
+    def _awaited_id(self, context: Context) -> str:
+        """Return the id of the awaited video, where the arguments of a deferral are lost."""
+        raise NotImplementedError
 
     def _wait(
         self,
         context: Context,
         video_task_id: str,
         started_at: float,
-        deadline: float | None = None,
-        last_answer: str = "",
+        *,
+        is_completed: bool = False,
+        has_worked: bool = False,
+        last_status: str = "",
+        ended_by_airflow: str = "",
     ) -> dict[str, Any]:
-        wait = Wait(
-            video_task_id=video_task_id,
-            policy=self._policy,
+        now = time.time()
+        grace = self._load_grace(context)
+        deadline = self._deadline(started_at, now, ended_by_airflow)
+        poller = Poller(
+            [video_task_id],
+            self._policy,
             started_at=started_at,
-            deadline=started_at + self._patience if deadline is None else deadline,
-            last_answer=last_answer,
-            # A rescheduled task keeps no state, so its grace is counted from the start of the wait.
-            grace_since=started_at if self._is_rescheduled else None,
+            deadline=deadline,
+            first_poll_at=now,
+            has_worked=has_worked,
+            to_read=[video_task_id] if is_completed else (),
+            grace=grace or {},
+            grace_ends=grace is not None,
+            last_status=last_status,
+            quick_retries=is_completed or bool(ended_by_airflow),
+            holds_slot=self._holds_slot,
         )
-        if not self.deferrable and not self.reschedule:
-            self._announce(f"the video {video_task_id}", started_at)
-        while True:
-            decision = wait.after(self._ask(wait.video_task_id), time.time())
-            for news in decision.news:
-                self.log.log(news.level, news.text)
-            match decision:
-                case Completed():
-                    return self._hand_over(context, decision.task)
-                case Ended():
-                    self._raise_error(decision.error)
-                case AskAgain():
-                    self._pause(wait, decision)
+        if self._holds_slot:
+            self._log_start(f"the video {video_task_id}", started_at)
+        worker_pass = None if self._holds_slot else WorkerPass(now, 1, rate=1.0)
+        BlockingDriver(poller, self.hook.get_video_task, self.log, worker_pass).run()
+        self._end_if_out_of_time(poller)
+        if not poller.done:
+            self._store_grace(context, grace, poller.grace)
+            if ended_by_airflow and time.time() < deadline:
+                raise ManxueError(
+                    f"The trigger of the video {video_task_id!r} failed: {ended_by_airflow}. The video is not ready yet. "
+                    f"See the log of the triggerer; a retry of this task waits again."
+                )
+            if is_completed:
+                deadline = deadline_to_read(deadline, now)
+            self._leave_worker(context, poller, video_task_id, deadline)
+        outcome = poller.outcomes[video_task_id]
+        if isinstance(outcome, ManxueError):
+            self._raise_error(outcome)
+        return self._push_result(context, outcome)
 
-    def _ask(self, video_task_id: str) -> VideoTask | ManxueError:
-        try:
-            return self.hook.get_video_task(video_task_id)
-        except ManxueError as error:
-            return error
-
-    def _pause(self, wait: Wait, decision: AskAgain) -> None:
-        """Let the time until the next poll pass, in the way of this mode; only poke mode returns."""
-        if self.deferrable:
-            self._defer_until(wait, decision)
-        if not self._pause_on_worker(decision, wait.deadline):
-            self._raise_timeout(wait.timed_out())
-
-    def _defer_until(self, wait: Wait, decision: AskAgain) -> NoReturn:
+    def _leave_worker(
+        self, context: Context, poller: Poller, video_task_id: str, deadline: float
+    ) -> NoReturn:
+        """Give the worker slot back: defer, or reschedule."""
+        if not self.deferrable:
+            self._reschedule(poller.resumes_at, deadline)
         from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
 
-        now = time.time()
-        self._announce(f"the video {wait.video_task_id}", wait.started_at)
+        self._log_start(f"the video {video_task_id}", poller.started_at)
+        times = self._deferral_times(poller.started_at, deadline, poller.resumes_at)
         self.defer(
             trigger=ManxueVideoTrigger(
-                video_task_id=wait.video_task_id,
+                video_task_id=video_task_id,
                 manxue_conn_id=self.manxue_conn_id,
-                poke_interval=wait.policy.interval,
-                started_at=wait.started_at,
-                deadline=wait.deadline,
-                first_poll_at=first_poll_at(decision, now, wait.deadline),
-                exponential_backoff=wait.policy.exponential_backoff,
-                max_wait=wait.policy.max_wait,
-                grace_since=wait.grace_since,
-                last_answer=wait.last_answer,
+                poke_interval=poller.policy.interval,
+                exponential_backoff=poller.policy.exponential_backoff,
+                max_wait=poller.policy.max_wait,
+                grace_since=poller.grace.get(video_task_id),
+                last_answer=poller.last_status(video_task_id),
+                has_worked=poller.has_worked,
+                **times,
                 **self._ending_arguments(),
             ),
             method_name="execute_complete",
-            kwargs={"started_at": wait.started_at},
-            timeout=self._backstop(wait.deadline),
+            kwargs={"started_at": poller.started_at, **self._try_number(context)},
+            timeout=self._airflow_timeout(times),
         )
 
-    def _hand_over(self, context: Context, task: VideoTask) -> dict[str, Any]:
+    def _push_result(self, context: Context, task: VideoTask) -> dict[str, Any]:
         if self.do_xcom_push:
-            for key, value in task.to_xcoms().items():
-                context["ti"].xcom_push(key=key, value=value)
+            self._push_xcoms(context, task.to_xcoms())
         self._seen = [task.to_dict()]
         return task.to_dict()
+
+
+def _retry(push: Callable[[], Any], key: str) -> None:
+    ends_at = time.time() + PUSH_RETRY_TIME
+    delay = 1.0
+    while True:
+        try:
+            push()
+            return
+        except Exception as error:  # noqa: BLE001 - an XCom backend can be anyone's, and fail in any way
+            left = ends_at - time.time()
+            if left <= 0:
+                raise ManxueError(
+                    f"The result could not be stored in the XCom {key!r} for {PUSH_RETRY_TIME:g} s: {type(error).__name__}. "
+                    f"The video is not lost: a retry of this task reads it again."
+                ) from None  # its text may hold the value, and the URL with it
+        time.sleep(min(delay, left))
+        delay *= 2
 
 
 def _first_reschedule_date(ti: Any, context: Context) -> datetime | None:
@@ -337,7 +510,3 @@ def _first_reschedule_date(ti: Any, context: Context) -> datetime | None:
     first_try = (ti.max_tries or 0) - (ti.task.retries or 0) + 1
     found: datetime | None = _orig_start_date(ti.dag_id, ti.task_id, ti.run_id, ti.map_index, first_try)
     return found
-
-
-def _sleep_until(moment: float) -> None:
-    time.sleep(max(0.0, moment - time.time()))

@@ -1,7 +1,7 @@
 """
-XComs as a trigger reads and writes them: for its own task instance, without a worker.
+Reading and writing of XComs in a trigger, for its own task instance, without a worker.
 
-Airflow's calls block, and a custom backend may go to the network, so each of them runs in a thread.
+Airflow's calls block, and a custom backend may use the network, so each call runs in a thread.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import XCom
 
 from airflow_provider_manxue._airflow.start_from_trigger import parse_reference
+from airflow_provider_manxue._core.templates import XComPull
 
 RETURN_KEY = "return_value"
 
@@ -35,17 +36,27 @@ class XComs:
 
     async def resolve(self, value: Any) -> Any:
         """
-        Replace references to other tasks' XComs by their values; a mapped task's are a list.
+        Replace references to other tasks' XComs by their values; those of a mapped task are a list.
 
-        :param value: an argument, as ``from_trigger.to_trigger_argument`` made it.
+        :param value: an argument, as ``start_from_trigger.to_trigger_argument`` made it.
+        :raises UndefinedError: if a native template was undefined as a whole, which rendering does not report.
         """
         if (reference := parse_reference(value)) is not None:
-            task_id, key, is_mapped = reference
-            return await (self._pull_all(task_id, key) if is_mapped else self._pull(task_id, key, -1))
+            pull = reference if isinstance(reference, XComPull) else XComPull(*reference[:2], map_index=-1)
+            is_mapped = reference is not pull and reference[2]  # type: ignore[index]
+            pulled = await (
+                self._pull_all(pull.task_id, pull.key)
+                if is_mapped
+                else self._pull(pull.task_id, pull.key, pull.map_index)
+            )
+            if reference is not pull:
+                return pulled
+            return render_pull(pull, pulled, native=renders_natively(getattr(self._ti, "task", None)))
         if isinstance(value, Mapping):
             return {name: await self.resolve(inner) for name, inner in value.items()}
         if isinstance(value, list):
             return [await self.resolve(inner) for inner in value]
+        _refuse_undefined(value)
         return value
 
     async def _pull(self, task_id: str, key: str, map_index: int) -> Any:
@@ -82,3 +93,40 @@ class XComs:
         """Delete what an earlier try has left, as Airflow does before it starts a task on a worker."""
         for key in keys:
             await asyncio.to_thread(XCom.delete, key=key, **self._mine)
+
+
+def render_pull(pull: XComPull, value: Any, *, native: bool) -> Any:
+    """
+    Return what the template that a pull comes from yields on a worker.
+
+    :param pull: the pull.
+    :param value: the XCom.
+    :param native: whether the Dag or the task has ``render_template_as_native_obj``.
+    :raises LookupError: if a subscript is not in the value; a worker decides what that means.
+    :raises TypeError: if the value has no subscripts.
+    """
+    for step in pull.path:
+        value = value[step]
+    if not native:
+        return str(value)
+    from jinja2.nativetypes import native_concat
+
+    return native_concat([value])
+
+
+def _refuse_undefined(value: Any) -> None:
+    from jinja2 import Undefined, UndefinedError
+
+    if isinstance(value, Undefined):
+        raise UndefinedError("a name is undefined")
+
+
+def renders_natively(task: Any) -> bool:
+    """
+    Return whether templates yield lists and numbers as such: the task's setting, or else the Dag's.
+
+    :param task: the task.
+    """
+    own = getattr(task, "render_template_as_native_obj", None)
+    dag = getattr(task, "dag", None)
+    return bool(getattr(dag, "render_template_as_native_obj", False) if own is None else own)

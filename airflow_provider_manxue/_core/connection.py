@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
+import json
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, urlsplit
 
-from airflow_provider_manxue.exceptions import ManxueConfigurationError
+from airflow_provider_manxue.exceptions import ManxueConfigurationError, ManxueConnectionNotFoundError
 from airflow_provider_manxue.models import ManxueSettings
 
 DEFAULT_CONN_ID = "manxue_default"
 DEFAULT_BASE_URL = "https://zcbservice.aizfw.cn/kyyReactApiServer"
 _DEFAULT_PREFIX = "/kyyReactApiServer"
+_AUTHORITY = re.compile(r"(\[[\w.:%-]+\]|[\w.-]+)(:\d+)?", re.ASCII)
 
 
 def parse_connection(
@@ -30,7 +32,7 @@ def parse_connection(
     password: str | None,
     port: int | None = None,
     schema: str | None = None,
-    extra: Mapping[str, Any] | None = None,
+    extra: Mapping[str, Any] | str | None = None,
 ) -> ManxueSettings:
     """
     Check the fields of a connection.
@@ -41,12 +43,11 @@ def parse_connection(
     :param password: the API key.
     :param port: port, if it is not part of ``host``.
     :param schema: ``https`` or ``http``, if it is not part of ``host``.
-    :param extra: the connection's extra fields.
+    :param extra: the connection's extra fields, or their JSON text. Pass the text: Airflow's ``extra_dejson``
+        takes a text that is no JSON for no fields.
     :raises ManxueConfigurationError: naming the field, what is wrong with it, and the remedy.
     """
-    reader = _Reader(conn_id, extra or {})
-    if not isinstance(reader.extra, Mapping):
-        raise reader.error("extra", "it is not a JSON object", 'Use the form {"request_timeout": 30}.')
+    reader = _Reader(conn_id, _parse_extra(conn_id, extra))
     settings = ManxueSettings(
         base_url=reader.base_url(
             host or "", port, schema or "", allow_http=reader.switch("allow_http", False)
@@ -63,9 +64,28 @@ def parse_connection(
     return settings
 
 
-def missing_connection(conn_id: str) -> ManxueConfigurationError:
+def _parse_extra(conn_id: str, extra: Any) -> Mapping[str, Any]:
+    remedy = 'Use the form {"request_timeout": 30}.'
+    if isinstance(extra, str) and extra.strip():
+        try:
+            extra = json.loads(extra)
+        except (ValueError, RecursionError):
+            # The text is not repeated, as it may hold a password.
+            raise _field_error(conn_id, "extra", "it is not JSON", remedy) from None
+    if not extra or (isinstance(extra, str) and not extra.strip()):
+        return {}
+    if not isinstance(extra, Mapping):
+        raise _field_error(conn_id, "extra", "it is not a JSON object", remedy)
+    return extra
+
+
+def _field_error(conn_id: str, name: str, problem: str, remedy: str) -> ManxueConfigurationError:
+    return ManxueConfigurationError(f"Connection {conn_id!r}, field {name!r}: {problem}. {remedy}")
+
+
+def missing_connection(conn_id: str) -> ManxueConnectionNotFoundError:
     """Return the error for a connection that Airflow does not know."""
-    return ManxueConfigurationError(
+    return ManxueConnectionNotFoundError(
         f"The connection {conn_id!r} does not exist. Create one of the type 'manxue' with the API key as its password."
     )
 
@@ -79,7 +99,7 @@ class _Reader:
         self.known: set[str] = set()
 
     def error(self, name: str, problem: str, remedy: str) -> ManxueConfigurationError:
-        return ManxueConfigurationError(f"Connection {self.conn_id!r}, field {name!r}: {problem}. {remedy}")
+        return _field_error(self.conn_id, name, problem, remedy)
 
     # The key and the host have columns of their own in a connection.
 
@@ -135,7 +155,7 @@ class _Reader:
         if url.scheme not in {"http", "https"}:
             raise self.error("host", f"{url.scheme!r} is not a scheme of the service", remedy)
         # Not its hostname: urlsplit takes "https://host:" and "https://a [::1] b" for hosts too.
-        if not re.fullmatch(r"(\[[\w.:%-]+\]|[\w.-]+)(:\d+)?", url.netloc, re.ASCII) or port == 0:
+        if not _AUTHORITY.fullmatch(url.netloc) or port == 0 or not is_host_name(url.hostname or ""):
             raise self.error("host", f"{host!r} names no valid host", remedy)
         if re.search(r"[^!-~]|\\|/\.{1,2}(/|$)", url.path):
             raise self.error("host", f"{host!r} holds more than a base URL", remedy)
@@ -199,7 +219,7 @@ class _Reader:
         if value is None:
             return None
         # The value may hold a password, so it is not repeated.
-        if isinstance(value, str) and re.fullmatch(r"http://[^\s/?#]+/?", value.strip()):
+        if isinstance(value, str) and is_proxy_url(value.strip()):
             return value.strip()
         raise self.error(
             name, "it is not the URL of an HTTP proxy", "Use the form http://proxy.example.com:3128."
@@ -215,6 +235,35 @@ class _Reader:
                     else f"Known fields are {', '.join(sorted(self.known))}."
                 )
                 raise self.error(str(name), "this extra field is unknown", hint)
+
+
+def is_host_name(hostname: str) -> bool:
+    """
+    Return whether a name server can be asked for a host name (RFC 1035, section 2.3.4), or it is an address.
+
+    :param hostname: the name, in ASCII; a trailing dot is allowed.
+    """
+    if ":" in hostname:
+        return True
+    labels = hostname.removesuffix(".").split(".")
+    return len(hostname) <= 254 and all(1 <= len(label) <= 63 for label in labels)
+
+
+def is_proxy_url(url: str) -> bool:
+    """
+    Return whether both clients can send requests through a proxy.
+
+    :param url: URL of the proxy; only plain HTTP is supported between a client and its proxy.
+    """
+    if not re.fullmatch(r"http://[^\s/?#]+/?", url):
+        return False
+    try:
+        parts = urlsplit(url)
+        port, hostname = parts.port, parts.hostname or ""
+    except ValueError:
+        return False
+    authority = parts.netloc.rpartition("@")[2]
+    return _AUTHORITY.fullmatch(authority) is not None and port != 0 and is_host_name(hostname)
 
 
 def is_loopback(hostname: str) -> bool:

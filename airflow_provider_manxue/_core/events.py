@@ -1,5 +1,5 @@
 """
-The events by which a trigger hands a wait back to a worker, written and read in one place.
+The events by which a trigger hands a wait back to a worker, written and parsed in one place.
 
 An event says how the wait ended and holds neither a URL nor a key: Airflow writes it to the log and keeps it
 in the metadata database. An event that is not understood fails the task; none is taken for a success.
@@ -7,14 +7,21 @@ in the metadata database. An event that is not understood fails the task; none i
 
 from __future__ import annotations
 
+import hashlib
+import json
+import string
+from collections import Counter
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_manxue._core.responses import names_a_task
+from airflow_provider_manxue._core.ids import names_a_task
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueConfigurationError,
+    ManxueConnectionNotFoundError,
     ManxueError,
     ManxueInputError,
+    ManxueInternalError,
     ManxueMediaTypeError,
     ManxuePermissionError,
     ManxueRedirectError,
@@ -25,12 +32,24 @@ from airflow_provider_manxue.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Iterable, Mapping, Sequence
+
+    from airflow_provider_manxue._core.poller import Outcome
 
 VERSION = 1
 
+MAX_REASON = 200
+"""Characters of an error's message in the event of a batch; the worker reads a longer one again."""
+
+MAX_TABLE = 40_000
+"""Bytes that the distinct states of a batch take in its event at most."""
+
 _END_OF_TIME = 1e11
 """Seconds since the epoch beyond which a number is no moment of a wait."""
+
+_CODES = string.ascii_letters + string.digits
+"""One character for each distinct state of a batch. The last one stands for all states beyond: those videos are polled by
+the worker."""
 
 _ERRORS: dict[str, type[ManxueError]] = {
     "failed": ManxueVideoFailedError,
@@ -44,32 +63,64 @@ _ERRORS: dict[str, type[ManxueError]] = {
     "configuration": ManxueConfigurationError,
     "input": ManxueInputError,
     "error": ManxueError,
+    "connection_not_found": ManxueConnectionNotFoundError,
+    "internal": ManxueInternalError,
 }
 _STATUS_OF = {kind: status for status, kind in _ERRORS.items()}
+_COMPLETED = "completed"
+_NOT_POLLED = "not_polled"
+"""A timeout without a final poll: the worker polls the video itself."""
+
+
+# --- one video ----------------------------------------------------------------------------------------------
 
 
 def completed_event(
     video_task_id: str, last_answer: str = "", *, started_at: float | None = None
 ) -> dict[str, Any]:
     """
-    Return the event of a wait whose video is there.
+    Return the event of a wait whose video is completed.
 
     :param video_task_id: id of the task.
-    :param last_answer: what the log said of the last answer, so that the worker does not say it again.
+    :param last_answer: the last status in the log, so that the worker does not log it again.
     :param started_at: when the wait began, in seconds since the epoch, if the worker does not know.
     """
     return {
         "version": VERSION,
-        "status": "completed",
+        "status": _COMPLETED,
         "video_task_id": video_task_id,
         "last_answer": last_answer,
         **_start(started_at),
     }
 
 
-def error_event(video_task_id: str, error: ManxueError) -> dict[str, Any]:
-    """Return the event of a wait that ended with an error."""
-    return {"version": VERSION, "video_task_id": video_task_id, **_described(error)}
+def error_event(
+    video_task_id: str,
+    error: ManxueError,
+    *,
+    final_poll: bool = True,
+    has_worked: bool = False,
+    started_at: float | None = None,
+) -> dict[str, Any]:
+    """
+    Return the event of a wait that ended with an error.
+
+    :param video_task_id: id of the task; empty if the error affects all videos of a batch.
+    :param error: the error.
+    :param final_poll: whether a timeout was decided by a final poll. If not, the worker polls.
+    :param has_worked: whether a response was parsed as a task before.
+    :param started_at: when the wait began, in seconds since the epoch, if the worker does not know.
+    """
+    is_timeout = isinstance(error, ManxueTimeoutError)
+    return {
+        "version": VERSION,
+        "video_task_id": video_task_id,
+        "status": _status_of(error),
+        "message": str(error),
+        **({"final_poll": final_poll} if is_timeout else {}),
+        **({"has_worked": True} if has_worked else {}),
+        **_start(started_at),
+    }
 
 
 def begin_event(reason: str) -> dict[str, Any]:
@@ -86,10 +137,6 @@ def says_begin(event: Any) -> bool:
     return isinstance(event, dict) and event.get("version") == VERSION and event.get("status") == "begin"
 
 
-def _start(started_at: float | None) -> dict[str, float]:
-    return {} if started_at is None else {"started_at": started_at}
-
-
 def start_of(event: Any) -> float | None:
     """Return when the wait began, in seconds since the epoch; None if the event does not say."""
     started_at = event.get("started_at") if isinstance(event, dict) else None
@@ -98,61 +145,203 @@ def start_of(event: Any) -> float | None:
     return None
 
 
-def batch_event(errors: Mapping[str, ManxueError], *, started_at: float | None = None) -> dict[str, Any]:
-    """
-    Return the event of a wait for many videos, all of which have ended.
-
-    :param errors: the errors with which some of the waits ended, by the id of the video.
-    :param started_at: when the wait began, in seconds since the epoch, if the worker does not know.
-    """
-    return {
-        "version": VERSION,
-        "status": "ended",
-        **_start(started_at),
-        "errors": {video_task_id: _described(error) for video_task_id, error in errors.items()},
-    }
-
-
-def parse_batch_event(event: Any) -> dict[str, ManxueError]:
-    """
-    Read the event of a wait for many videos.
-
-    :return: the errors with which some of the waits ended; the other videos are completed.
-    :raises ManxueError: if the wait ended for all of them with an error, or the event is not understood.
-    """
-    if not isinstance(event, dict) or event.get("version") != VERSION or event.get("status") != "ended":
-        error = parse_event(event)
-        raise error if error is not None else _not_understood(event)
-    errors = event.get("errors")
-    if not isinstance(errors, dict):
-        raise _not_understood(event)
-    return {video_task_id: _restored(described) for video_task_id, described in errors.items()}
-
-
-def _described(error: ManxueError) -> dict[str, str]:
-    return {"status": _STATUS_OF.get(type(error), "error"), "message": str(error)}
-
-
-def _restored(described: Any) -> ManxueError:
-    status = described.get("status") if isinstance(described, dict) else None
-    if not isinstance(status, str) or status not in _ERRORS:
-        return _not_understood(described)
-    return _ERRORS[status](str(described.get("message") or f"The wait ended with the status {status!r}."))
-
-
 def parse_event(event: Any) -> ManxueError | None:
     """
-    Read an event.
+    Parse an event.
 
-    :return: None if the video is there, otherwise the error with which the wait ended.
+    :return: None if the video is completed, otherwise the error with which the wait ended.
     """
     if isinstance(event, dict) and event.get("version") == VERSION:
-        if event.get("status") != "completed":
-            return _restored(event)
+        if event.get("status") != _COMPLETED:
+            return _restored(event.get("status"), event.get("message"), event)
         video_task_id = event.get("video_task_id")
         if isinstance(video_task_id, str) and names_a_task(video_task_id):
             return None
     return _not_understood(event)
+
+
+def needs_final_poll(event: Any) -> bool:
+    """Return whether an event reports a timeout that no final poll has decided."""
+    return (
+        isinstance(event, dict)
+        and event.get("version") == VERSION
+        and event.get("status") == "timeout"
+        and event.get("final_poll") is not True
+    )
+
+
+def worked_before(event: Any) -> bool:
+    """Return whether a response was parsed as a task before this event."""
+    return isinstance(event, dict) and (event.get("status") == _COMPLETED or event.get("has_worked") is True)
+
+
+# --- many videos --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class BatchStates:
+    """
+    What the trigger knows about the videos of a batch.
+
+    :param errors: the errors with which some of the waits ended, by id.
+    :param to_read: ids of the videos that have ended at the service: their URLs, or reasons, are read by the worker.
+    :param failed: those of them that have failed.
+    :param to_poll: ids of the videos of which the worker has to find out the state.
+    """
+
+    errors: dict[str, ManxueError] = field(default_factory=dict)
+    to_read: list[str] = field(default_factory=list)
+    failed: list[str] = field(default_factory=list)
+    to_poll: list[str] = field(default_factory=list)
+
+
+def batch_event(
+    ids: Sequence[str],
+    outcomes: Mapping[str, Outcome],
+    *,
+    not_polled: Collection[str] = (),
+    has_worked: bool = True,
+    started_at: float | None = None,
+) -> dict[str, Any]:
+    """
+    Return the event of a wait for many videos: below 64 KiB for 10,000 of them.
+
+    Each video has one character, which stands for an entry in the table of distinct states.
+
+    :param ids: the distinct ids, in order.
+    :param outcomes: how the wait for each of them ended.
+    :param not_polled: ids of those that timed out without a final poll.
+    :param has_worked: whether a response was parsed as a task.
+    :param started_at: when the wait began, in seconds since the epoch, if the worker does not know.
+    """
+    states = [_state(video, outcomes[video], video in not_polled) for video in ids]
+    codes = _codes(states)
+    return {
+        "version": VERSION,
+        "status": "polled",
+        "ids": _hash(ids),
+        "states": "".join(codes.get(state, _CODES[-1]) for state in states),
+        "table": {code: list(state) for state, code in codes.items()},
+        "has_worked": has_worked,
+        **_start(started_at),
+    }
+
+
+def _codes(states: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Return a character for each distinct state for which the table has room, the most frequent ones first."""
+    codes: dict[tuple[str, str], str] = {}
+    left = MAX_TABLE
+    for state, _ in Counter(states).most_common():
+        size = len(json.dumps(state)) + 5
+        if size <= left and len(codes) < len(_CODES) - 1:
+            left -= size
+            codes[state] = _CODES[len(codes)]
+    return codes
+
+
+def parse_batch_event(event: Any, ids: Sequence[str]) -> BatchStates:
+    """
+    Parse the event of a wait for many videos.
+
+    :param event: the event.
+    :param ids: the distinct ids that the trigger was given, in order. If the trigger names others, all are polled again.
+    :raises ManxueError: if the wait ended for all of them with an error, or the event is not understood.
+    """
+    if not isinstance(event, dict) or event.get("version") != VERSION:
+        raise _not_understood(event)
+    if event.get("status") == "ended":
+        return _parse_ended_event(event, ids)
+    if event.get("status") != "polled":
+        if needs_final_poll(event):
+            return BatchStates(to_poll=list(ids))
+        error = parse_event(event)
+        raise error if error is not None else _not_understood(event)
+    states, table = event.get("states"), event.get("table")
+    if not isinstance(states, str) or not isinstance(table, dict):
+        raise _not_understood(event)
+    if event.get("ids") != _hash(ids) or len(states) != len(ids):
+        return BatchStates(to_poll=list(ids))
+    return _sorted((video, *_entry(table, code)) for video, code in zip(ids, states, strict=True))
+
+
+def _entry(table: Mapping[str, Any], code: str) -> tuple[str, str]:
+    entry = table.get(code)
+    if isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry):
+        return entry[0], entry[1]
+    return _NOT_POLLED, ""
+
+
+def _sorted(states: Iterable[tuple[str, str, str]]) -> BatchStates:
+    sorted_states = BatchStates()
+    for video, status, reason in states:
+        if status == _NOT_POLLED:
+            sorted_states.to_poll.append(video)
+        elif status == _COMPLETED or not reason:
+            sorted_states.to_read.append(video)
+            if status != _COMPLETED:
+                sorted_states.failed.append(video)
+        else:
+            sorted_states.errors[video] = _restored(status, reason.replace("{id}", repr(video)), status)
+    return sorted_states
+
+
+def _parse_ended_event(event: Mapping[str, Any], ids: Sequence[str]) -> BatchStates:
+    """Parse the form of version 0.1.0, which knows no final polls."""
+    errors = event.get("errors")
+    if not isinstance(errors, dict):
+        raise _not_understood(event)
+    states = BatchStates()
+    for video in ids:
+        described = errors.get(video)
+        if described is None:
+            states.to_read.append(video)
+        elif needs_final_poll({"version": VERSION, **described} if isinstance(described, dict) else None):
+            states.to_poll.append(video)
+        else:
+            status = described.get("status") if isinstance(described, dict) else None
+            message = described.get("message") if isinstance(described, dict) else None
+            states.errors[video] = _restored(status, message, described)
+    return states
+
+
+def _state(video_task_id: str, outcome: Outcome, is_unpolled: bool) -> tuple[str, str]:
+    """Return the state of a video, with a reason from which its id is taken, so that equal ones are equal."""
+    if is_unpolled:
+        return _NOT_POLLED, ""
+    if not isinstance(outcome, ManxueError):
+        return _COMPLETED, ""
+    reason = str(outcome).replace(repr(video_task_id), "{id}")
+    is_cut = len(reason) > MAX_REASON and isinstance(outcome, ManxueVideoFailedError)
+    return _status_of(outcome), "" if is_cut else reason[: 2 * MAX_REASON]
+
+
+def _hash(ids: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(ids).encode()).hexdigest()[:16]
+
+
+def _start(started_at: float | None) -> dict[str, float]:
+    return {} if started_at is None else {"started_at": started_at}
+
+
+def _status_of(error: ManxueError) -> str:
+    return _STATUS_OF.get(type(error), "error")
+
+
+def describe_error(error: ManxueError) -> list[str]:
+    """Return the stored form of an error: its status word and its message."""
+    return [_status_of(error), str(error)]
+
+
+def restore_error(described: Any) -> ManxueError:
+    """Return the error that :func:`describe_error` has written."""
+    status, message = described
+    return _restored(status, message, described)
+
+
+def _restored(status: Any, message: Any, event: Any) -> ManxueError:
+    if not isinstance(status, str) or status not in _ERRORS:
+        return _not_understood(event)
+    return _ERRORS[status](str(message or f"The wait ended with the status {status!r}."))
 
 
 def _not_understood(event: Any) -> ManxueError:

@@ -1,9 +1,9 @@
 """
-What the service says and how it is asked: URLs, answers, errors. No I/O happens here.
+URLs of the service, and the meaning of its responses: a task, or a typed error. No I/O happens here.
 
-Both transports, ``requests`` in a worker and ``aiohttp`` in the triggerer, hand the bytes of an answer to
-:func:`parse_task`; what an answer means is decided here and nowhere else. The rules come from the service's
-*query task* page, and, where it is silent, from what was seen of the service in the wild.
+Both clients, ``requests`` in a worker and ``aiohttp`` in the triggerer, pass the bytes of a response to
+:func:`parse_task`. The rules come from the service's *query task* page. Where it is silent, they come from responses
+that clients of this service and of its relays have seen.
 """
 
 from __future__ import annotations
@@ -14,18 +14,24 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Mapping, Sequence
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from airflow_provider_manxue import __version__
+from airflow_provider_manxue._core.ids import id_of_answer, inner_object, is_id, own_id
+from airflow_provider_manxue._core.reasons import (
+    code_in,
+    is_success_code,
+    reason_in_body,
+    reason_in_response,
+    reason_in_task,
+)
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,
-    ManxueInputError,
     ManxueMediaTypeError,
     ManxuePermissionError,
     ManxueRateLimitError,
@@ -34,6 +40,9 @@ from airflow_provider_manxue.exceptions import (
     ManxueTransientError,
 )
 from airflow_provider_manxue.models import TaskStatus, VideoTask
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
 
 MAX_BODY = 1024 * 1024
 """Bytes of an answer that are read at most; a task's answer is well below 10 KiB."""
@@ -47,78 +56,51 @@ _MAX_MESSAGE = 500
 _MOST_READ = 4 * _MAX_MESSAGE
 """Characters of them that are read at most: looking for URLs takes time by the square of the length."""
 
-_LONGEST_ID = 1000
-
-
-_STATUS_WORDS = {
-    **dict.fromkeys(("queued", "pending", "submitted"), TaskStatus.QUEUED),
-    **dict.fromkeys(("processing", "running", "in_progress", "generating"), TaskStatus.PROCESSING),
-    **dict.fromkeys(("completed", "succeeded", "success", "done"), TaskStatus.COMPLETED),
-    **dict.fromkeys(("failed", "failure", "cancelled", "canceled", "expired"), TaskStatus.FAILED),
+_STATUSES = {
+    TaskStatus.QUEUED: (
+        "queued queueing queuing in_queue enqueued pending submitted submitting waiting created accepted received "
+        "scheduled preparing not_started not_start throttled 排队中 等待中 待处理"
+    ),
+    TaskStatus.PROCESSING: (
+        "processing running run in_process in_progress generating started starting working executing rendering "
+        "encoding uploading ongoing 处理中 生成中 进行中"
+    ),
+    TaskStatus.COMPLETED: (
+        "completed complete completion succeeded succeed success successful done finished finish ready ok 已完成 完成 成功 "
+        "生成成功"
+    ),
+    TaskStatus.FAILED: (
+        "failed fail failure cancelled canceled cancel expired error errored rejected reject refused denied timeout "
+        "timed_out time_out aborted abort blocked terminated killed unsuccessful content_moderated request_moderated "
+        "失败 已失败 生成失败 已取消 已过期"
+    ),
 }
+_STATUS_WORDS = {
+    word.replace("_", ""): status for status, words in _STATUSES.items() for word in words.split()
+}
+"""Status words, lower case and without separators: those of the documentation, and those of clients and relays."""
+
+_STATUS_PREFIX = re.compile("(?:task|job)?(?:status|state)(?=.)")
+"""Left out of words such as ``TASK_STATUS_SUCCEED`` and ``JOB_STATE_RUNNING``."""
+
+_LONGEST_WORD = 100
+"""Characters of a status word that are compared."""
+
+_UNDER_WAY = frozenset({TaskStatus.QUEUED, TaskStatus.PROCESSING})
+
+_ENVELOPE_ERRORS = frozenset({"error", "fail"})
+"""Status words that an error response has as well: alone, they do not say that a video failed."""
+
+_TASK_FIELDS = ("object", "created", "model", "actualDuration", "progress")
+"""Fields of a task, beside those of its id and its URL. An error response has none of them."""
+
+_URL = re.compile(r"https?://[^\s/?#\\]+(?:[/?#][^\x00-\x1f\x7f-\x9f\u2028\u2029]*)?", re.IGNORECASE)
 _URL_FIELDS = ("video_url", "videoUrl", "result_url", "url")
 _DOCUMENTED_FIELDS = ("id", "object", "created", "model", "status", "video_url", "actualDuration", "error")
 _KNOWN_FIELDS = frozenset({*_DOCUMENTED_FIELDS, *_URL_FIELDS})
-_SUCCESS_CODES = frozenset({"0", "200"})
 
 
-# --- asking ---------------------------------------------------------------------------------------------
-
-
-def parse_video_task_id(value: Any) -> str:
-    """
-    Take the id of a task out of what an author passed: the id itself, or a whole create answer.
-
-    :param value: a string, or a mapping with ``id`` or ``data.projectId`` (the answer of the create call).
-    :raises ManxueInputError: if there is no usable id in it.
-    """
-    task_id = _id_of_answer(value) if isinstance(value, Mapping) else value
-    if not isinstance(task_id, str):
-        raise ManxueInputError(
-            f"video_task_id must be the id of a video task (text) or the answer of a create call with an "
-            f"'id', not {_kind_of(value)}. For several ids use .expand(video_task_id=[...])."
-        )
-    task_id = task_id.strip()
-    if not task_id:
-        raise ManxueInputError("video_task_id is empty. Pass the 'id' that the create call returned.")
-    if not _may_be_id(task_id):
-        raise ManxueInputError(
-            f"video_task_id {task_id[:100]!r} is not an id of the service. Pass the 'id' that the create call "
-            f"returned."
-        )
-    return task_id
-
-
-def names_a_task(value: Any) -> bool:
-    """Return whether a value is an id that can be asked for, or an answer that holds one."""
-    try:
-        return bool(parse_video_task_id(value))
-    except ManxueInputError:
-        return False
-
-
-def _may_be_id(text: str) -> bool:
-    """Return whether a text is fit for a path and a log; ids are opaque otherwise."""
-    # URL libraries resolve dot segments even when they are percent-encoded, so these could leave the path.
-    return text.strip() not in {"", ".", ".."} and text.isprintable() and len(text) <= _LONGEST_ID
-
-
-def _id_of_answer(answer: Mapping[str, Any]) -> Any:
-    inner = answer.get("data")
-    for place in (answer, inner if isinstance(inner, Mapping) else {}):
-        for name in ("id", "projectId"):
-            task_id = place.get(name)
-            if isinstance(task_id, int) and not isinstance(task_id, bool):
-                return str(task_id)
-            if task_id:
-                return task_id
-    return None
-
-
-def _kind_of(value: Any) -> str:
-    if isinstance(value, Mapping):
-        return f"a mapping with the keys {sorted(map(str, value))}"
-    return f"a value of type {type(value).__name__}"
+# --- URLs of the service --------------------------------------------------------------------------------
 
 
 def result_url(base_url: str, video_task_id: str) -> str:
@@ -154,7 +136,8 @@ def parse_task(
 
     :param http_status: HTTP status of the answer.
     :param body: the answer's body, decoded from any transfer coding.
-    :param video_task_id: the id that was asked for; it stands in where the answer names none.
+    :param video_task_id: the id that was asked for. It is the id of the task returned, whatever the response names;
+        another id goes into ``reported_id``. Empty for the response to an order, which names a new id.
     :param retry_after: values of the ``Retry-After`` headers of the answer.
     :param now: seconds since the epoch, for a ``Retry-After`` that is a date.
     :param secret: the API key, so that no error text can repeat it.
@@ -162,15 +145,18 @@ def parse_task(
     """
     answer = _parse_json(body, secret)
     if not 200 <= http_status < 300:
-        message = clean_text(_message_of(answer), secret)
+        message = _reason_of_error(answer, body, secret)
         pause = parse_retry_after(retry_after, now)
         if retry_after and pause is None:
             junk = clean_text(retry_after[0], secret)
             message = f"{message} (its Retry-After {junk!r} is neither seconds nor a date)".strip()
         raise _http_error(http_status, message, pause)
     if not isinstance(answer, dict):
-        raise ManxueTransientError(f"HTTP {http_status} with a body that is not a JSON object")
-    return _task_of(_unwrap(answer, http_status, secret), video_task_id, secret)
+        message = _reason_of_error(answer, body, secret)
+        raise ManxueTransientError(
+            f"HTTP {http_status} with a body that is not a JSON object{_tail(message)}"
+        )
+    return _task_of(_unwrap(answer, http_status, secret), answer, video_task_id, secret)
 
 
 def _parse_json(body: bytes, secret: str) -> Any:
@@ -235,54 +221,107 @@ def _storable(value: Any, secret: str) -> Any:
     return value
 
 
-def _unwrap(answer: dict[str, Any], http_status: int, secret: str) -> dict[str, Any]:
-    """Return the task's own fields, whether they came flat or inside of ``data``."""
-    data = answer.get("data")
-    if _looks_like_task(answer) and not (isinstance(data, dict) and "status" in data):
-        return answer
-    code = answer.get("code")
-    if code is not None and str(code) not in _SUCCESS_CODES:
-        message = clean_text(_message_of(answer), secret)
+def _unwrap(answer: dict[str, Any], http_status: int, secret: str) -> Mapping[str, Any]:
+    """
+    Return the task's own fields, whether they came flat or in ``data``.
+
+    A task with a status is read, whatever ``code`` its envelope has. Without a status, the code decides.
+    """
+    places = (inner_object(answer), answer)
+    for place in places:
+        if "status" in place and _is_status_of_task(place):
+            return place
+    code, message = answer.get("code"), clean_text(reason_in_response(answer), secret)
+    if not is_success_code(code):
         raise ManxueRefusedError(
             f"HTTP {http_status} with the error code {clean_text(code, secret)}{_tail(message)}"
         )
-    for place in (data, answer):
-        if isinstance(place, dict) and ("status" in place or _id_of_answer(place)):
+    for place in places:
+        if own_id(place) or (not message and _video_url(place)):
             return place
-    message = clean_text(_message_of(answer), secret)
     if message:
         raise ManxueRefusedError(f"HTTP {http_status} with an error instead of a task{_tail(message)}")
     raise ManxueTransientError(f"HTTP {http_status} with a JSON body that describes no task")
 
 
-def _looks_like_task(answer: Mapping[str, Any]) -> bool:
-    return "status" in answer or ("id" in answer and "code" not in answer)
+def _is_status_of_task(place: Mapping[str, Any]) -> bool:
+    """
+    Return whether ``status`` is that of a task.
+
+    Error responses have one, too: ``{"status": "error", "message": ...}``, or the HTTP status as a number. Read as
+    a failed video, one of them would end the wait for a video that is paid for.
+    """
+    word = place["status"]
+    if isinstance(word, str) and not word.strip().isdigit() and word.strip().lower() not in _ENVELOPE_ERRORS:
+        return True
+    return bool(own_id(place)) or any(name in place for name in (*_TASK_FIELDS, *_URL_FIELDS))
 
 
-def _task_of(answer: dict[str, Any], video_task_id: str, secret: str) -> VideoTask:
-    kind = answer.get("object")
+def _task_of(
+    fields: Mapping[str, Any], answer: Mapping[str, Any], video_task_id: str, secret: str
+) -> VideoTask:
+    kind = fields.get("object")
     if kind is not None and not _is_video(kind):
         raise ManxueMediaTypeError(
             f"The id {video_task_id!r} belongs to an object of type {clean_text(kind, secret)!r}, not to a video. "
             f"Pass the id of a video task."
         )
-    task_id = _id_of_answer(answer)
-    # An order is answered without a status by the service's older version: it waits in the queue.
-    word = answer.get("status", "queued" if answer.get("projectId") else "")
-    word = word if isinstance(word, str) else str(word)
-    status = _STATUS_WORDS.get(word.strip().lower(), TaskStatus.UNKNOWN)
+    inner = inner_object(fields)
+    url = _video_url(fields) or (_video_url(inner) if inner else None)
+    word = _status_word(fields, is_order=not video_task_id, has_url=bool(url))
+    status = _STATUS_WORDS.get(word) or _STATUS_WORDS.get(_squeezed(word), TaskStatus.UNKNOWN)
+    answered_id = _answered_id(fields, answer, video_task_id)
     return VideoTask(
-        id=task_id.strip() if isinstance(task_id, str) and _may_be_id(task_id) else video_task_id,
+        id=video_task_id or answered_id,
         status=status,
         status_word=clean_text(word, secret),
         object=kind,
-        created=_whole_number(answer.get("created")),
-        model=_text(answer.get("model")),
-        video_url=next(filter(None, (_url(answer.get(name)) for name in _URL_FIELDS)), None),
-        actual_duration=_number(answer.get("actualDuration")),
-        error=clean_text(_error_text(answer.get("error")), secret) or None,
-        extra={name: value for name, value in answer.items() if name not in _KNOWN_FIELDS},
+        created=_whole_number(fields.get("created")),
+        model=_text(fields.get("model")),
+        video_url=url,
+        actual_duration=_number(fields.get("actualDuration")),
+        error=clean_text(_reason_of_task(fields, answer, status, url), secret) or None,
+        extra={name: value for name, value in fields.items() if name not in _KNOWN_FIELDS},
+        reported_id=answered_id if video_task_id and answered_id not in {"", video_task_id} else None,
     )
+
+
+def _answered_id(fields: Mapping[str, Any], answer: Mapping[str, Any], video_task_id: str) -> str:
+    """Return the id that a response names; empty if it names none, or one that no path or log should hold."""
+    task_id = id_of_answer(fields)
+    if task_id is None and not video_task_id:
+        task_id = id_of_answer(answer)
+    task_id = (task_id or "").strip()
+    return task_id if task_id == video_task_id or is_id(task_id) else ""
+
+
+def _reason_of_task(
+    fields: Mapping[str, Any], answer: Mapping[str, Any], status: TaskStatus, url: str | None
+) -> str:
+    """Find ``error``. If the video failed, or its URL is missing, also find what stands in for it."""
+    if status is TaskStatus.FAILED or not (url or status in _UNDER_WAY):
+        return reason_in_task(fields, answer, inner_object(fields))
+    error = fields.get("error")
+    return "" if error is None else reason_in_task({"error": error})
+
+
+def _status_word(fields: Mapping[str, Any], *, is_order: bool, has_url: bool) -> str:
+    word = fields.get("status", "")
+    # The older response to an order names the id only: the video waits in the queue.
+    if word == "" and is_order and not has_url:
+        return TaskStatus.QUEUED.value
+    return word if isinstance(word, str) else str(word)
+
+
+def _squeezed(word: str) -> str:
+    """Return a status word in lower case, without separators and a prefix: ``timedout`` for ``STATUS_TIMED-OUT``."""
+    word = re.sub(r"[\s_.-]+", "", word[:_LONGEST_WORD]).lower()
+    prefix = _STATUS_PREFIX.match(word)
+    return word[prefix.end() :] if prefix else word
+
+
+def _video_url(fields: Mapping[str, Any]) -> str | None:
+    return next(filter(None, (_url(fields.get(name)) for name in _URL_FIELDS)), None)
 
 
 def _is_video(kind: Any) -> bool:
@@ -294,7 +333,12 @@ def _text(value: Any) -> str | None:
 
 
 def _url(value: Any) -> str | None:
-    if isinstance(value, str) and re.fullmatch(r"https?://[^\s/]\S*", value.strip(), re.IGNORECASE):
+    """
+    Return a URL as it came, since a signature covers its spelling.
+
+    Spaces and other characters that a client has to percent-encode are allowed, control characters are not.
+    """
+    if isinstance(value, str) and _URL.fullmatch(value.strip()):
         return value.strip()
     return None
 
@@ -365,21 +409,15 @@ def _one_retry_after(value: str, now: float) -> float | None:
     return max(0.0, moment.timestamp() - now)
 
 
-def _message_of(answer: Any) -> str:
-    """Find the service's own words in an error answer."""
-    if not isinstance(answer, dict):
-        return ""
-    for name in ("msg", "message", "error", "detail"):
-        if text := _error_text(answer.get(name)):
-            return text
-    return ""
-
-
-def _error_text(error: Any) -> str:
-    if isinstance(error, Mapping):
-        parts = (error.get(name) for name in ("message", "detail", "code"))
-        return next((str(part) for part in parts if part), "")
-    return "" if error is None or error is False else str(error)
+def _reason_of_error(answer: Any, body: bytes, secret: str) -> str:
+    """Find the service's own words in a response that is no task: in its JSON, or in its text."""
+    if answer is not None:
+        code = code_in(answer) if isinstance(answer, dict) else ""
+        return clean_text(reason_in_response(answer) or code, secret)
+    # The key first: cut in two, it would not be found.
+    for form in _forms_of(secret):
+        body = body.replace(form.encode(), b"***")
+    return clean_text(reason_in_body(body), secret)
 
 
 def clean_text(text: Any, secret: str = "") -> str:
@@ -397,6 +435,9 @@ def clean_text(text: Any, secret: str = "") -> str:
     # In JSON inside of a text, slashes may be escaped.
     url = r"(https?:(?:\\?/){2}[^\s?#\"'<>]+)[?#][^\s\"'<>]*"
     words = re.sub(url, r"\1?***", words, flags=re.IGNORECASE)
+    if "//" in words or "\\/" in words:
+        # A URL may contain spaces, also before and in its query.
+        words = re.sub(r"([?#&])[^\s=\"'<>]{0,100}=[^\s\"'<>]*", r"\1***", words)
     words = "".join(char if char.isprintable() else " " for char in words)
     words = " ".join(words.split())
     return words[: _MAX_MESSAGE - 1] + "…" if is_cut or len(words) > _MAX_MESSAGE else words

@@ -1,16 +1,24 @@
-"""What of a wait is worth a line in the task log: a change, not a poll."""
+"""Selects which poll results are logged: status changes and new errors, not every poll."""
 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
-from airflow_provider_manxue.exceptions import ManxueError, ManxueTransientError
+from airflow_provider_manxue.exceptions import ManxueError, ManxueTimeoutError, ManxueTransientError
 from airflow_provider_manxue.models import TaskStatus, VideoTask
 
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
 REPEAT_AFTER = 600.0
-"""Seconds after which trouble of the same kind is worth another line."""
+"""Seconds after which trouble of the same kind is logged again."""
+
+PROGRESS_INTERVAL = 10.0
+"""Seconds between two lines about the progress of a batch. A change is logged at most this much later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,69 +30,167 @@ class LogLine:
 
 
 @dataclass(slots=True)
+class _TroubleLog:
+    """Lets each kind of trouble into the log once in a while."""
+
+    _logged_at: dict[str, float] = field(default_factory=dict)
+
+    def is_due(self, error: ManxueError, now: float) -> bool:
+        # The service's own words may differ in every response, so the kind is what precedes them.
+        kind = str(error).partition(":")[0]
+        if now - self._logged_at.get(kind, float("-inf")) < REPEAT_AFTER:
+            return False
+        self._logged_at[kind] = now
+        return True
+
+    @staticmethod
+    def describe(error: ManxueError) -> str:
+        pause = error.retry_after if isinstance(error, ManxueTransientError) else None
+        return str(error) if pause is None else f"{error}, asked for a pause of {pause:g} s"
+
+
 class StatusLog:
     """
-    Tells what changed from answer to answer of one wait.
+    The log of a wait for one video.
 
     :param video_task_id: id of the task.
     :param started_at: when the wait began, in seconds since the epoch.
-    :param last_answer: what the service said last, in a few words.
+    :param last_status: the last status that is in the log already, in a few words.
     """
 
-    video_task_id: str
-    started_at: float
-    last_answer: str = ""
-    _status: str = field(init=False)
-    _told_at: dict[str, float] = field(default_factory=dict, init=False)
-    _failures: int = field(default=0, init=False)
+    next_line_at = float("inf")
+    """When a line is due without another response; a single video has none."""
 
-    def __post_init__(self) -> None:
-        self._status = self.last_answer
+    def __init__(self, video_task_id: str, started_at: float, last_status: str = "") -> None:
+        self._video_task_id = video_task_id
+        self._started_at = started_at
+        self._last_status = "unknown" if last_status.startswith("unknown") else last_status
+        self._trouble = _TroubleLog()
+        self._failures = 0
 
-    def lines_for(self, outcome: VideoTask | ManxueError, now: float) -> tuple[LogLine, ...]:
-        """Take in an answer, and return the lines that it is worth."""
-        self.last_answer = describe(outcome)
+    def lines_for(
+        self, video_task_id: str, outcome: VideoTask | ManxueError, now: float
+    ) -> tuple[LogLine, ...]:
+        """Take in a response, or the lack of one, and return the lines for it."""
         if isinstance(outcome, ManxueError):
-            return self._news_of_trouble(outcome, now)
-        return self._news_of_status(outcome, now)
-
-    def _news_of_status(self, task: VideoTask, now: float) -> tuple[LogLine, ...]:
+            self._failures += 1
+            if not self._trouble.is_due(outcome, now):
+                return ()
+            text = f"no usable response yet: {self._trouble.describe(outcome)}"
+            return (self._line(logging.WARNING, text, now),)
         recovered, self._failures = self._failures > 1, 0
-        # One line for all unknown words, since one of them may hold a number that counts.
-        status = task.status.value if task.status is TaskStatus.UNKNOWN else self.last_answer
-        if status == self._status and not recovered:
+        # One line for all unknown words, since a word may hold a number that counts.
+        status = describe(outcome)
+        key = outcome.status.value if outcome.status is TaskStatus.UNKNOWN else status
+        if key == self._last_status and not recovered:
             return ()
-        self._status = status
-        level = logging.WARNING if task.status is TaskStatus.UNKNOWN else logging.INFO
-        return (self._line(level, self.last_answer, now),)
+        self._last_status = key
+        level = logging.WARNING if outcome.status is TaskStatus.UNKNOWN else logging.INFO
+        return (self._line(level, status, now),)
 
-    def _news_of_trouble(self, error: ManxueError, now: float) -> tuple[LogLine, ...]:
-        self._failures += 1
-        # The service's own words may differ in every answer, so the kind is what stands before them.
-        kind = self.last_answer.partition(":")[0]
-        if now - self._told_at.get(kind, float("-inf")) < REPEAT_AFTER:
-            return ()
-        self._told_at[kind] = now
-        pause = error.retry_after if isinstance(error, ManxueTransientError) else None
-        wish = "" if pause is None else f", asked for a pause of {pause:g} s"
-        return (self._line(logging.WARNING, f"no answer about the video yet: {self.last_answer}{wish}", now),)
+    def lines_for_end(self, video_task_id: str, error: ManxueError | None, now: float) -> tuple[LogLine, ...]:
+        """Return the lines for the end of a video's wait: none, since the task itself reports it."""
+        return ()
+
+    def progress(self, now: float) -> tuple[LogLine, ...]:
+        """Return the lines that are due without another response."""
+        return ()
 
     def _line(self, level: int, text: str, now: float) -> LogLine:
-        return LogLine(level, f"Video {self.video_task_id}: {text} (after {elapsed(now - self.started_at)})")
+        return LogLine(
+            level, f"Video {self._video_task_id}: {text} (after {elapsed(now - self._started_at)})"
+        )
+
+
+class BatchLog:
+    """
+    The log of a wait for many videos: progress as counts, trouble once for all, each failed video at once.
+
+    :param statuses: the known status of each video by its id; empty if it has not been polled.
+    :param started_at: when the wait began, in seconds since the epoch.
+    """
+
+    def __init__(self, statuses: Mapping[str, str], started_at: float) -> None:
+        self._statuses = dict(statuses)
+        self._counts = Counter(self._statuses.values())
+        self._started_at = started_at
+        self._trouble = _TroubleLog()
+        self._logged_at = started_at
+        self.next_line_at = float("inf")
+
+    def lines_for(
+        self, video_task_id: str, outcome: VideoTask | ManxueError, now: float
+    ) -> tuple[LogLine, ...]:
+        """Take in a response, or the lack of one, and return the lines for it."""
+        if isinstance(outcome, VideoTask):
+            self._set(video_task_id, outcome.status.value, now)
+            return self.progress(now)
+        if not self._trouble.is_due(outcome, now):
+            return self.progress(now)
+        text = (
+            f"No usable response yet for some of the {len(self._statuses)} videos, such as {video_task_id}: "
+            f"{self._trouble.describe(outcome)} (after {elapsed(now - self._started_at)})"
+        )
+        return (LogLine(logging.WARNING, text), *self.progress(now))
+
+    def lines_for_end(self, video_task_id: str, error: ManxueError | None, now: float) -> tuple[LogLine, ...]:
+        """Return the lines for the end of a video's wait. Timeouts are many at a time, and the task's error names them."""
+        self._set(video_task_id, "completed" if error is None else "failed", now)
+        if error is None or isinstance(error, ManxueTimeoutError):
+            return self.progress(now)
+        others = len(self._statuses) - self._ended
+        text = f"{error} {others} others are still awaited." if others else str(error)
+        return (LogLine(logging.WARNING, text), *self.progress(now))
+
+    @property
+    def _ended(self) -> int:
+        return self._counts["completed"] + self._counts["failed"]
+
+    def progress(self, now: float) -> tuple[LogLine, ...]:
+        """Return the line about the progress, if something changed and the last line is old enough."""
+        if now < self.next_line_at:
+            return ()
+        self._logged_at, self.next_line_at = now, float("inf")
+        return (LogLine(logging.INFO, f"{self._counted()} (after {elapsed(now - self._started_at)})"),)
+
+    def _set(self, video_task_id: str, status: str, now: float) -> None:
+        before = self._statuses[video_task_id]
+        if status == before:
+            return
+        self._statuses[video_task_id] = status
+        self._counts[before] -= 1
+        self._counts[status] += 1
+        is_recent = (
+            self._logged_at <= now < self._logged_at + PROGRESS_INTERVAL
+        )  # not after a clock was set back
+        is_over = self._ended == len(self._statuses)
+        due_at = self._logged_at + PROGRESS_INTERVAL if is_recent and not is_over else now
+        self.next_line_at = min(self.next_line_at, due_at)
+
+    def _counted(self) -> str:
+        counts = self._counts
+        words = [f"{counts['completed']} of {len(self._statuses)} videos completed"]
+        if counts["failed"]:
+            words.append(f"{counts['failed']} ended otherwise")
+        words += [
+            f"{counts[status]} {status or 'not polled yet'}" for status in ("processing", "queued", "unknown", "")
+            if counts[status]
+        ]  # fmt: skip
+        return ", ".join(words)
 
 
 def announcement(
     what: str, where: str, how: str, *, interval: float, started_at: float, deadline: float
 ) -> str:
     """
-    Say what is awaited, and for how long at most.
+    Describe what a task waits for, and for how long at most.
 
     :param what: the video or videos.
     :param where: at which host, or over which connection.
-    :param how: on which process.
+    :param how: in which process.
     :param interval: seconds between two polls.
     :param started_at: when the wait began, in seconds since the epoch.
-    :param deadline: when it ends at the latest.
+    :param deadline: the wait's deadline.
     """
     end = datetime.fromtimestamp(deadline, tz=UTC).isoformat(sep=" ", timespec="seconds")
     return (
@@ -94,11 +200,12 @@ def announcement(
 
 
 def describe(outcome: VideoTask | ManxueError) -> str:
-    """Say in a few words what the service answered."""
+    """Describe in a few words what the service responded."""
     if isinstance(outcome, ManxueError):
         return str(outcome)
     if outcome.status is TaskStatus.UNKNOWN:
-        return f"unknown status {outcome.status_word!r}"
+        reason = f": {outcome.error}" if outcome.error else ""
+        return f"unknown status {outcome.status_word!r}{reason}"
     if outcome.status is TaskStatus.COMPLETED and outcome.actual_duration is not None:
         return f"completed, {outcome.actual_duration:g} s long"
     if outcome.status is TaskStatus.FAILED and outcome.error:
@@ -107,5 +214,5 @@ def describe(outcome: VideoTask | ManxueError) -> str:
 
 
 def elapsed(seconds: float) -> str:
-    """Write a length of time as h:mm:ss."""
+    """Format a duration as h:mm:ss."""
     return str(timedelta(seconds=max(0, round(seconds))))

@@ -18,19 +18,17 @@ from requests.auth import AuthBase
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
+from airflow_provider_manxue._client.connection_cache import unreadable_connection
+from airflow_provider_manxue._client.network import ca_path, proxy_for, unusable_address
 from airflow_provider_manxue._client.request_deadline import DeadlineAdapter, SocketDeadline
-from airflow_provider_manxue._core.connection import (
-    DEFAULT_CONN_ID,
-    is_loopback,
-    missing_connection,
-    parse_connection,
-)
+from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID, missing_connection, parse_connection
+from airflow_provider_manxue._core.content_coding import decode_body
+from airflow_provider_manxue._core.ids import parse_video_task_id
 from airflow_provider_manxue._core.responses import (
     MAX_BODY,
     create_url,
     no_answer,
     parse_task,
-    parse_video_task_id,
     result_url,
     user_agent,
 )
@@ -62,6 +60,9 @@ if TYPE_CHECKING:
 
 _NO_ANSWER = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 """What the libraries raise when a request gets no answer."""
+
+_BAD_ADDRESS = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError)
+"""What the libraries raise for a host or proxy to which no request can be sent."""
 
 _PROBE_ID = "airflow-connection-test"
 """An id that no task has: asking for it costs nothing."""
@@ -130,21 +131,26 @@ class ManxueHook(BaseHook):
 
     def read_settings(self) -> ManxueSettings:
         """
-        Read the connection anew.
+        Read the connection again.
 
         :raises ManxueConfigurationError: if it is missing or a field of it cannot be used.
+        :raises ManxueTransientError: if Airflow could not be asked.
         """
         try:
             connection = self.get_connection(self.manxue_conn_id)
+            # For the sake of Airflow, which masks the values in its logs. It reads a text that is no JSON as no fields.
+            _ = connection.extra_dejson
         except AirflowNotFoundException:
             raise missing_connection(self.manxue_conn_id) from None
+        except Exception as error:  # noqa: BLE001 - as in the async client
+            raise unreadable_connection(self.manxue_conn_id, error) from None
         return parse_connection(
             self.manxue_conn_id,
             host=connection.host,
             password=connection.password,
             port=connection.port,
             schema=connection.schema,
-            extra=connection.extra_dejson,
+            extra=connection.extra,
         )
 
     @cached_property
@@ -154,6 +160,8 @@ class ManxueHook(BaseHook):
     @staticmethod
     def _new_session() -> requests.Session:
         session = requests.Session()
+        # Proxy and authorities are passed with each request. Its entry in .netrc would replace the API key.
+        session.trust_env = False
         for scheme in ("http://", "https://"):
             session.mount(scheme, DeadlineAdapter())
         # Cookies would be kept for as long as the session is, however many come.
@@ -165,7 +173,11 @@ class ManxueHook(BaseHook):
         return session
 
     def get_conn(self) -> requests.Session:
-        """Return the session, which keeps its connections open between calls; it holds no key."""
+        """
+        Return the session, which keeps its connections open between calls.
+
+        It holds no key, and takes neither a proxy nor a CA bundle from the environment.
+        """
         return self._session
 
     def get_video_task(self, video_task_id: str) -> VideoTask:
@@ -184,16 +196,20 @@ class ManxueHook(BaseHook):
             return self._query(settings, task_id)
         except ManxueAuthenticationError:
             self._settings = self.read_settings()
-            if self._settings.api_key == settings.api_key:
+            if self._settings == settings:
                 raise
-            self.log.info("The API key was refused, but the connection holds another one by now; using that.")
+            self.log.info(
+                "The API key was refused, but the connection was edited meanwhile; using its new values."
+            )
             return self._query(self._settings, task_id)
 
     def _query(self, settings: ManxueSettings, task_id: str) -> VideoTask:
         try:
             answer = _exchange(self._session, settings, "GET", result_url(settings.base_url, task_id))
+        # The library's own texts repeat the whole request, so the cause is not chained.
+        except _BAD_ADDRESS:
+            raise unusable_address(settings) from None
         except _NO_ANSWER as error:
-            # The library's own texts repeat the whole request, so the cause is not chained.
             raise no_answer(error, urlsplit(settings.base_url).hostname or "") from None
         return parse_task(
             answer.http_status,
@@ -378,7 +394,7 @@ def _exchange(
         timeout=urllib3.Timeout(total=settings.request_timeout),  # type: ignore[arg-type] # unknown to its types
         allow_redirects=False,
         stream=True,
-        verify=settings.ca_bundle or settings.verify,
+        verify=ca_path(settings) or False,
         proxies=_proxies(settings),
     ) as response:
         return _Answer(
@@ -388,20 +404,13 @@ def _exchange(
         )
 
 
-def _proxies(settings: ManxueSettings) -> dict[str, str] | None:
-    if settings.proxy:
-        return {"http": settings.proxy, "https": settings.proxy}
-    hostname = urlsplit(settings.base_url).hostname or ""
-    # What is meant for this machine stays on it, whatever proxy the environment names: it may be unencrypted.
-    return {"no_proxy": hostname} if is_loopback(hostname) else None
+def _proxies(settings: ManxueSettings) -> dict[str, str]:
+    proxy = proxy_for(settings)
+    return {"http": proxy, "https": proxy} if proxy else {}
 
 
 def _read_body(response: Response, timeout: float, ends_at: float) -> bytes:
     """Read a body that may be endless, slow or compressed against our wish, within bounds."""
-    if response.headers.get("Content-Encoding", "identity").lower() != "identity":
-        raise ManxueTransientError(
-            f"HTTP {response.status_code} with a body in a coding that was not asked for"
-        )
     raw: Any = response.raw
     cutoff = SocketDeadline(raw.sock, ends_at - time.monotonic())
     try:
@@ -415,7 +424,7 @@ def _read_body(response: Response, timeout: float, ends_at: float) -> bytes:
         raise ManxueTransientError(
             f"HTTP {response.status_code} with an answer that took longer than {timeout:g} s"
         )
-    return body
+    return decode_body(body, response.headers.get("Content-Encoding", ""), MAX_BODY)
 
 
 def _read_bounded(response: Response, cutoff: SocketDeadline) -> bytes:

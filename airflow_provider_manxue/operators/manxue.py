@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import contextlib
-import time
 from typing import TYPE_CHECKING, Any
 
-from airflow.providers.common.compat.sdk import AirflowFailException, AirflowSensorTimeout
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowTaskTimeout,
+)
 
 from airflow_provider_manxue._airflow.waiting import SingleVideoWait
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
+from airflow_provider_manxue._core.ids import names_a_task, parse_video_task_id
 from airflow_provider_manxue._core.polling import DEFAULT_POKE_INTERVAL, DEFAULT_TIMEOUT
 from airflow_provider_manxue._core.rendering import is_rendered_later
 from airflow_provider_manxue.exceptions import (
     ManxueError,
     ManxueInputError,
     ManxueOrderError,
+    ManxueOrderUnknownError,
     ManxueRefusedError,
+    ManxueTimeoutError,
     ManxueVideoFailedError,
 )
 from airflow_provider_manxue.links.manxue import ManxueVideoLink
@@ -29,6 +35,9 @@ if TYPE_CHECKING:
     from datetime import timedelta
 
     from airflow.providers.common.compat.sdk import Context, XComArg
+
+_ID_KEY = "video_task_id"
+"""XCom key of the id of the order."""
 
 _PARAMETERS = (
     "prompt",
@@ -151,29 +160,69 @@ class ManxueCreateVideoOperator(SingleVideoWait):
 
         :return: the whole task, under the service's field names; the id, with ``wait_for_completion=False``.
         """
-        with self._endings():
+        with self._apply_skip_policy():
             order = read_order(**self._parameters)
             video_task_id = self._find_or_order(order, context)
-            if self.do_xcom_push:
-                context["ti"].xcom_push(key="video_task_id", value=video_task_id)
             with self._kept(context, video_task_id):
+                self._push_id(context, video_task_id)
                 if not self.wait_for_completion:
                     self._seen = [{"id": video_task_id, "model": self.model}]
                     return video_task_id
-                return self._wait(context, video_task_id, time.time())
+                return self._begin(context, video_task_id)
+
+    def _push_id(self, context: Context, video_task_id: str) -> None:
+        if self.do_xcom_push or (self.wait_for_completion and self.deferrable):
+            # Also where nothing is handed over: it leads back to the video if Airflow drops the deferral.
+            self._push_xcoms(context, {_ID_KEY: video_task_id})
 
     def execute_complete(
-        self, context: Context, event: Any, started_at: float | None = None
+        self,
+        context: Context,
+        event: Any,
+        started_at: float | None = None,
+        try_number: int | None = None,
     ) -> dict[str, Any]:
         """
-        Go on when the trigger has fired, as the sensor does.
+        Resume when the trigger has fired, as the sensor does.
 
-        :param event: what the trigger said.
+        :param event: the trigger's event.
         :param started_at: when the wait began, in seconds since the epoch.
+        :param try_number: number of the try that deferred.
         """
         video_task_id = str(event.get("video_task_id", "")) if isinstance(event, dict) else ""
         with self._kept(context, video_task_id):
-            return super().execute_complete(context, event, started_at)
+            return super().execute_complete(context, event, started_at, try_number)
+
+    def _resume_stale(self, context: Context, video_task_id: str) -> dict[str, Any]:
+        # The event of an earlier try names the order; nothing is sent.
+        video_task_id = video_task_id or self._awaited_id(context)
+        self._push_id(context, video_task_id)  # Airflow has deleted the XComs of that try
+        return super()._resume_stale(context, video_task_id)
+
+    def _resume_after_failure(self, context: Context, reason: str) -> dict[str, Any]:
+        video_task_id = self._awaited_id(context)
+        with self._kept(context, video_task_id):
+            self._push_id(
+                context, video_task_id
+            )  # a retry can resume here, without the XComs of the earlier try
+            return super()._resume_after_failure(context, reason)
+
+    def _awaited_id(self, context: Context) -> str:
+        """Return the id of the order that this task instance has placed: from its record, else from its XCom."""
+        ti = context["ti"]
+        try:
+            video_task_id = self._order_store(context).ordered_id() if self.durable else None
+            if video_task_id is None:
+                video_task_id = ti.xcom_pull(task_ids=ti.task_id, key=_ID_KEY, map_indexes=ti.map_index)
+        except Exception as error:  # noqa: BLE001 - whatever it is, no retry may order again
+            self.log.warning("The id of the order could not be loaded (%s).", type(error).__name__)
+            video_task_id = None
+        if not names_a_task(video_task_id):
+            raise ManxueOrderUnknownError(
+                "Airflow ended the deferral of this task, and the id of its order is in neither its record nor its XCom "
+                "'video_task_id'. The log of this task names it: wait for it with a ManxueVideoSensor."
+            )
+        return parse_video_task_id(video_task_id)
 
     def _find_or_order(self, order: Order, context: Context) -> str:
         store = self._order_store(context)
@@ -205,11 +254,21 @@ class ManxueCreateVideoOperator(SingleVideoWait):
             raise
         except ManxueRefusedError as error:
             raise store.lost(error) from None
-        except ManxueError as error:
+        except AirflowTaskTimeout as error:
+            if store.binds:
+                raise
+            # Airflow retries that one, and the retry would order again; it does not retry a sensor's timeout.
+            raise ManxueTimeoutError(
+                f"{error} The video {video_task_id!r} is ordered. Wait for it with a ManxueVideoSensor; clear this task to "
+                f"order anew."
+            ) from error
+        except Exception as error:
+            # Also what is not ours, such as an XCom backend's error: a retry would order again.
             if store.binds or isinstance(error, (AirflowFailException, AirflowSensorTimeout)):
                 raise
+            reason = str(error) if isinstance(error, ManxueError) else f"{type(error).__name__}."
             raise ManxueOrderError(
-                f"{error} The video {video_task_id!r} is ordered, and a retry would order another one, so there is "
+                f"{reason} The video {video_task_id!r} is ordered, and a retry would order another one, so there is "
                 f"none. Wait for it with a ManxueVideoSensor; clear this task to order anew."
             ) from error
         else:

@@ -12,8 +12,8 @@ from urllib.parse import quote, unquote
 from airflow.providers.common.compat.sdk import BaseOperator, XComArg
 
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
+from airflow_provider_manxue._core.ids import parse_video_task_id
 from airflow_provider_manxue._core.rendering import is_rendered_later
-from airflow_provider_manxue._core.responses import parse_video_task_id
 from airflow_provider_manxue.exceptions import (
     ManxueError,
     ManxueExistsError,

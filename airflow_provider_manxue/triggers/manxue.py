@@ -1,172 +1,161 @@
-"""The triggers: waits in the triggerer, which hold no worker slot."""
+"""The triggers: they wait in the triggerer, and hold no worker slot."""
 
 from __future__ import annotations
 
 import abc
-import asyncio
 import random
 import time
+import traceback
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TriggerEvent
 
 from airflow_provider_manxue._airflow.task_trigger import CannotStartInTriggererError, StartFromTrigger
 from airflow_provider_manxue._airflow.xcoms import RETURN_KEY
-from airflow_provider_manxue._client.async_client import Transport, shared_transport
-from airflow_provider_manxue._core.batch import (
-    Outcome,
-    Progress,
-    affects_all_videos,
-    parse_video_task_ids,
-    to_tasks,
-    to_xcoms,
-)
+from airflow_provider_manxue._client.async_client import AsyncClient, shared_client
+from airflow_provider_manxue._client.drivers import AsyncDriver
+from airflow_provider_manxue._core.batch import to_tasks, to_xcoms
 from airflow_provider_manxue._core.events import batch_event, begin_event, completed_event, error_event
+from airflow_provider_manxue._core.ids import parse_video_task_id, parse_video_task_ids
+from airflow_provider_manxue._core.poller import Poller, affects_all_videos
 from airflow_provider_manxue._core.polling import (
-    AskAgain,
-    Completed,
-    Ended,
+    GRACE_TIME,
+    LEGACY_DEFER_TIMEOUT_MARGIN,
+    MAX_URL_AGE,
     PollPolicy,
     PollTimes,
-    Wait,
     spread_first_poll,
 )
-from airflow_provider_manxue._core.responses import parse_video_task_id
-from airflow_provider_manxue.exceptions import ManxueError, ManxueTransientError
+from airflow_provider_manxue.exceptions import (
+    ManxueError,
+    ManxueInternalError,
+    ManxuePermissionError,
+)
 from airflow_provider_manxue.links.manxue import video_link_xcom
+from airflow_provider_manxue.models import VideoTask
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Iterable
 
-    from airflow_provider_manxue.models import VideoTask
-
-
-LAST_LOOK = 1.0
-"""Seconds that an answer may come after the deadline."""
-
-LATE_LOOK = 10.0
-"""Seconds for an answer where the deadline had passed before the trigger started, as after a long downtime."""
-
-SPACING = 0.001
-"""Seconds between the first polls of a batch, so that ten thousand timers do not go off in one moment."""
-
-AT_ONCE = 100
-"""Waits of a batch that begin without a pause for the others on the loop."""
-
-FRESH = 300.0
-"""Seconds for which a video's URL is handed on as it came; an older one is asked for again, so that it lasts."""
+    from airflow_provider_manxue._core.poller import Outcome
 
 
-class _WaitingTrigger(StartFromTrigger):
-    """What both triggers know, and how each of their waits goes on to its end."""
-
-    def __init__(
-        self, *, exponential_backoff: bool = False, max_wait: float | None = None, **task: Any
-    ) -> None:
-        super().__init__(**task)
-        self.exponential_backoff = exponential_backoff
-        self.max_wait = max_wait
-
-    def _common_arguments(self) -> dict[str, Any]:
-        return {
-            **self._task_arguments(),
-            "exponential_backoff": self.exponential_backoff,
-            "max_wait": self.max_wait,
-        }
+class _WaitTrigger(StartFromTrigger):
+    """Base of both triggers: runs the polling engine over the client that all waits of the triggerer share."""
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, and yield the one event that says how it ended."""
-        async with shared_transport() as transport:
+        """Wait, and yield the one event that says how the wait ended."""
+        async with shared_client() as client:
             if isinstance(self.manxue_conn_id, str) and self._template_error is None:
-                transport.prepare(self.manxue_conn_id)
-            event = await self._event(transport)
+                client.prepare(self.manxue_conn_id)
+            try:
+                event = await self._event(client)
+            except Exception as error:  # noqa: BLE001 - Airflow would log its text, which may hold a header or a URL
+                event = self._unexpected_event(error)
         yield event
 
     @abc.abstractmethod
-    async def _event(self, transport: Transport) -> TriggerEvent:
-        """Wait, and return the event that says how it has ended."""
+    async def _event(self, client: AsyncClient) -> TriggerEvent:
+        """Wait, and return the event that says how the wait ended."""
 
-    def _wait_for(self, video_task_id: str, span: PollTimes, **state: Any) -> Wait:
-        return Wait(
-            video_task_id=video_task_id,
-            policy=PollPolicy(self.poke_interval, self.exponential_backoff, self.max_wait),
-            started_at=span.started_at,
-            deadline=span.deadline,
+    def _unexpected_event(self, error: Exception) -> TriggerEvent:
+        kind = f"{type(error).__module__}.{type(error).__qualname__}"
+        frames = traceback.extract_tb(error.__traceback__)
+        where = "; ".join(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames[-12:])
+        self.log.error("Unexpected %s in the trigger, at: %s", kind, where)
+        text = f"unexpected {kind} in the trigger; the task log has its frames"
+        return TriggerEvent(error_event("", ManxueInternalError(text), has_worked=self.has_worked))
+
+    def _poller(self, ids: Iterable[str], times: PollTimes, **state: Any) -> Poller:
+        return Poller(
+            ids,
+            PollPolicy(self.poke_interval, self.exponential_backoff, self.max_wait),
+            started_at=times.started_at,
+            deadline=times.deadline,
+            first_poll_at=spread_first_poll(
+                times.first_poll_at,
+                times.resumed_at,
+                self.poke_interval,
+                times.deadline,
+                random.random(),  # noqa: S311
+            ),
+            # One that starts again does not know its responses, and counts as having worked, as a later poke does.
+            has_worked=self.has_worked or times.resumed_at > times.first_poll_at,
             **state,
         )
 
-    async def _watch(
-        self,
-        wait: Wait,
-        span: PollTimes,
-        transport: Transport,
-        tell: Callable[[AskAgain | Completed | Ended], None],
-        turn: float = 0.0,
-    ) -> Completed | Ended:
-        """Ask about one video until its wait is over; ``turn`` is how many seconds after others it begins."""
-        first_poll_at = min(span.first_poll_at + turn, max(span.first_poll_at, wait.deadline))
-        at = spread_first_poll(
-            first_poll_at,
-            span.resumed_at,
-            wait.policy.interval,
-            wait.deadline,
-            random.random(),  # noqa: S311
-        )
-        may_ask = span.first_poll_at <= wait.deadline
-        while may_ask:
-            await _sleep_until(at)
-            decision = wait.after(await self._ask(wait, transport), time.time())
-            tell(decision)
-            if not isinstance(decision, AskAgain):
-                return decision
-            at, may_ask = decision.at, decision.at <= wait.deadline
-        # The service does not want to be asked before the deadline.
-        while time.time() < wait.deadline:  # once, unless the clock is set back meanwhile
-            await _sleep_until(wait.deadline)
-        return Ended(wait.timed_out())
+    async def _drive(self, poller: Poller, client: AsyncClient, give_up_at: float) -> None:
+        await AsyncDriver(
+            poller, client, self.manxue_conn_id, task=id(self), log=self.log, give_up_at=give_up_at
+        ).run()
 
-    async def _ask(self, wait: Wait, transport: Transport) -> VideoTask | ManxueError:
-        """Ask once; neither a slow answer nor a long queue may move the deadline."""
-        left = wait.deadline + LAST_LOOK - time.time()
-        try:
-            async with asyncio.timeout(left if left > 0 else LATE_LOOK):
-                return await transport.get_video_task(
-                    self.manxue_conn_id, wait.video_task_id, self.poke_interval
-                )
-        except ManxueError as error:
-            return error
-        except TimeoutError:
-            return ManxueTransientError("no answer before the deadline")
+    def _left_to_worker(self, error: ManxueError, poller: Poller) -> bool:
+        """Return whether a worker has to begin a wait that began here, and whose connection has not worked."""
+        concerns_connection = affects_all_videos(error) or isinstance(error, ManxuePermissionError)
+        return not self._given_times and not poller.has_worked and concerns_connection
 
 
-class ManxueVideoTrigger(_WaitingTrigger):
+class ManxueVideoTrigger(_WaitTrigger):
     """
-    Waits until a video is ready or has failed, or a deadline has passed.
+    Waits until a video has ended, or the deadline has passed.
 
-    Times are absolute, in seconds since the epoch, and not of a monotonic clock: Airflow starts a trigger anew,
-    with the same arguments, whenever the triggerer is restarted, and the wait goes on as if nothing had been.
-    The arguments are stored in the metadata database; neither the key nor a URL is among them.
+    Times are absolute, in seconds since the epoch, and not of a monotonic clock: Airflow starts a trigger again,
+    with the same arguments, whenever the triggerer is restarted, and the wait continues.
+    The arguments are stored in the metadata database; they have neither a key nor a URL.
 
     :param video_task_id: id of the task. In a wait that begins here also a template, or a reference to an XCom.
     :param grace_since: since when the service refuses the id or leaves out the URL, or None.
-    :param last_answer: what the service said last to the worker.
+    :param last_answer: the last status that the worker has logged.
     :param manxue_conn_id: id of the Airflow connection.
     :param poke_interval: seconds between two polls.
     :param started_at: when the wait began; None if it begins here.
-    :param deadline: when the wait ends at the latest.
-    :param first_poll_at: when to ask first; a trigger that starts later spreads its first poll over an interval.
+    :param deadline: the moment after which no regular poll begins. A final poll follows it.
+    :param first_poll_at: when to poll first; a trigger that starts later spreads its first poll over an interval.
     :param exponential_backoff: let the interval grow with the time waited.
     :param max_wait: longest interval in seconds, or None.
+    :param has_worked: whether a response was parsed as a task before; then trouble with the connection may pass.
+    :param defer_timeout_margin: seconds from the deadline to Airflow's own timeout of the deferral.
     :param timeout: seconds that a wait that begins here may take.
     :param execution_timeout: seconds that a task that begins here may take, or None.
-    :param end_from_trigger: end the task here when the video is there.
-    :param do_xcom_push: hand over the result when the task ends here.
+    :param end_from_trigger: end the task here when the video is completed.
+    :param do_xcom_push: push the result when the task ends here.
     """
 
     def __init__(
-        self, *, video_task_id: Any, grace_since: float | None = None, last_answer: str = "", **common: Any
+        self,
+        *,
+        video_task_id: Any,
+        manxue_conn_id: Any,
+        poke_interval: float,
+        grace_since: float | None = None,
+        last_answer: str = "",
+        started_at: float | None = None,
+        deadline: float | None = None,
+        first_poll_at: float | None = None,
+        exponential_backoff: bool = False,
+        max_wait: float | None = None,
+        has_worked: bool = False,
+        defer_timeout_margin: float = LEGACY_DEFER_TIMEOUT_MARGIN,
+        timeout: float | None = None,
+        execution_timeout: float | None = None,
+        end_from_trigger: bool = False,
+        do_xcom_push: bool = True,
     ) -> None:
-        super().__init__(**common)
+        super().__init__(
+            manxue_conn_id=manxue_conn_id,
+            poke_interval=poke_interval,
+            started_at=started_at,
+            deadline=deadline,
+            first_poll_at=first_poll_at,
+            exponential_backoff=exponential_backoff,
+            max_wait=max_wait,
+            has_worked=has_worked,
+            defer_timeout_margin=defer_timeout_margin,
+            timeout=timeout,
+            execution_timeout=execution_timeout,
+            end_from_trigger=end_from_trigger,
+            do_xcom_push=do_xcom_push,
+        )
         self.video_task_id = video_task_id
         self.grace_since = grace_since
         self.last_answer = last_answer
@@ -177,135 +166,140 @@ class ManxueVideoTrigger(_WaitingTrigger):
             "video_task_id": self.video_task_id,
             "grace_since": self.grace_since,
             "last_answer": self.last_answer,
-            **self._common_arguments(),
+            **self._task_arguments(),
         }
 
-    async def _event(self, transport: Transport) -> TriggerEvent:
+    async def _event(self, client: AsyncClient) -> TriggerEvent:
         try:
-            value, span = await self._begin(self.video_task_id)
+            value, times = await self._begin(self.video_task_id)
             video_task_id = parse_video_task_id(value)
         except (CannotStartInTriggererError, ManxueError) as reason:
             return TriggerEvent(begin_event(str(reason)))
-        self._announce(f"the video {video_task_id}", span)
-        wait = self._wait_for(video_task_id, span, grace_since=self.grace_since, last_answer=self.last_answer)
-        end = await self._watch(wait, span, transport, self._tell)
-        if isinstance(end, Ended):
-            return TriggerEvent(error_event(video_task_id, end.error))
-        if self.end_from_trigger and await self._ended_here(
-            {**end.task.to_xcoms(), RETURN_KEY: end.task.to_dict()}, video_link_xcom(end.task.video_url)
-        ):
+        self._log_start(f"the video {video_task_id}", times)
+        grace = {} if self.grace_since is None else {video_task_id: self.grace_since}
+        poller = self._poller([video_task_id], times, grace=grace, last_status=self.last_answer)
+        await self._drive(poller, client, self._give_up_at(times))
+        outcome = poller.outcomes[video_task_id]
+        started_at = None if self._given_times else times.started_at
+        if isinstance(outcome, ManxueError):
+            if self._left_to_worker(outcome, poller):
+                return TriggerEvent(begin_event(str(outcome)))
+            final_poll = video_task_id not in poller.not_polled
+            return TriggerEvent(
+                error_event(
+                    video_task_id,
+                    outcome,
+                    final_poll=final_poll,
+                    has_worked=poller.has_worked,
+                    started_at=started_at,
+                )
+            )
+        xcoms = {**outcome.to_xcoms(), RETURN_KEY: outcome.to_dict()}
+        if self.end_from_trigger and await self._ended_here(xcoms, video_link_xcom(outcome.video_url)):
             return self._success()
-        started_at = None if self._given_span else span.started_at
-        return TriggerEvent(completed_event(video_task_id, wait.last_answer, started_at=started_at))
-
-    def _tell(self, decision: AskAgain | Completed | Ended) -> None:
-        for news in decision.news:
-            self.log.log(news.level, news.text)
+        return TriggerEvent(completed_event(video_task_id, poller.final_status, started_at=started_at))
 
 
-class ManxueVideoBatchTrigger(_WaitingTrigger):
+class ManxueVideoBatchTrigger(_WaitTrigger):
     """
-    Waits until each of many videos is ready or has failed, or a deadline has passed.
+    Waits until each of many videos has ended, or the deadline has passed.
 
     An error that concerns the connection and not a single video ends the wait for all at once.
 
-    :param video_task_ids: ids of the tasks. One that stands there more than once is polled once. In a wait that
+    :param video_task_ids: ids of the tasks. One that is named more than once is polled once. In a wait that
         begins here also templates, or references to XComs.
     :param manxue_conn_id: id of the Airflow connection.
     :param poke_interval: seconds between two polls of a video.
     :param started_at: when the wait began; None if it begins here.
-    :param deadline: when the wait ends at the latest.
-    :param first_poll_at: when to ask first; the limits of the connection spread the polls from then on.
+    :param deadline: the moment after which no regular poll begins. A final poll of each video follows it.
+    :param first_poll_at: when to poll first; the limits of the connection spread the polls from then on.
     :param exponential_backoff: let the interval grow with the time waited.
     :param max_wait: longest interval in seconds, or None.
+    :param has_worked: whether a response was parsed as a task before; then trouble with the connection may pass.
+    :param defer_timeout_margin: seconds from the deadline to Airflow's own timeout of the deferral.
     :param timeout: seconds that a wait that begins here may take.
     :param execution_timeout: seconds that a task that begins here may take, or None.
-    :param end_from_trigger: end the task here when all videos are there.
-    :param do_xcom_push: hand over the result when the task ends here.
+    :param end_from_trigger: end the task here when all videos are completed.
+    :param do_xcom_push: push the result when the task ends here.
     """
 
-    def __init__(self, *, video_task_ids: Any, **common: Any) -> None:
-        super().__init__(**common)
+    def __init__(
+        self,
+        *,
+        video_task_ids: Any,
+        manxue_conn_id: Any,
+        poke_interval: float,
+        started_at: float | None = None,
+        deadline: float | None = None,
+        first_poll_at: float | None = None,
+        exponential_backoff: bool = False,
+        max_wait: float | None = None,
+        has_worked: bool = False,
+        defer_timeout_margin: float = LEGACY_DEFER_TIMEOUT_MARGIN,
+        timeout: float | None = None,
+        execution_timeout: float | None = None,
+        end_from_trigger: bool = False,
+        do_xcom_push: bool = True,
+    ) -> None:
+        super().__init__(
+            manxue_conn_id=manxue_conn_id,
+            poke_interval=poke_interval,
+            started_at=started_at,
+            deadline=deadline,
+            first_poll_at=first_poll_at,
+            exponential_backoff=exponential_backoff,
+            max_wait=max_wait,
+            has_worked=has_worked,
+            defer_timeout_margin=defer_timeout_margin,
+            timeout=timeout,
+            execution_timeout=execution_timeout,
+            end_from_trigger=end_from_trigger,
+            do_xcom_push=do_xcom_push,
+        )
         self.video_task_ids = video_task_ids
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments; waits in flight outlive upgrades, so both are promises."""
         return "airflow_provider_manxue.triggers.manxue.ManxueVideoBatchTrigger", {
             "video_task_ids": self.video_task_ids,
-            **self._common_arguments(),
+            **self._task_arguments(),
         }
 
-    async def _event(self, transport: Transport) -> TriggerEvent:
+    async def _event(self, client: AsyncClient) -> TriggerEvent:
         try:
-            value, span = await self._begin(self.video_task_ids)
+            value, times = await self._begin(self.video_task_ids)
             ids = parse_video_task_ids(value)
         except (CannotStartInTriggererError, ManxueError) as reason:
             return TriggerEvent(begin_event(str(reason)))
         videos = list(dict.fromkeys(ids))
-        self._announce(f"{len(videos)} videos", span)
-        batch = _Batch(span, Progress(len(videos)))
-        try:
-            async with asyncio.TaskGroup() as group:
-                for number, video_task_id in enumerate(videos):
-                    group.create_task(self._watch_one(video_task_id, transport, batch, number * SPACING))
-                    if number % AT_ONCE == AT_ONCE - 1:
-                        await asyncio.sleep(0)  # other triggers of this loop have their turn
-        except* _WholeBatchError as errors:
-            # The first one tells it all: it is the connection that is wrong.
-            event = TriggerEvent(error_event("", errors.exceptions[0].args[0]))
-        else:
-            event = await self._event_of_all(ids, batch, transport)
-        return event
-
-    async def _watch_one(self, video_task_id: str, transport: Transport, batch: _Batch, turn: float) -> None:
-        wait = self._wait_for(video_task_id, batch.span)
-        end = await self._watch(wait, batch.span, transport, lambda decision: None, turn)
-        if isinstance(end, Ended) and affects_all_videos(end.error):
-            raise _WholeBatchError(end.error)
-        if isinstance(end, Completed) and self.end_from_trigger:
-            batch.tasks[video_task_id] = (end.task, time.time())
-        for news in batch.progress.after(video_task_id, end, time.time() - batch.span.started_at):
-            self.log.log(news.level, news.text)
-
-    async def _event_of_all(self, ids: list[str], batch: _Batch, transport: Transport) -> TriggerEvent:
-        errors = batch.progress.errors
+        self._log_start(f"{len(videos)} videos", times)
+        poller = self._poller(videos, times)
+        await self._drive(poller, client, self._give_up_at(times))
+        outcomes = poller.outcomes
+        errors = [outcome for outcome in outcomes.values() if isinstance(outcome, ManxueError)]
+        if len(errors) == len(videos) and self._left_to_worker(errors[0], poller):
+            return TriggerEvent(begin_event(str(errors[0])))
         if not errors and self.end_from_trigger:
-            tasks = to_tasks(ids, await self._fresh(batch, transport))
+            tasks = to_tasks(ids, await self._freshened(poller, client))
             if await self._ended_here({**to_xcoms(tasks), RETURN_KEY: tasks}):
                 return self._success()
-        started_at = None if self._given_span else batch.span.started_at
-        return TriggerEvent(batch_event(errors, started_at=started_at))
+        return TriggerEvent(
+            batch_event(
+                videos,
+                outcomes,
+                not_polled=poller.not_polled,
+                has_worked=poller.has_worked,
+                started_at=None if self._given_times else times.started_at,
+            )
+        )
 
-    async def _fresh(self, batch: _Batch, transport: Transport) -> dict[str, Outcome]:
-        """Return the tasks, those asked again whose URL has aged while the others were awaited."""
-
-        async def freshened(video_task_id: str) -> None:
-            wait = self._wait_for(video_task_id, batch.span)
-            decision = wait.after(await self._ask(wait, transport), time.time())
-            if isinstance(decision, Completed):  # otherwise the known one is the best there is
-                tasks[video_task_id] = decision.task
-
-        tasks: dict[str, Outcome] = {video: task for video, (task, _) in batch.tasks.items()}
+    async def _freshened(self, waited: Poller, client: AsyncClient) -> dict[str, Outcome]:
+        """Return the tasks. Those are read again whose URLs have aged while the others were awaited."""
         now = time.time()
-        async with asyncio.TaskGroup() as group:
-            for video_task_id, (_, seen_at) in batch.tasks.items():
-                if now - seen_at > FRESH:
-                    group.create_task(freshened(video_task_id))
-        return tasks
-
-
-class _Batch:
-    """The state of a wait for many videos."""
-
-    def __init__(self, span: PollTimes, progress: Progress) -> None:
-        self.span = span
-        self.progress = progress
-        self.tasks: dict[str, tuple[VideoTask, float]] = {}
-
-
-class _WholeBatchError(Exception):
-    """Carries an error that ends the waits for all videos of a batch."""
-
-
-async def _sleep_until(moment: float) -> None:
-    await asyncio.sleep(max(0.0, moment - time.time()))
+        aged = [video for video, ended_at in waited.ended_at.items() if now - ended_at > MAX_URL_AGE]
+        times = PollTimes(waited.started_at, now, now, now)
+        poller = self._poller(aged, times, to_read=aged)
+        if aged:
+            await self._drive(poller, client, now + GRACE_TIME)
+        fresh = {video: task for video, task in poller.outcomes.items() if isinstance(task, VideoTask)}
+        return {**waited.outcomes, **fresh}  # an aged URL is better than none

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -39,7 +40,13 @@ def local_airflow(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) 
     with LocalAirflow(
         tmp_path_factory.mktemp("airflow"),
         dags_folder=HERE / "dags",
-        env={"AIRFLOW_CONN_MANXUE_DEFAULT": emulator.airflow_connection_json()},
+        env={
+            "AIRFLOW_CONN_MANXUE_DEFAULT": emulator.airflow_connection_json(),
+            # The triggerer imports a trigger of the tests, and does not look for it in the Dag folder.
+            "PYTHONPATH": os.pathsep.join([str(HERE / "dags"), os.environ.get("PYTHONPATH", "")]).strip(
+                os.pathsep
+            ),
+        },
         pools={"one": 1},
     ) as airflow:
         yield airflow

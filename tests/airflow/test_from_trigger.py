@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -123,19 +122,20 @@ class Hundred:
             assert worker_starts(self.airflow, HUNDRED, self.run_id, f"wait_{n}") == 0
 
 
-@pytest.mark.parametrize("ending", ["failed", "timeout", "401"])
+@pytest.mark.parametrize("ending", ["failed", "timeout", "wrong kind"])
 def test_bad_ending_resumes_on_a_worker_with_its_real_error(
     airflow: LocalAirflow, emulator: Emulator, tmp_path: Path, ending: str
 ) -> None:
-    script = (
-        Script.failing("the prompt is not allowed") if ending == "failed" else Script.by_hand("processing")
-    )
-    video = emulator.add_task(script=script)
+    scripts = {
+        "failed": Script.failing("the prompt is not allowed"),
+        "timeout": Script.by_hand("processing"),
+        "wrong kind": Script.named("object_image_generation"),
+    }
+    video = emulator.add_task(script=scripts[ending])
     run_id = airflow.trigger(BAD, conf={"video": video, "callbacks": str(tmp_path)})
-    with emulator.outage("401") if ending == "401" else contextlib.nullcontext():
-        airflow.wait_for_run(BAD, run_id, timeout=240)
+    airflow.wait_for_run(BAD, run_id, timeout=240)
     seen = airflow.task_states(BAD, run_id)
-    skips = "failed" if ending == "401" else "skipped"
+    skips = "failed" if ending == "wrong kind" else "skipped"
     execution_timeout = "failed"
     assert seen == {
         "nothing": "success",
@@ -149,13 +149,12 @@ def test_bad_ending_resumes_on_a_worker_with_its_real_error(
     words = {
         "failed": "the prompt is not allowed",
         "timeout": "ManxueTimeoutError",
-        "401": "ManxueAuthenticationError",
+        "wrong kind": "ManxueMediaTypeError",
     }
     assert words[ending] in airflow.task_log(BAD, run_id, "plain")
     if ending == "timeout":
         assert "AirflowTaskTimeout" in airflow.task_log(BAD, run_id, "execution_timeout")
-    for task in ("unknown_xcom", "macro"):
-        assert "This worker begins the wait" in airflow.task_log(BAD, run_id, task)
+    assert "This worker begins the wait" in airflow.task_log(BAD, run_id, "unknown_xcom")
     assert "ManxueInputError" in airflow.task_log(BAD, run_id, "unknown_xcom")
     assert words[ending] in airflow.task_log(BAD, run_id, "macro"), "its template is rendered on the worker"
     assert {"plain", "unknown_xcom"} <= {file.name for file in tmp_path.iterdir()}
@@ -187,6 +186,33 @@ def test_batch_needs_no_worker_and_hands_over_the_same(airflow: LocalAirflow, em
     assert {task: worker_starts(airflow, BATCH, run_id, task) for task in tasks} == tasks
     assert worker_starts(airflow, BATCH, run_id, "mapped_over") == 1, "a worker stores the length to map over"
     assert [airflow.xcom(BATCH, run_id, "use_each", map_index=n) for n in range(4)] == videos
+
+
+@pytest.mark.parametrize("native", ["text", "native"])
+def test_templates_have_the_same_value_on_both_sides(airflow: LocalAirflow, native: str) -> None:
+    dag_id = f"templates_of_both_sides_{native}"
+    airflow.wait_for_dag(dag_id)
+    body = {
+        "logical_date": "2026-03-28T23:59:58.123456Z",
+        "conf": {"video": "proj_7", "list": [1, None, {"a": 1.5}]},
+    }
+    run_id = airflow._api("POST", f"/api/v2/dags/{dag_id}/dagRuns", body)["dag_run_id"]
+    assert airflow.wait_for_run(dag_id, run_id) == "success"
+    seen = airflow.xcom(dag_id, run_id, "render")
+    assert seen["error"] == "None"
+    assert seen["triggerer"] == seen["worker"]
+    assert len(seen["worker"]) == 20
+    assert "proj_7" in seen["worker"]["params"]
+
+
+def test_template_of_a_worker_starts_there_and_ends_in_the_triggerer(
+    airflow: LocalAirflow, emulator: Emulator
+) -> None:
+    video = emulator.add_task(script=Script.polls("processing", "completed"))
+    run_id = airflow.trigger("template_of_a_worker", conf={"video": video})
+    assert airflow.wait_for_run("template_of_a_worker", run_id) == "success"
+    assert airflow.xcom("template_of_a_worker", run_id, "wait")["id"] == video
+    assert worker_starts(airflow, "template_of_a_worker", run_id, "wait") == 1
 
 
 def test_mapped_tasks_defer_as_ever_with_one_warning(airflow: LocalAirflow, emulator: Emulator) -> None:

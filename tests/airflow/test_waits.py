@@ -63,7 +63,7 @@ ENDINGS = {
     ),
     "timeout": (
         Script.by_hand("processing"),
-        "Last answer of the service: processing",
+        "Last status from the service: processing",
         {"soft_fail", "never_fail"},
     ),
     "wrong kind": (Script.named("object_image_generation"), "image.generation", {"never_fail"}),
@@ -205,10 +205,9 @@ class TestKeys:
         assert any(record.status == 401 for record in service.polls(video))
 
     def test_wrong_key_fails_and_says_what_to_do(self, local_airflow, service) -> None:
+        service.api_key = "the-new-key"
         video = service.add_task(script=Script.by_hand("processing", "completed"))
         run_id = local_airflow.trigger("wait_in_every_mode", conf={"video": video, "connection": "rotating"})
-        self.wait_until_deferred(local_airflow, run_id)
-        service.api_key = "the-new-key"
         assert local_airflow.wait_for_run("wait_in_every_mode", run_id) == "failed"
         log = local_airflow.task_log("wait_in_every_mode", run_id, "deferred")
         assert "ManxueAuthenticationError" in log

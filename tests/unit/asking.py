@@ -1,11 +1,11 @@
-"""Ask the service for a video by each of the two transports, over the connection of a test."""
+"""Ask the service for a video by each of the two clients, over the connection of a test."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 
-from airflow_provider_manxue._client.async_client import shared_transport
+from airflow_provider_manxue._client.async_client import shared_client
 from airflow_provider_manxue.hooks.manxue import ManxueHook
 
 CONN_ID = "manxue_under_test"
@@ -22,7 +22,7 @@ def ask_from_worker(video_task_id="task-1"):
 
 def ask_from_triggerer(video_task_id="task-1"):
     async def ask():
-        async with shared_transport() as transport:
-            return await transport.get_video_task(CONN_ID, video_task_id, 30)
+        async with shared_client() as client:
+            return await client.get_video_task(CONN_ID, video_task_id)
 
     return asyncio.run(ask())

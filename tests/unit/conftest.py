@@ -13,15 +13,17 @@ import pytest
 from airflow_provider_manxue._airflow import task_trigger as task_trigger_module
 from airflow_provider_manxue._airflow import waiting as waiting_module
 from airflow_provider_manxue._airflow import xcoms as xcoms_module
-from airflow_provider_manxue._client import async_client as transport_module
+from airflow_provider_manxue._client import async_client as client_module
+from airflow_provider_manxue._client import credentials as credentials_module
+from airflow_provider_manxue._client import drivers as drivers_module
+from airflow_provider_manxue._client import threaded as threaded_module
 from airflow_provider_manxue._core.connection import parse_connection
-from airflow_provider_manxue._core.responses import parse_video_task_id
-from airflow_provider_manxue.exceptions import ManxueError
+from airflow_provider_manxue._core.ids import parse_video_task_id
 from airflow_provider_manxue.hooks import manxue as hook_module
 from airflow_provider_manxue.sensors import manxue as sensor_module
 from airflow_provider_manxue.triggers import manxue as trigger_module
 from asking import ask_from_triggerer, ask_from_worker
-from world import ManualClock, ScriptedService, World, link_into, to_xcoms
+from world import FakeClient, ManualClock, ScriptedService, World, link_into, to_xcoms
 
 
 def pytest_addoption(parser):
@@ -49,7 +51,9 @@ def play(monkeypatch, world):
     clock = world.clock
 
     class Hook:
-        settings = SimpleNamespace(base_url="https://service.example/api", request_timeout=30.0)
+        settings = SimpleNamespace(
+            base_url="https://service.example/api", request_timeout=30.0, requests_per_second=10.0
+        )
         read_settings = None
 
         def __init__(self, conn_id):
@@ -58,37 +62,23 @@ def play(monkeypatch, world):
         def get_video_task(self, video_task_id):
             return world.service.ask(parse_video_task_id(video_task_id), "worker")
 
-    class Transport:
-        prepare = staticmethod(lambda conn_id: None)
-
-        async def get_video_task(self, conn_id, video_task_id, poke_interval):
-            return world.service.ask(video_task_id, "triggerer")
-
     @contextlib.asynccontextmanager
-    async def shared_transport():
-        yield Transport()
+    async def shared_client():
+        yield FakeClient(world, "triggerer")
 
-    async def ask_for_all(read_settings, video_task_ids, until=None):
-        outcomes = {}
-        for video_task_id in video_task_ids:
-            try:
-                outcomes[video_task_id] = world.service.ask(video_task_id, "worker")
-            except ManxueError as error:
-                outcomes[video_task_id] = error
-        return outcomes
+    async def in_this_thread(function, *args, **kwargs):
+        return function(*args, **kwargs)  # the event loop of a test knows of no other thread
 
-    async def sleep_until(moment):
-        clock.now = max(clock.now, moment)
-        await asyncio.sleep(0)  # the other waits of a batch have their turn
-
-    for module in (sensor_module, waiting_module, trigger_module, task_trigger_module):
+    modules = (sensor_module, waiting_module, trigger_module, task_trigger_module)
+    for module in (*modules, drivers_module, credentials_module):
         monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(asyncio, "to_thread", in_this_thread)
     monkeypatch.setattr(hook_module, "ManxueHook", Hook)
     monkeypatch.setattr(xcoms_module, "XCom", to_xcoms(world))
     monkeypatch.setattr(xcoms_module.XComs, "push_link", link_into(world))
-    monkeypatch.setattr(transport_module, "ask_for_all", ask_for_all)
-    monkeypatch.setattr(trigger_module, "shared_transport", shared_transport)
-    monkeypatch.setattr(trigger_module, "_sleep_until", sleep_until)
+    monkeypatch.setattr(client_module, "AsyncClient", lambda load_connection: FakeClient(world, "worker"))
+    monkeypatch.setattr(trigger_module, "shared_client", shared_client)
+    monkeypatch.setattr(threaded_module, "run_interruptibly", lambda work: world.run_loop(work))
     monkeypatch.setattr(random, "random", itertools.cycle([0.5]).__next__)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
+import random
 
 import pytest
 from cryptography.fernet import Fernet
@@ -11,24 +11,23 @@ from cryptography.fernet import Fernet
 from airflow.models.trigger import Trigger
 from airflow.providers.common.compat.sdk import DAG, AirflowSkipException, BaseOperator, TaskDeferred
 
-from airflow_provider_manxue._client import async_client as transport_module
 from airflow_provider_manxue._core.batch import (
+    KEPT_KEY,
     MYSQL_TEXT,
-    Progress,
     batch_error,
-    next_poll_of_all,
-    parse_video_task_ids,
+    parse_kept,
     stored_length,
+    to_kept,
     to_tasks,
 )
 from airflow_provider_manxue._core.events import batch_event, parse_batch_event
-from airflow_provider_manxue._core.polling import AskAgain, Completed, Ended
-from airflow_provider_manxue._core.status_log import LogLine
+from airflow_provider_manxue._core.ids import parse_video_task_ids
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,
     ManxueInputError,
     ManxueMediaTypeError,
+    ManxuePermissionError,
     ManxueRateLimitError,
     ManxueRefusedError,
     ManxueTimeoutError,
@@ -77,40 +76,13 @@ def mode(request):
 def videos(world, service, monkeypatch):
     """What the service answers for each id: a status word, a body, an error, or a function of the time waited."""
     table = {}
+    ask = service.ask
 
-    def answer(video, side):
+    def ask_for(video, side):
         service.script = [table[video]]
-        return service.ask(video, side)
+        return ask(video, side)
 
-    class Transport:
-        prepare = staticmethod(lambda conn_id: None)
-
-        async def get_video_task(self, conn_id, video, poke_interval):
-            return answer(video, "triggerer")
-
-    async def ask_for_all(read_settings, ids, until=None):
-        outcomes = {}
-        for video in ids:
-            try:
-                outcomes[video] = answer(video, "worker")
-            except ManxueError as error:
-                outcomes[video] = error
-        return outcomes
-
-    from airflow_provider_manxue.triggers import manxue as trigger_module
-
-    class Lent:
-        async def __aenter__(self):
-            return Transport()
-
-        async def __aexit__(self, *error):
-            return None
-
-    monkeypatch.setattr(trigger_module, "shared_transport", Lent)
-    monkeypatch.setattr(transport_module, "ask_for_all", ask_for_all)
-    from airflow_provider_manxue.hooks import manxue as hook_module
-
-    hook_module.ManxueHook.read_settings = lambda self: None
+    monkeypatch.setattr(service, "ask", ask_for)
     return table
 
 
@@ -131,7 +103,7 @@ class TestResult:
         videos |= {"a": done("a"), "b": done("b")}
         tasks = world.run(sensor(ids=["a", "b", "a"]))
         assert [task["id"] for task in tasks] == ["a", "b", "a"]
-        assert service.asked_from.count("triggerer") == 2
+        assert service.asked_from == ["triggerer"] * 2 + ["worker"] * 2
 
     def test_needs_one_deferral(self, world, videos):
         videos |= {video: done(video) for video in "abc"}
@@ -163,7 +135,7 @@ class TestFailures:
 
     def test_deadline_keeps_what_has_come(self, world, videos, mode):
         videos |= {"a": "processing", "b": done("b"), "c": done("c")}
-        with pytest.raises(ManxueTimeoutError, match=r"\n- a: .*Last answer of the service: processing"):
+        with pytest.raises(ManxueTimeoutError, match=r"\n- a: .*Last status from the service: processing"):
             world.run(sensor(mode, timeout=300))
         assert world.ti.xcom["video_url"][1:] == [f"https://cdn.example.com/{v}.mp4" for v in "bc"]
         assert world.clock.now == pytest.approx(START + 300, abs=1)
@@ -180,10 +152,10 @@ class TestFailures:
             world.run(sensor(mode))
 
     def test_of_the_connection_ends_all_at_once(self, world, videos, mode, service):
-        videos |= {"a": "processing", "b": ManxueAuthenticationError("401"), "c": "processing"}
+        videos |= dict.fromkeys("abc", ManxueAuthenticationError("401"))
         with pytest.raises(ManxueAuthenticationError, match="401"):
             world.run(sensor(mode, tolerate_failures=True))
-        assert len(service.asked_at) <= 5
+        assert len(service.asked_at) <= 25
 
     @pytest.mark.parametrize(
         ("option", "expected"), [("soft_fail", AirflowSkipException), (None, ManxueVideoFailedError)]
@@ -209,38 +181,33 @@ class TestOutage:
         videos |= {video: lambda waited, v=video: done(v) if waited > 900 else trouble for video in "abc"}
         assert len(world.run(sensor(mode))) == 3
 
-    def test_when_the_worker_resumes_defers_again(self, world, videos):
-        down = iter([ManxueTransientError("HTTP 503")])
-        videos |= {
-            "a": done("a"),
-            "b": lambda waited: (
-                done("b") if world.service.asked_from[-1] == "triggerer" else next(down, done("b"))
-            ),
-            "c": done("c"),
-        }
+    def test_when_the_worker_resumes_is_retried_there(self, world, videos):
+        down = iter([ManxueTransientError("HTTP 503")] * 3)
+        videos |= {video: done(video) for video in "abc"}
+        videos["b"] = lambda waited: done("b") if from_triggerer(world) else next(down, done("b"))
         assert len(world.run(sensor())) == 3
-        assert len(world.deferrals) == 2
-        assert world.deferrals[0].trigger.deadline == world.deferrals[1].trigger.deadline
+        assert len(world.deferrals) == 1
 
-    def test_when_the_worker_resumes_at_the_deadline_loses_no_video_that_is_there(self, world, videos, clock):
-        down = iter([ManxueTransientError("HTTP 503")])
-        videos |= {
-            "a": lambda waited: (
-                next(down, done("a"))
-                if world.service.asked_from[-1] == "worker"
-                else done("a")
-                if waited >= 100
-                else {"status": "processing"}
-            )
-        }
-        assert world.run(sensor(ids="a", timeout=100))[0]["status"] == "completed"
-        assert len(world.deferrals) == 2
-
-    def test_of_the_worker_does_not_go_on_for_ever(self, world, videos):
+    @pytest.mark.parametrize("timeout", [100, 3600])
+    def test_that_is_longer_defers_for_what_is_left(self, world, videos, timeout):
         trouble = ManxueTransientError("HTTP 503")
-        videos |= {"a": lambda waited: done("a") if world.service.asked_from[-1] == "triggerer" else trouble}
+        videos |= {video: done(video) for video in "abc"}
+        videos["b"] = lambda waited: done("b") if from_triggerer(world) or waited > 90 else trouble
+        assert [task["status"] for task in world.run(sensor(timeout=timeout))] == ["completed"] * 3
+        assert world.deferrals[1].trigger.video_task_ids == ["b"]
+        assert 30 <= world.deferrals[1].trigger.first_poll_at - START <= 75
+        assert world.service.asked_from.count("worker") < 20
+
+    def test_that_does_not_end_ends_in_a_timeout(self, world, videos):
+        trouble = ManxueTransientError("HTTP 503")
+        videos |= {"a": lambda waited: done("a") if from_triggerer(world) else trouble, "b": done("b")}
         with pytest.raises(ManxueTimeoutError):
-            world.run(sensor(ids="a", timeout=100))
+            world.run(sensor(ids="ab", timeout=100))
+        assert world.ti.xcom["video_url"][1] == "https://cdn.example.com/b.mp4"
+
+
+def from_triggerer(world):
+    return world.service.asked_from[-1] == "triggerer"
 
 
 class TestInput:
@@ -257,7 +224,7 @@ class TestInput:
         ("ids", "text"),
         [
             ([], "video_task_ids is empty. Pass at least one id."),
-            ([5], "video_task_ids[0]: video_task_id must be the id of a video task (text) or"),
+            ([None], "video_task_ids[0]: video_task_id must be the id of a video task (text) or"),
             (
                 "a",
                 "video_task_ids must be a list of ids, not 'a'. For one id use ManxueVideoSensor; with a template",
@@ -274,7 +241,7 @@ class TestInput:
 
     def test_template_is_checked_when_it_is_rendered(self, world):
         task = ManxueVideoBatchSensor(task_id="wait", video_task_ids="{{ params.ids }}")
-        task.video_task_ids = "['a']"
+        task.video_task_ids = "a, b"
         with pytest.raises(ManxueInputError, match="render_template_as_native_obj"):
             task.execute(world.context)
 
@@ -294,57 +261,11 @@ class TestTrigger:
                 "first_poll_at": START + 10,
                 "exponential_backoff": False,
                 "max_wait": None,
+                "defer_timeout_margin": 1800.0,
             },
         )
         assert deferred.value.trigger.serialize() == form
         assert ManxueVideoBatchTrigger(**json.loads(json.dumps(form[1]))).serialize() == form
-
-    def test_event_of_a_batch_survives_the_database(self):
-        errors = {"a": ManxueVideoFailedError("no"), "b": ManxueTimeoutError("late")}
-        read = parse_batch_event(json.loads(json.dumps(batch_event(errors))))
-        assert {video: (type(error), str(error)) for video, error in read.items()} == {
-            "a": (ManxueVideoFailedError, "no"),
-            "b": (ManxueTimeoutError, "late"),
-        }
-
-    @pytest.mark.parametrize(
-        "event",
-        [None, {}, {"version": 1}, {"version": 1, "status": "ended"}, {"version": 1, "status": "completed"}],
-    )
-    def test_event_that_is_not_understood_fails_the_task(self, event):
-        with pytest.raises(ManxueError, match="does not understand"):
-            parse_batch_event(event)
-
-
-class TestProgress:
-    """What the log is told of a batch of four videos."""
-
-    READY = Completed(VideoTask("a", TaskStatus.COMPLETED))
-    FAILED = Ended(ManxueVideoFailedError("bad prompt."))
-
-    def test_is_told_at_most_every_ten_seconds_but_at_the_end(self):
-        progress = Progress(4)
-        told = [
-            progress.after(video, self.READY, waited)
-            for video, waited in zip("abcd", (5, 14, 15, 16), strict=True)
-        ]
-        assert told == [
-            (LogLine(logging.INFO, "1 of 4 videos completed (after 0:00:05)"),),
-            (),
-            (LogLine(logging.INFO, "3 of 4 videos completed (after 0:00:15)"),),
-            (LogLine(logging.INFO, "4 of 4 videos completed (after 0:00:16)"),),
-        ]
-
-    def test_of_a_failed_video_is_told_at_once(self):
-        progress = Progress(3)
-        progress.after("a", self.READY, 100.0)
-        assert progress.after("b", self.FAILED, 101.0) == (
-            LogLine(logging.WARNING, "bad prompt. The others are still awaited."),
-        )
-        assert progress.after("c", self.READY, 102.0) == (
-            LogLine(logging.INFO, "2 of 3 videos completed, 1 ended otherwise (after 0:01:42)"),
-        )
-        assert progress.errors == {"b": self.FAILED.error}
 
 
 class TestOutcomes:
@@ -395,66 +316,6 @@ def test_progress_is_told_on_change_and_a_failure_at_once(world, videos, caplog,
     )
 
 
-@pytest.mark.parametrize("mode", ["poke", "deferred"])
-def test_pause_beyond_the_deadline_loses_no_result(world, videos, mode):
-    videos["a"] = done("a")
-    videos["b"] = videos["c"] = ManxueTransientError("HTTP 429", retry_after=800)
-    with pytest.raises(ManxueTimeoutError, match="2 of the videos did not come"):
-        world.run(sensor(mode, timeout=100))
-    assert world.clock.now == pytest.approx(START + 100, abs=1)
-    assert world.ti.xcom["video_url"] == ["https://cdn.example.com/a.mp4", None, None]
-    assert [task["error"] is None for task in world.ti.xcom["return_value"]] == [True, False, False]
-
-
-@pytest.mark.parametrize("mode", ["poke", "reschedule"])
-def test_pause_that_one_was_told_to_make_holds_for_all_on_a_worker(world, videos, service, mode):
-    videos |= {
-        "a": lambda waited: "processing" if waited < 300 else done("a"),
-        "b": lambda waited: ManxueRateLimitError("HTTP 429", retry_after=200) if waited < 200 else done("b"),
-        "c": done("c"),
-    }
-    world.run(sensor(mode, timeout=600))
-    rounds = sorted({round(at) for at in service.asked_at})
-    assert rounds[0] == 0
-    assert rounds[1] >= 200
-    assert rounds[2] - rounds[1] <= 60
-
-
-@pytest.mark.parametrize(("retry_after", "next_poll"), [(None, 30), (200, 200)])
-def test_pause_of_the_resuming_worker_holds_for_the_trigger(world, videos, retry_after, next_poll):
-    videos |= {"a": done("a"), "b": done("b"), "c": done("c")}
-    deferred = sensor(timeout=600)
-    with pytest.raises(TaskDeferred):
-        deferred.execute(world.context)
-    videos["b"] = ManxueRateLimitError("HTTP 429", retry_after=retry_after)
-    with pytest.raises(TaskDeferred) as again:
-        deferred.execute_complete(world.context, batch_event({}), started_at=START)
-    assert again.value.trigger.first_poll_at == pytest.approx(START + next_poll, abs=2)
-
-
-class TestNextPollOfAll:
-    PROCESSING = VideoTask("v", TaskStatus.PROCESSING)
-
-    @pytest.mark.parametrize(
-        ("unfinished", "at"),
-        [
-            ([(PROCESSING, 30.0), (PROCESSING, 20.0)], 20.0),
-            ([(PROCESSING, 0.5), (PROCESSING, 20.0)], 0.5),
-            ([(ManxueRateLimitError("429"), 0.5)], 0.5),
-            ([(PROCESSING, 30.0), (ManxueRateLimitError("429", retry_after=90.0), 100.0)], 90.0),
-            ([(ManxueRateLimitError("429", retry_after=n), 100.0) for n in (90.0, 40.0)], 100.0),
-            ([(PROCESSING, 30.0), (ManxueRateLimitError("429", retry_after=7.0), 10.0)], 10.0),
-            ([(PROCESSING, 30.0), (ManxueRateLimitError("429"), 60.0)], 30.0),
-            ([(PROCESSING, 30.0), (ManxueRateLimitError("429", retry_after=1e9), 2e9)], 900.0),
-            # Another trouble is that of one video.
-            ([(PROCESSING, 30.0), (ManxueTransientError("503", retry_after=90.0), 90.0)], 30.0),
-        ],
-    )
-    def test_is_the_earliest_unless_the_service_wants_a_pause(self, unfinished, at):
-        polls = [(outcome, AskAgain(START + after)) for outcome, after in unfinished]
-        assert next_poll_of_all(polls, START).at == START + at
-
-
 class TestCeilings:
     @pytest.fixture
     def limit(self, monkeypatch):
@@ -496,10 +357,185 @@ class TestCeilings:
         assert len(stored) <= stored_length(ids) <= len(stored) + 500
 
 
-def test_goes_on_with_an_event_alone(world, videos):
+# --- the event ----------------------------------------------------------------------------------------------
+
+
+def through_json(event):
+    return json.loads(json.dumps(event))
+
+
+def test_event_of_a_batch_restores_errors_with_their_ids():
+    outcomes = {
+        "a": VideoTask("a", TaskStatus.COMPLETED),
+        "b": ManxueVideoFailedError("The video 'b': no."),
+        "c": ManxueTimeoutError("The video 'c' was late."),
+        "d": ManxueTimeoutError("The video 'd' was late."),
+        "e": ManxueTimeoutError("never polled"),
+    }
+    event = through_json(batch_event(list(outcomes), outcomes, not_polled=["e"]))
+    states = parse_batch_event(event, list("abcde"))
+
+    assert {video: (type(error), str(error)) for video, error in states.errors.items()} == {
+        video: (type(outcomes[video]), str(outcomes[video])) for video in "bcd"
+    }
+    assert (states.to_read, states.to_poll) == (["a"], ["e"])
+    assert len(event["table"]) == 4
+
+
+@pytest.mark.parametrize("ids", [["a"], ["b", "a"], ["a", "c"], ["a", "b", "c"]])
+def test_event_of_other_ids_lets_all_be_polled(ids):
+    event = batch_event(["a", "b"], dict.fromkeys("ab", VideoTask("a", TaskStatus.COMPLETED)))
+
+    assert parse_batch_event(event, ids).to_poll == ids
+
+
+@pytest.mark.parametrize("event", [None, {}, {"version": 1}, {"version": 1, "status": "completed"}])
+def test_event_that_is_not_understood_fails_the_batch(event):
+    with pytest.raises(ManxueError, match="does not understand"):
+        parse_batch_event(event, ["a"])
+
+
+@pytest.mark.parametrize(
+    "text", ["reason {} " + "x" * 500, "理由{}" + "错误" * 300, "\x00\ud800{}" * 99, "{}"]
+)
+@pytest.mark.parametrize("kind", [ManxueVideoFailedError, ManxueRefusedError, ManxueTimeoutError])
+def test_event_of_a_batch_is_bounded_for_any_message(text, kind):
+    ids = [f"video_{number}" for number in range(10_000)]
+    outcomes = {video: kind(text.replace("{}", str(number))) for number, video in enumerate(ids)}
+    outcomes |= dict.fromkeys(ids[5_000:], VideoTask("a", TaskStatus.COMPLETED))
+    event = batch_event(ids, outcomes)
+    assert len(json.dumps(event)) < 64 * 1024
+
+    states = parse_batch_event(through_json(event), ids)
+    assert set(ids[5_000:]) <= set(states.to_read)
+    assert len(states.errors) + len(states.to_read) + len(states.to_poll) == 10_000
+
+
+def test_event_alone_resumes_the_task(world, videos):
     """``airflow dags test`` resumes a task without the arguments of its deferral."""
     videos |= {video: done(video) for video in "abc"}
+    event = batch_event(list("abc"), dict.fromkeys("abc", VideoTask("a", TaskStatus.COMPLETED)))
 
-    result = sensor().resume_execution("execute_complete", {"event": batch_event({})}, world.context)
+    result = sensor().resume_execution("execute_complete", {"event": event}, world.context)
 
     assert [task["id"] for task in result] == ["a", "b", "c"]
+
+
+# --- what is kept -------------------------------------------------------------------------------------------
+
+
+def test_kept_outcomes_make_a_round_trip():
+    task = VideoTask("a", TaskStatus.COMPLETED, video_url="https://x/a.mp4")
+    outcomes = {"a": task, "b": ManxueVideoFailedError("bad")}
+    known, read_at = parse_kept(through_json(to_kept(outcomes, {"a": START})))
+
+    assert known["a"].to_dict() == task.to_dict()
+    assert (type(known["b"]), str(known["b"])) == (ManxueVideoFailedError, "bad")
+    assert read_at == {"a": START}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, 1, [], {}, {"tasks": {}}, {"tasks": {"a": 1}, "errors": {}}, {"tasks": {}, "errors": {"a": []}}],
+)
+def test_kept_value_that_is_not_understood_is_ignored(value):
+    assert parse_kept(value) == ({}, {})
+
+
+@pytest.mark.parametrize(("away_until", "reads"), [(150, 1), (900, 2)])
+def test_kept_url_is_read_again_once_it_has_aged(world, videos, away_until, reads):
+    """The worker reads ``a``, but ``b`` only once the service answers it again for ``b``."""
+    read = []
+
+    def respond_a(waited):
+        if not from_triggerer(world):
+            read.append(waited)
+        return done("a")
+
+    def respond_b(waited):
+        is_away = 10.5 < waited < away_until or not (from_triggerer(world) or waited > away_until)
+        return ManxueTransientError("HTTP 503") if is_away else done("b")
+
+    videos |= {"a": respond_a, "b": respond_b}
+    tasks = world.run(sensor(ids="ab"))
+
+    assert [task["status"] for task in tasks] == ["completed"] * 2
+    assert KEPT_KEY in world.ti.xcom
+    assert len(read) == reads
+
+
+# --- endings ------------------------------------------------------------------------------------------------
+
+
+def test_error_of_the_connection_hands_over_what_was_read(world, videos):
+    videos |= {
+        "a": done("a"),
+        "b": done("b"),
+        "c": lambda waited: done("c") if from_triggerer(world) else ManxueAuthenticationError("HTTP 401"),
+    }
+    with pytest.raises(ManxueError):
+        world.run(sensor())
+
+    assert world.ti.xcom["video_url"][:2] == [f"https://cdn.example.com/{video}.mp4" for video in "ab"]
+
+
+def test_execution_timeout_hands_over_what_was_read(world, videos):
+    class Interrupted(BaseException):
+        pass
+
+    def raise_interrupted(work):
+        world._run_loop(work)
+        raise Interrupted
+
+    videos |= {video: done(video) for video in "ab"} | {"c": ManxueTransientError("HTTP 503")}
+    event = batch_event(list("abc"), dict.fromkeys("abc", VideoTask("a", TaskStatus.COMPLETED)))
+    world.run_loop = raise_interrupted
+    with pytest.raises(Interrupted):
+        sensor().execute_complete(world.context, event, started_at=START)
+
+    assert world.ti.xcom["video_url"] == [f"https://cdn.example.com/{video}.mp4" for video in "ab"] + [None]
+
+
+def test_forbidden_id_does_not_end_the_others(world, videos, mode):
+    videos |= {"a": done("a"), "b": ManxuePermissionError("HTTP 403"), "c": done("c")}
+    with pytest.raises(ManxueError, match="HTTP 403"):
+        world.run(sensor(mode))
+
+    assert [url is None for url in world.ti.xcom["video_url"]] == [False, True, False]
+
+
+def test_pause_while_the_worker_reads_loses_no_url(world, videos):
+    """One 429 with ``Retry-After: 900`` while the worker reads a hundred videos."""
+    ids = [f"v{number}" for number in range(100)]
+    throttled = []
+
+    def read(video):
+        if not from_triggerer(world) and video == "v40" and not throttled:
+            throttled.append(world.clock.now)
+            return ManxueRateLimitError("HTTP 429", retry_after=900.0)
+        return done(video)
+
+    videos |= {video: lambda waited, video=video: read(video) for video in ids}
+    tasks = world.run(sensor(ids=ids))
+
+    assert [task["status"] for task in tasks] == ["completed"] * 100
+    assert len(world.deferrals) <= 2
+
+
+def test_flaky_service_costs_at_most_one_deferral(world, videos, service):
+    """200 videos, 3 % of the responses are 500, ready after 5 s."""
+    ids = [f"v{number}" for number in range(200)]
+    dice = random.Random(3)  # noqa: S311
+
+    def respond(video, waited):
+        if dice.random() < 0.03:
+            return ManxueTransientError("HTTP 500")
+        return done(video) if waited >= 5 else "processing"
+
+    videos |= {video: lambda waited, video=video: respond(video, waited) for video in ids}
+    tasks = world.run(sensor(ids=ids, poke_interval=10))
+
+    assert [task["status"] for task in tasks] == ["completed"] * 200
+    assert len(world.deferrals) <= 2
+    assert len(service.asked_at) < 900
+    assert world.clock.now - START < 90

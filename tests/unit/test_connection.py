@@ -13,7 +13,7 @@ from airflow_provider_manxue._core.connection import (
     missing_connection,
     parse_connection,
 )
-from airflow_provider_manxue.exceptions import ManxueConfigurationError
+from airflow_provider_manxue.exceptions import ManxueConfigurationError, ManxueConnectionNotFoundError
 from airflow_provider_manxue.models import ManxueSettings
 
 KEY = "sk-very-secret-key"
@@ -124,6 +124,8 @@ def test_a_prefix_of_ones_own_stays(host, base_url):
         ({"host": "h.example.com", "port": 65535}, "https://h.example.com:65535"),
         ({"host": "h.example.com:9443", "port": 8443}, "https://h.example.com:9443"),
         ({"host": "h.example.com", "port": 0}, "https://h.example.com"),
+        ({"host": "h.example.com."}, "https://h.example.com."),
+        ({"host": f"{'a' * 63}.example.com"}, f"https://{'a' * 63}.example.com"),
         ({"host": "h.example.com", "schema": "https"}, "https://h.example.com"),
         ({"host": "h.example.com", "schema": "HTTPS"}, "https://h.example.com"),
         ({"host": "localhost", "schema": "http", "port": 8080}, "http://localhost:8080"),
@@ -149,6 +151,11 @@ def test_port_and_schema_complete_the_host_but_do_not_override_it(fields, base_u
         ({"host": "https://h.example.com:port"}, "host"),
         ({"host": "https://h.example.com:70000"}, "host"),
         ({"host": "https://h.example.com:-1"}, "host"),
+        ({"host": "https://h..example.com"}, "host"),
+        ({"host": "https://.example.com"}, "host"),
+        ({"host": "https://example.com.."}, "host"),
+        ({"host": f"https://{'a' * 64}.example.com"}, "host"),
+        ({"host": "https://" + "a." * 127 + "example"}, "host"),
         ({"host": "https://h.example.com:0"}, "host"),
         ({"host": "https://h.example.com:"}, "host"),
         ({"host": "https://h.example.com:", "port": 8443}, "host"),
@@ -398,7 +405,13 @@ def test_a_ca_bundle_in_a_folder_that_may_not_be_entered_is_refused(monkeypatch,
 
 @pytest.mark.parametrize(
     "value",
-    ["http://proxy:3128", "http://proxy:3128/", " http://proxy.example.com ", "http://user:pass@proxy:3128"],
+    [
+        "http://proxy:3128",
+        "http://proxy:3128/",
+        " http://proxy.example.com ",
+        "http://user:pass@proxy:3128",
+        "http://user:p%40@[::1]:3128",
+    ],
 )
 def test_a_proxy(value):
     assert settings_of(extra={"proxy": value}).proxy == value.strip()
@@ -414,6 +427,12 @@ def test_a_proxy(value):
         "http://u:hidden@p/path",
         "http://u:hidden@p?q",
         "http://u:hidden p",
+        "http://u:hidden@proxy:port",
+        "http://u:hidden@proxy:0",
+        "http://u:hidden@proxy:99999",
+        "http://u:hidden@[::1:3128",
+        "http://u:hidden@a..b:3128",
+        f"http://u:hidden@{'a' * 64}",
         5,
         True,
         [],
@@ -449,9 +468,23 @@ def test_an_unknown_extra_field_is_refused_with_a_suggestion(name, hint):
     assert error == f"Connection 'my_conn', field {name!r}: this extra field is unknown. {hint}"
 
 
-@pytest.mark.parametrize("extra", [["verify"], [["verify", False]], "text", 5])
+@pytest.mark.parametrize("extra", [["verify"], [["verify", False]], '["verify"]', '"text"', "5", 5])
 def test_an_extra_that_is_no_object_is_refused(extra):
     assert "field 'extra': it is not a JSON object" in error_of(extra=extra)
+
+
+@pytest.mark.parametrize("extra", ['{"verify": false,}', f"key={KEY}", "{", "[" * 100_000])
+def test_an_extra_that_is_no_json_is_refused(extra):
+    assert "field 'extra': it is not JSON" in error_of(extra=extra)
+
+
+@pytest.mark.parametrize("extra", ["", " ", "{}", "null"])
+def test_an_empty_extra_text_means_the_defaults(extra):
+    assert settings_of(extra=extra) == settings_of()
+
+
+def test_an_extra_text_is_read():
+    assert settings_of(extra='{"verify": false}').verify is False
 
 
 # --- a missing connection -------------------------------------------------------------------------------
@@ -460,6 +493,6 @@ def test_an_extra_that_is_no_object_is_refused(extra):
 def test_a_missing_connection_is_reported_with_the_remedy():
     error = missing_connection(DEFAULT_CONN_ID)
 
-    assert isinstance(error, ManxueConfigurationError)
+    assert isinstance(error, ManxueConnectionNotFoundError)
     assert "'manxue_default' does not exist" in str(error)
     assert "type 'manxue'" in str(error)

@@ -77,7 +77,7 @@ UNKNOWN = {
     "body that ends early": Answer(truncate=5),
     "empty body": Answer(body=""),
     "html": Answer(body="<html>"),
-    "compressed": Answer(gzip=True),
+    "compressed": Answer(body=b"\x0b\x02\x80ab\x03", headers={"Content-Encoding": "br"}),
     "endless": Answer(endless=True),
     "302": Answer(status=302, headers={"Location": "http://127.0.0.1:9/"}),
     "business error 500": Answer(json={"code": 500, "data": None, "msg": "busy"}),
@@ -98,6 +98,12 @@ def test_order_of_unknown_outcome_is_sent_once(emulator, name):
     assert isinstance(caught.value, AirflowFailException)
     assert posts(emulator) == 1
     assert emulator.ledger.billed <= 1
+
+
+def test_compressed_answer_to_an_order_is_read(emulator):
+    emulator.answer_all_with(Answer(gzip=True), on="create")
+    task = ManxueHook().create_video(**ORDER)
+    assert (task.id, emulator.ledger.billed) == ("proj_sd2manxue_1", 1)
 
 
 def test_order_without_an_answer_in_time_is_unknown(emulator, connect):

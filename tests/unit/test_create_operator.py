@@ -21,6 +21,7 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_manxue import order_store as store_module
 from airflow_provider_manxue._airflow import waiting as waiting_module
+from airflow_provider_manxue._client import drivers as drivers_module
 from airflow_provider_manxue._core.events import completed_event, error_event
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
@@ -110,6 +111,10 @@ class TaskInstance:
     def xcom_push(self, key, value):
         self.xcom[key] = value
 
+    def xcom_pull(self, *, task_ids, key, map_indexes):
+        assert (task_ids, map_indexes) == (self.task_id, self.map_index)
+        return self.xcom.get(key)
+
     @property
     def record(self):
         return self.store.get(KEY)
@@ -117,7 +122,7 @@ class TaskInstance:
     @property
     def context(self):
         pushing = Mock(wraps=self, max_tries=self.max_tries)
-        for name in ("dag_id", "run_id", "task_id", "map_index"):
+        for name in ("dag_id", "run_id", "task_id", "map_index", "try_number"):
             setattr(pushing, name, getattr(self, name))
         pushing.xcom_push = self.boundaries.around("xcom", self.xcom_push)
         if self.store is None:
@@ -157,7 +162,7 @@ def clock(monkeypatch):
     """Time of the emulator and of the task; sleeping moves it on."""
     clock = Clock(frozen=True)
     time = Mock(time=clock.now, monotonic=clock.now, sleep=clock.advance)
-    for module in (hook_module, store_module, waiting_module):
+    for module in (hook_module, store_module, waiting_module, drivers_module):
         monkeypatch.setattr(module, "time", time)
     return clock
 
@@ -709,4 +714,4 @@ def test_every_error_of_an_order_is_one_of_ours():
 
 def test_execution_timeout_bounds_the_wait_as_in_the_sensor():
     operator = ManxueCreateVideoOperator(task_id="order", **ORDER, execution_timeout=timedelta(seconds=5))
-    assert operator._patience == 5
+    assert operator._wait_timeout == 5

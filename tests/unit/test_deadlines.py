@@ -11,16 +11,22 @@ import itertools
 import math
 import random
 from datetime import UTC, datetime, timedelta
-from types import SimpleNamespace
 
 import pytest
 
 from airflow.providers.common.compat.sdk import DAG
 
 from airflow_provider_manxue._airflow.start_from_trigger import CAN_START_AND_END
-from airflow_provider_manxue._client import async_client as transport_module
-from airflow_provider_manxue._client.async_client import Transport, ask_for_all, shared_transport
+from airflow_provider_manxue._client import async_client, connection_cache, credentials
+from airflow_provider_manxue._client.async_client import AsyncClient, shared_client
+from airflow_provider_manxue._client.connection_cache import Endpoint
 from airflow_provider_manxue._core.connection import parse_connection
+from airflow_provider_manxue._core.polling import (
+    DEFER_TIMEOUT_MARGIN,
+    FINAL_POLL_WINDOW,
+    GRACE_TIME,
+    MAX_OVERSHOOT,
+)
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,
@@ -31,15 +37,17 @@ from airflow_provider_manxue.exceptions import (
 )
 from airflow_provider_manxue.hooks import manxue as hook_module
 from airflow_provider_manxue.models import TaskStatus, VideoTask
-from airflow_provider_manxue.sensors import manxue as sensor_module
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
 from airflow_provider_manxue.triggers import manxue as trigger_module
-from soak.virtual import VirtualLoop
-from world import START, ManualClock, World
+from world import START, World
 
 REQUEST_TIMEOUT = 5.0
-LATEST = 1.0 + REQUEST_TIMEOUT
-"""Seconds after the deadline in which a wait must be decided."""
+LATEST = {
+    "single": FINAL_POLL_WINDOW + 3 * REQUEST_TIMEOUT,
+    "batch": FINAL_POLL_WINDOW + 12 * REQUEST_TIMEOUT,
+}
+"""Seconds after the deadline in which a wait must be decided, unless the service wants a pause or refuses the key. The final
+polls of a batch share the connection's limits: there are three times as many as may be in flight."""
 
 VIDEOS = [f"proj_{number}" for number in range(30)]
 """More than the connection's limits let be asked for within a request's timeout."""
@@ -86,28 +94,6 @@ POLICIES = [
 TIMEOUTS = {"single": (0, 3, 100, 400), "batch": (3, 100)}
 
 
-class Clock(ManualClock):
-    """Goes on with the virtual loop that runs."""
-
-    loop = None
-
-    def time(self):
-        return self.now + (self.loop.time() if self.loop else 0.0)
-
-    def run_loop(self, main):
-        with asyncio.Runner(loop_factory=VirtualLoop) as runner:
-            self.loop = runner.get_loop()
-            try:
-                return runner.run(main)
-            finally:
-                self.now, self.loop = self.time(), None
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
 class SlowService:
     """Answers in its own time, to a worker and to a triggerer."""
 
@@ -127,10 +113,12 @@ class SlowService:
         self.clock.sleep(takes)
         return given(outcome)
 
-    async def query(self, *arguments):
+    async def query(self, client, endpoint, video_task_id):
         takes, outcome = self.exchange()
         await asyncio.sleep(takes)
-        return given(outcome)
+        task = given(outcome)
+        endpoint.has_worked = True
+        return task
 
 
 def given(outcome):
@@ -139,10 +127,23 @@ def given(outcome):
     return outcome
 
 
-async def settings_of_the_connection(*arguments):
-    return parse_connection(
-        "c", host="https://service.example", password="key", extra={"request_timeout": REQUEST_TIMEOUT}
-    )
+SETTINGS = parse_connection(
+    "c", host="https://service.example", password="key", extra={"request_timeout": REQUEST_TIMEOUT}
+)
+
+
+class Session:
+    async def close(self):
+        pass
+
+
+async def load_connection(conn_id):
+    return SETTINGS
+
+
+async def open_endpoint(settings, present):
+    session = connection_cache.Session(Session(), ())
+    return present or Endpoint(settings, session, headers={}, proxy=None, timeout=None)
 
 
 async def at_once(function, *arguments):
@@ -156,38 +157,40 @@ def service(clock):
 
 @pytest.fixture
 def world(monkeypatch, play, clock, service):
-    """A world in which requests take time: the turns and timeouts around them are the real ones."""
+    """A world in which requests take time: the limits and timeouts around them are the real ones."""
     world = World(clock, service)
-    shipped = [
-        (transport_module, "ask_for_all", ask_for_all),
-        (trigger_module, "shared_transport", shared_transport),
-        (trigger_module, "_sleep_until", trigger_module._sleep_until),
-    ]
+    shipped = [(async_client, "AsyncClient", AsyncClient), (trigger_module, "shared_client", shared_client)]
     play(monkeypatch, world)
-    world.run_loop = clock.run_loop
     replaced = [
-        (Transport, "_query", service.query),
-        (Transport, "_session", settings_of_the_connection),
-        (transport_module, "load_connection", settings_of_the_connection),
-        (transport_module, "time", clock),
-        (sensor_module, "asyncio", SimpleNamespace(run=clock.run_loop)),
+        (AsyncClient, "_query", lambda client, *arguments: service.query(client, *arguments)),
+        (async_client, "_open_endpoint", open_endpoint),
+        (async_client, "_import_http_library", lambda: asyncio.sleep(0)),
+        (async_client, "load_connection", load_connection),
+        *((module, "time", clock) for module in (async_client, connection_cache, credentials)),
+        (hook_module.ManxueHook, "settings", SETTINGS),
+        (hook_module.ManxueHook, "read_settings", lambda hook: SETTINGS),
         (asyncio, "to_thread", at_once),
         (random, "random", itertools.cycle([0.5, 0.0, 0.9, 0.2]).__next__),
     ]
     for module, name, value in shipped + replaced:
         monkeypatch.setattr(module, name, value)
-    settings = asyncio.run(settings_of_the_connection())
-    monkeypatch.setattr(hook_module.ManxueHook, "settings", settings)
-    monkeypatch.setattr(hook_module.ManxueHook, "read_settings", lambda hook: settings)
     return world
+
+
+def overshoot(kind, answer):
+    """Return the seconds after the deadline in which a wait is decided at the latest, as docs/engine.md has it."""
+    if answer.startswith("says 429"):
+        # A batch polls through the limiter of the trigger for as long as Airflow's own timeout of the deferral allows.
+        return LATEST[kind] + MAX_OVERSHOOT + (DEFER_TIMEOUT_MARGIN if kind == "batch" else 0.0)
+    if answer in {"has no URL", "refuses the key in the end"}:
+        return LATEST[kind] + GRACE_TIME
+    return LATEST[kind]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("answer", SERVICES)
-def test_wait_is_decided_within_a_second_and_a_request_of_its_deadline(
-    world, service, clock, mode, kind, answer
-):
+def test_wait_is_decided_soon_after_its_deadline(world, service, clock, mode, kind, answer):
     if mode == "in the triggerer" and not CAN_START_AND_END:
         pytest.skip("this Airflow starts and ends tasks on workers only")
     service.answer = SERVICES[answer]
@@ -200,9 +203,8 @@ def test_wait_is_decided_within_a_second_and_a_request_of_its_deadline(
             world.run(sensor)
         decided_after = (world.fired_at or [clock.now])[-1] - START
         what = f"{policy}, timeout={timeout}: {raised.type.__name__} after {decided_after:g} s"
-        if mode == "reschedule":
-            assert all(at <= START + timeout for at in world.reschedules), what
-        else:
-            assert decided_after <= timeout + LATEST, what
+        latest = timeout + overshoot(kind, answer)
+        assert all(at <= START + latest for at in world.reschedules), what
+        assert decided_after <= latest, what
         if raised.type is ManxueTimeoutError:
             assert decided_after >= timeout, what

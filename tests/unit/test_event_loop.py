@@ -7,9 +7,11 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from airflow_provider_manxue.testing import Emulator, Script
 
-WAIT = """
+MAIN = """
 import asyncio, sys, time
 import airflow.jobs.triggerer_job_runner  # what a triggerer has loaded already
 from airflow.providers.common.compat.connection import get_async_connection
@@ -24,27 +26,45 @@ async def main():
                 function.can_block_in("structlog/_output.py", {"msg"}).can_block_in("logging/__init__.py", {"emit", "flush"})
         known = set(sys.modules)
         from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
+        from airflow_provider_manxue._client.async_client import shared_client
         assert not {"aiohttp", "requests"} & (set(sys.modules) - known), "imported on the loop"
-        now = time.time()
-        trigger = ManxueVideoTrigger(
-            video_task_id=sys.argv[1], manxue_conn_id="manxue_default", poke_interval=1.0,
-            started_at=now, deadline=now + 10, first_poll_at=now,
-        )
-        events = [event.payload async for event in trigger.run()]
+        result = await wait(ManxueVideoTrigger, shared_client, sys.argv[1])
     await asyncio.sleep(0.05)
     others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
-    print(events[0]["status"], len(events), len(others))
+    assert "requests" not in set(sys.modules) - known, "not needed in a triggerer"
+    print(*result, len(others))
 
 asyncio.run(main())
 """
 
+BY_TRIGGER = """
+async def wait(trigger, client, video):
+    now = time.time()
+    one = trigger(
+        video_task_id=video, manxue_conn_id="manxue_default", poke_interval=1.0,
+        started_at=now, deadline=now + 10, first_poll_at=now,
+    )
+    events = [event.payload async for event in one.run()]
+    return events[0]["status"], len(events)
+"""
 
-def test_no_blocking_call_is_made_on_it():
+BY_CLIENT = """
+async def wait(trigger, client, video):
+    async with client() as one:
+        one.prepare("manxue_default")
+        await one.limiter("manxue_default")
+        tasks = [await one.get_video_task("manxue_default", video) for _ in range(2)]
+    return tasks[-1].status.value, 1
+"""
+
+
+@pytest.mark.parametrize("wait", [BY_TRIGGER, BY_CLIENT], ids=["trigger", "client"])
+def test_no_blocking_call_is_made_on_it(wait):
     with Emulator(tls=True) as emulator:
         video = emulator.add_task(script=Script.polls("processing", "completed"))
         connection = json.loads(emulator.airflow_connection_json())
         done = subprocess.run(
-            [sys.executable, "-c", WAIT, video],
+            [sys.executable, "-c", wait + MAIN, video],
             capture_output=True,
             text=True,
             check=False,

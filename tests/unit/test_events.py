@@ -13,10 +13,12 @@ from airflow_provider_manxue._core.events import (
     begin_event,
     completed_event,
     error_event,
+    needs_final_poll,
     parse_batch_event,
     parse_event,
     says_begin,
     start_of,
+    worked_before,
 )
 from airflow_provider_manxue.exceptions import (
     ManxueError,
@@ -27,6 +29,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueTransientError,
     ManxueVideoFailedError,
 )
+from airflow_provider_manxue.models import TaskStatus, VideoTask
 
 PASSING = [ManxueTransientError, ManxueRateLimitError]
 LASTING = [
@@ -41,6 +44,8 @@ LASTING = [
     exceptions.ManxueResultMissingError,
     exceptions.ManxueTimeoutError,
     exceptions.ManxueVideoFailedError,
+    exceptions.ManxueConnectionNotFoundError,
+    exceptions.ManxueInternalError,
 ]
 
 
@@ -164,7 +169,10 @@ def test_nothing_else_tells_a_worker_to_begin(event):
 
 @pytest.mark.parametrize(
     "event_of",
-    [lambda start: completed_event("p", started_at=start), lambda start: batch_event({}, started_at=start)],
+    [
+        lambda start: completed_event("p", started_at=start),
+        lambda start: batch_event([], {}, started_at=start),
+    ],
 )
 def test_the_event_says_when_the_wait_began_if_the_worker_does_not_know(event_of):
     assert start_of(through_database(event_of(1_800_000_000.5))) == 1_800_000_000.5
@@ -182,20 +190,126 @@ def test_the_beginning_may_be_unknown(event):
 def test_an_event_of_a_batch_that_is_not_understood_is_shown():
     for event in ({"version": 1, "status": "ended", "errors": [7]}, {"version": 9, "status": "ended"}):
         with pytest.raises(ManxueError, match=r"does not understand: \{'version'"):
-            parse_batch_event(event)
+            parse_batch_event(event, ["p"])
 
 
 def test_a_completed_wait_is_no_event_of_a_batch():
     with pytest.raises(ManxueError, match=r"does not understand: \{'version': 1, 'status': 'completed'"):
-        parse_batch_event(completed_event("p"))
+        parse_batch_event(completed_event("p"), ["p"])
 
 
-@pytest.mark.parametrize("described", [None, "failed", 7, {}, {"status": "ended"}])
+@pytest.mark.parametrize("described", ["failed", 7, {}, {"status": "ended"}])
 def test_an_error_of_a_batch_that_is_not_understood_is_one_all_the_same(described):
-    [error] = parse_batch_event({"version": 1, "status": "ended", "errors": {"p": described}}).values()
+    states = parse_batch_event({"version": 1, "status": "ended", "errors": {"p": described}}, ["p"])
 
-    assert type(error) is ManxueError
-    assert f"does not understand: {described!r}." in str(error)
+    assert type(states.errors["p"]) is ManxueError
+    assert "does not understand" in str(states.errors["p"])
+    assert not states.to_read
+
+
+def test_a_batch_of_which_the_old_form_does_not_say_how_one_timed_out_is_polled():
+    """Version 0.1.0 made no final poll."""
+    errors = {
+        "late": {"status": "timeout", "message": "too late"},
+        "bad": {"status": "failed", "message": "no"},
+    }
+    states = parse_batch_event({"version": 1, "status": "ended", "errors": errors}, ["done", "late", "bad"])
+
+    assert (states.to_read, states.to_poll) == (["done"], ["late"])
+    assert type(states.errors["bad"]) is ManxueVideoFailedError
+
+
+def test_each_video_of_a_batch_arrives_with_its_state():
+    outcomes = {
+        "done": VideoTask("done", TaskStatus.COMPLETED),
+        "bad": ManxueVideoFailedError("The service could not generate the video 'bad': no."),
+        "late": ManxueTimeoutError("too late"),
+        "unseen": ManxueTimeoutError("too late"),
+    }
+    event = through_database(batch_event(list(outcomes), outcomes, not_polled={"unseen"}))
+    states = parse_batch_event(event, list(outcomes))
+
+    assert (states.to_read, states.to_poll) == (["done"], ["unseen"])
+    assert {video: (type(error), str(error)) for video, error in states.errors.items()} == {
+        video: (type(outcomes[video]), str(outcomes[video])) for video in ("bad", "late")
+    }
+
+
+@pytest.mark.parametrize("ids", [["a", "c"], ["b", "a"], ["a"], []])
+def test_a_batch_of_other_ids_is_polled_as_a_whole(ids):
+    outcomes = dict.fromkeys("ab", ManxueVideoFailedError("no"))
+    states = parse_batch_event(batch_event(["a", "b"], outcomes), ids)
+
+    assert (states.errors, states.to_read, states.to_poll) == ({}, [], ids)
+
+
+@pytest.mark.parametrize("lost", ["states", "table"])
+def test_a_batch_without_states_is_not_understood(lost):
+    event = batch_event(["a"], {"a": ManxueVideoFailedError("no")})
+
+    with pytest.raises(ManxueError, match="does not understand"):
+        parse_batch_event({**event, lost: None}, ["a"])
+
+
+@pytest.mark.parametrize("entry", [None, "failed", ["failed"], ["failed", None], ["failed", "no", "more"]])
+def test_a_state_that_is_not_understood_is_polled(entry):
+    event = batch_event(["a"], {"a": ManxueVideoFailedError("no")})
+    [code] = event["table"]
+
+    assert parse_batch_event({**event, "table": {code: entry}}, ["a"]).to_poll == ["a"]
+
+
+@pytest.mark.parametrize("words", ["no", "x" * 10_000, "\N{SNOWMAN}" * 10_000])
+@pytest.mark.parametrize("kind", [ManxueVideoFailedError, exceptions.ManxueRefusedError])
+def test_ten_thousand_reasons_fit_into_64_kib(words, kind):
+    ids = [f"proj_{number}" for number in range(10_000)]
+    event = batch_event(ids, {video: kind(f"{number}: {words}") for number, video in enumerate(ids)})
+
+    assert len(json.dumps(event)) < 64 * 1024
+    states = parse_batch_event(event, ids)
+    assert len(states.errors) + len(states.to_read) + len(states.to_poll) == 10_000
+
+
+def test_a_long_reason_of_a_failure_is_read_again():
+    event = batch_event(["a"], {"a": ManxueVideoFailedError("x" * (events.MAX_REASON + 1))})
+
+    assert parse_batch_event(event, ["a"]).to_read == ["a"]
+
+
+# --- what else travels ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("final_poll", [True, False])
+def test_a_timeout_says_whether_a_final_poll_decided_it(final_poll):
+    event = through_database(error_event("p", ManxueTimeoutError("late"), final_poll=final_poll))
+
+    assert event["final_poll"] is final_poll
+    assert needs_final_poll(event) is not final_poll
+
+
+@pytest.mark.parametrize("said", [{}, {"final_poll": None}, {"final_poll": 1}, {"final_poll": "true"}])
+def test_a_timeout_that_does_not_say_so_is_decided_by_the_worker(said):
+    assert needs_final_poll({"version": 1, "status": "timeout", "message": "late", **said})
+
+
+@pytest.mark.parametrize("event", [*NOT_UNDERSTOOD, completed_event("p"), error_event("p", ManxueError("x"))])
+def test_no_other_event_needs_a_final_poll(event):
+    assert not needs_final_poll(event)
+
+
+def test_a_wait_that_has_worked_says_so():
+    refused = exceptions.ManxueAuthenticationError("401")
+    outcomes = {"p": refused}
+
+    assert worked_before(completed_event("p"))
+    for has_worked in (True, False):
+        assert worked_before(error_event("p", refused, has_worked=has_worked)) is has_worked
+        assert worked_before(batch_event(["p"], outcomes, has_worked=has_worked)) is has_worked
+
+
+@pytest.mark.parametrize("event", [None, [], "completed", {}, {"has_worked": "yes"}, begin_event("x")])
+def test_no_other_event_says_that_a_wait_has_worked(event):
+    assert not worked_before(event)
 
 
 # --- the tree of errors ---------------------------------------------------------------------------------

@@ -377,7 +377,7 @@ class TestRecord:
 
     @pytest.mark.parametrize(
         "value",
-        ["", 7, True, [], ["proj_1"], {}, {"id": ""}, {"id": 7}, {"id": "a\nb"}, {"id": "a", "state": "x"},
+        ["", 7, True, [], ["proj_1"], {}, {"id": ""}, {"id": 7.5}, {"id": "a\nb"}, {"id": "a", "state": "x"},
          {"state": "done"}, {"id": "a", "max_tries": "2"}, {"id": "a", "fingerprint": 3}],
     )  # fmt: skip
     def test_what_cannot_be_understood_stops_and_says_what_to_do(self, value):

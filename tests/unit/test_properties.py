@@ -118,7 +118,7 @@ def test_any_foreign_text_becomes_one_bounded_line_without_the_key(text):
 
 # --- what a trigger gets and hands over -----------------------------------------------------------------
 
-event_words = st.sampled_from(["completed", "failed", "ended", "begin", "timeout"])
+event_words = st.sampled_from(["completed", "failed", "polled", "ended", "begin", "timeout"])
 described = st.fixed_dictionaries({}, optional={"status": event_words | any_json, "message": any_json})
 events = any_json | st.fixed_dictionaries(
     {},
@@ -128,7 +128,13 @@ events = any_json | st.fixed_dictionaries(
         "message": any_json,
         "video_task_id": st.just("p") | any_json,
         "started_at": any_json,
-        "errors": st.dictionaries(st.text(max_size=8), described | any_json, max_size=3) | any_json,
+        "errors": st.dictionaries(st.sampled_from("abc"), described | any_json, max_size=3) | any_json,
+        "ids": st.just("ea7fb08b7a2dc461") | any_json,  # those of three videos: a, b, c
+        "states": st.text(alphabet="abc9", min_size=3, max_size=3) | any_json,
+        "table": st.dictionaries(
+            st.sampled_from("abc9"), st.lists(event_words | st.text(), max_size=2) | any_json, max_size=3
+        )
+        | any_json,
     },
 )
 references = st.fixed_dictionaries(

@@ -284,6 +284,7 @@ class TestUrl:
             ("https://h/?", "/?"),
             ("https://h/é b?%", "/%C3%A9%20b?%"),
             ("https://h/a?u=http://x/y", "/a?u=http://x/y"),
+            ('https://h/my "a"|\\b.mp4?s=a b%20c%2F', '/my%20"a"|\\b.mp4?s=a%20b%20c%2F'),
         ],
     )
     def test_is_asked_for_byte_for_byte(self, url, target):

@@ -10,23 +10,89 @@ from datetime import UTC, datetime
 from airflow.exceptions import AirflowRescheduleException
 from airflow.providers.common.compat.sdk import TaskDeferred
 
+from airflow_provider_manxue._client.credentials import CredentialProbes
+from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
 from airflow_provider_manxue._core.responses import parse_task
+from airflow_provider_manxue.exceptions import ManxueAuthenticationError
 from airflow_provider_manxue.models import VideoTask
+from soak.virtual import VirtualLoop
 
 START = 1_800_000_000.0
 
 
 class ManualClock:
-    """Stands in for the ``time`` module: sleeping moves it on."""
+    """Stands in for the ``time`` module: sleeping moves it on, and so do the event loops of the test."""
 
     def __init__(self):
-        self.now = START
+        self.elapsed = 0.0
+
+    @property
+    def now(self):
+        return START + self.elapsed
+
+    @now.setter
+    def now(self, moment):
+        self.elapsed = moment - START
+
+    def monotonic(self):
+        return self.time()
 
     def time(self):
         return self.now
 
     def sleep(self, seconds):
-        self.now += seconds
+        self.elapsed += seconds
+
+
+class ClockLoop(VirtualLoop):
+    """An event loop whose time is that of the clock: it jumps to its next timer, and takes the clock with it."""
+
+    def __init__(self, clock):
+        self._clock = clock
+        super().__init__()
+
+    def time(self):
+        return self._clock.elapsed
+
+    @property
+    def _now(self):
+        return self._clock.elapsed
+
+    @_now.setter
+    def _now(self, elapsed):
+        self._clock.elapsed = max(self._clock.elapsed, elapsed)
+
+
+class FakeClient:
+    """Stands in for the async client of a process: asks the scripted service, under limits that nobody feels."""
+
+    def __init__(self, world, side):
+        self._world, self._side = world, side
+        self._limiter = AdaptiveRateLimiter(100_000.0, 10_000)
+        self._credentials = CredentialProbes(self._limiter)
+        self._has_worked = False
+
+    def prepare(self, conn_id):
+        pass
+
+    async def limiter(self, conn_id):
+        return self._limiter
+
+    def has_worked(self, conn_id):
+        return self._has_worked
+
+    async def get_video_task(self, conn_id, video_task_id):
+        self._credentials.check()
+        try:
+            task = self._world.service.ask(video_task_id, self._side)
+        except ManxueAuthenticationError as error:
+            raise self._credentials.refused(error) from None
+        self._has_worked = True
+        self._credentials.accepted()
+        return task
+
+    async def close(self):
+        pass
 
 
 class ScriptedService:
@@ -71,12 +137,29 @@ class FakeTaskInstance:
     def xcom_push(self, key, value):
         self.xcom[key] = value
 
+    def xcom_pull(self, *, task_ids, key, map_indexes):
+        assert (task_ids, map_indexes) == (self.task_id, self.map_index)
+        return json.loads(json.dumps(self.xcom.get(key)))
+
     def get_ti_count(self, *, dag_id, task_ids, run_ids):
         assert (dag_id, run_ids) == ("dag", ["run"])
         return len({index for task_id, index, _ in self.upstream if [task_id] == task_ids})
 
     def get_first_reschedule_date(self, context):
         return self.first_start
+
+
+class FakeStateStore:
+    """A task state store, as Airflow 3.3 and later have one: JSON that outlives a task's process."""
+
+    def __init__(self):
+        self.values = {}
+
+    def get(self, key):
+        return json.loads(self.values[key]) if key in self.values else None
+
+    def set(self, key, value):
+        self.values[key] = json.dumps(value)
 
 
 class World:
@@ -86,17 +169,22 @@ class World:
         self.clock, self.service = clock, service
         self.upstream = {}  # XComs of other tasks, by task id, map index and key
         self.ti = FakeTaskInstance(self.upstream)
+        self.store = FakeStateStore()  # None for an Airflow below 3.3
         self.deferrals = []
         self.events = []
         self.fired_at = []
         self.reschedules = []
-        self.run_loop = asyncio.run
+        self.run_loop = self._run_loop
         self.worker_starts = 0
         self.rendered = {}  # what a worker renders the templates of a task to that has started in the triggerer
 
+    def _run_loop(self, coroutine):
+        with asyncio.Runner(loop_factory=lambda: ClockLoop(self.clock)) as runner:
+            return runner.run(coroutine)
+
     @property
     def context(self):
-        return {"ti": self.ti}
+        return {"ti": self.ti} if self.store is None else {"ti": self.ti, "task_state_store": self.store}
 
     def run(self, sensor):
         if not sensor.deferrable and sensor.reschedule:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from airflow.providers.common.compat.sdk import Asset, task
 
+from airflow_provider_manxue._airflow.start_from_trigger import CAN_START_AND_END
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
 from pull import Pull, dag
 
@@ -163,3 +164,32 @@ with dag("mapped_from_the_triggerer"):
         return dag_run.conf["videos"]
 
     ManxueVideoSensor.partial(task_id="wait", poke_interval=2, **BOTH).expand(video_task_id=read_ids())
+
+# Each name that a template may use in the triggerer, in a Dag whose templates yield text and in a native one.
+NAMES = [
+    "ds", "ds_nodash", "ts", "ts_nodash", "ts_nodash_with_tz", "logical_date", "data_interval_start",
+    "data_interval_end", "run_id", "params", "params.nested", "dag_run.conf", "dag_run.run_id", "dag_run.logical_date",
+    "dag.dag_id", "task.task_id", "macros.ds_add(ds, 1)", "macros.dateutil.parser.isoparse(ts)",
+    "logical_date.in_timezone('Europe/Berlin').add(days=1)", "data_interval_end - data_interval_start",
+]  # fmt: skip
+if CAN_START_AND_END:
+    from render import RenderOnBothSides
+
+    for native in (False, True):
+        with dag(
+            f"templates_of_both_sides_{'native' if native else 'text'}",
+            render_template_as_native_obj=native,
+            params={"video": "proj_1", "pair": (1, "2"), "nested": {"b": [1.5]}, "own": 0},
+        ):
+            RenderOnBothSides(
+                task_id="render", templates={name: f"{{{{ {name} }}}}" for name in NAMES}, params={"own": 1}
+            )
+
+# A template that only a worker can render.
+with dag("template_of_a_worker"):
+    ManxueVideoSensor(
+        task_id="wait",
+        video_task_id="{{ var.value.get('no_such_variable', dag_run.conf['video']) }}",
+        poke_interval=2,
+        **BOTH,
+    )

@@ -18,6 +18,7 @@ from aiohttp.client_reqrep import ConnectionKey
 
 from airflow_provider_manxue import __version__
 from airflow_provider_manxue._core.connection import DEFAULT_BASE_URL
+from airflow_provider_manxue._core.ids import parse_video_task_id
 from airflow_provider_manxue._core.responses import (
     MAX_DEPTH,
     clean_text,
@@ -25,14 +26,12 @@ from airflow_provider_manxue._core.responses import (
     no_answer,
     parse_retry_after,
     parse_task,
-    parse_video_task_id,
     result_url,
     user_agent,
 )
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,
-    ManxueInputError,
     ManxueMediaTypeError,
     ManxuePermissionError,
     ManxueRateLimitError,
@@ -116,7 +115,7 @@ def test_a_task_is_written_back_under_the_names_of_the_service():
         "last_frame_url": "https://cdn.example.com/last.png",
     }
 
-    written = task_of(answer).to_dict()
+    written = task_of(answer, video_task_id="proj_1").to_dict()
 
     assert written == answer
     assert list(written) == list(answer)
@@ -138,8 +137,8 @@ def test_the_next_tasks_get_url_and_length():
 
 
 def test_what_is_absent_is_written_as_null():
-    assert task_of({"id": "proj_1", "status": "queued"}).to_dict() == {
-        "id": "proj_1",
+    assert task_of({"id": "asked", "status": "queued"}).to_dict() == {
+        "id": "asked",
         "object": None,
         "created": None,
         "model": None,
@@ -181,11 +180,22 @@ def test_neither_the_video_url_nor_unknown_fields_show_in_a_tasks_repr():
 # --- status words ---------------------------------------------------------------------------------------
 
 STATUS_WORDS = {
-    TaskStatus.QUEUED: ("queued", "pending", "submitted"),
-    TaskStatus.PROCESSING: ("processing", "running", "in_progress", "generating"),
-    TaskStatus.COMPLETED: ("completed", "succeeded", "success", "done"),
-    TaskStatus.FAILED: ("failed", "failure", "cancelled", "canceled", "expired"),
-}
+    TaskStatus.QUEUED: (
+        "queued", "queueing", "in_queue", "pending", "submitted", "waiting", "created", "not_started", "排队中",
+    ),
+    TaskStatus.PROCESSING: (
+        "processing", "running", "in_progress", "in-progress", "inprogress", "in progress", "generating", "started",
+        "working", "rendering", "JOB_STATE_RUNNING", "生成中",
+    ),
+    TaskStatus.COMPLETED: (
+        "completed", "complete", "succeeded", "succeed", "success", "done", "finished", "finish", "ready", "ok",
+        "TASK_STATUS_SUCCEED", "status-completed", "已完成",
+    ),
+    TaskStatus.FAILED: (
+        "failed", "failure", "fail", "error", "errored", "rejected", "timeout", "timed_out", "Timed Out", "aborted",
+        "blocked", "cancelled", "canceled", "expired", "Request Moderated", "TASK_STATUS_FAILED", "生成失败",
+    ),
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -197,10 +207,76 @@ def test_status_words_and_their_synonyms_are_understood_in_any_letter_case(word,
 
 
 @pytest.mark.parametrize(
-    "word", ["", "reviewing", "complete", "not completed", "unknown", "完成", None, True, 1, {}, []]
+    "word",
+    [
+        "",
+        "reviewing",
+        "not completed",
+        "unknown",
+        "incomplete",
+        "2",
+        "2.0",
+        "status",
+        "审核中",
+        None,
+        True,
+        1,
+        2,
+        {},
+        [],
+    ],
 )
 def test_any_other_status_is_unknown(word):
     assert task_of({"id": "p", "status": word}).status is TaskStatus.UNKNOWN
+
+
+@pytest.mark.parametrize("word", ["2", "", "reviewing"])
+def test_unknown_status_keeps_url_and_reason(word):
+    task = task_of({"id": "p", "status": word, "video_url": VIDEO, "error": "content policy"})
+
+    assert (task.status, task.status_word) == (TaskStatus.UNKNOWN, word)
+    assert (task.video_url, task.error) == (VIDEO, "content policy")
+
+
+@pytest.mark.parametrize(
+    "answer", [{"id": "p", "url": VIDEO}, {"video_url": VIDEO}, {"data": {"video_url": VIDEO}}]
+)
+def test_url_without_a_status_is_kept(answer):
+    task = task_of(answer)
+
+    assert (task.status, task.status_word, task.video_url) == (TaskStatus.UNKNOWN, "", VIDEO)
+
+
+@pytest.mark.parametrize("word", ["failed", "fail", "error"])
+def test_failed_task_with_a_url_has_failed(word):
+    """The service says so; the URL may be that of a preview or of the reference material."""
+    task = task_of({"id": "p", "status": word, "video_url": VIDEO})
+
+    assert (task.status, task.video_url) == (TaskStatus.FAILED, VIDEO)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"status": "error", "message": "internal"},
+        {"status": "fail", "data": {"prompt": "required"}, "message": "internal"},
+        {"status": "ERROR", "code": 500, "msg": "internal", "data": None},
+        {"status": 500, "error": "internal", "path": "/v1"},
+        {"status": "500", "error": "internal"},
+        {"code": 500, "msg": "internal", "data": {"status": "error"}},
+    ],
+)
+def test_status_of_an_error_response_is_no_failed_video(answer):
+    """Read as a failed video, one of them would end the wait for a video that is paid for."""
+    with pytest.raises(ManxueRefusedError, match="internal"):
+        task_of(answer)
+
+
+@pytest.mark.parametrize("sign", ["id", "task_id", "object", "created", "model", "video_url", "progress"])
+def test_status_error_of_a_task_is_a_failed_video(sign):
+    value = {"id": "p", "task_id": "p", "object": "video"}.get(sign)
+
+    assert task_of({"status": "error", sign: value}).status is TaskStatus.FAILED
 
 
 def test_an_unknown_status_keeps_the_word_of_the_service_cleaned():
@@ -278,7 +354,14 @@ def test_another_name_stands_in_for_an_unusable_documented_url(unusable):
         "//x/a",
         "http://",
         "https:///a",
+        "https://?a",
         "https://a b",
+        "https://a b/c",
+        "https://good.example\\@evil.example/a",
+        "https://x/a\nb",
+        "https://x/a\tb",
+        "https://x/a\x7fb",
+        "https://x/a\u2028b",
     ],
 )
 def test_what_is_no_web_address_is_no_video(value):
@@ -286,7 +369,19 @@ def test_what_is_no_web_address_is_no_video(value):
 
 
 @pytest.mark.parametrize(
-    "url", [VIDEO, "http://x/a", "HTTPS://x/a", "https://x", "https://x/视频.mp4?sig=a&b=c#d"]
+    "url",
+    [
+        VIDEO,
+        "http://x/a",
+        "HTTPS://x/a",
+        "https://x",
+        "https://x?a",
+        "https://x/视频.mp4?sig=a&b=c#d",
+        "https://x/my video (1).mp4?sig=a b%20c",
+        'https://x/"a"|b^`{c}<d>.mp4',
+        "https://x/a\\b",
+        "https://x/\u00a0\u200b.mp4",
+    ],
 )
 def test_a_web_address_is_kept_as_it_came(url):
     assert task_of({"id": "p", "status": "completed", "video_url": f" {url}\n"}).video_url == url
@@ -354,7 +449,14 @@ def test_a_model_is_a_text_or_left_out(came):
         ({"detail": "bad picture"}, "bad picture"),
         ({"message": None, "detail": "", "code": "E7"}, "E7"),
         ({"code": 7}, "7"),
-        (["a", "b"], "['a', 'b']"),
+        (["a", "b"], "a; b"),
+        ([{"loc": ["body"], "msg": "too long"}], "too long"),
+        ({"msg": "bad prompt", "request_id": "02178"}, "bad prompt"),
+        ({"error": {"message": "bad prompt"}}, "bad prompt"),
+        ({"prompt": "too long"}, '{"prompt": "too long"}'),
+        ({"message": ""}, None),
+        ("null", None),
+        (True, None),
         (42, "42"),
         ("line one\r\nline two\x1b[31m", "line one line two [31m"),
         (f"key {KEY} is broke", "key *** is broke"),
@@ -362,6 +464,59 @@ def test_a_model_is_a_text_or_left_out(came):
 )
 def test_the_reason_of_a_failure_comes_in_several_shapes(error, text):
     assert task_of({"id": "p", "status": "failed", "error": error}, secret=KEY).error == text
+
+
+REASONS_BESIDE_ERROR = [
+    {"message": "policy"},
+    {"code": "DataInspectionFailed", "message": "policy", "request_id": "r1"},
+    {"error": True, "message": "policy"},
+    {"error": 1, "msg": "policy"},
+    {"error": "null", "fail_reason": "policy"},
+    {"failReason": "policy"},
+    {"reason": "policy"},
+    {"detail": "policy"},
+    {"errorMessage": "policy"},
+    {"error": {"error": {"message": "policy"}}},
+    {"error": {"msg": "policy", "request_id": "02178"}},
+    {"data": {"fail_reason": "policy"}},
+    {"message": "success", "reason": "policy"},
+]
+
+
+@pytest.mark.parametrize("fields", REASONS_BESIDE_ERROR)
+@pytest.mark.parametrize("word", ["failed", "completed", "reviewing"])
+def test_reason_beside_error_is_found(word, fields):
+    task = task_of({"id": "p", "status": word, "video_url": None, "error": None, **fields})
+
+    assert task.error == "policy"
+
+
+def test_reason_in_the_envelope_of_a_failed_task_is_found():
+    assert task_of({"code": 0, "msg": "policy", "data": {"id": "p", "status": "failed"}}).error == "policy"
+
+
+@pytest.mark.parametrize(
+    ("code", "error"), [("E7", "code E7"), (1001, "code 1001"), (0, None), ("success", None)]
+)
+def test_code_is_the_reason_where_no_text_is(code, error):
+    assert task_of({"id": "p", "status": "failed", "code": code, "msg": "ok"}).error == error
+
+
+@pytest.mark.parametrize(
+    "fields", [{"status": "processing"}, {"status": "queued"}, {"status": "completed", "video_url": VIDEO}]
+)
+def test_message_of_a_task_that_is_well_is_no_error(fields):
+    assert task_of({"id": "p", "message": "rendering 51%", "code": 7, **fields}).error is None
+
+
+def test_reason_is_bounded_and_holds_no_secret():
+    error = task_of(
+        {"id": "p", "status": "failed", "fail_reason": f"{KEY} https://x/a b.mp4?sig=abc d&e=f {'x' * 999}"},
+        secret=KEY,
+    ).error
+
+    assert error.startswith("*** https://x/a b.mp4?*** d&*** xxx")
+    assert len(error) == 500
 
 
 def test_other_fields_are_kept_as_they_came():
@@ -388,17 +543,32 @@ def test_other_fields_are_kept_as_they_came():
         {"code": "200", "msg": "success"},
         {"code": 200},
         {"code": None},
+        {"code": 200.0},
+        {"code": "success"},
+        {"code": "ok", "message": "OK"},
+        {"code": ""},
+        {"code": 1},
+        {"code": -1},
+        {"code": "E7", "msg": "ok"},
     ],
 )
 def test_a_task_inside_of_an_envelope_is_unwrapped(envelope):
-    task = task_of({**envelope, "data": {"id": "proj_1", "status": "completed", "video_url": VIDEO}})
+    fields = {"id": "proj_1", "status": "completed", "video_url": VIDEO}
+    for data in (fields, [fields]):
+        task = task_of({**envelope, "data": data}, video_task_id="")
 
-    assert (task.id, task.status, task.video_url) == ("proj_1", TaskStatus.COMPLETED, VIDEO)
+        assert (task.id, task.status, task.video_url) == ("proj_1", TaskStatus.COMPLETED, VIDEO)
 
 
-@pytest.mark.parametrize("code", ["0", 0, 200])
+@pytest.mark.parametrize("code", ["0", 0, 200, 200.0, "", "success", "OK"])
 def test_a_flat_task_beside_a_success_code_is_a_task(code):
-    assert task_of({"code": code, "id": "proj_1"}).id == "proj_1"
+    assert task_of({"code": code, "id": "proj_1"}, video_task_id="").id == "proj_1"
+
+
+def test_url_inside_of_data_belongs_to_the_status_outside():
+    task = task_of({"status": "completed", "data": {"id": "p", "video_url": VIDEO}})
+
+    assert (task.status, task.video_url) == (TaskStatus.COMPLETED, VIDEO)
 
 
 @pytest.mark.parametrize("http_status", [200, 201, 202])
@@ -412,6 +582,38 @@ def test_the_older_answer_to_an_order_is_a_queued_task():
     task = task_of({"code": "0", "msg": None, "data": {"projectId": "proj_9"}}, video_task_id="")
 
     assert (task.id, task.status) == ("proj_9", TaskStatus.QUEUED)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"task_id": "proj_9"},
+        {"code": 0, "data": {"taskId": "proj_9"}},
+        {"code": 0, "data": [{"task_id": "proj_9"}]},
+        {"id": "proj_9", "data": {"status": "queued"}},
+    ],
+)
+def test_order_that_names_its_id_otherwise_is_read(answer):
+    task = task_of(answer, video_task_id="")
+
+    assert (task.id, task.status, task.reported_id) == ("proj_9", TaskStatus.QUEUED, None)
+
+
+@pytest.mark.parametrize(
+    ("answered", "reported"),
+    [
+        ("cgt-upstream-77", "cgt-upstream-77"),
+        ("asked", None),
+        (" asked ", None),
+        (None, None),
+        ("a\nb", None),
+    ],
+)
+def test_id_that_was_asked_for_is_never_replaced(answered, reported):
+    task = task_of({"id": answered, "status": "completed", "video_url": VIDEO})
+
+    assert (task.id, task.reported_id) == ("asked", reported)
+    assert "reported_id" not in task.to_dict()
 
 
 def test_an_order_that_failed_at_once_is_a_failed_task():
@@ -489,10 +691,24 @@ def test_an_http_status_other_than_success_decides_alone(http_status, kind, body
         (b'{"error":{"message":"inner words"}}', "inner words"),
         (b'{"detail":"in detail"}', "in detail"),
         (b'{"msg":null,"message":"","error":null,"detail":"the last one"}', "the last one"),
-        (b'{"code":7}', None),
-        (b'["a"]', None),
-        (b'"text"', None),
-        (b"<html>Bad Gateway</html>", None),
+        (b'{"fail_reason":"policy"}', "policy"),
+        (b'{"detail":[{"loc":["body"],"msg":"field required"}]}', "field required"),
+        (b'{"error":{"foo":"bar"}}', '{"foo": "bar"}'),
+        (b'{"error":"Not Found","message":"No handler"}', "No handler"),
+        (b'{"code":7}', "code 7"),
+        (b'{"code":"0"}', None),
+        (b'["a"]', "a"),
+        (b'"text"', "text"),
+        (b"<html>Bad Gateway</html>", "Bad Gateway"),
+        (b"<title>413 Request Entity Too Large</title>", "413 Request Entity Too Large"),
+        (b"<style>a{}</style><script>1<2</script><h1>Not &amp; here</h1><p>Sorry", "Not & here Sorry"),
+        (b"prompt is too long: at most 2500 characters", "prompt is too long: at most 2500 characters"),
+        ("提示词过长".encode(), "提示词过长"),
+        ("提示词过长".encode("gbk"), "提示词过长"),
+        (("题" * 10_000).encode()[: 16 * 1024], "题" * 499 + "…"),
+        (bytes(range(1, 32)) * 9, None),
+        (b"\x1f\x8b\x00\x00", None),
+        (b'{"video_url":"https:\\/\\/x\\/a\\u003fsig=abc', None),
         (b"", None),
     ],
 )
@@ -536,7 +752,10 @@ def test_a_success_that_describes_no_task_may_be_better_next_time(body):
     [
         ({"code": 500, "data": None, "msg": "No handler found for GET /x"}, ("code 500", "No handler found")),
         ({"code": "500", "msg": None}, ("code 500",)),
-        ({"code": -1, "data": {"status": "completed", "video_url": VIDEO}}, ("code -1",)),
+        ({"code": -1, "data": {"video_url": VIDEO}}, ("code -1",)),
+        ({"code": 1, "data": {"id": "p"}}, ("code 1",)),
+        ({"success": False, "message": "no"}, ("no",)),
+        ({"video_url": VIDEO, "message": "no"}, ("no",)),
         ({"code": 404, "id": "p", "msg": "unknown"}, ("code 404", "unknown")),
         ({"code": False, "msg": "no"}, ("code False", "no")),
         ({"code": 0, "msg": "gone", "data": None}, ("gone",)),
@@ -572,6 +791,24 @@ def test_no_error_repeats_the_key_or_a_signature(http_status, name):
         assert KEY not in text
         assert "abcdef" not in text
         assert "\n" not in text
+
+
+@pytest.mark.parametrize("http_status", [200, 400, 502])
+def test_text_body_does_not_repeat_the_key_or_a_signature(http_status):
+    for padding in (0, 16 * 1024 - 20):
+        text = f"{' ' * padding}<p>Bearer {KEY} at https://x/a.mp4?X-Signature=abcdef"
+        shown = str(error_of(http_status, text.encode(), secret=KEY))
+
+        assert "sk-" not in shown
+        assert "abcdef" not in shown
+
+
+@pytest.mark.parametrize("page", ["<" * 500_000, "<title>" * 100_000, "<script>" * 100_000, "<p>&" * 100_000])
+def test_page_of_any_length_is_read_in_a_moment(page):
+    started_at = time.monotonic()
+    error_of(502, page.encode())
+
+    assert time.monotonic() - started_at < 1
 
 
 def test_a_wrong_media_type_does_not_repeat_the_key():
@@ -686,6 +923,8 @@ def test_an_unreadable_retry_after_is_told_without_words_of_the_service_too():
         ("'https://x/a?s=1' and \"https://y/b?s=2\"", "'https://x/a?***' and \"https://y/b?***\""),
         ("why? because", "why? because"),
         (r'{"url":"https:\/\/x\/a.mp4?sig=1"}', r'{"url":"https:\/\/x\/a.mp4?***"}'),
+        ("https://x/a b.mp4?sig=1 2&key=3 now", "https://x/a b.mp4?*** 2&*** now"),
+        ("why?a=b", "why?a=b"),
     ],
 )
 def test_foreign_text_is_made_fit_for_a_log(text, clean):
@@ -722,85 +961,6 @@ def test_a_key_at_the_bound_of_the_text_is_not_shown_in_part():
 
 def test_no_key_means_that_nothing_is_replaced():
     assert clean_text("words", "") == "words"
-
-
-# --- ids ------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "proj_1",
-        "  proj_1\n",
-        {"id": "proj_1", "status": "queued"},
-        {"id": "proj_1", "data": {"projectId": "other"}},
-        {"projectId": "proj_1"},
-        {"code": "0", "msg": None, "data": {"projectId": "proj_1"}},
-        {"id": None, "data": {"id": "proj_1"}},
-        {"id": "", "projectId": "proj_1"},
-        VideoTask(id="proj_1", status=TaskStatus.QUEUED).to_dict(),
-    ],
-)
-def test_an_id_is_taken_as_it_is_or_out_of_a_create_answer(value):
-    assert parse_video_task_id(value) == "proj_1"
-
-
-@pytest.mark.parametrize(
-    "value",
-    [
-        "video_550e8400-e29b-41d4-a716-446655440000",
-        "global task/2",
-        "a/../b",
-        "...",
-        "任务 1",
-        "?#%2e",
-        "a" * 1000,
-    ],
-)
-def test_an_id_is_opaque(value):
-    assert parse_video_task_id(value) == value
-
-
-@pytest.mark.parametrize(
-    ("value", "problem"),
-    [
-        ("", "is empty"),
-        (" \t\n", "is empty"),
-        ({"id": "  "}, "is empty"),
-        (None, "NoneType"),
-        (17, "int"),
-        (b"proj_1", "bytes"),
-        (True, "bool"),
-        (["proj_1", "proj_2"], "list"),
-        (("proj_1",), "tuple"),
-        ({}, "keys []"),
-        ({"status": "queued", "code": 0}, "['code', 'status']"),
-        ({"id": None, "data": None}, "['data', 'id']"),
-        ({"id": True}, "['id']"),
-        ({"data": ["proj_1"]}, "['data']"),
-        (".", "'.'"),
-        ("..", "'..'"),
-        (" .. ", "'..'"),
-        ("a\nb", "is not an id"),
-        ("a\x00b", "is not an id"),
-        ("a\x7fb", "is not an id"),
-        ("a\u200bb", "is not an id"),
-        ("a\ud800", "is not an id"),
-        ("a\u202eb", "is not an id"),
-        ("a" * 1001, "is not an id"),
-    ],
-)
-def test_what_cannot_be_an_id_is_refused_with_the_reason(value, problem):
-    with pytest.raises(ManxueInputError) as caught:
-        parse_video_task_id(value)
-
-    assert problem in str(caught.value)
-    assert "create call" in str(caught.value)
-
-
-def test_several_ids_at_once_are_refused_with_the_way_to_do_it():
-    with pytest.raises(ManxueInputError, match="expand"):
-        parse_video_task_id(["proj_1"])
 
 
 # --- addresses ------------------------------------------------------------------------------------------
@@ -1011,7 +1171,6 @@ def test_an_envelope_with_a_status_of_its_own_does_not_hide_the_task():
 
 def test_a_numeric_id_is_an_id():
     assert parse_task(200, b'{"id": 17, "status": "queued"}').id == "17"
-    assert parse_video_task_id({"id": 17}) == "17"
 
 
 def nested(depth, kinds):
@@ -1033,4 +1192,4 @@ class TestDepth:
 
     @pytest.mark.parametrize("many", [[[]] * 300, [{}] * 300, [[1], {"x": {}}] * 300, "[{" * 300])
     def test_is_not_width(self, many):
-        assert task_of({"id": "proj_1", "status": "processing", "extra": many}).id == "proj_1"
+        assert task_of({"id": "asked", "status": "processing", "extra": many}).extra == {"extra": many}

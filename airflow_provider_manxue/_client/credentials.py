@@ -1,0 +1,80 @@
+"""Holds the requests of a connection back after a 401, and lets a few try the credentials again."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING
+
+from airflow_provider_manxue._core.polling import CREDENTIAL_PROBES, next_credential_probe
+from airflow_provider_manxue.exceptions import ManxueAuthenticationError
+
+if TYPE_CHECKING:
+    from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
+
+
+class CredentialProbes:
+    """
+    Decides when credentials that were refused are tried again: after 30, 60, 120 and 300 s, by one request each.
+
+    The grace period belongs to the connection and its key, not to a wait. Once it is over, requests fail without being sent,
+    but for one in each further 300 s.
+
+    :param limiter: the rate limiter of the connection.
+    """
+
+    def __init__(self, limiter: AdaptiveRateLimiter) -> None:
+        self._limiter = limiter
+        self._refused_at: float | None = None
+        self._since: float | None = None
+        self._next_probe_at = 0.0
+        self._message = ""
+
+    def check(self) -> None:
+        """
+        Let a request pass that may be sent.
+
+        :raises ManxueAuthenticationError: if the credentials were refused for the whole grace period.
+        """
+        if self._refused_at is None or not self._is_final:
+            return
+        now = asyncio.get_running_loop().time()
+        if now < self._next_probe_at:
+            raise self._error()
+        self._next_probe_at = now + CREDENTIAL_PROBES[-1]
+
+    def refused(self, error: ManxueAuthenticationError) -> ManxueAuthenticationError:
+        """
+        Take note of a 401, and hold further requests back.
+
+        :param error: the error of the response.
+        :return: the error, with the time of the first refusal.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._refused_at is None:
+            self._refused_at, self._since = now, time.time()
+        self._message = str(error)
+        probe = next_credential_probe(now - self._refused_at)
+        if probe is None:
+            self._next_probe_at = now + CREDENTIAL_PROBES[-1]
+            self._limiter.resume()
+        else:
+            self._next_probe_at = self._refused_at + probe
+            self._limiter.hold(self._next_probe_at)
+        return self._error()
+
+    def accepted(self) -> None:
+        """Let all requests go again: the credentials were accepted, or have changed."""
+        if self._refused_at is not None:
+            self._refused_at = self._since = None
+            self._limiter.resume()
+
+    @property
+    def _is_final(self) -> bool:
+        """Whether the last probe of the grace period was refused."""
+        return self._refused_at is not None and self._next_probe_at > self._refused_at + CREDENTIAL_PROBES[-1]
+
+    def _error(self) -> ManxueAuthenticationError:
+        error = ManxueAuthenticationError(self._message)
+        error.since = self._since
+        return error

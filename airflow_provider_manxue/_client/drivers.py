@@ -1,0 +1,342 @@
+"""The drivers of the polling engine: they send what it asks for, and hand back what came. They decide nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import time
+import traceback
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_manxue.exceptions import (
+    ManxueAuthenticationError,
+    ManxueError,
+    ManxueInternalError,
+    ManxueRateLimitError,
+    ManxueRefusedError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Hashable
+
+    from airflow_provider_manxue._client.async_client import AsyncClient
+    from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter, Request
+    from airflow_provider_manxue._core.poller import Outcome, Poller
+    from airflow_provider_manxue._core.worker_pass import WorkerPass
+    from airflow_provider_manxue.models import VideoTask
+
+SUBMIT_AT_ONCE = 200
+"""Polls of a batch that are queued without a pause for other work on the event loop."""
+
+
+class _Reporter:
+    """
+    Writes the log of a wait, and turns exceptions that are not ours into an error of ours.
+
+    :param log: the log of the task.
+    """
+
+    def __init__(self, log: Any) -> None:
+        self._log = log
+        self._reported: set[str] = set()
+
+    def write_lines(self, poller: Poller) -> None:
+        for line in poller.pop_lines(time.time()):
+            self._log.log(line.level, "%s", line.text)
+
+    def unexpected(self, error: BaseException) -> ManxueInternalError:
+        """
+        Log an exception that is not ours, once for each kind, and return the error that stands for it.
+
+        Neither its message nor its cause is logged: those of HTTP libraries hold headers and URLs.
+        """
+        kind = f"{type(error).__module__}.{type(error).__qualname__}"
+        if kind not in self._reported:
+            self._reported.add(kind)
+            frames = traceback.extract_tb(error.__traceback__)
+            where = "; ".join(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames[-12:])
+            self._log.error("Unexpected %s while polling, at: %s", kind, where)
+        return ManxueInternalError(f"unexpected {kind} while polling; the task log has its frames")
+
+
+class BlockingDriver:
+    """
+    Polls one video from a worker, through the hook.
+
+    :param poller: the engine.
+    :param get_video_task: sends one request.
+    :param log: the log of the task.
+    :param worker_pass: bounds of the pass; None to poll until the wait has ended.
+    """
+
+    def __init__(
+        self,
+        poller: Poller,
+        get_video_task: Callable[[str], VideoTask],
+        log: Any,
+        worker_pass: WorkerPass | None = None,
+    ) -> None:
+        self._poller = poller
+        self._get_video_task = get_video_task
+        self._reporter = _Reporter(log)
+        self._pass = worker_pass
+
+    def run(self) -> None:
+        """Poll until the wait has ended, or the pass is over."""
+        poller = self._poller
+        leaves_at = time.monotonic() + (float("inf") if self._pass is None else self._pass.longest)
+        while not poller.done:
+            for video_task_id, _ in poller.take_due(time.time()):
+                self._poll(video_task_id)
+                self._reporter.write_lines(poller)
+            now, left = time.time(), leaves_at - time.monotonic()
+            if poller.done or (self._pass is not None and (left <= 0 or self._pass.is_over(poller, now))):
+                return
+            time.sleep(max(0.0, min((poller.next_due or now) - now, left)))
+
+    def _poll(self, video_task_id: str) -> None:
+        sent_at = time.time()
+        outcome: Outcome
+        try:
+            outcome = self._get_video_task(video_task_id)
+            if self._pass is not None:
+                self._pass.note_response(time.time())
+        except ManxueError as error:
+            outcome = error
+        except Exception as error:  # noqa: BLE001 - a wait must outlive what a library raises
+            outcome = self._reporter.unexpected(error)
+        self._poller.handle(video_task_id, outcome, sent_at=sent_at, now=time.time())
+
+
+class AsyncDriver:
+    """
+    Polls one video or many on an event loop, through the shared client and the connection's rate limiter.
+
+    It is driven by callbacks: one timer, and one task for each request in flight, however many videos there are.
+
+    :param poller: the engine.
+    :param client: sends the requests.
+    :param conn_id: id of the Airflow connection.
+    :param task: identifies the task instance, among which the rate limiter is fair.
+    :param log: the log of the task.
+    :param give_up_at: when no time is left for final polls, in seconds since the epoch.
+    :param worker_pass: bounds of the pass, on a worker; None to poll until each wait has ended.
+    """
+
+    def __init__(
+        self,
+        poller: Poller,
+        client: AsyncClient,
+        conn_id: str,
+        *,
+        task: Hashable,
+        log: Any,
+        give_up_at: float = float("inf"),
+        worker_pass: WorkerPass | None = None,
+    ) -> None:
+        self._poller = poller
+        self._client = client
+        self._conn_id = conn_id
+        self._task = task
+        self._reporter = _Reporter(log)
+        self._give_up_at = give_up_at
+        self._pass = worker_pass
+        self._limiter: AdaptiveRateLimiter | None = None
+        self._queued: dict[str, tuple[Request, bool]] = {}
+        self._in_flight: set[asyncio.Task[None]] = set()
+        self._timer: asyncio.TimerHandle | None = None
+        self._timer_at = float("inf")
+        self._leaves_at = float("inf")
+
+    async def run(self) -> None:
+        """Poll until each wait has ended, or the pass is over."""
+        self._loop = asyncio.get_running_loop()
+        if self._pass is not None:
+            self._leaves_at = self._loop.time() + self._pass.longest
+        # The rate limiter may start a request from the callback of another wait: the log context is ours.
+        self._context = contextvars.copy_context()
+        self._finished: asyncio.Future[None] = self._loop.create_future()
+        try:
+            self._advance()
+            await self._finished
+        finally:
+            await self._stop()
+
+    async def _stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        for request, _ in self._queued.values():
+            self._limiter.cancel(request)  # type: ignore[union-attr] # what is queued, is queued there
+        self._queued.clear()  # so that a pending promotion submits nothing
+        tasks = list(self._in_flight)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    # --- what is due --------------------------------------------------------------------------------------
+
+    def _advance(self) -> None:
+        """Queue what is due, and set the timer for what is due next."""
+        if self._finished.done():
+            return
+        try:
+            self._take_step()
+        except Exception as error:  # noqa: BLE001 - the wait ends with it, instead of never
+            self._finished.set_exception(error)
+
+    def _take_step(self) -> None:
+        poller, now = self._poller, time.time()
+        if now >= self._give_up_at:
+            poller.give_up(now)
+        self._reporter.write_lines(poller)
+        if poller.done or self._leaves(now):
+            self._finished.set_result(None)
+            return
+        next_due = poller.next_due
+        if next_due is not None and next_due <= now:
+            if self._limiter is None:
+                if not self._in_flight:
+                    self._spawn(self._connect())
+                next_due = None  # until the connection has been read
+            else:
+                for video_task_id, is_final in poller.take_due(now, SUBMIT_AT_ONCE):
+                    self._submit(video_task_id, is_final=is_final)
+                if self._queued:
+                    self._limiter.warn_if_slow(poller.policy.interval)
+                next_due = poller.next_due
+        self._set_timer(now, next_due)
+
+    def _leaves(self, now: float) -> bool:
+        if self._pass is None:
+            return False
+        next_grant_at = 0.0
+        if self._limiter is not None:
+            next_grant_at = now + self._limiter.resumes_at - self._loop.time()
+        is_polling = bool(self._queued or self._in_flight)
+        # The timer is set by the wall clock, which is coarser.
+        is_late = self._loop.time() >= self._leaves_at - 0.001
+        if not is_late and not self._pass.is_over(
+            self._poller, now, is_polling=is_polling, next_grant_at=next_grant_at
+        ):
+            return False
+        # Another process goes on, whose rate limiter knows nothing of this one's pause.
+        self._poller.hold_until(next_grant_at)
+        return True
+
+    def _set_timer(self, now: float, next_due: float | None) -> None:
+        at = min(float("inf") if next_due is None else next_due, self._poller.next_line_at, self._give_up_at)
+        if self._pass is not None:
+            at = min(at, self._pass.ends_at, now + self._leaves_at - self._loop.time())
+        if self._queued and now < self._poller.deadline:
+            at = min(at, self._poller.deadline)
+        if self._timer is not None:
+            if at >= self._timer_at > now:
+                return  # it fires early enough, and looks again then
+            self._timer.cancel()
+        self._timer_at = at
+        self._timer = (
+            None if at == float("inf") else self._loop.call_later(max(0.0, at - now), self._on_timer)
+        )
+
+    def _on_timer(self) -> None:
+        self._timer, self._timer_at = None, float("inf")
+        if self._limiter is not None and time.time() >= self._poller.deadline:
+            self._promote()
+        self._advance()
+
+    def _promote(self, videos: list[str] | None = None) -> None:
+        """Queue the polls again as final ones that were queued before the deadline: those go first."""
+        if videos is None:
+            videos = [video for video, (_, is_final) in self._queued.items() if not is_final]
+        for video_task_id in videos[:SUBMIT_AT_ONCE]:
+            if video_task_id in self._queued:  # it may have been granted meanwhile
+                request, _ = self._queued.pop(video_task_id)
+                self._limiter.cancel(request)  # type: ignore[union-attr] # what is queued, is queued there
+                self._submit(video_task_id, is_final=True)
+        if len(videos) > SUBMIT_AT_ONCE and not self._finished.done():
+            self._loop.call_soon(self._promote, videos[SUBMIT_AT_ONCE:])
+
+    # --- requests -----------------------------------------------------------------------------------------
+
+    async def _connect(self) -> None:
+        """Read the connection, without which nothing is known of its limits."""
+        try:
+            self._limiter = await self._client.limiter(self._conn_id)
+        except ManxueError as error:
+            self._poller.connection_failed(error, time.time())
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a library can raise anything
+            self._poller.connection_failed(self._unexpected(error), time.time())
+
+    def _submit(self, video_task_id: str, *, is_final: bool) -> None:
+        is_started = False
+
+        limiter: AdaptiveRateLimiter = self._limiter  # type: ignore[assignment] # the connection has been read
+
+        def start() -> None:
+            nonlocal is_started
+            is_started = True
+            self._queued.pop(video_task_id, None)
+            # Released by a callback: a task that is cancelled before its first step runs no `finally`.
+            self._spawn(self._poll(limiter, video_task_id)).add_done_callback(lambda _: limiter.release())
+
+        request = limiter.submit(self._task, start, final=is_final)
+        if not is_started:
+            self._queued[video_task_id] = request, is_final
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        task = self._loop.create_task(work, context=self._context)
+        self._in_flight.add(task)
+        task.add_done_callback(self._on_done, context=self._context)
+        return task
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._in_flight.discard(task)
+        if self._finished.done() or task.cancelled():
+            return
+        if (error := task.exception()) is not None:
+            self._finished.set_exception(error)
+        else:
+            self._advance()
+
+    async def _poll(self, limiter: AdaptiveRateLimiter, video_task_id: str) -> None:
+        sent_at, sent_at_loop = time.time(), self._loop.time()
+        outcome: Outcome
+        try:
+            outcome = await self._client.get_video_task(self._conn_id, video_task_id)
+            limiter.on_success(sent_at_loop)
+            if self._pass is not None:
+                self._pass.note_response(time.time())
+        except ManxueRateLimitError as error:
+            limiter.on_throttled(sent_at_loop, error.retry_after)
+            outcome = error
+        except ManxueRefusedError as error:
+            limiter.on_success(sent_at_loop)
+            outcome = error
+        except ManxueError as error:
+            outcome = error
+        except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a library can raise anything
+            outcome = self._unexpected(error)
+        self._take_in(limiter, video_task_id, outcome, sent_at)
+
+    def _unexpected(self, error: BaseException) -> ManxueInternalError:
+        """
+        Return the error that stands for an exception that is not ours: a wait must outlive what a library raises.
+
+        That may be a cancellation, if requests share a future, such as a look-up of an address. One that ends the wait is
+        raised again.
+        """
+        if isinstance(error, asyncio.CancelledError) and self._finished.done():
+            raise error
+        return self._reporter.unexpected(error)
+
+    def _take_in(
+        self, limiter: AdaptiveRateLimiter, video_task_id: str, outcome: Outcome, sent_at: float
+    ) -> None:
+        poller = self._poller
+        if isinstance(outcome, ManxueError):
+            poller.has_worked = poller.has_worked or self._client.has_worked(self._conn_id)
+        poller.handle(video_task_id, outcome, sent_at=sent_at, now=time.time())
+        if isinstance(outcome, ManxueAuthenticationError) and limiter.resumes_at > self._loop.time():
+            # The rate limiter holds all requests of the connection until its credentials are tried again.
+            poller.lift_pause()

@@ -1,0 +1,212 @@
+"""
+Ids of video tasks: reading them from the arguments of an author and from responses. No I/O happens here.
+
+Theory of operation: an argument is an id, a whole task or create response, or one of these that a template has turned
+into text. Text that begins like an object or a list is parsed, as JSON or as a Python literal. If that fails, it is
+refused and not repeated, since it may contain a signed URL.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import Set as AbstractSet
+from typing import Any
+
+from airflow_provider_manxue.exceptions import ManxueInputError
+
+MAX_TASK_TEXT = 100_000
+"""Characters of a text that is parsed as one task. A real one has less than 10,000."""
+
+MAX_LIST_TEXT = 1_000_000
+"""Characters of a text that is parsed as a list of ids. Parsing takes about half a second then."""
+
+_ID_FIELDS = ("id", "projectId", "task_id", "taskId")
+_MAX_ID_LENGTH = 1000
+_MAX_SHOWN_LENGTH = 100
+_MAX_SHOWN_KEYS = 20
+
+_REMEDY = (
+    "Pass the XComArg of the task that yields it (for example wait.output), its id alone (for example "
+    "{{ ti.xcom_pull('wait')['id'] }}), or set render_template_as_native_obj=True on this one task"
+)
+
+
+def parse_video_task_id(value: Any) -> str:
+    """
+    Read the id of a task from an argument: the id itself, a whole task, or a create response.
+
+    :param value: text, a whole number, or a mapping with ``id``, ``projectId``, ``task_id`` or ``taskId``, at the top
+        or in ``data``. A mapping may also come as text, in JSON or in Python's notation.
+    :raises ManxueInputError: if there is no usable id in it. The message never repeats a URL or a mapping.
+    """
+    if isinstance(value, str) and _is_serialized(value):
+        value = _deserialize(value, "video_task_id", MAX_TASK_TEXT)
+    if isinstance(value, Mapping):
+        task_id = id_of_answer(value)
+    elif isinstance(value, int) and not isinstance(value, bool):
+        task_id = _digits(value)
+    else:
+        task_id = value
+    if not isinstance(task_id, str):
+        raise ManxueInputError(_not_an_id(value))
+    task_id = task_id.strip()
+    if not task_id:
+        raise ManxueInputError("video_task_id is empty. Pass the 'id' that the create call returned.")
+    if not is_id(task_id):
+        raise ManxueInputError(
+            f"video_task_id {_shown(task_id)} is not an id of the service. Pass the 'id' that the create call returned."
+        )
+    return task_id
+
+
+def parse_video_task_ids(values: Any) -> list[str]:
+    """
+    Read the ids of several tasks from an argument.
+
+    :param values: an iterable of ids, whole tasks or create responses; or such a list as text, in JSON or in Python's
+        notation.
+    :raises ManxueInputError: if there is none, or one of them is unusable. It names the position.
+    """
+    if isinstance(values, str) and values.lstrip()[:1] in {"[", "{"}:
+        values = _deserialize(values, "video_task_ids", MAX_LIST_TEXT)
+    if isinstance(values, (str, bytes, Mapping)) or not isinstance(values, Iterable):
+        kind = _shown(values) if isinstance(values, str) else _kind_of(values)
+        raise ManxueInputError(
+            f"video_task_ids must be a list of ids, not {kind}. For one id use ManxueVideoSensor; with a "
+            f"template, set render_template_as_native_obj=True on this one task, so that a list stays a list."
+        )
+    ids = []
+    for position, value in enumerate(as_list(values)):
+        try:
+            ids.append(parse_video_task_id(value))
+        except ManxueInputError as error:
+            raise ManxueInputError(f"video_task_ids[{position}]: {error}") from None
+    if not ids:
+        raise ManxueInputError("video_task_ids is empty. Pass at least one id.")
+    return ids
+
+
+def as_list(values: Any) -> Any:
+    """
+    Copy an iterable that can be read only once into a list. Return anything else unchanged.
+
+    Airflow reads an argument when the Dag is parsed, again when templates are rendered, and when the task runs.
+
+    :param values: the argument, before rendering. Generators, ``map`` objects and views of a dict become lists.
+    :raises ManxueInputError: if it is a set, which has no order.
+    """
+    if isinstance(values, (Iterator, KeysView, ValuesView, ItemsView)):
+        return list(values)
+    if isinstance(values, AbstractSet):
+        raise ManxueInputError(
+            "video_task_ids is a set, which has no order, so results could not be matched to ids. Pass a list, for "
+            "example sorted(ids)."
+        )
+    return values
+
+
+def names_a_task(value: Any) -> bool:
+    """Return whether a value is an id, or contains one."""
+    try:
+        return bool(parse_video_task_id(value))
+    except ManxueInputError:
+        return False
+
+
+def id_of_answer(answer: Mapping[str, Any]) -> str | None:
+    """
+    Find the id in a task or in a create response, at the top or in ``data``.
+
+    :param answer: the decoded response.
+    :return: the id as the service wrote it, whole numbers as text; None if there is none.
+    """
+    return own_id(answer) or own_id(inner_object(answer))
+
+
+def own_id(place: Mapping[str, Any]) -> str | None:
+    """Find the id among the fields of one object, without looking into ``data``."""
+    for name in _ID_FIELDS:
+        task_id = place.get(name)
+        if isinstance(task_id, int) and not isinstance(task_id, bool):
+            task_id = _digits(task_id)
+        if task_id and isinstance(task_id, str):
+            return task_id
+    return None
+
+
+def inner_object(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the object in ``data``, also if it is the only element of a list. Return an empty one otherwise."""
+    data = answer.get("data")
+    if data is None:
+        return {}
+    if isinstance(data, list) and len(data) == 1:
+        data = data[0]
+    return data if isinstance(data, Mapping) else {}
+
+
+def is_id(text: str) -> bool:
+    """Return whether a text can be used in a path and in a log. Ids are opaque otherwise."""
+    # URL libraries resolve dot segments even when they are percent-encoded, so these could leave the path.
+    return (
+        len(text) <= _MAX_ID_LENGTH
+        and text.isprintable()
+        and text.strip() not in {"", ".", ".."}
+        and "://" not in text
+        and not _is_serialized(text)
+    )
+
+
+def _digits(number: int) -> str | None:
+    # Python refuses to write numbers of more than 4,300 digits.
+    return str(number) if number.bit_length() <= 4 * _MAX_ID_LENGTH else None
+
+
+def _is_serialized(text: str) -> bool:
+    """Return whether a text is an object or a list in some notation. ``{abc-1}`` is an id in braces."""
+    text = text.strip()
+    return text[:1] in {"[", "{"} and not re.fullmatch(r"\{[\w-]+\}", text)
+
+
+def _deserialize(text: str, argument: str, max_length: int) -> Any:
+    if len(text) <= max_length:
+        for parse in (json.loads, ast.literal_eval):
+            try:
+                return parse(text.strip())
+            except (ValueError, SyntaxError, RecursionError, MemoryError):
+                continue
+    raise ManxueInputError(
+        f"{argument} is a text of {len(text)} characters that looks like an object or a list, but cannot be parsed. "
+        f"{_REMEDY}."
+    )
+
+
+def _not_an_id(value: Any) -> str:
+    if isinstance(value, float):
+        return (
+            "video_task_id is a floating-point number, so the digits of the id are lost. A template with "
+            "render_template_as_native_obj=True does that to an id such as '1e5'. Pass the XComArg or the whole "
+            "response of the create call instead."
+        )
+    return (
+        f"video_task_id must be the id of a video task (text) or the response of a create call with an 'id', "
+        f"not {_kind_of(value)}. For several ids use .expand(video_task_id=[...])."
+    )
+
+
+def _kind_of(value: Any) -> str:
+    if isinstance(value, Mapping):
+        keys = sorted(str(key) for key in value if re.fullmatch(r"[\w-]{1,50}", str(key)))
+        return f"a mapping with the keys {keys[:_MAX_SHOWN_KEYS]}"
+    return f"a value of type {type(value).__name__}"
+
+
+def _shown(text: str) -> str:
+    """Return the text in quotes, or its kind if it may contain a signed URL."""
+    if "://" in text:
+        return f"(a text of {len(text)} characters with a URL)"
+    if "{" in text or len(text) > _MAX_SHOWN_LENGTH:
+        return f"(a text of {len(text)} characters)"
+    return repr(text)

@@ -1,0 +1,553 @@
+"""The polling engine: which video is polled when, and what follows from each response. No I/O happens here."""
+
+from __future__ import annotations
+
+import heapq
+import logging
+import random
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from airflow_provider_manxue._core.polling import (
+    CREDENTIAL_PROBES,
+    FINAL_POLL_WINDOW,
+    GRACE_TIME,
+    JITTER,
+    MAX_OVERSHOOT,
+    MAX_RETRY_AFTER,
+    MIN_INTERVAL,
+    NOT_FOUND_GRACE_TIME,
+    PollPolicy,
+    deadline_to_read,
+    next_credential_probe,
+    quick_retry_delay,
+)
+from airflow_provider_manxue._core.responses import clean_text
+from airflow_provider_manxue._core.status_log import BatchLog, LogLine, StatusLog, describe, elapsed
+from airflow_provider_manxue.exceptions import (
+    ManxueAuthenticationError,
+    ManxueConfigurationError,
+    ManxueConnectionNotFoundError,
+    ManxueError,
+    ManxueInternalError,
+    ManxuePermissionError,
+    ManxueRateLimitError,
+    ManxueRedirectError,
+    ManxueRefusedError,
+    ManxueResultMissingError,
+    ManxueTimeoutError,
+    ManxueTransientError,
+    ManxueVideoFailedError,
+)
+from airflow_provider_manxue.models import TaskStatus, VideoTask
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+
+Outcome = VideoTask | ManxueError
+"""How the wait for a video has ended: the completed task, or an error."""
+
+CONNECTION = ""
+"""Stands for the connection where trouble is kept by its subject; no video has an empty id."""
+
+_OF_THE_CONNECTION = (ManxueAuthenticationError, ManxueConfigurationError, ManxueRedirectError)
+_OF_ONE_VIDEO = (ManxueRefusedError, ManxueResultMissingError, ManxuePermissionError)
+
+
+def affects_all_videos(error: ManxueError) -> bool:
+    """Return whether an error concerns the connection, and with it every video that is polled over it."""
+    return isinstance(error, _OF_THE_CONNECTION)
+
+
+@dataclass(slots=True)
+class _Video:
+    """
+    A video that is awaited.
+
+    :param due_at: when its next poll is due.
+    :param deadline: the moment after which no regular poll of it begins.
+    :param to_read: whether it was seen completed or failed, so that only its URL or its reason is missing.
+    :param status: the last status that the service reported, in a few words.
+    :param trouble: the last error, if no usable response came after it.
+    :param grace_since: since when the service refuses the id, forbids it, or leaves out the URL.
+    :param refused_since: since when the key is refused for this video, whatever it is for others.
+    :param url_since: since when the service reports an unknown status together with a URL.
+    :param final_time: seconds that final polls in a row have been in flight in vain, with the delays between them. The time
+        in the queue of the rate limiter is not counted: with many videos a single retry could take longer than the window.
+    :param final_pauses: final polls in a row after which the service, or its rate limit, wanted a pause.
+    """
+
+    id: str
+    due_at: float
+    deadline: float
+    to_read: bool = False
+    status: str = ""
+    trouble: str = ""
+    failures: int = 0
+    is_retrying: bool = False
+    grace_since: float | None = None
+    refused_since: float | None = None
+    url_since: float | None = None
+    final_time: float = 0.0
+    final_pauses: int = 0
+
+
+class Poller:
+    """
+    Waits for one video or many.
+
+    A driver polls what :meth:`take_due` names, hands what came back to :meth:`handle`, and begins again at
+    :attr:`next_due`, until the poller is :attr:`done`. Times are seconds since the epoch, since a wait outlives the
+    process that began it.
+
+    :param video_task_ids: ids of the videos; each is polled once, however often it is named.
+    :param policy: how often to poll.
+    :param started_at: when the wait began.
+    :param deadline: the moment after which no regular poll begins; see ``docs/engine.md``.
+    :param first_poll_at: when the first polls are due.
+    :param has_worked: whether a response to this wait, or over its connection, was parsed as a task before.
+    :param to_read: ids of the videos that were seen completed or failed.
+    :param grace: since when there is trouble, as :attr:`grace` of an earlier poller has it.
+    :param grace_ends: whether the ends of grace periods are known. A rescheduled process without a state store does not
+        know them, so that there trouble passes until the deadline.
+    :param last_status: the last status of the one video that is awaited.
+    :param quick_retries: retry every transient error quickly, as a worker does that holds a slot meanwhile.
+    :param holds_slot: whether a worker slot is held to the end, as in poke mode. Only a pause that the service asked for
+        moves the final poll then.
+    :param log: selects the log lines; made here if it is None.
+    :param chance: source of numbers from 0 to 1, for the jitter.
+    """
+
+    def __init__(
+        self,
+        video_task_ids: Iterable[str],
+        policy: PollPolicy,
+        *,
+        started_at: float,
+        deadline: float,
+        first_poll_at: float,
+        has_worked: bool = False,
+        to_read: Iterable[str] = (),
+        grace: Mapping[str, float] | None = None,
+        grace_ends: bool = True,
+        last_status: str = "",
+        quick_retries: bool = False,
+        holds_slot: bool = False,
+        log: StatusLog | BatchLog | None = None,
+        chance: Callable[[], float] | None = None,
+    ) -> None:
+        ended = frozenset(to_read)
+        ids = list(dict.fromkeys(video_task_ids))
+        self.policy = policy
+        self.started_at = started_at
+        self.deadline = deadline
+        self.has_worked = has_worked
+        self.outcomes: dict[str, Outcome] = {}
+        self.ended_at: dict[str, float] = {}
+        self.final_status = last_status
+        """The last status in the log of the video that ended last."""
+        self.not_polled: set[str] = set()
+        """Ids of the videos that ended in a timeout without a final poll."""
+        self._quick_retries = quick_retries
+        self._holds_slot = holds_slot
+        self._grace_ends = grace_ends
+        self._chance = chance or random.random
+        self._waiting = {
+            video: _Video(
+                video,
+                first_poll_at,
+                deadline_to_read(deadline, first_poll_at) if video in ended else deadline,
+                video in ended,
+                last_status,
+                grace_since=(grace or {}).get(video),
+            )
+            for video in ids
+        }
+        self._heap = [(first_poll_at, number, video) for number, video in enumerate(ids)]
+        self._pushed = len(ids)
+        self._retrying = 0
+        self._looks_again = False
+        self._not_before = self._lifted_pause = 0.0
+        self._connection_failures = 0
+        self._connection_trouble_since = (grace or {}).get(CONNECTION)
+        self._internal_since: float | None = None
+        self._forbidden: set[str] = set()
+        self._log = log or (
+            StatusLog(ids[0], started_at, last_status)
+            if len(ids) == 1
+            else BatchLog(dict.fromkeys(ids, ""), started_at)
+        )
+        self._lines: list[LogLine] = []
+        self._warned_of_other_id = False
+
+    # --- what a driver asks ---------------------------------------------------------------------------------
+
+    @property
+    def done(self) -> bool:
+        """Whether the wait for each video has ended."""
+        return not self._waiting
+
+    @property
+    def is_retrying(self) -> bool:
+        """Whether a quick retry is pending, for which a worker may keep its slot for a moment."""
+        return bool(self._retrying or self._looks_again)
+
+    @property
+    def remaining(self) -> list[str]:
+        """Ids of the videos that are still awaited."""
+        return list(self._waiting)
+
+    @property
+    def next_due(self) -> float | None:
+        """When the next poll is due; None if all that remain are in flight."""
+        return max(self._heap[0][0], self._not_before) if self._heap else None
+
+    @property
+    def resumes_at(self) -> float:
+        """When the next poll of what remains is due, with what is in flight counted as lost."""
+        return max(
+            self._not_before,
+            self._lifted_pause,
+            min((video.due_at for video in self._waiting.values()), default=0.0),
+        )
+
+    @property
+    def next_line_at(self) -> float:
+        """When a log line is due without another response."""
+        return self._log.next_line_at
+
+    @property
+    def grace(self) -> dict[str, float]:
+        """Since when there is trouble: by the id of a video, and :data:`CONNECTION` for trouble with the connection."""
+        starts = {
+            video.id: video.grace_since for video in self._waiting.values() if video.grace_since is not None
+        }
+        if self._connection_trouble_since is not None:
+            starts[CONNECTION] = self._connection_trouble_since
+        return starts
+
+    def last_status(self, video_task_id: str) -> str:
+        """Return the last status that the service reported of a video that is still awaited; empty if it reported none."""
+        return self._waiting[video_task_id].status
+
+    def take_due(self, now: float, most: int | None = None) -> list[tuple[str, bool]]:
+        """
+        Take the polls that are due: ids, each with whether it is a final poll.
+
+        :param now: the current time.
+        :param most: the number of polls to take at most.
+        """
+        due: list[tuple[str, bool]] = []
+        if now < self._not_before:
+            return due
+        while self._heap and self._heap[0][0] <= now and (most is None or len(due) < most):
+            _, _, video_task_id = heapq.heappop(self._heap)
+            if (video := self._waiting.get(video_task_id)) is not None:
+                due.append((video_task_id, now >= video.deadline))
+        return due
+
+    def lift_pause(self) -> None:
+        """Make polls due again that wait for the connection, since this process's rate limiter holds them back."""
+        self._lifted_pause, self._not_before = self._not_before, 0.0
+
+    def hold_until(self, moment: float) -> None:
+        """Poll nothing before a moment, at which a pause of the connection ends."""
+        self._not_before = max(self._not_before, moment)
+
+    def pop_lines(self, now: float) -> list[LogLine]:
+        """Return the log lines that are due, once."""
+        lines = [*self._lines, *(self._log.progress(now) if now >= self._log.next_line_at else ())]
+        self._lines.clear()
+        return lines
+
+    # --- what came back -------------------------------------------------------------------------------------
+
+    def handle(self, video_task_id: str, outcome: Outcome, *, sent_at: float, now: float) -> None:
+        """
+        Take in a response, or the lack of one.
+
+        :param video_task_id: id of the video that was polled.
+        :param outcome: the parsed task, or the error.
+        :param sent_at: when the request was sent. One that was sent at or after the deadline was a final poll.
+        :param now: the current time.
+        """
+        video = self._waiting.get(video_task_id)
+        if video is None:
+            return
+        self._set_retrying(video, retrying=False)
+        self._looks_again = False
+        if isinstance(outcome, VideoTask):
+            self._lines += self._log.lines_for(video_task_id, outcome, now)
+            self._handle_task(video, outcome, sent_at, now)
+        else:
+            self._handle_error(video, outcome, sent_at, now)
+
+    def connection_failed(self, error: ManxueError, now: float) -> None:
+        """
+        Take in that the connection cannot be used, so that nothing was sent.
+
+        :param error: why.
+        :param now: the current time.
+        """
+        self._lines += self._log.lines_for(next(iter(self._waiting), ""), error, now)
+        self._connection_failures += 1
+        is_quick = self._quick_retries or not self.has_worked
+        if isinstance(error, ManxueTransientError):
+            self._looks_again = self._quick_retries
+            delay = self._connection_delay(is_quick=self._quick_retries)
+            self._postpone(now + max(delay, min(error.retry_after or 0.0, MAX_RETRY_AFTER)), error, now)
+            return
+        since = self._connection_trouble_since = _earliest(self._connection_trouble_since or now, error.since)
+        is_endless = self.has_worked and not self._grace_ends
+        ends_at = float("inf") if is_endless else since + self._grace_time(error)
+        if now >= ends_at:
+            self._end_all(error, now)
+        elif isinstance(error, ManxueAuthenticationError):
+            probe = next_credential_probe(now - since) or now - since + CREDENTIAL_PROBES[-1]
+            self._postpone(since + probe, error, now)
+        else:
+            self._looks_again = is_quick
+            self._postpone(min(now + self._connection_delay(is_quick=is_quick), ends_at), error, now)
+
+    def _connection_delay(self, *, is_quick: bool) -> float:
+        failures = self._connection_failures
+        return quick_retry_delay(failures + 2) if is_quick else self.policy.error_interval(failures)
+
+    def give_up(self, now: float) -> None:
+        """End what remains in a timeout, since no time is left for its final poll."""
+        for video in list(self._waiting.values()):
+            self.not_polled.add(video.id)
+            self._end(video, self._timed_out(video), now)
+
+    def give_up_overdue(self, now: float) -> None:
+        """End in a timeout what cannot be polled until ``MAX_OVERSHOOT`` after its deadline, since the service wants a pause."""
+        at = max(now, self.resumes_at)
+        for video in list(self._waiting.values()):
+            if at > video.deadline + MAX_OVERSHOOT:
+                self._end(video, self._timed_out(video), now)
+
+    def _handle_task(self, video: _Video, task: VideoTask, sent_at: float, now: float) -> None:
+        self.has_worked = True
+        self._connection_failures, self._connection_trouble_since, self._internal_since = 0, None, None
+        self._lifted_pause = 0.0
+        video.failures, video.final_time, video.final_pauses = 0, 0.0, 0
+        video.status, video.trouble, video.refused_since = describe(task), "", None
+        if task.reported_id is not None and not self._warned_of_other_id:
+            self._warned_of_other_id = True
+            text = (
+                f"The service responded with the id {clean_text(task.reported_id)!r} to a poll of the video {video.id!r}. The "
+                f"id that was asked for is kept."
+            )
+            self._lines.append(LogLine(logging.WARNING, text))
+        if task.status is TaskStatus.FAILED:
+            self._end(video, video_failed(video.id, task.error or f"status {task.status_word!r}"), now)
+        elif task.status is TaskStatus.COMPLETED and task.video_url:
+            self._end(video, task, now)
+        elif task.status is TaskStatus.COMPLETED:
+            if not video.to_read:
+                video.to_read, video.deadline = True, deadline_to_read(video.deadline, now)
+            self._handle_error(video, _result_missing(video.id, task.error), sent_at, now)
+        else:
+            video.grace_since = None
+            self._handle_unfinished(video, task, sent_at, now)
+
+    def _handle_unfinished(self, video: _Video, task: VideoTask, sent_at: float, now: float) -> None:
+        has_url = task.status is TaskStatus.UNKNOWN and bool(task.video_url)
+        video.url_since = (now if video.url_since is None else video.url_since) if has_url else None
+        is_final = sent_at >= video.deadline
+        if has_url and (is_final or (video.url_since or now) + GRACE_TIME <= now):
+            self._end(video, replace(task, status=TaskStatus.COMPLETED), now)
+        elif is_final:
+            self._end(video, self._timed_out(video), now)
+        else:
+            self._schedule(video, now + self._interval(now), now)
+
+    def _handle_error(self, video: _Video, error: ManxueError, sent_at: float, now: float) -> None:
+        video.trouble = str(error)
+        if isinstance(error, ManxueInternalError):
+            self._handle_internal(video, error, sent_at, now)
+        elif isinstance(error, ManxueRedirectError):
+            self._end_all(error, now)
+        elif affects_all_videos(error):
+            self._handle_connection_error(video, error, now)
+        else:
+            if not isinstance(error, ManxueResultMissingError) or not video.grace_since:
+                self._lines += self._log.lines_for(video.id, error, now)
+            if isinstance(error, ManxueTransientError):
+                self._handle_transient(video, error, sent_at, now)
+            elif isinstance(error, _OF_ONE_VIDEO):
+                self._handle_in_grace(video, error, sent_at, now)
+            else:
+                self._end(video, error, now)
+
+    def _handle_connection_error(self, video: _Video, error: ManxueError, now: float) -> None:
+        if isinstance(error, ManxueAuthenticationError):
+            video.refused_since = now if video.refused_since is None else video.refused_since
+            # Good responses for other videos say that the connection is well, again and again.
+            if self.has_worked and self._grace_ends and now - video.refused_since >= GRACE_TIME:
+                self._end(video, error, now)
+                return
+        self._push(video)
+        self.connection_failed(error, now)
+
+    def _handle_transient(
+        self, video: _Video, error: ManxueTransientError, sent_at: float, now: float
+    ) -> None:
+        is_throttled = isinstance(error, ManxueRateLimitError)
+        pause = min(error.retry_after or 0.0, MAX_RETRY_AFTER)
+        if sent_at >= video.deadline:
+            self._retry_final(video, now, sent_at, pause, is_throttled=is_throttled)
+            return
+        video.failures += 1
+        if video.to_read or self._quick_retries:
+            delay = quick_retry_delay(video.failures)
+            self._set_retrying(video, retrying=True)
+        elif is_throttled:
+            # The rate limiter slows all polls down; a longer interval on top would leave the service idle after it.
+            delay = self._interval(now)
+        else:
+            delay = self.policy.error_interval(video.failures)
+            delay = max(delay * (1 + self._spread()), MIN_INTERVAL)
+        if pause:
+            # After a pause that all waits were told to make, they come back one by one.
+            delay = max(delay, pause + self._chance() * self.policy.interval * JITTER)
+        self._schedule(video, now + delay, now, floor=now + pause)
+
+    def _retry_final(
+        self, video: _Video, now: float, sent_at: float, pause: float, *, is_throttled: bool
+    ) -> None:
+        """Send a final poll again that got no usable response: after a pause, or within a short window."""
+        video.failures = video.failures + 1 if video.final_time else 1
+        waits_for_service = pause > 0 or (is_throttled and not self._holds_slot)
+        video.final_pauses += waits_for_service
+        # The window begins again after each pause, but a service that always wants another short one is polled less and less.
+        delay = max(pause, quick_retry_delay(video.final_pauses if waits_for_service else video.failures))
+        video.final_time = 0.0 if waits_for_service else video.final_time + max(0.0, now - sent_at) + delay
+        at = now + delay
+        if video.final_time > FINAL_POLL_WINDOW or (
+            waits_for_service and at > video.deadline + MAX_OVERSHOOT
+        ):
+            self._end(video, self._timed_out(video), now)
+            return
+        self._set_retrying(video, retrying=True)
+        self._schedule(video, at, now, floor=at)
+
+    def _handle_in_grace(self, video: _Video, error: ManxueError, sent_at: float, now: float) -> None:
+        video.failures = 0
+        if video.grace_since is None:
+            video.grace_since = now
+        is_forbidden = isinstance(error, ManxuePermissionError)
+        if is_forbidden:
+            self._forbidden.add(video.id)
+            if not self.has_worked and self._forbidden.issuperset(self._waiting):
+                self._end_all(error, now)
+                return
+        ends_at = video.grace_since + GRACE_TIME
+        if now >= ends_at and self._grace_ends:
+            self._end(video, _with_likely_causes(error, video.id), now)
+        elif sent_at >= video.deadline and not (is_forbidden and self._grace_ends and not self._holds_slot):
+            self._end(video, self._timed_out(video), now)
+        else:
+            at = now + self._interval(now)
+            at = min(at, ends_at) if self._grace_ends else at
+            self._schedule(video, at, now, floor=at if sent_at >= video.deadline else 0.0)
+
+    def _handle_internal(self, video: _Video, error: ManxueError, sent_at: float, now: float) -> None:
+        if self._internal_since is None:
+            self._internal_since = now
+        if now - self._internal_since >= GRACE_TIME:
+            self._end_all(error, now)
+        elif sent_at >= video.deadline:
+            self._retry_final(video, now, sent_at, 0.0, is_throttled=False)
+        else:
+            video.failures += 1
+            self._schedule(video, now + min(self.policy.error_interval(video.failures), GRACE_TIME / 4), now)
+
+    # --- what follows ---------------------------------------------------------------------------------------
+
+    def _grace_time(self, error: ManxueError) -> float:
+        if self.has_worked or isinstance(error, ManxueInternalError):
+            return GRACE_TIME
+        return NOT_FOUND_GRACE_TIME if isinstance(error, ManxueConnectionNotFoundError) else 0.0
+
+    def _interval(self, now: float) -> float:
+        """Return the seconds to the next regular poll, spread by the jitter."""
+        return max(self.policy.next_interval(now - self.started_at) * (1 + self._spread()), MIN_INTERVAL)
+
+    def _spread(self) -> float:
+        return (2 * self._chance() - 1) * JITTER
+
+    def _schedule(self, video: _Video, at: float, now: float, floor: float = 0.0) -> None:
+        """Make a video due: at its deadline at the latest, unless a pause ends later, or the last poll was just now."""
+        video.due_at = max(min(at, video.deadline), floor, now + MIN_INTERVAL)
+        self._push(video)
+
+    def _push(self, video: _Video) -> None:
+        self._pushed += 1
+        heapq.heappush(self._heap, (video.due_at, self._pushed, video.id))
+
+    def _postpone(self, until: float, error: ManxueError, now: float) -> None:
+        """Poll nothing before a moment, since the connection cannot be used."""
+        if now >= self.deadline + GRACE_TIME:
+            self.give_up(now)
+            return
+        self._not_before = max(until, now + MIN_INTERVAL)
+        for video in self._waiting.values():
+            video.trouble = str(error)
+
+    def _set_retrying(self, video: _Video, *, retrying: bool) -> None:
+        self._retrying += retrying - video.is_retrying
+        video.is_retrying = retrying
+
+    def _end(self, video: _Video, outcome: Outcome, now: float) -> None:
+        self._set_retrying(video, retrying=False)
+        del self._waiting[video.id]
+        self.outcomes[video.id] = outcome
+        self.ended_at[video.id] = now
+        self.final_status = video.status
+        error = outcome if isinstance(outcome, ManxueError) else None
+        self._lines += self._log.lines_for_end(video.id, error, now)
+
+    def _end_all(self, error: ManxueError, now: float) -> None:
+        for video in list(self._waiting.values()):
+            self._set_retrying(video, retrying=False)
+            self.outcomes[video.id] = error
+        self._waiting.clear()
+
+    def _timed_out(self, video: _Video) -> ManxueTimeoutError:
+        status = f"Last status from the service: {video.status or 'none'}."
+        trouble = f" Last error: {video.trouble}." if video.trouble else ""
+        return ManxueTimeoutError(
+            f"The video {video.id!r} was not ready after {elapsed(self.deadline - self.started_at)}. {status}{trouble} "
+            f"The video may still be completed: increase 'timeout', or wait for the same id with another sensor."
+        )
+
+
+def video_failed(video_task_id: str, reason: str) -> ManxueVideoFailedError:
+    """Return the error of a video that the service could not generate."""
+    return ManxueVideoFailedError(
+        f"The service could not generate the video {video_task_id!r}: {reason}. Usual causes are a prompt that "
+        f"is not allowed and reference material that is not supported; a new order is needed."
+    )
+
+
+def _result_missing(video_task_id: str, reason: str | None) -> ManxueResultMissingError:
+    said = f" The service says: {reason}." if reason else ""
+    return ManxueResultMissingError(
+        f"The video {video_task_id!r} is completed, but the response has no URL of the video.{said} Ask the support of "
+        f"the service with this id."
+    )
+
+
+def _with_likely_causes(error: ManxueError, video_task_id: str) -> ManxueError:
+    if not isinstance(error, ManxueRefusedError):
+        return error
+    return type(error)(
+        f"The service does not return the video {video_task_id!r}: {error}. Likely causes: the id is not one "
+        f"that the create call returned, it belongs to another API key, the task is older than the service keeps "
+        f"its records (about a day), or the connection's host has a wrong path."
+    )
+
+
+def _earliest(own: float, known: float | None) -> float:
+    return own if known is None else min(own, known)

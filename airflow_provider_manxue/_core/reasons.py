@@ -1,0 +1,202 @@
+"""
+Reasons that the service gives for an error or a failed video, in JSON and in text bodies. No I/O happens here.
+
+The documented field is ``error``. Relays and gateways in front of the service use other fields, nest them, or answer
+with plain text or a web page. The texts returned here are raw: callers pass them through ``clean_text``.
+"""
+
+from __future__ import annotations
+
+import codecs
+import html
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+_ERROR_FIELDS = (
+    "error",
+    "fail_reason",
+    "failReason",
+    "failure_reason",
+    "failureReason",
+    "error_message",
+    "errorMessage",
+    "error_msg",
+    "errorMsg",
+)
+_MESSAGE_FIELDS = ("msg", "message", "reason", "detail", "details", "description")
+_CODE_FIELDS = ("code", "error_code", "errorCode")
+
+_TASK_ORDER = (*_ERROR_FIELDS, *_MESSAGE_FIELDS)
+"""In a task, the documented field comes first."""
+
+_RESPONSE_ORDER = tuple(dict.fromkeys(("msg", "message", *_TASK_ORDER)))
+"""In an error response, ``error`` is often just the name of the HTTP status, beside a longer ``message``."""
+
+_NO_REASON = frozenset(
+    {
+        "",
+        "ok",
+        "success",
+        "succeed",
+        "succeeded",
+        "successful",
+        "none",
+        "null",
+        "成功",
+        "操作成功",
+        "请求成功",
+    }
+)
+"""Texts that give no reason, lower case. Envelopes carry them beside failed tasks."""
+
+_SUCCESS_CODES = frozenset(
+    {"", "0", "00000", "200", "201", "202", "ok", "success", "succeed", "succeeded", "true"}
+)
+"""Values of ``code`` that mean success, lower case: documented as ``"0"``, seen as a number and as words."""
+
+_LONGEST_NO_REASON = 20
+"""Characters, with blanks around. Longer texts are not compared."""
+
+_MAX_NESTING = 4
+_MAX_ITEMS = 10
+
+_READ_BYTES = 16 * 1024
+"""Bytes of a text body that are decoded. Only a few hundred characters are shown."""
+
+_ENCODINGS = ("utf-8", "gb18030")
+"""Encodings that are tried in turn. The service and gateways in its country also write GBK, often undeclared."""
+
+
+def is_success_code(code: Any) -> bool:
+    """Return whether the ``code`` of an envelope means success. An absent one (None) does."""
+    if isinstance(code, float) and code.is_integer():
+        code = int(code)
+    return code is None or str(code).strip().lower() in _SUCCESS_CODES
+
+
+def reason_in_task(*places: Mapping[str, Any]) -> str:
+    """
+    Find why a video failed or is missing.
+
+    :param places: the task, then the objects around and in it. The first reason counts; codes come after texts.
+    :return: the raw text, or an empty one.
+    """
+    for find in (_task_text_in, code_in, _unknown_error_in):
+        for place in places:
+            if reason := find(place):
+                return reason
+    return ""
+
+
+def reason_in_response(answer: Any) -> str:
+    """
+    Find the reason in the JSON of an error response, without its code at the top.
+
+    :param answer: the decoded body.
+    :return: the raw text, or an empty one.
+    """
+    if isinstance(answer, Mapping):
+        return (
+            _text_in(answer, _RESPONSE_ORDER) or _scalar_in(answer.get("error")) or _unknown_error_in(answer)
+        )
+    return _text_of(answer, _RESPONSE_ORDER, 0)
+
+
+def code_in(place: Mapping[str, Any]) -> str:
+    """Find a code that does not mean success, in ``error`` or beside it."""
+    if text := _scalar_in(place.get("error")):
+        return text
+    codes = (_scalar_in(place.get(name)) for name in _CODE_FIELDS)
+    return next((f"code {code}" for code in codes if code), "")
+
+
+def reason_in_body(body: bytes) -> str:
+    """
+    Return the text of a body that is no JSON: plain text, or the title or text of a web page.
+
+    :param body: the body, in UTF-8 or GBK.
+    :return: the raw text. It is empty if the body is binary, or looks like JSON: there, escapes could hide a signed URL
+        from ``clean_text``.
+    """
+    text = _decode(body[:_READ_BYTES]).lstrip("\ufeff \t\r\n")
+    if text[:1] in {"{", "["}:
+        return ""
+    return _text_of_page(text) if text[:1] == "<" else text
+
+
+def _task_text_in(place: Mapping[str, Any]) -> str:
+    return _text_in(place, _TASK_ORDER)
+
+
+def _text_in(place: Mapping[str, Any], fields: tuple[str, ...], depth: int = 0) -> str:
+    for name in fields:
+        value = place.get(name)
+        if value and (text := _text_of(value, fields, depth + 1)):
+            return text
+    return ""
+
+
+def _text_of(value: Any, fields: tuple[str, ...], depth: int) -> str:
+    """Find a text in a value that may be nested. Numbers count as codes, and are left out."""
+    if isinstance(value, str):
+        return "" if len(value) < _LONGEST_NO_REASON and value.strip().lower() in _NO_REASON else value
+    if depth > _MAX_NESTING:
+        return ""
+    if isinstance(value, Mapping):
+        return _text_in(value, fields, depth)
+    if isinstance(value, list):
+        return "; ".join(filter(None, (_text_of(item, fields, depth + 1) for item in value[:_MAX_ITEMS])))
+    return ""
+
+
+def _scalar_in(value: Any, depth: int = 0) -> str:
+    if isinstance(value, Mapping) and depth <= _MAX_NESTING:
+        return next(
+            filter(None, (_scalar_in(value.get(name), depth + 1) for name in (*_CODE_FIELDS, "error"))), ""
+        )
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)) or is_success_code(value):
+        return ""
+    return "" if str(value).strip().lower() in _NO_REASON else str(value)
+
+
+def _unknown_error_in(place: Mapping[str, Any]) -> str:
+    """Return an ``error`` of an unknown form as JSON, so that it is not dropped."""
+    error = place.get("error")
+    values = error.values() if isinstance(error, Mapping) else error if isinstance(error, list) else ()
+    return json.dumps(error, ensure_ascii=False) if any(values) else ""
+
+
+def _decode(body: bytes) -> str:
+    for encoding in _ENCODINGS:
+        try:
+            # The last character may be cut; a decoder that waits for more bytes leaves it out.
+            text = codecs.getincrementaldecoder(encoding)().decode(body)
+        except UnicodeDecodeError:
+            continue
+        return text if _is_text(text) else ""
+    return ""
+
+
+def _is_text(text: str) -> bool:
+    """Return whether decoded bytes read as text. GB18030 decodes a good part of all binary data."""
+    strange = sum(not (char.isprintable() or char.isspace()) for char in text)
+    return "\0" not in text and strange * 10 <= len(text)
+
+
+def _text_of_page(page: str) -> str:
+    """Return the title of a web page, or its text without scripts and styles. Takes linear time on any input."""
+    title, words = [], []
+    for name, text in _tags(page):
+        if name == "title":
+            title.append(text)
+        elif name not in {"script", "style"}:
+            words.append(text)
+    return html.unescape(" ".join(title)).strip() or html.unescape(" ".join(words)).strip()
+
+
+def _tags(page: str) -> Iterator[tuple[str, str]]:
+    """Yield each tag's name, with the text up to the next tag."""
+    for part in page.split("<")[1:]:
+        tag, _, text = part.partition(">")
+        yield tag.partition(" ")[0].strip().lower(), text

@@ -1,0 +1,118 @@
+"""The service and Airflow's connections in virtual time: stands in for sockets, threads and the metadata database."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import json
+from types import SimpleNamespace
+
+import aiohttp
+from multidict import CIMultiDict
+
+from airflow_provider_manxue._client import async_client, connection_cache
+from airflow_provider_manxue._client.connection_cache import Session
+from airflow_provider_manxue._core.connection import parse_connection
+
+START = 1_800_000_000.0
+PROCESSING = {"id": "v", "status": "processing"}
+
+task_log = contextvars.ContextVar("task_log", default=None)
+"""Stands for the context variables to which Airflow binds the log of a task."""
+
+
+def loop_time():
+    return asyncio.get_running_loop().time()
+
+
+class FakeResponse:
+    def __init__(self, status, fields):
+        self.status = status
+        self.headers = CIMultiDict()
+        self.content = self
+        self._body = json.dumps(fields).encode()
+
+    async def iter_any(self):
+        yield self._body
+
+    def release(self):
+        pass
+
+
+class FakeClient:
+    """Stands in for a session of aiohttp."""
+
+    def __init__(self, service):
+        self._service = service
+        self.opened_at = loop_time()
+        self.closed_at = None
+
+    async def get(self, url, *, headers, **options):
+        assert self.closed_at is None
+        return await self._service.request(str(url), headers["Authorization"].removeprefix("Bearer "))
+
+    async def close(self):
+        await asyncio.sleep(0.001)
+        self.closed_at = loop_time()
+
+
+class FakeService:
+    """
+    Answers requests and look-ups.
+
+    :ivar respond: function of base URL and API key; returns status and fields, or raises.
+    """
+
+    def __init__(self):
+        self.connections = {}
+        self.look_ups = []
+        self.look_up_takes = 0.01
+        self.contexts = []
+        self.requests = []
+        self.request_takes = 0.05
+        self.clients = []
+        self.ca_version = 1
+        self.open_error = None
+        self.respond = lambda url, key: (200, PROCESSING)
+        self.connect("c")
+
+    def connect(self, conn_id, host="https://one.example.com", key="key", **extra):
+        self.connections[conn_id] = parse_connection(conn_id, host=host, password=key, extra=extra)
+
+    async def load_connection(self, conn_id):
+        self.look_ups.append((loop_time(), conn_id))
+        self.contexts.append(contextvars.copy_context().get(task_log))
+        await asyncio.sleep(self.look_up_takes)
+        found = self.connections[conn_id]
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    async def open_session(self, library, settings, key):
+        if self.open_error is not None:
+            raise self.open_error
+        self.clients.append(FakeClient(self))
+        return Session(self.clients[-1], key)
+
+    async def request(self, url, key):
+        self.requests.append((loop_time(), url.partition("/kyy")[0], key))
+        response = self.respond(url, key)
+        await asyncio.sleep(self.request_takes)
+        return FakeResponse(*response)
+
+    def install(self, monkeypatch):
+        async def library():
+            return aiohttp
+
+        async def to_thread(function, *arguments, **options):
+            await asyncio.sleep(0)
+            return function(*arguments, **options)
+
+        monkeypatch.setattr(async_client, "load_connection", self.load_connection)
+        monkeypatch.setattr(async_client, "session_key", lambda settings: (settings.verify, self.ca_version))
+        monkeypatch.setattr(async_client, "_open_session", self.open_session)
+        monkeypatch.setattr(async_client, "_import_http_library", library)
+        monkeypatch.setattr(
+            connection_cache, "time", SimpleNamespace(time=lambda: START + asyncio.get_running_loop().time())
+        )
+        monkeypatch.setattr(asyncio, "to_thread", to_thread)

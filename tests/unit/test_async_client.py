@@ -1,0 +1,218 @@
+"""The client that all waits of an event loop share, in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+import pytest
+
+from airflow_provider_manxue._client import async_client
+from airflow_provider_manxue._client.async_client import shared_client
+from airflow_provider_manxue._client.connection_cache import CONNECTION_TTL
+from airflow_provider_manxue._core.connection import missing_connection
+from airflow_provider_manxue.exceptions import (
+    ManxueConfigurationError,
+    ManxueConnectionNotFoundError,
+    ManxueTransientError,
+)
+from service_in_virtual_time import FakeService, loop_time
+from soak.virtual import run
+
+
+@pytest.fixture
+def service(monkeypatch):
+    service = FakeService()
+    service.install(monkeypatch)
+    return service
+
+
+def test_request_is_sent_without_waiting(service):
+    """A pause may begin at any moment between the grant of the limiter and the request."""
+
+    async def main():
+        async with shared_client() as client:
+            await client.limiter("c")
+            poll = client.get_video_task("c", "v")
+            poll.send(None)
+            sent = len(service.requests)
+            poll.close()
+            return sent
+
+    assert run(main()) == 1
+
+
+def test_each_request_carries_its_key_to_its_host(service):
+    service.connect("d", "https://two.example.com", "key-of-d")
+
+    async def main():
+        async with shared_client() as client:
+            await asyncio.gather(*(client.get_video_task("cd"[n % 2], f"v{n}") for n in range(200)))
+
+    run(main())
+    assert {request[1:] for request in service.requests} == {
+        ("https://one.example.com", "key"),
+        ("https://two.example.com", "key-of-d"),
+    }
+
+
+def test_limiter_has_the_limits_of_its_connection(service):
+    service.connect("c", requests_per_second=3, max_connections=2)
+
+    async def main():
+        async with shared_client() as client:
+            limiter = await client.limiter("c")
+            return limiter.rate, limiter.max_concurrency, limiter is await client.limiter("c")
+
+    assert run(main()) == (3, 2, True)
+
+
+def test_limiter_of_a_missing_connection_is_an_error(service):
+    service.connections["c"] = missing_connection("c")
+
+    async def main():
+        async with shared_client() as client:
+            await client.limiter("c")
+
+    with pytest.raises(ManxueConnectionNotFoundError):
+        run(main())
+
+
+@pytest.mark.parametrize(
+    ("raised", "error", "words"),
+    [
+        (aiohttp.InvalidURL("http://x"), ManxueConfigurationError, "field 'host'"),
+        (UnicodeError("label empty or too long"), ManxueConfigurationError, "field 'host'"),
+        (ValueError("port out of range"), ManxueConfigurationError, "field 'host'"),
+        (aiohttp.ServerDisconnectedError(), ManxueTransientError, "no answer from one.example.com"),
+        (TimeoutError(), ManxueTransientError, "timed out"),
+        (OSError(24, "Too many open files"), ManxueTransientError, "too many open files"),
+    ],
+)
+def test_error_of_the_library_becomes_a_typed_one(service, raised, error, words):
+    def respond(url, key):
+        raise raised
+
+    service.respond = respond
+
+    async def main():
+        async with shared_client() as client:
+            await client.get_video_task("c", "v")
+
+    with pytest.raises(error, match=words) as caught:
+        run(main())
+    assert caught.value.__suppress_context__
+
+
+def test_bug_of_ours_is_not_converted(service):
+    """What it means for a wait is the caller's decision."""
+
+    def respond(url, key):
+        raise KeyError("a bug")
+
+    service.respond = respond
+
+    async def main():
+        async with shared_client() as client:
+            await client.get_video_task("c", "v")
+
+    with pytest.raises(KeyError):
+        run(main())
+
+
+class TestPreparation:
+    """A triggerer that has just been started needs seconds for its first request."""
+
+    def test_goes_on_while_a_wait_does_something_else(self, service):
+        async def main():
+            async with shared_client() as client:
+                client.prepare("c")
+                await asyncio.sleep(5)
+                await client.get_video_task("c", "v")
+
+        run(main())
+        assert service.look_ups == [(0, "c")]
+        assert service.clients[0].opened_at < 1
+        assert [at for at, *_ in service.requests] == [5]
+
+    def test_is_made_once_for_all_waits(self, service):
+        service.connect("other", "https://two.example.com", "other-key")
+
+        async def main():
+            async with shared_client() as client:
+                for conn_id in ["c", "c", "other", "c"]:
+                    client.prepare(conn_id)
+                    await asyncio.sleep(CONNECTION_TTL)
+
+        run(main())
+        assert [conn_id for _, conn_id in service.look_ups] == ["c", "other"]
+
+    def test_failure_is_raised_at_the_request(self, service):
+        service.connections["c"] = ManxueConfigurationError("no such field")
+
+        async def main():
+            async with shared_client() as client:
+                client.prepare("c")
+                await asyncio.sleep(1)
+                await client.get_video_task("c", "v")
+
+        with pytest.raises(ManxueConfigurationError, match="no such field"):
+            run(main())
+        assert len(service.look_ups) == 1
+
+    def test_leaves_nothing_open_whenever_the_last_wait_leaves(self, service):
+        service.look_up_takes = 0
+
+        async def main(turns):
+            async with shared_client() as client:
+                client.prepare("c")
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+            await asyncio.sleep(1)
+            return asyncio.all_tasks() - {asyncio.current_task()}
+
+        left = [run(main(turns)) for turns in range(16)]
+        assert service.clients
+        assert all(client.closed_at is not None for client in service.clients)
+        assert not any(left)
+
+
+class TestEnd:
+    def test_of_one_wait_keeps_the_client_for_the_others(self, service):
+        async def main():
+            async with shared_client() as outer:
+                async with shared_client() as inner:
+                    pass
+                return outer is inner, (await outer.get_video_task("c", "v")).id
+
+        assert run(main()) == (True, "v")
+
+    def test_of_a_thousand_waits_leaves_nothing_behind(self, service):
+        async def wait(client, number):
+            try:
+                async with shared_client() as client:
+                    while loop_time() < 50:
+                        await client.get_video_task("c", f"v{number}")
+                        await asyncio.sleep(number % 7 + 1)
+            finally:
+                await asyncio.sleep(0)
+
+        async def main():
+            tasks = [asyncio.create_task(wait(None, number)) for number in range(1000)]
+            await asyncio.sleep(35)
+            for task in tasks[::4]:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            await asyncio.sleep(1)
+            return asyncio.all_tasks() - {asyncio.current_task()}, dict(async_client._clients)
+
+        assert run(main()) == (set(), {})
+        assert all(client.closed_at is not None for client in service.clients)
+
+    def test_two_loops_have_a_client_each(self, service):
+        async def mine():
+            async with shared_client() as client:
+                await client.get_video_task("c", "v")
+                return client
+
+        assert run(mine()) is not run(mine())

@@ -1,0 +1,494 @@
+"""Both clients, the hook and the async client, over real HTTP: they read every response alike."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+from airflow_provider_manxue import __version__
+from airflow_provider_manxue._client import async_client, connection_cache
+from airflow_provider_manxue._client.async_client import shared_client
+from airflow_provider_manxue.exceptions import (
+    ManxueAuthenticationError,
+    ManxueConfigurationError,
+    ManxueConnectionNotFoundError,
+    ManxueMediaTypeError,
+    ManxuePermissionError,
+    ManxueRateLimitError,
+    ManxueRedirectError,
+    ManxueRefusedError,
+    ManxueTransientError,
+)
+from airflow_provider_manxue.hooks.manxue import ManxueHook
+from airflow_provider_manxue.models import TaskStatus
+from airflow_provider_manxue.testing import Answer, Emulator, Script
+from asking import CONN_ID, write_connection
+
+
+@pytest.fixture
+def connect(monkeypatch):
+    """Write the Airflow connection of an emulator into the environment, with changes."""
+
+    def write(emulator, *, password=None, host=None, **extra):
+        connection = json.loads(emulator.airflow_connection_json())
+        connection["extra"] = {"request_timeout": 1, **(connection.get("extra") or {}), **extra}
+        connection |= {"password": password or emulator.api_key, "host": host or emulator.base_url}
+        write_connection(monkeypatch, connection)
+
+    return write
+
+
+@pytest.fixture
+def emulator(connect):
+    with Emulator() as emulator:
+        emulator.add_task(id="task-1", script=Script.polls("completed"))
+        connect(emulator)
+        yield emulator
+
+
+def test_finished_video_is_read(emulator, ask):
+    task = ask()
+    assert task.status is TaskStatus.COMPLETED
+    assert task.video_url.startswith("http://127.0.0.1")
+    assert task.actual_duration == 5.0
+
+
+def test_key_is_sent_and_versions_are_told(emulator, ask):
+    ask()
+    headers = emulator.requests[-1].headers
+    assert headers["Authorization"] == f"Bearer {emulator.api_key}"
+    assert f"airflow-provider-manxue/{__version__} apache-airflow/" in headers["User-Agent"]
+    assert headers["Accept-Encoding"] == "identity"
+    assert "Cookie" not in headers
+
+
+@pytest.mark.parametrize(
+    "video_task_id", ["global task/2", "a?b=c#d", "../../admin", "%2e%2e", "视频-1", "a b", "a+b&c", "..%2f"]
+)
+def test_id_reaches_the_service_as_one_path_segment(emulator, ask, video_task_id):
+    emulator.add_task(id=video_task_id, script=Script.polls("completed"))
+    assert ask(video_task_id).id == video_task_id
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "words"),
+    [
+        (Answer(status=403), ManxuePermissionError, "403"),
+        (Answer(status=404), ManxueRefusedError, "404"),
+        (Answer(status=410), ManxueRefusedError, "410"),
+        (Answer(status=302, headers={"Location": "http://127.0.0.1:1/"}), ManxueRedirectError, "redirect"),
+        (Answer(status=308, headers={"Location": "/elsewhere"}), ManxueRedirectError, "redirect"),
+        (Answer(status=408), ManxueTransientError, "408"),
+        (Answer(status=425), ManxueTransientError, "425"),
+        (Answer(status=429), ManxueRateLimitError, "429"),
+        (Answer(status=500), ManxueTransientError, "500"),
+        (Answer(status=503, body="<html>busy</html>"), ManxueTransientError, "503"),
+        (Answer(body="<html>welcome</html>"), ManxueTransientError, "not a JSON object"),
+        (Answer(body=""), ManxueTransientError, "not a JSON object"),
+        (Answer(json=[1, 2]), ManxueTransientError, "not a JSON object"),
+        (Answer(json={}), ManxueTransientError, "describes no task"),
+        (Answer.named("http_200_business_error"), ManxueRefusedError, "No handler found"),
+        (Answer.named("object_image_generation"), ManxueMediaTypeError, "image.generation"),
+        (Answer(reset="before"), ManxueTransientError, "no answer from 127.0.0.1"),
+        (Answer(reset="after"), ManxueTransientError, "no answer from 127.0.0.1"),
+        (Answer(truncate=10), ManxueTransientError, "HTTP 200|no answer"),
+        (Answer(truncate=10, chunked=True), ManxueTransientError, "HTTP 200|no answer"),
+        (Answer(hang=True), ManxueTransientError, "timed out"),
+        (Answer(endless=True), ManxueTransientError, "more than 1048576 bytes"),
+        (
+            Answer(body=b"\x0b\x02\x80ab\x03", headers={"Content-Encoding": "br"}),
+            ManxueTransientError,
+            "'br', which was not asked for",
+        ),
+        (Answer(bytes_per_second=30), ManxueTransientError, "longer than 1 s|timed out"),
+    ],
+    ids=lambda value: str(value) if not isinstance(value, Answer) else repr(value.to_json()),
+)
+def test_answer_that_is_no_task_becomes_a_typed_error(emulator, ask, answer, error, words):
+    emulator.answer_all_with(answer)
+    with pytest.raises(error, match=words) as raised:
+        ask()
+    assert emulator.api_key not in str(raised.value)
+    assert raised.value.__suppress_context__ or raised.value.__cause__ is None
+
+
+def test_compressed_answer_is_read(emulator, ask):
+    emulator.answer_all_with(Answer(gzip=True))
+    assert ask().status is TaskStatus.COMPLETED
+
+
+def test_pause_that_the_service_asks_for_is_read(emulator, ask):
+    emulator.answer_all_with(Answer(status=429, retry_after=90))
+    with pytest.raises(ManxueRateLimitError) as raised:
+        ask()
+    assert raised.value.retry_after == 90
+
+
+def test_redirect_is_not_followed(emulator, ask):
+    emulator.add_task(id="elsewhere", script=Script.polls("completed"))
+    emulator.answer_all_with(
+        Answer(status=307, headers={"Location": f"{emulator.base_url}/v1/result/elsewhere"})
+    )
+    with pytest.raises(ManxueRedirectError):
+        ask()
+    assert len(emulator.requests) == 1
+
+
+def test_refused_connection_is_named_shortly(emulator, ask):
+    with emulator.outage("refuse"), pytest.raises(ManxueTransientError) as raised:
+        ask()
+    assert str(raised.value) == "no answer from 127.0.0.1: connection refused"
+
+
+def test_unknown_host_is_named(emulator, ask, connect):
+    connect(emulator, host="https://no-such-host.invalid")
+    with pytest.raises(
+        ManxueTransientError, match=r"no-such-host\.invalid: .*(not found|resolution|timed out)"
+    ):
+        ask()
+
+
+def test_wrong_key_is_refused_after_one_request(emulator, ask, connect):
+    connect(emulator, password="wrong-key")
+    with pytest.raises(ManxueAuthenticationError, match="password") as raised:
+        ask()
+    assert len(emulator.requests) == 1
+    assert "wrong-key" not in str(raised.value)
+
+
+def test_missing_connection_names_the_remedy(ask, monkeypatch):
+    monkeypatch.delenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", raising=False)
+    with pytest.raises(ManxueConnectionNotFoundError, match=f"{CONN_ID}.*does not exist"):
+        ask()
+
+
+@pytest.mark.parametrize(
+    ("change", "field"),
+    [
+        ({"password": " "}, "password"),
+        ({"host": "http://videos.example.com"}, "host"),
+        ({"host": "ftp://127.0.0.1"}, "host"),
+        ({"request_timeout": "soon"}, "request_timeout"),
+        ({"proxi": "http://127.0.0.1"}, "proxi"),
+    ],
+)
+def test_bad_field_is_named_before_any_request(emulator, ask, connect, change, field):
+    connect(emulator, **change)
+    with pytest.raises(ManxueConfigurationError, match=f"field '{field}'"):
+        ask()
+    assert not emulator.requests
+
+
+@pytest.mark.parametrize(
+    ("extra", "problem"),
+    [
+        ('{"proxy": "http://proxy.invalid:3128",}', "it is not JSON"),
+        ("proxy=http://proxy.invalid:3128", "it is not JSON"),
+        ('["proxy"]', "it is not a JSON object"),
+    ],
+)
+def test_extra_that_is_no_object_is_refused_unsent(emulator, ask, monkeypatch, extra, problem):
+    """Airflow takes it for no fields; the request would go past the proxy that is meant."""
+    write_connection(monkeypatch, {"host": emulator.base_url, "password": emulator.api_key, "extra": extra})
+    with pytest.raises(ManxueConfigurationError, match=f"field 'extra': {problem}") as raised:
+        ask()
+    assert "proxy.invalid" not in str(raised.value)
+    assert not emulator.requests
+
+
+@pytest.mark.parametrize("host", ["https://api..example.com", f"https://{'a' * 64}.example.com"])
+def test_host_that_no_name_server_takes_is_refused(ask, connect, emulator, host):
+    connect(emulator, host=host)
+    with pytest.raises(ManxueConfigurationError, match="field 'host'"):
+        ask()
+
+
+@pytest.mark.parametrize(
+    "host", ["https://[fe80::1%25]", "https://xn--a.example.invalid", "https://-.invalid"]
+)
+def test_host_that_a_library_refuses_is_a_typed_error(ask, connect, emulator, host):
+    connect(emulator, host=host)
+    with pytest.raises((ManxueConfigurationError, ManxueTransientError)):
+        ask()
+
+
+def test_worker_uses_a_rotated_key_after_a_refusal(emulator, connect):
+    hook = ManxueHook(CONN_ID)
+    hook.get_video_task("task-1")
+    emulator.api_key = "new-key"
+    connect(emulator)
+    assert hook.get_video_task("task-1").status is TaskStatus.COMPLETED
+    assert [record.status for record in emulator.requests] == [200, 401, 200]
+
+
+def test_triggerer_uses_a_rotated_key_after_a_refusal(emulator, connect):
+    async def ask_before_and_after():
+        async with shared_client() as transport:
+            await transport.get_video_task(CONN_ID, "task-1")
+            emulator.api_key = "new-key"
+            connect(emulator)
+            return await transport.get_video_task(CONN_ID, "task-1")
+
+    assert asyncio.run(ask_before_and_after()).status is TaskStatus.COMPLETED
+    assert [record.status for record in emulator.requests] == [200, 401, 200]
+
+
+class TestTwoServices:
+    """The base URL was edited together with the key: all settings count, not the key alone."""
+
+    @pytest.fixture
+    def moved(self, emulator, connect):
+        with Emulator() as new_home:
+            new_home.add_task(id="task-1", script=Script.polls("completed"))
+
+            def move():
+                emulator.api_key = "revoked"
+                connect(new_home)
+
+            yield move, new_home
+
+    def test_worker_uses_an_edited_host_after_a_refusal(self, moved):
+        move, new_home = moved
+        hook = ManxueHook(CONN_ID)
+        hook.get_video_task("task-1")
+        move()
+        assert hook.get_video_task("task-1").status is TaskStatus.COMPLETED
+        assert len(new_home.requests) == 1
+
+    def test_triggerer_uses_an_edited_host_after_a_refusal(self, moved):
+        move, new_home = moved
+
+        async def ask_before_and_after():
+            async with shared_client() as client:
+                await client.get_video_task(CONN_ID, "task-1")
+                move()
+                return await client.get_video_task(CONN_ID, "task-1")
+
+        assert asyncio.run(ask_before_and_after()).status is TaskStatus.COMPLETED
+        assert len(new_home.requests) == 1
+
+
+def test_netrc_does_not_replace_the_key(emulator, ask, monkeypatch, tmp_path):
+    netrc = tmp_path / "netrc"
+    netrc.write_text("default login someone password else\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    assert ask().status is TaskStatus.COMPLETED
+    assert emulator.requests[-1].headers["Authorization"] == f"Bearer {emulator.api_key}"
+
+
+@pytest.mark.parametrize("size", [9000, 60_000])
+def test_long_header_is_read(emulator, ask, size):
+    """As a content security policy of a gateway; aiohttp stops at 8,190 bytes by default."""
+    emulator.answer_all_with(Answer(headers={"X-Long": "x" * size}))
+    assert ask().status is TaskStatus.COMPLETED
+
+
+def test_header_beyond_the_limit_is_an_error(emulator, ask):
+    emulator.answer_all_with(Answer(headers={"X-Long": "x" * 70_000}))
+    with pytest.raises(ManxueTransientError):
+        ask()
+
+
+def test_as_many_headers_are_read_by_both_clients(emulator, ask):
+    emulator.answer_all_with(Answer(headers={f"X-{number}": "x" for number in range(90)}))
+    assert ask().status is TaskStatus.COMPLETED
+
+
+def test_too_many_headers_are_an_error(emulator, ask):
+    emulator.answer_all_with(Answer(headers={f"X-{number}": "x" for number in range(100)}))
+    with pytest.raises(ManxueTransientError):
+        ask()
+
+
+def test_missing_ca_file_does_not_matter_over_http(emulator, ask, monkeypatch):
+    """No certificate is read there."""
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/ca.pem")
+    assert ask().status is TaskStatus.COMPLETED
+
+
+class TestTls:
+    @pytest.fixture
+    def emulator(self, connect):
+        with Emulator(tls=True) as emulator:
+            emulator.add_task(id="task-1", script=Script.polls("completed"))
+            connect(emulator)
+            yield emulator
+
+    def test_is_trusted_through_the_ca_bundle(self, emulator, ask):
+        assert emulator.base_url.startswith("https://")
+        assert ask().status is TaskStatus.COMPLETED
+
+    def test_is_refused_without_it(self, emulator, ask, connect):
+        connect(emulator, ca_bundle=None)
+        with pytest.raises(ManxueTransientError, match="certificate was not accepted"):
+            ask()
+        assert not emulator.requests
+
+    @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
+    def test_check_can_be_switched_off(self, emulator, ask, connect):
+        connect(emulator, ca_bundle=None, verify=False)
+        assert ask().status is TaskStatus.COMPLETED
+
+    def test_trusts_what_the_environment_names(self, emulator, ask, connect, monkeypatch):
+        bundle = json.loads(emulator.airflow_connection_json())["extra"]["ca_bundle"]
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
+        connect(emulator, ca_bundle=None)
+        assert ask().status is TaskStatus.COMPLETED
+
+    @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
+    @pytest.mark.parametrize(
+        ("content", "problem"),
+        [(None, "no such file"), ("", "holds no certificate"), ("no PEM", "holds no certificate")],
+    )
+    def test_unusable_ca_file_of_the_environment_is_named(
+        self, emulator, ask, connect, monkeypatch, tmp_path, variable, content, problem
+    ):
+        bundle = tmp_path / "ca.pem"
+        if content is not None:
+            bundle.write_text(content)
+        monkeypatch.delenv("REQUESTS_CA_BUNDLE", raising=False)
+        monkeypatch.setenv(variable, str(bundle))
+        connect(emulator, ca_bundle=None)
+        with pytest.raises(ManxueConfigurationError, match=problem) as raised:
+            ask()
+        assert repr(variable) in str(raised.value)
+        assert str(bundle) in str(raised.value)
+        assert not emulator.requests
+
+    def test_ca_bundle_without_a_certificate_is_named(self, emulator, ask, connect, tmp_path):
+        bundle = tmp_path / "ca.pem"
+        bundle.write_text("")
+        connect(emulator, ca_bundle=str(bundle))
+        with pytest.raises(ManxueConfigurationError, match=r"'ca_bundle': .*holds no certificate"):
+            ask()
+        assert not emulator.requests
+
+    def test_triggerer_takes_a_replaced_ca_file(self, emulator, connect, monkeypatch, tmp_path):
+        """While it is being written it may be empty; the session at hand serves meanwhile."""
+        monkeypatch.setattr(connection_cache, "CONNECTION_TTL", 0.1)
+        monkeypatch.setattr(connection_cache, "FAILED_LOOKUP_TTL", 0.05)
+        bundle = tmp_path / "ca.pem"
+        good = Path(json.loads(emulator.airflow_connection_json())["extra"]["ca_bundle"]).read_bytes()
+        bundle.write_bytes(good)
+        connect(emulator, ca_bundle=str(bundle))
+
+        async def ask_on_and_on():
+            async with shared_client() as client:
+                first = await client.limiter(CONN_ID)
+                for content in (b"", good + b"\n"):
+                    bundle.write_bytes(content)
+                    for _ in range(5):
+                        await client.get_video_task(CONN_ID, "task-1")
+                        await asyncio.sleep(0.05)
+                return first is await client.limiter(CONN_ID)
+
+        assert asyncio.run(ask_on_and_on())
+        assert len({record.connection_id for record in emulator.requests}) == 2
+
+
+def test_failed_import_is_transient_and_tried_again(emulator, monkeypatch):
+    monkeypatch.setattr(connection_cache, "FAILED_LOOKUP_TTL", 0.0)
+    real, calls = importlib.import_module, []
+
+    def fails_once(name):
+        calls.append(name)
+        if len(calls) == 1:
+            raise ImportError("cannot import name 'x' from partially initialized module")
+        return real(name)
+
+    monkeypatch.setattr(async_client.importlib, "import_module", fails_once)
+
+    async def ask_twice():
+        async with shared_client() as client:
+            with pytest.raises(ManxueTransientError, match="could not be set up: ImportError"):
+                await client.get_video_task(CONN_ID, "task-1")
+            return await client.get_video_task(CONN_ID, "task-1")
+
+    assert asyncio.run(ask_twice()).status is TaskStatus.COMPLETED
+
+
+def test_look_up_that_fails_on_a_worker_is_transient(emulator, monkeypatch):
+    """As when a secrets backend cannot be reached. Its text may hold a secret."""
+
+    def fail(conn_id):
+        raise ConnectionError("vault: token s.secret refused")
+
+    monkeypatch.setattr(ManxueHook, "get_connection", staticmethod(fail))
+    with pytest.raises(ManxueTransientError, match=r"could not read the connection .*: ConnectionError$"):
+        ManxueHook(CONN_ID).get_video_task("task-1")
+
+
+PROXY_VARIABLES = [
+    prefix + suffix for prefix in ("http", "https", "all", "no") for suffix in ("_proxy", "_PROXY")
+]
+PROXY_VARIABLES += [name.upper() for name in PROXY_VARIABLES[::2]]
+
+
+@pytest.mark.parametrize("variable", ["HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"])
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "socks5://u:hidden@127.0.0.1:9",
+        "socks5h://u:hidden@127.0.0.1:9",
+        "https://u:hidden@127.0.0.1:9",
+        "http://u:hidden@127.0.0.1:port",
+        "http://u:hidden@127.0.0.1:99999",
+        "http://u:hidden@[::1:9",
+        "http://u:hidden@a..b:9",
+    ],
+)
+def test_unusable_proxy_of_the_environment_is_named(ask, connect, emulator, monkeypatch, variable, proxy):
+    for name in PROXY_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, proxy)
+    connect(emulator, host="https://service.example")
+    with pytest.raises(ManxueConfigurationError, match=f"Environment variable '{variable}'") as raised:
+        ask()
+    assert "hidden" not in str(raised.value)
+
+
+def test_percent_sign_in_a_proxy_password_is_no_error(ask, connect, emulator, monkeypatch):
+    monkeypatch.setenv("HTTPS_PROXY", "http://user:p%@127.0.0.1:9")
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    connect(emulator, host="https://service.example")
+    with pytest.raises(ManxueTransientError, match="connection refused"):
+        ask()
+
+
+def test_proxy_of_the_connection_is_used(emulator, ask, connect):
+    # The emulator answers as the proxy would: with an absolute address in the request line it finds no route.
+    connect(
+        emulator, host="http://videos.example.com", allow_http=True, proxy=emulator.base_url.rsplit("/", 1)[0]
+    )
+    with pytest.raises((ManxueRefusedError, ManxueTransientError)):
+        ask()
+    assert "videos.example.com" in str(emulator.requests[-1].headers)
+
+
+def test_proxy_of_the_environment_is_used(emulator, ask, connect, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", emulator.base_url.rsplit("/", 1)[0].removeprefix("http://"))
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    connect(emulator, host="http://environment.example.com", allow_http=True)
+    with pytest.raises((ManxueRefusedError, ManxueTransientError)):
+        ask()
+    assert "environment.example.com" in str(emulator.requests[-1].headers)
+
+
+def test_host_that_the_environment_excepts_is_asked_without_its_proxy(emulator, ask, connect, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.invalid:3128")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    connect(emulator)
+    assert ask().status is TaskStatus.COMPLETED
+
+
+def test_time_of_a_request_is_that_of_all_of_its_parts(emulator, connect):
+    connect(emulator, request_timeout=0.6)
+    # Each part on its own would be in time: the head after 0.4 s, and then the body within 0.4 s.
+    emulator.answer_all_with(Answer(delay=0.4, body=b"{" + b" " * 398 + b"}", bytes_per_second=1000))
+    with pytest.raises(ManxueTransientError, match=r"longer than 0\.6 s|timed out"):
+        ManxueHook(CONN_ID).get_video_task("a")

@@ -1,0 +1,366 @@
+"""The connection cache in virtual time: edits, failures and refused keys, as the waits of a triggerer see them."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import itertools
+import logging
+
+import pytest
+
+from airflow_provider_manxue._client.async_client import shared_client
+from airflow_provider_manxue._client.connection_cache import (
+    CONNECTION_TTL,
+    FAILED_LOOKUP_TTL,
+    GRACE_TIME,
+    LOOKUP_TIMEOUT,
+)
+from airflow_provider_manxue._core.connection import missing_connection
+from airflow_provider_manxue.exceptions import (
+    ManxueAuthenticationError,
+    ManxueConfigurationError,
+    ManxueConnectionNotFoundError,
+    ManxueTransientError,
+)
+from service_in_virtual_time import PROCESSING, START, FakeService, loop_time, task_log
+from soak.virtual import run
+
+OUTAGE = ManxueTransientError("Airflow could not be asked")
+
+
+@pytest.fixture
+def service(monkeypatch):
+    service = FakeService()
+    service.install(monkeypatch)
+    return service
+
+
+async def poll_until(client, moment, conn_id="c", interval=1.0):
+    """Poll until a moment; return the errors with the times at which they were raised."""
+    errors = []
+    while loop_time() < moment:
+        try:
+            await client.get_video_task(conn_id, "v")
+        except (ManxueConfigurationError, ManxueTransientError, ManxueAuthenticationError) as error:
+            errors.append((loop_time(), error))
+        await asyncio.sleep(interval)
+    return errors
+
+
+def polling(moment, act=None, act_at=0.0, **options):
+    """Poll over one client in virtual time, and act on the way."""
+
+    async def main():
+        async with shared_client() as client:
+            if act is not None:
+                asyncio.get_running_loop().call_later(act_at, act)
+            return await poll_until(client, moment, **options)
+
+    return run(main())
+
+
+class TestEdit:
+    def test_reaches_waits_within_the_life_of_the_cache(self, service):
+        def edit():
+            service.connect("c", "https://two.example.com", "new-key")
+
+        assert polling(200, edit, 100) == []
+        old = [at for at, _, key in service.requests if key == "key"]
+        new = [(at, host) for at, host, key in service.requests if key == "new-key"]
+        assert max(old) < min(new)[0] <= 100 + CONNECTION_TTL
+        assert {host for _, host in new} == {"https://two.example.com"}
+
+    def test_changes_the_limiter_in_place(self, service):
+        async def main():
+            async with shared_client() as client:
+                before = await client.limiter("c")
+                service.connect("c", requests_per_second=3, max_connections=2)
+                await poll_until(client, CONNECTION_TTL)
+                return before is await client.limiter("c"), before.rate
+
+        assert run(main()) == (True, 3)
+
+    def test_is_logged_with_names_and_without_values(self, service, caplog):
+        def edit():
+            service.connect(
+                "c", "https://two.example.com", "new-key", proxy="http://u:hidden@p:1", max_connections=3
+            )
+
+        with caplog.at_level(logging.INFO):
+            polling(100, edit, 10)
+        [line] = [record.getMessage() for record in caplog.records if "edited" in record.getMessage()]
+        assert line == "Connection 'c' was edited: base URL, API key, limits, proxy."
+
+    def test_makes_the_connection_unproven(self, service):
+        async def main():
+            async with shared_client() as client:
+                seen = [client.has_worked("c")]
+                await client.get_video_task("c", "v")
+                seen.append(client.has_worked("c"))
+                await poll_until(client, CONNECTION_TTL)
+                seen.append(client.has_worked("c"))
+                service.connect("c", key="new-key")
+                service.respond = lambda url, key: (500, {})
+                await poll_until(client, 2 * CONNECTION_TTL)
+                return [*seen, client.has_worked("c")]
+
+        assert run(main()) == [False, True, True, False]
+
+
+class TestLookUp:
+    def test_is_made_once_in_half_of_the_life_of_the_cache(self, service):
+        polling(300)
+        assert len(service.look_ups) == 300 / (CONNECTION_TTL / 2)
+
+    def test_is_awaited_after_a_long_pause(self, service):
+        """Nothing has refreshed the entry meanwhile."""
+
+        async def main():
+            async with shared_client() as client:
+                await client.limiter("c")
+                service.connect("c", key="new-key")
+                await asyncio.sleep(CONNECTION_TTL)
+                await client.limiter("c")
+                await client.get_video_task("c", "v")
+
+        run(main())
+        assert [key for _, _, key in service.requests] == ["new-key"]
+
+    def test_that_hangs_is_ended_and_holds_up_no_request(self, service):
+        def hang():
+            service.look_up_takes = 1e9
+
+        assert polling(200, hang, 10, interval=0.95) == []
+        pauses = [b[0] - a[0] for a, b in itertools.pairwise(service.requests)]
+        assert max(pauses) < 1.01
+        starts = [at for at, _ in service.look_ups[1:]]
+        assert min(b - a for a, b in itertools.pairwise(starts)) > LOOKUP_TIMEOUT + FAILED_LOOKUP_TTL - 0.01
+
+    def test_that_hangs_at_first_is_a_transient_error(self, service):
+        service.look_up_takes = 1e9
+        (at, error), *_ = polling(LOOKUP_TIMEOUT + 1)
+        assert at == LOOKUP_TIMEOUT
+        assert str(error) == "Airflow did not return the connection 'c' within 10 s"
+
+    def test_outlives_the_wait_that_started_it(self, service):
+        service.look_up_takes = 5
+
+        async def main():
+            async with shared_client() as client:
+                first = asyncio.create_task(client.get_video_task("c", "v"))
+                await asyncio.sleep(1)
+                second = asyncio.create_task(client.get_video_task("c", "v"))
+                await asyncio.sleep(1)
+                first.cancel()
+                return await second
+
+        assert run(main()).id == "v"
+        assert len(service.look_ups) == 1
+
+    def test_runs_outside_of_the_log_of_a_task(self, service):
+        async def main():
+            task_log.set("the log of one task")
+            async with shared_client() as client:
+                await poll_until(client, 100)
+
+        run(main())
+        assert set(service.contexts) == {None}
+
+    def test_that_fails_is_not_repeated_by_every_request(self, service):
+        service.connections["c"] = OUTAGE
+
+        async def main():
+            async with shared_client() as client:
+                polls = (client.get_video_task("c", "v") for _ in range(100))
+                results = await asyncio.gather(*polls, return_exceptions=True)
+                service.connect("c")
+                await asyncio.sleep(FAILED_LOOKUP_TTL)
+                return results, await client.get_video_task("c", "v")
+
+        results, later = run(main())
+        assert {type(result) for result in results} == {ManxueTransientError}
+        assert later.id == "v"
+        assert len(service.look_ups) == 2
+
+    def test_without_an_entry_raises_its_error_with_its_start(self, service):
+        service.connections["c"] = missing_connection("c")
+        errors = polling(20)
+        assert {type(error) for _, error in errors} == {ManxueConnectionNotFoundError}
+        assert {error.since for _, error in errors} == {START + service.look_up_takes}
+
+    def test_bug_of_ours_is_not_hidden(self, service):
+        service.connections["c"] = KeyError("a bug")
+        with pytest.raises(KeyError):
+            polling(1)
+
+
+class TestFailureLater:
+    def test_that_passes_is_not_seen_however_long(self, service, caplog):
+        def fail():
+            service.connections["c"] = OUTAGE
+
+        assert polling(2 * GRACE_TIME, fail, 10) == []
+        told = [record for record in caplog.records if "could not be refreshed" in record.getMessage()]
+        assert len(told) == 1
+
+    @pytest.mark.parametrize(
+        "error", [missing_connection("c"), ManxueConfigurationError("field"), ManxueConfigurationError("CA")]
+    )
+    def test_of_configuration_is_raised_after_the_grace_period(self, service, error):
+        def fail():
+            service.connections["c"] = error
+
+        errors = polling(2 * GRACE_TIME, fail, 10)
+        began = next(at for at, _ in service.look_ups if at >= 10) + service.look_up_takes
+        assert errors[0][0] == pytest.approx(began + GRACE_TIME, abs=1.1)
+        assert {one for _, one in errors} == {error}
+        assert error.since == pytest.approx(START + began)
+
+    def test_that_is_mended_within_the_grace_period_is_not_seen(self, service):
+        def fail():
+            service.connections["c"] = missing_connection("c")
+            asyncio.get_running_loop().call_later(GRACE_TIME / 2, service.connect, "c")
+
+        assert polling(3 * GRACE_TIME, fail, 10) == []
+
+    def test_that_is_mended_later_is_forgotten(self, service):
+        def fail():
+            service.connections["c"] = missing_connection("c")
+            asyncio.get_running_loop().call_later(2 * GRACE_TIME, service.connect, "c")
+
+        errors = polling(4 * GRACE_TIME, fail, 10)
+        assert errors
+        assert errors[-1][0] < 10 + 2 * GRACE_TIME + FAILED_LOOKUP_TTL + 1
+
+    def test_that_was_mended_while_nobody_asked_is_not_raised(self, service):
+        async def main():
+            async with shared_client() as client:
+                await client.limiter("c")
+                service.connections["c"] = missing_connection("c")
+                await poll_until(client, CONNECTION_TTL)
+                service.connect("c")
+                await asyncio.sleep(2 * GRACE_TIME)
+                await client.limiter("c")
+                return await client.get_video_task("c", "v")
+
+        assert run(main()).id == "v"
+
+
+class TestSession:
+    def test_that_cannot_be_opened_is_tried_again(self, service):
+        service.open_error = OSError(errno.EMFILE, "Too many open files")
+
+        def mend():
+            service.open_error = None
+
+        errors = polling(30, mend, 1)
+        assert {str(error) for _, error in errors} == {
+            "The HTTP client could not be set up: too many open files"
+        }
+        assert errors[-1][0] <= FAILED_LOOKUP_TTL
+        assert service.requests
+
+    def test_of_a_replaced_ca_file_is_opened_anew(self, service):
+        def replace():
+            service.ca_version = 2
+
+        assert polling(100, replace, 10) == []
+        old, new = service.clients
+        assert 10 < new.opened_at <= 10 + CONNECTION_TTL / 2
+        assert old.closed_at == pytest.approx(new.opened_at, abs=0.1)
+
+    def test_is_kept_when_something_else_was_edited(self, service):
+        polling(100, lambda: service.connect("c", key="new-key"), 10)
+        assert len(service.clients) == 1
+
+    def test_is_closed_after_its_last_request(self, service):
+        async def main():
+            async with shared_client() as client:
+                await client.get_video_task("c", "v")
+                service.ca_version = 2
+                service.request_takes = 50
+                await asyncio.sleep(29)
+                slow = asyncio.create_task(client.get_video_task("c", "v"))
+                await asyncio.sleep(2)
+                service.request_takes = 0.05
+                await poll_until(client, 60)
+                before = service.clients[0].closed_at
+                await slow
+                await asyncio.sleep(1)
+                return before, service.clients[0].closed_at
+
+        before, after = run(main())
+        assert before is None
+        assert after == pytest.approx(79, abs=0.1)
+
+    def test_of_each_client_is_closed_at_the_end(self, service):
+        polling(100, lambda: setattr(service, "ca_version", 2), 10)
+        assert all(client.closed_at is not None for client in service.clients)
+
+
+class TestRefusal:
+    @pytest.fixture
+    def revoked(self, service):
+        """The service takes another key from 100 s on."""
+        service.respond = lambda url, key: (
+            (200, PROCESSING) if (key == "new-key") == (loop_time() >= 100) else (401, {})
+        )
+        return service
+
+    def test_is_cured_by_an_edit_within_the_same_request(self, revoked):
+        assert polling(200, lambda: revoked.connect("c", key="new-key"), 100) == []
+
+    def test_is_cured_by_an_edit_of_the_host_alone(self, service):
+        service.respond = lambda url, key: (
+            (200, PROCESSING) if "two" in url or loop_time() < 100 else (401, {})
+        )
+        assert polling(200, lambda: service.connect("c", "https://two.example.com"), 100) == []
+
+    def test_of_a_thousand_requests_causes_one_look_up(self, service):
+        service.respond = lambda url, key: (401, {})
+
+        async def main():
+            async with shared_client() as client:
+                polls = (client.get_video_task("c", "v") for _ in range(1000))
+                return await asyncio.gather(*polls, return_exceptions=True)
+
+        assert {type(error) for error in run(main())} == {ManxueAuthenticationError}
+        assert len(service.look_ups) == 2
+
+    def test_is_raised_as_such_while_airflow_cannot_be_asked(self, revoked):
+        def fail():
+            revoked.connections["c"] = OUTAGE
+
+        errors = polling(110, fail, 100)
+        assert {type(error) for _, error in errors} == {ManxueAuthenticationError}
+
+    def test_lets_the_connection_be_read_without_a_request(self, revoked):
+        """The limiter holds requests back then; new settings end that."""
+
+        async def main():
+            async with shared_client() as client:
+                limiter = await client.limiter("c")
+                await poll_until(client, 99)
+                await asyncio.sleep(1)
+                with pytest.raises(ManxueAuthenticationError):
+                    await client.get_video_task("c", "v")
+                revoked.connect("c", key="new-key", requests_per_second=7)
+                await asyncio.sleep(CONNECTION_TTL)
+                return limiter.rate
+
+        assert run(main()) == 7
+
+    def test_of_one_connection_leaves_the_other(self, service):
+        service.connect("other", "https://two.example.com", "other-key")
+        service.respond = lambda url, key: (401, {}) if key == "key" else (200, PROCESSING)
+
+        async def main():
+            async with shared_client() as client:
+                await client.get_video_task("other", "v")
+                with pytest.raises(ManxueAuthenticationError):
+                    await client.get_video_task("c", "v")
+                await client.get_video_task("other", "v")
+
+        run(main())
+        assert [conn_id for _, conn_id in service.look_ups] == ["other", "c", "c"]

@@ -1,0 +1,241 @@
+"""Ids of video tasks: what authors and templates pass, and what is never repeated."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+from jinja2.nativetypes import NativeEnvironment
+
+from airflow_provider_manxue._core.ids import as_list, names_a_task, parse_video_task_id, parse_video_task_ids
+from airflow_provider_manxue.exceptions import ManxueInputError
+from airflow_provider_manxue.models import TaskStatus, VideoTask
+
+VIDEO = "https://cdn.example.com/a.mp4?signature=SECRET"
+WHOLE = VideoTask(id="proj_1", status=TaskStatus.COMPLETED, video_url=VIDEO, actual_duration=5.0).to_dict()
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "proj_1",
+        "  proj_1\n",
+        {"id": "proj_1", "status": "queued"},
+        {"id": "proj_1", "data": {"projectId": "other"}},
+        {"projectId": "proj_1"},
+        {"code": "0", "msg": None, "data": {"projectId": "proj_1"}},
+        {"id": None, "data": {"id": "proj_1"}},
+        {"id": "", "projectId": "proj_1"},
+        {"task_id": "proj_1"},
+        {"taskId": "proj_1"},
+        {"code": 0, "data": {"task_id": "proj_1"}},
+        {"data": {"taskId": "proj_1"}},
+        {"data": [{"id": "proj_1"}]},
+        str(WHOLE),
+        f" {json.dumps(WHOLE)}\n",
+        "{'data': {'projectId': 'proj_1'}}",
+        '{"code":"0","msg":null,"data":{"projectId":"proj_1"}}',
+        VideoTask(id="proj_1", status=TaskStatus.QUEUED).to_dict(),
+    ],
+)
+def test_an_id_is_taken_as_it_is_or_out_of_a_create_answer(value):
+    assert parse_video_task_id(value) == "proj_1"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "video_550e8400-e29b-41d4-a716-446655440000",
+        "global task/2",
+        "a/../b",
+        "...",
+        "任务 1",
+        "?#%2e",
+        "a" * 1000,
+        "{550e8400-e29b-41d4-a716-446655440000}",
+        "a{b}",
+        "12_34",
+        "1e5",
+    ],
+)
+def test_an_id_is_opaque(value):
+    assert parse_video_task_id(value) == value
+
+
+@pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        ("", "is empty"),
+        (" \t\n", "is empty"),
+        ({"id": "  "}, "is empty"),
+        (None, "NoneType"),
+        (17.0, "floating-point"),
+        (1e5, "floating-point"),
+        pytest.param(10**5000, "int", id="digits"),
+        (b"proj_1", "bytes"),
+        (True, "bool"),
+        (["proj_1", "proj_2"], "list"),
+        (("proj_1",), "tuple"),
+        ({}, "keys []"),
+        ({"status": "queued", "code": 0}, "['code', 'status']"),
+        ({"id": None, "data": None}, "['data', 'id']"),
+        ({"id": True}, "['id']"),
+        ({"data": ["proj_1"]}, "['data']"),
+        ({"data": [{"id": "a"}, {"id": "b"}]}, "['data']"),
+        ("['proj_1']", "list"),
+        ("{}", "keys []"),
+        (".", "'.'"),
+        ("..", "'..'"),
+        (" .. ", "'..'"),
+        ("a\nb", "is not an id"),
+        ("a\x00b", "is not an id"),
+        ("a\x7fb", "is not an id"),
+        ("a\u200bb", "is not an id"),
+        ("a\ud800", "is not an id"),
+        ("a\u202eb", "is not an id"),
+        ("a" * 1001, "is not an id"),
+    ],
+)
+def test_what_cannot_be_an_id_is_refused_with_the_reason(value, problem):
+    with pytest.raises(ManxueInputError) as caught:
+        parse_video_task_id(value)
+
+    assert problem in str(caught.value)
+    assert "create call" in str(caught.value)
+
+
+def test_several_ids_at_once_are_refused_with_the_way_to_do_it():
+    with pytest.raises(ManxueInputError, match="expand"):
+        parse_video_task_id(["proj_1"])
+
+
+@pytest.mark.parametrize(("rendered", "task_id"), [("1234567890", "1234567890"), ("0", "0"), ("007", "007")])
+def test_id_of_digits_survives_a_native_template(rendered, task_id):
+    value = NativeEnvironment().from_string("{{ x }}").render(x=rendered)
+
+    assert parse_video_task_id(value) == task_id
+
+
+def test_number_of_a_native_template_is_refused_if_digits_are_lost():
+    value = NativeEnvironment().from_string("{{ x }}").render(x="1e5")
+
+    with pytest.raises(ManxueInputError, match="XComArg or the whole response of the create call"):
+        parse_video_task_id(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        str(WHOLE)[:-5],
+        json.dumps(WHOLE)[:-5],
+        f"{{'at': datetime.datetime(2027, 1, 1), 'video_url': '{VIDEO}'}}",
+        str({**WHOLE, "id": None}),
+        str([WHOLE]),
+        str({**WHOLE, "x": "y" * 100_000}),
+        VIDEO,
+        f"proj_1 {VIDEO}",
+        {VIDEO: 1},
+        {"id": VIDEO},
+        "[" * 99_999 + f"'{VIDEO}'",
+        "{'a': " + "-" * 90_000 + f"'{VIDEO}'}}",
+        f"{'a' * 101}\nSECRET",
+        "a\nb{SECRET}",
+    ],
+)
+@pytest.mark.parametrize("parse", [parse_video_task_id, lambda value: parse_video_task_ids([value])])
+def test_refused_value_is_not_repeated(parse, value):
+    """It may hold a URL that anyone can fetch the video with, and errors go into logs."""
+    with pytest.raises(ManxueInputError) as caught:
+        parse(value)
+
+    assert "SECRET" not in str(caught.value)
+    assert len(str(caught.value)) < 600
+
+
+def test_text_of_a_task_that_cannot_be_read_is_refused_with_the_remedy():
+    with pytest.raises(
+        ManxueInputError, match=r"wait\.output.*\['id'\].*render_template_as_native_obj"
+    ) as caught:
+        parse_video_task_id("{'id': ")
+
+    assert "a text of 7 characters that looks like an object or a list" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "is_named"), [("proj_1", True), ({"id": 5}, True), ({}, False), (VIDEO, False), (None, False)]
+)
+def test_task_is_named_by_a_usable_id(value, is_named):
+    assert names_a_task(value) is is_named
+
+
+# --- several ids ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ["a", "5"],
+        ("a", 5),
+        iter(["a", "5"]),
+        (text for text in ("a", "5")),
+        {"a": 1, "5": 2}.keys(),
+        "['a', 5]",
+        ' ["a", "5"]\n',
+        str([{**WHOLE, "id": "a"}, {**WHOLE, "id": "5"}]),
+        json.dumps([{"id": "a"}, {"id": 5}]),
+    ],
+)
+def test_ids_are_read_from_any_list(values):
+    assert parse_video_task_ids(values) == ["a", "5"]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        "a",
+        "a,b",
+        b"a",
+        None,
+        5,
+        {"id": "a"},
+        str(WHOLE),
+        "[",
+        f"['{VIDEO}'",
+        f"['{VIDEO}']",
+        VIDEO,
+        "[]",
+        {"a"},
+    ],
+)
+def test_what_is_no_list_of_ids_is_refused_without_a_url(values):
+    with pytest.raises(ManxueInputError, match="video_task_ids") as caught:
+        parse_video_task_ids(values)
+
+    assert "SECRET" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: (text for text in "ab"),
+        lambda: map(str, "ab"),
+        lambda: iter("ab"),
+        lambda: filter(None, "ab"),
+        lambda: {"a": 1, "b": 2}.keys(),
+        lambda: {1: "a", 2: "b"}.values(),
+    ],
+)
+def test_iterable_that_can_be_read_once_becomes_a_list(make):
+    assert as_list(make()) == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    "values", [["a"], ("a",), "{{ params.ids }}", {"id": "a"}, None, 5, SimpleNamespace(resolve=1)]
+)
+def test_argument_that_can_be_read_again_is_unchanged(values):
+    assert as_list(values) is values
+
+
+@pytest.mark.parametrize("values", [{"a", "b"}, frozenset("ab")])
+def test_set_is_refused_since_it_has_no_order(values):
+    with pytest.raises(ManxueInputError, match="sorted"):
+        as_list(values)

@@ -1,0 +1,1056 @@
+"""The polling engine: which video is polled when, and how each wait ends."""
+
+from __future__ import annotations
+
+import itertools
+import statistics
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from airflow_provider_manxue._core.poller import CONNECTION, Poller, affects_all_videos, video_failed
+from airflow_provider_manxue._core.polling import (
+    CREDENTIAL_PROBES,
+    DEFAULT_POKE_INTERVAL,
+    DEFAULT_TIMEOUT,
+    FINAL_POLL_WINDOW,
+    GRACE_TIME,
+    MAX_OVERSHOOT,
+    MAX_RETRY_AFTER,
+    PollPolicy,
+    PollTimes,
+    deadline_to_read,
+    first_poll_at,
+    next_credential_probe,
+    poll_times_from_end,
+    quick_retry_delay,
+    spread_first_poll,
+)
+from airflow_provider_manxue.exceptions import (
+    ManxueAuthenticationError,
+    ManxueConfigurationError,
+    ManxueConnectionNotFoundError,
+    ManxueError,
+    ManxueInputError,
+    ManxueInternalError,
+    ManxueMediaTypeError,
+    ManxuePermissionError,
+    ManxueRateLimitError,
+    ManxueRedirectError,
+    ManxueRefusedError,
+    ManxueResultMissingError,
+    ManxueTimeoutError,
+    ManxueTransientError,
+    ManxueVideoFailedError,
+)
+from airflow_provider_manxue.models import TaskStatus, VideoTask
+
+START = 1_800_000_000.0
+URL = "https://cdn.example.com/a.mp4"
+
+
+def task(status, **fields):
+    return VideoTask(id="v", status=TaskStatus(status), **{"status_word": status, **fields})
+
+
+READY = task("completed", video_url=URL)
+WITHOUT_URL = task("completed")
+PROCESSING = task("processing")
+OUTAGE = ManxueTransientError("HTTP 503")
+THROTTLED = ManxueRateLimitError("HTTP 429")
+UNKNOWN_ID = ManxueRefusedError("HTTP 404: no such task")
+FORBIDDEN = ManxuePermissionError("HTTP 403")
+REFUSED = ManxueAuthenticationError("HTTP 401")
+NO_CONNECTION = ManxueConnectionNotFoundError("no such connection")
+BAD_FIELD = ManxueConfigurationError("the host is empty")
+UNEXPECTED = ManxueInternalError("unexpected KeyError")
+
+
+def poller_of(*ids, timeout=3600.0, chance=0.5, interval=30.0, backoff=False, max_wait=None, **options):
+    """Make a poller that began at START, without jitter."""
+    return Poller(
+        ids or ["v"],
+        PollPolicy(interval, backoff, max_wait),
+        started_at=START,
+        deadline=START + timeout,
+        first_poll_at=START,
+        chance=(lambda: chance) if isinstance(chance, float) else None,
+        **options,
+    )
+
+
+class Run:
+    """Drives a poller in virtual time, with responses that take no time."""
+
+    def __init__(self, poller, respond):
+        self.poller, self.respond = poller, respond
+        self.polls = []  # seconds, id, whether it was a final one
+        self.now = START
+
+    def until(self, seconds=float("inf")):
+        for _ in range(10_000):
+            if self.poller.done or self.poller.next_due - START > seconds:
+                return self
+            self.now = max(self.now, self.poller.next_due)
+            for video, is_final in self.poller.take_due(self.now):
+                self.polls.append((self.now - START, video, is_final))
+                outcome = self.respond(self.now - START, video)
+                self.poller.handle(video, outcome, sent_at=self.now, now=self.now)
+        raise AssertionError("the wait did not end")
+
+    @property
+    def times(self):
+        return [at for at, _, _ in self.polls]
+
+    @property
+    def end(self):
+        return self.poller.outcomes["v"]
+
+
+def run(outcome, **options):
+    """Poll until the wait has ended; the outcome is one for all polls, or a function of the seconds waited."""
+    respond = outcome if callable(outcome) else lambda waited: outcome
+    return Run(poller_of(**options), lambda waited, video: respond(waited)).until()
+
+
+def pauses_of(outcomes, **options):
+    """Return the seconds that follow on each of the outcomes."""
+    script = iter(outcomes)
+    poller = poller_of(**options)
+    pauses, now = [], START
+    for outcome in script:
+        poller.take_due(now)
+        poller.handle("v", outcome, sent_at=now, now=now)
+        pauses.append(poller.next_due - now)
+        now = poller.next_due
+    return pauses
+
+
+def after(outcome, waited=0.0, **options):
+    """Return a poller that took in one outcome."""
+    poller = poller_of(**options)
+    poller.take_due(START + waited)
+    poller.handle("v", outcome, sent_at=START + waited, now=START + waited)
+    return poller
+
+
+def test_defaults_are_those_of_the_service():
+    assert PollPolicy().interval == DEFAULT_POKE_INTERVAL == 30
+    assert DEFAULT_TIMEOUT == 3 * 60 * 60
+
+
+# --- what a response leads to -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", ["queued", "processing", "unknown"])
+def test_video_that_is_not_ready_is_polled_again(status):
+    poller = after(task(status))
+
+    assert (poller.next_due, poller.has_worked, poller.remaining) == (START + 30, True, ["v"])
+
+
+def test_url_before_the_end_is_not_success():
+    assert not after(task("processing", video_url=URL)).done
+
+
+@pytest.mark.parametrize("waited", [0, 1800, 3600, 99_999])
+def test_completed_video_ends_the_wait_also_late(waited):
+    poller = after(READY, waited)
+
+    assert poller.outcomes == {"v": READY}
+    assert poller.ended_at == {"v": START + waited}
+    assert poller.final_status == "completed"
+
+
+@pytest.mark.parametrize("waited", [0, 3600, 99_999])
+def test_failed_video_ends_the_wait_with_its_reason(waited):
+    error = after(task("failed", error="prompt is not allowed"), waited).outcomes["v"]
+
+    assert type(error) is ManxueVideoFailedError
+    assert "'v': prompt is not allowed" in str(error)
+
+
+def test_failed_video_without_a_reason_is_named_by_its_word():
+    assert "status 'expired'" in str(after(task("failed", status_word="expired")).outcomes["v"])
+    assert "Usual causes" in str(video_failed("v", "x"))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ManxueRedirectError("302"),
+        ManxueMediaTypeError("image"),
+        ManxueInputError("id"),
+        ManxueError("anything else"),
+        REFUSED,
+        BAD_FIELD,
+        FORBIDDEN,
+    ],
+)
+def test_lasting_error_ends_a_wait_that_has_not_worked(error):
+    assert after(error).outcomes == {"v": error}
+
+
+def test_late_response_of_an_ended_wait_is_ignored():
+    poller = after(READY)
+    poller.handle("v", OUTAGE, sent_at=START, now=START)
+
+    assert poller.outcomes == {"v": READY}
+
+
+def test_video_is_polled_once_however_often_it_is_named():
+    poller = poller_of("a", "b", "a")
+
+    assert poller.remaining == ["a", "b"]
+    assert poller.take_due(START) == [("a", False), ("b", False)]
+
+
+def test_due_polls_are_taken_in_bounded_portions():
+    poller = poller_of("a", "b", "c")
+
+    assert [poller.take_due(START - 1), poller.take_due(START, 2), poller.take_due(START, 2)] == [
+        [],
+        [("a", False), ("b", False)],
+        [("c", False)],
+    ]
+    assert poller.next_due is None
+
+
+def test_poll_in_flight_counts_as_due_when_the_worker_leaves():
+    poller = poller_of("a", "b")
+    poller.take_due(START, 1)
+    poller.handle("a", PROCESSING, sent_at=START, now=START)
+    poller.take_due(START + 1)
+
+    assert poller.next_due == START + 30
+    assert poller.resumes_at == START
+
+
+# --- intervals ----------------------------------------------------------------------------------------------
+
+
+def test_polls_keep_the_interval():
+    assert pauses_of([PROCESSING] * 10, interval=45) == [45] * 10
+
+
+def test_exponential_backoff_doubles_the_time_waited():
+    assert pauses_of([PROCESSING] * 5, backoff=True) == [30, 60, 120, 240, 480]
+
+
+def test_exponential_backoff_survives_a_restart():
+    assert after(PROCESSING, 90, backoff=True).next_due == START + 90 + 120
+
+
+def test_clock_that_was_set_back_keeps_the_interval():
+    assert PollPolicy(30, exponential_backoff=True).next_interval(-1000) == 30
+
+
+def test_max_wait_bounds_the_interval():
+    assert pauses_of([PROCESSING] * 4, backoff=True, max_wait=100) == [30, 60, 100, 100]
+    assert pauses_of([PROCESSING], interval=60, max_wait=45) == [45]
+    assert pauses_of([OUTAGE] * 4, max_wait=45) == [30, 45, 45, 45]
+
+
+@pytest.mark.parametrize(
+    "policy", [{"interval": 0}, {"interval": 0.1}, {"interval": -5}, {"max_wait": 0}, {"max_wait": -1}]
+)
+@pytest.mark.parametrize("outcome", [PROCESSING, OUTAGE, UNKNOWN_ID, THROTTLED, UNEXPECTED])
+@pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
+def test_no_setting_polls_more_often_than_once_a_second(policy, outcome, chance):
+    assert after(outcome, chance=chance, **policy).next_due >= START + 1
+
+
+def test_interval_of_a_second_is_allowed():
+    assert pauses_of([PROCESSING] * 3, interval=1) == [1] * 3
+
+
+@pytest.mark.parametrize(("chance", "pause"), [(0.0, 27), (0.25, 28.5), (0.5, 30), (0.75, 31.5), (1.0, 33)])
+@pytest.mark.parametrize("outcome", [PROCESSING, OUTAGE, UNKNOWN_ID, THROTTLED])
+def test_interval_is_spread_by_a_tenth(chance, pause, outcome):
+    assert after(outcome, chance=chance).next_due - START == pytest.approx(pause)
+
+
+def test_mean_interval_is_the_interval():
+    pauses = [after(PROCESSING, chance=number / 1000).next_due - START for number in range(1001)]
+
+    assert statistics.mean(pauses) == pytest.approx(30)
+
+
+def test_waits_that_begin_together_drift_apart():
+    moments = {after(OUTAGE, chance=None).next_due for _ in range(50)}
+
+    assert len(moments) > 40
+    assert all(START + 27 <= moment <= START + 33 for moment in moments)
+
+
+# --- outages and throttling ---------------------------------------------------------------------------------
+
+
+def test_outage_is_polled_less_often_but_its_end_is_noticed():
+    assert pauses_of([OUTAGE] * 7) == [30, 60, 120, 240, 300, 300, 300]
+
+
+def test_interval_above_the_longest_backoff_is_kept():
+    assert pauses_of([OUTAGE] * 3, interval=600) == [600] * 3
+
+
+@pytest.mark.parametrize("failures", [1, 2, 33, 34, 1000, 10**6])
+def test_error_interval_is_bounded_for_any_number_of_failures(failures):
+    assert 30 <= PollPolicy().error_interval(failures) <= 300
+    assert PollPolicy(interval=1e300).error_interval(failures) == 1e300
+
+
+def test_response_ends_the_backoff():
+    outcomes = [OUTAGE, OUTAGE, OUTAGE, PROCESSING, OUTAGE, OUTAGE]
+
+    assert pauses_of(outcomes) == [30, 60, 120, 30, 30, 60]
+
+
+def test_throttling_leaves_the_pace_to_the_rate_limiter():
+    assert pauses_of([THROTTLED] * 3) == [30] * 3
+
+
+@pytest.mark.parametrize("error", [OUTAGE, THROTTLED, ManxueRateLimitError("HTTP 429", 86_400.0)])
+def test_outage_of_any_length_is_survived_until_the_deadline(error):
+    assert type(run(error, timeout=36_000).end) is ManxueTimeoutError
+    assert run(lambda waited: error if waited < 36_000 else READY, timeout=36_000).end is READY
+
+
+@pytest.mark.parametrize("kind", [ManxueTransientError, ManxueRateLimitError])
+@pytest.mark.parametrize(
+    ("retry_after", "pause"),
+    [(None, 30), (0.0, 30), (5.0, 30), (30.0, 31.5), (120.0, 121.5), (901.0, 901.5), (1e15, 901.5)],
+)
+def test_retry_after_is_a_floor_up_to_a_cap(kind, retry_after, pause):
+    assert pauses_of([kind("HTTP 429", retry_after)]) == [pytest.approx(pause)]
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.3, 1.0])
+def test_polls_after_a_pause_are_spread(chance):
+    (pause,) = pauses_of([ManxueRateLimitError("HTTP 429", 600.0)], chance=chance)
+
+    assert pause == pytest.approx(600 + chance * 3)
+
+
+def test_pause_holds_for_one_response():
+    outcomes = [ManxueRateLimitError("HTTP 429", 600.0), PROCESSING]
+
+    assert pauses_of(outcomes) == [pytest.approx(601.5), 30]
+
+
+def test_pause_of_one_video_does_not_hold_the_others_back():
+    poller = poller_of("a", "b")
+    poller.take_due(START)
+    poller.handle("a", ManxueTransientError("HTTP 503", 600.0), sent_at=START, now=START)
+    poller.handle("b", PROCESSING, sent_at=START, now=START)
+
+    assert poller.take_due(START + 30) == [("b", False)]
+
+
+# --- quick retries ------------------------------------------------------------------------------------------
+
+
+def test_quick_retries_double_from_one_second_to_a_minute():
+    assert pauses_of([OUTAGE] * 8, quick_retries=True) == [1, 2, 4, 8, 16, 32, 60, 60]
+    assert quick_retry_delay(10**6) == 60
+
+
+@pytest.mark.parametrize("outcome", [OUTAGE, THROTTLED])
+@pytest.mark.parametrize("options", [{"quick_retries": True}, {"to_read": ["v"]}])
+def test_quick_retry_is_pending_until_the_next_response(outcome, options):
+    poller = after(outcome, **options)
+    assert poller.is_retrying
+
+    poller.take_due(START + 1)
+    poller.handle("v", PROCESSING, sent_at=START + 1, now=START + 1)
+    assert not poller.is_retrying
+
+
+@pytest.mark.parametrize("outcome", [READY, task("failed"), ManxueRedirectError("302")])
+def test_quick_retry_is_not_pending_after_the_end(outcome):
+    poller = after(OUTAGE, quick_retries=True)
+    poller.handle("v", outcome, sent_at=START + 1, now=START + 1)
+
+    assert poller.done
+    assert not poller.is_retrying
+
+
+def test_quick_retry_waits_for_the_pause_that_was_asked_for():
+    assert pauses_of([ManxueRateLimitError("HTTP 429", 20.0)], quick_retries=True) == [pytest.approx(21.5)]
+
+
+# --- the deadline -------------------------------------------------------------------------------------------
+
+
+def test_whole_wait_polls_at_each_interval_and_at_its_deadline():
+    ran = run(PROCESSING, timeout=100)
+
+    assert ran.polls == [
+        (0, "v", False),
+        (30, "v", False),
+        (60, "v", False),
+        (90, "v", False),
+        (100, "v", True),
+    ]
+    assert type(ran.end) is ManxueTimeoutError
+    assert ran.poller.not_polled == set()
+
+
+@pytest.mark.parametrize("outcome", [PROCESSING, task("unknown"), OUTAGE, UNKNOWN_ID, THROTTLED, UNEXPECTED])
+@pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
+def test_final_poll_is_exactly_at_the_deadline(outcome, chance):
+    assert after(outcome, timeout=10, chance=chance).next_due == START + 10
+
+
+def test_final_poll_leaves_a_second_after_the_last_one():
+    assert run(PROCESSING, timeout=60.5).times == [0, 30, 60, 61]
+
+
+def test_timeout_of_nothing_means_one_poll():
+    assert run(READY, timeout=0).end is READY
+    assert run(PROCESSING, timeout=0).times == [0]
+
+
+@pytest.mark.parametrize("late", [0, 0.001, 5000])
+def test_regular_poll_that_is_sent_late_is_a_final_one(late):
+    poller = poller_of(timeout=10)
+
+    assert poller.take_due(START + 10 + late) == [("v", True)]
+
+
+def test_poll_sent_before_the_deadline_is_not_final():
+    poller = poller_of(timeout=10)
+    poller.take_due(START + 9)
+    poller.handle("v", PROCESSING, sent_at=START + 9, now=START + 12)
+
+    assert not poller.done
+    assert poller.next_due == START + 13
+
+
+@pytest.mark.parametrize("outcome", [OUTAGE, UNEXPECTED])
+def test_final_poll_is_retried_for_a_short_window(outcome):
+    ran = run(outcome, timeout=100)
+
+    assert ran.times[-5:] == [100, 101, 103, 107, 115]
+    assert FINAL_POLL_WINDOW == 15
+    assert type(ran.end) is ManxueTimeoutError
+
+
+def test_final_poll_that_works_at_its_retry_completes():
+    assert run(lambda waited: READY if waited > 102 else OUTAGE, timeout=100).end is READY
+
+
+def test_final_poll_moves_to_the_end_of_a_pause():
+    pause = ManxueRateLimitError("HTTP 429", 600.0)
+    ran = run(lambda waited: READY if waited > 100 else pause, timeout=100)
+
+    assert ran.times == [0, 600]
+    assert ran.end is READY
+
+
+@pytest.mark.parametrize("kind", [ManxueTransientError, ManxueRateLimitError])
+@pytest.mark.parametrize("holds_slot", [False, True])
+def test_pause_at_the_final_poll_moves_it_in_every_mode(kind, holds_slot):
+    pause = kind("HTTP 503", 600.0)
+    ran = run(
+        lambda waited: PROCESSING if waited < 100 else pause if waited == 100 else READY,
+        timeout=100,
+        holds_slot=holds_slot,
+    )
+
+    assert ran.times[-2:] == [100, 700]
+    assert ran.end is READY
+
+
+def test_pauses_move_the_final_poll_by_twenty_minutes_at_most():
+    ran = run(ManxueRateLimitError("HTTP 429", 500.0), timeout=100)
+
+    assert ran.times[-1] <= 100 + MAX_OVERSHOOT == 1300
+    assert type(ran.end) is ManxueTimeoutError
+
+
+def test_window_of_quick_retries_begins_again_after_a_pause():
+    script = {100: ManxueRateLimitError("HTTP 429", 300.0)}
+    ran = run(lambda waited: script.get(waited, OUTAGE if waited >= 100 else PROCESSING), timeout=100)
+
+    assert ran.times[-6:] == [100, 400, 401, 403, 407, 415]
+
+
+def test_throttled_final_poll_waits_for_the_rate_limiter():
+    ran = run(lambda waited: THROTTLED if waited < 900 else READY, timeout=100)
+
+    assert ran.end is READY
+
+
+def test_throttled_final_poll_that_holds_a_slot_is_bounded():
+    ran = run(THROTTLED, timeout=100, holds_slot=True)
+
+    assert ran.times[-1] == 115
+    assert type(ran.end) is ManxueTimeoutError
+
+
+@pytest.mark.parametrize(
+    ("outcome", "words"),
+    [
+        (PROCESSING, "Last status from the service: processing. The video"),
+        (task("unknown", status_word="reviewing", error="why"), "unknown status 'reviewing': why."),
+    ],
+)
+def test_timeout_names_the_last_status_and_the_remedy(outcome, words):
+    error = str(run(outcome, timeout=3600).end)
+
+    assert "'v' was not ready after 1:00:00" in error
+    assert words in error
+    assert "'timeout'" in error
+
+
+def test_timeout_tells_trouble_from_the_status():
+    error = str(run(lambda waited: PROCESSING if waited < 50 else OUTAGE, timeout=100).end)
+
+    assert "Last status from the service: processing. Last error: HTTP 503." in error
+
+
+def test_timeout_without_any_response_invents_no_status():
+    poller = after(OUTAGE, timeout=100)
+    assert poller.last_status("v") == ""
+
+    poller.give_up(START + 100)
+    assert "Last status from the service: none. Last error: HTTP 503." in str(poller.outcomes["v"])
+
+
+def test_timeout_names_the_status_that_was_handed_over():
+    poller = poller_of(last_status="queued")
+    poller.give_up(START + 100)
+
+    assert "Last status from the service: queued." in str(poller.outcomes["v"])
+
+
+def test_give_up_names_what_got_no_final_poll():
+    poller = poller_of("a", "b")
+    poller.take_due(START)
+    poller.handle("a", READY, sent_at=START, now=START)
+    poller.give_up(START + 9)
+
+    assert poller.done
+    assert poller.not_polled == {"b"}
+    assert type(poller.outcomes["b"]) is ManxueTimeoutError
+    assert poller.ended_at["b"] == START + 9
+
+
+# --- grace periods of a video -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("outcome", "kind"),
+    [
+        (UNKNOWN_ID, ManxueRefusedError),
+        (WITHOUT_URL, ManxueResultMissingError),
+        (FORBIDDEN, ManxuePermissionError),
+    ],
+)
+def test_trouble_of_a_video_passes_for_five_minutes(outcome, kind):
+    ran = run(outcome, has_worked=True)
+
+    assert ran.times == [30 * number for number in range(11)]
+    assert type(ran.end) is kind
+
+
+def test_exponential_backoff_goes_on_in_the_grace_period():
+    assert run(UNKNOWN_ID, backoff=True).times == [0, 30, 90, 210, 300]
+
+
+def test_last_poll_of_the_grace_period_is_at_its_end():
+    assert run(UNKNOWN_ID, interval=200).times == [0, 200, 300]
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.01, 0.5])
+def test_end_of_the_grace_period_is_no_burst(chance):
+    times = run(UNKNOWN_ID, interval=299.5, chance=chance).times
+
+    assert all(later - earlier >= 1 for earlier, later in itertools.pairwise(times))
+
+
+def test_grace_period_begins_with_the_first_refusal():
+    poller = after(PROCESSING, 1000)
+    poller.handle("v", UNKNOWN_ID, sent_at=START + 2000, now=START + 2000)
+    poller.handle("v", UNKNOWN_ID, sent_at=START + 2299, now=START + 2299)
+    assert not poller.done
+
+    poller.handle("v", UNKNOWN_ID, sent_at=START + 2300, now=START + 2300)
+    assert type(poller.outcomes["v"]) is ManxueRefusedError
+
+
+def test_grace_makes_a_round_trip():
+    poller = poller_of("a", "b", "c", has_worked=True)
+    poller.handle("a", UNKNOWN_ID, sent_at=START, now=START + 5)
+    poller.handle("b", REFUSED, sent_at=START, now=START + 7)
+    poller.handle("b", FORBIDDEN, sent_at=START, now=START + 8)
+    assert poller.grace == {"a": START + 5, "b": START + 8, CONNECTION: START + 7}
+
+    again = poller_of("a", "b", "c", has_worked=True, grace=poller.grace)
+    assert again.grace == poller.grace
+    again.handle("a", UNKNOWN_ID, sent_at=START, now=START + 304)
+    assert again.remaining == ["a", "b", "c"]
+    again.handle("a", UNKNOWN_ID, sent_at=START, now=START + 305)
+    again.handle("c", REFUSED, sent_at=START, now=START + 307)
+    assert again.done
+
+
+def test_response_about_the_video_ends_the_grace_period():
+    poller = after(UNKNOWN_ID)
+    poller.handle("v", PROCESSING, sent_at=START + 200, now=START + 200)
+
+    assert poller.grace == {}
+
+
+def test_outage_neither_begins_nor_ends_the_grace_period():
+    poller = after(OUTAGE)
+    assert poller.grace == {}
+
+    poller.handle("v", UNKNOWN_ID, sent_at=START + 100, now=START + 100)
+    poller.handle("v", OUTAGE, sent_at=START + 200, now=START + 200)
+    poller.handle("v", UNKNOWN_ID, sent_at=START + 400, now=START + 400)
+    assert poller.done
+
+
+def test_url_within_the_grace_period_completes():
+    assert run(lambda waited: READY if waited > 200 else WITHOUT_URL).end is READY
+
+
+def test_id_that_stays_unknown_ends_with_the_likely_causes():
+    error = str(run(UNKNOWN_ID).end)
+
+    for part in (
+        "'v'",
+        "HTTP 404: no such task",
+        "create call",
+        "another API key",
+        "about a day",
+        "wrong path",
+    ):
+        assert part in error
+
+
+def test_url_that_stays_away_ends_with_its_own_error():
+    error = str(run(task("completed", error="the disk is full")).end)
+
+    assert (
+        "'v' is completed, but the response has no URL of the video. The service says: the disk is full."
+        in error
+    )
+    assert "another API key" not in error
+
+
+@pytest.mark.parametrize("outcome", [UNKNOWN_ID, FORBIDDEN])
+def test_trouble_without_known_ends_passes_until_the_deadline(outcome):
+    ran = run(outcome, has_worked=True, grace_ends=False, timeout=1000)
+
+    assert ran.times[-1] == 1000
+    assert type(ran.end) is ManxueTimeoutError
+
+
+def test_unknown_id_at_the_final_poll_is_a_timeout():
+    ran = run(UNKNOWN_ID, timeout=100)
+
+    assert type(ran.end) is ManxueTimeoutError
+    assert "HTTP 404" in str(ran.end)
+
+
+def test_forbidden_video_keeps_its_grace_beyond_the_deadline():
+    ran = run(FORBIDDEN, timeout=100, has_worked=True)
+
+    assert ran.times[-1] == 300
+    assert type(ran.end) is ManxuePermissionError
+    assert run(FORBIDDEN, timeout=100, has_worked=True, holds_slot=True).times[-1] == 100
+
+
+# --- videos that were seen completed ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("deadline", "now", "until"),
+    [(1000, 0, 1000), (1000, 900, 1200), (1000, 1000, 1300), (1000, 1100, 1400), (1000, 5000, 2200)],
+)
+def test_completed_video_is_read_for_five_minutes(deadline, now, until):
+    assert deadline_to_read(deadline, now) == until
+
+
+def test_video_to_read_has_a_deadline_of_its_own():
+    poller = Poller(
+        ["a", "b"],
+        PollPolicy(),
+        started_at=START,
+        deadline=START + 100,
+        first_poll_at=START + 100,
+        to_read=["a"],
+        chance=lambda: 0.5,
+    )
+    assert poller.take_due(START + 100) == [("a", False), ("b", True)]
+    for video in "ab":
+        poller.handle(video, PROCESSING, sent_at=START + 100, now=START + 100)
+
+    assert poller.remaining == ["a"]
+
+
+def test_video_that_becomes_completed_without_url_is_read_after_the_deadline():
+    ran = run(
+        lambda waited: READY if waited > 300 else WITHOUT_URL if waited > 50 else PROCESSING, timeout=100
+    )
+
+    assert ran.end is READY
+    assert ran.times[-1] > 300
+
+
+def test_completed_video_without_url_ends_after_its_grace():
+    ran = run(lambda waited: WITHOUT_URL if waited > 50 else PROCESSING, timeout=100)
+
+    assert ran.times[-1] == 360
+    assert type(ran.end) is ManxueResultMissingError
+
+
+# --- unknown status with a URL ------------------------------------------------------------------------------
+
+
+def test_unknown_status_with_a_url_completes_after_five_minutes():
+    ran = run(task("unknown", video_url=URL))
+
+    assert ran.times[-1] == GRACE_TIME
+    assert ran.end == task("completed", status_word="unknown", video_url=URL)
+
+
+def test_unknown_status_with_a_url_completes_at_the_final_poll():
+    ran = run(task("unknown", video_url=URL), timeout=100)
+
+    assert ran.times[-1] == 100
+    assert ran.end.status is TaskStatus.COMPLETED
+
+
+def test_url_of_an_unknown_status_has_to_stay():
+    with_url, without = task("unknown", video_url=URL), task("unknown")
+    ran = run(lambda waited: without if waited == 270 else with_url)
+
+    assert ran.times[-1] == 600
+
+
+# --- the connection -----------------------------------------------------------------------------------------
+
+
+def test_only_errors_of_the_connection_affect_all_videos():
+    assert all(map(affects_all_videos, (REFUSED, BAD_FIELD, NO_CONNECTION, ManxueRedirectError("302"))))
+    assert not any(map(affects_all_videos, (FORBIDDEN, UNKNOWN_ID, OUTAGE, UNEXPECTED)))
+
+
+@pytest.mark.parametrize("error", [REFUSED, BAD_FIELD, ManxueRedirectError("302")])
+def test_error_of_the_connection_ends_all_waits(error):
+    poller = poller_of("a", "b")
+    poller.handle("a", error, sent_at=START, now=START)
+
+    assert poller.outcomes == {"a": error, "b": error}
+
+
+def test_refused_credentials_are_probed_four_times():
+    ran = run(REFUSED, has_worked=True)
+
+    assert ran.times == [0, *CREDENTIAL_PROBES] == [0, 30, 60, 120, 300]
+    assert ran.end is REFUSED
+
+
+@pytest.mark.parametrize("waited", [0, 29, 59, 60, 119, 299, 300, 9999])
+def test_next_probe_is_the_first_that_lies_ahead(waited):
+    ahead = [probe for probe in CREDENTIAL_PROBES if probe > waited + 1]
+
+    assert next_credential_probe(waited) == (ahead[0] if ahead else None)
+
+
+def test_refusal_names_when_it_began():
+    error = ManxueAuthenticationError("HTTP 401")
+    error.since = START - 300
+    poller = after(error, has_worked=True)
+
+    assert poller.outcomes == {"v": error}
+
+
+@pytest.mark.parametrize("error", [NO_CONNECTION, BAD_FIELD])
+def test_unusable_connection_passes_once_the_wait_has_worked(error):
+    assert run(lambda waited: error if waited < 280 else READY, has_worked=True).end is READY
+    ran = run(error, has_worked=True)
+    assert ran.times[-1] == GRACE_TIME
+    assert ran.end is error
+
+
+def test_missing_connection_is_looked_up_again_for_half_a_minute():
+    ran = run(NO_CONNECTION)
+
+    assert ran.times == [0, 4, 12, 25]
+    assert ran.end is NO_CONNECTION
+    assert run(lambda waited: NO_CONNECTION if waited < 20 else READY).end is READY
+
+
+def test_trouble_of_the_connection_holds_all_videos_back():
+    poller = poller_of("a", "b", has_worked=True)
+    poller.take_due(START, 1)
+    poller.handle("a", REFUSED, sent_at=START, now=START)
+
+    assert poller.take_due(START + 29) == []
+    assert poller.next_due == poller.resumes_at == START + 30
+    assert [video for video, _ in poller.take_due(START + 30)] == ["b", "a"]
+
+
+def test_lifted_pause_makes_polls_due_at_once():
+    poller = after(REFUSED, has_worked=True)
+    poller.lift_pause()
+
+    assert poller.resumes_at == START + 30  # another process has another rate limiter
+    assert poller.take_due(START) == [("v", False)]
+
+
+def test_good_response_ends_the_trouble_of_the_connection():
+    poller = after(REFUSED, has_worked=True)
+    poller.handle("v", PROCESSING, sent_at=START + 30, now=START + 30)
+
+    assert poller.grace == {}
+
+
+@pytest.mark.parametrize("quick", [False, True])
+def test_look_up_that_fails_is_retried(quick):
+    poller = poller_of(quick_retries=quick)
+    poller.connection_failed(ManxueTransientError("the secrets backend is away"), START)
+
+    assert poller.next_due == START + (4 if quick else 30)
+    assert poller.is_retrying == quick
+    poller.connection_failed(ManxueTransientError("the secrets backend is away", 500.0), START + 30)
+    assert poller.next_due == START + 530
+
+
+@pytest.mark.parametrize("error", [OUTAGE, NO_CONNECTION])
+def test_connection_that_fails_after_the_deadline_ends_the_wait(error):
+    poller = poller_of(timeout=100, has_worked=True)
+    poller.connection_failed(error, START + 399)
+    assert not poller.done
+
+    poller.connection_failed(error, START + 400)
+    assert poller.not_polled == {"v"}
+    assert str(error) in str(poller.outcomes["v"])
+
+
+def test_connection_trouble_without_known_ends_passes():
+    ran = run(REFUSED, has_worked=True, grace_ends=False, timeout=3000)
+
+    assert ran.times[-1] > 3000
+    assert type(ran.end) is ManxueTimeoutError
+
+
+# --- 403 in a batch -----------------------------------------------------------------------------------------
+
+
+def test_forbidden_batch_ends_only_if_all_its_ids_are():
+    poller = poller_of("a", "b")
+    poller.handle("a", FORBIDDEN, sent_at=START, now=START)
+    poller.handle("a", FORBIDDEN, sent_at=START, now=START + 1)
+    assert poller.remaining == ["a", "b"]
+
+    poller.handle("b", FORBIDDEN, sent_at=START, now=START + 2)
+    assert poller.outcomes == {"a": FORBIDDEN, "b": FORBIDDEN}
+
+
+def test_forbidden_id_ends_alone_after_its_grace():
+    poller = poller_of("a", "b")
+    poller.handle("a", FORBIDDEN, sent_at=START, now=START)
+    poller.handle("b", PROCESSING, sent_at=START, now=START)
+    poller.handle("a", FORBIDDEN, sent_at=START, now=START + 299)
+    assert poller.remaining == ["a", "b"]
+
+    poller.handle("a", FORBIDDEN, sent_at=START, now=START + 300)
+    assert poller.remaining == ["b"]
+
+
+# --- exceptions that are not ours ---------------------------------------------------------------------------
+
+
+def test_unexpected_error_ends_all_after_five_minutes():
+    ran = run(UNEXPECTED, has_worked=False)
+
+    assert ran.times[-1] >= GRACE_TIME
+    assert ran.end is UNEXPECTED
+
+
+def test_unexpected_error_of_one_video_passes_while_others_work():
+    poller = poller_of("a", "b", timeout=5000)
+    ran = Run(poller, lambda waited, video: UNEXPECTED if video == "a" else PROCESSING).until(4900)
+
+    assert poller.remaining == ["a", "b"]
+    assert {video for _, video, _ in ran.polls[-10:]} == {"a", "b"}
+
+
+# --- lines --------------------------------------------------------------------------------------------------
+
+
+def texts(poller, now):
+    return [line.text.partition(" (")[0] for line in poller.pop_lines(now)]
+
+
+@pytest.mark.parametrize(
+    "outcome", [OUTAGE, UNKNOWN_ID, FORBIDDEN, REFUSED, NO_CONNECTION, PROCESSING, READY]
+)
+def test_each_change_has_one_line(outcome):
+    poller = after(outcome, has_worked=True)
+
+    assert len(texts(poller, START)) == 1
+    assert texts(poller, START) == []
+
+
+def test_completed_video_without_url_has_a_line_for_each():
+    poller = after(WITHOUT_URL)
+    poller.handle("v", WITHOUT_URL, sent_at=START + 30, now=START + 30)
+
+    assert [text[:24] for text in texts(poller, START)] == ["Video v: completed", "Video v: no usable respo"]
+
+
+def test_progress_is_due_without_another_response():
+    poller = poller_of("a", "b", "c")
+    for video in "ab":
+        poller.handle(video, READY, sent_at=START, now=START)
+    assert texts(poller, START) == []
+    assert poller.next_line_at == START + 10
+    assert texts(poller, START + 9) == []
+    assert texts(poller, START + 10) == ["2 of 3 videos completed, 1 not polled yet"]
+    assert poller.next_line_at == float("inf")
+
+
+# --- first polls --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("due", "timeout", "first"),
+    [
+        (30, 3600, 30),
+        (1, 3600, 10),
+        (9.99, 3600, 10),
+        (10, 3600, 10),
+        (5, 5, 5),
+        (1, 7, 7),
+        (900, 100, 900),
+        (1, -5, 1),
+    ],
+)
+def test_scheduler_gets_time_before_the_first_poll(due, timeout, first):
+    assert first_poll_at(START + due, START, START + timeout) == START + first
+
+
+@pytest.mark.parametrize("early", [0, 5, 30])
+def test_trigger_that_starts_in_time_polls_as_planned(early):
+    assert spread_first_poll(START + 30, START + 30 - early, 30, START + 3600, 0.9) == START + 30
+
+
+@pytest.mark.parametrize(("chance", "first"), [(0.0, 100), (0.5, 115), (1.0, 130)])
+def test_trigger_that_starts_late_spreads_its_first_poll(chance, first):
+    assert spread_first_poll(START + 30, START + 100, 30, START + 3600, chance) == START + first
+
+
+@pytest.mark.parametrize(("deadline", "first"), [(110, 110), (50, 100)])
+def test_late_trigger_polls_at_its_deadline_at_the_latest(deadline, first):
+    assert spread_first_poll(START + 30, START + 100, 30, START + deadline, 1.0) == START + first
+
+
+def span(now, *, ends_at=START + 4500, execution_timeout=None):
+    """Return the times of a wait of an hour with a margin of a quarter of one, as they are seen at a moment."""
+    return poll_times_from_end(
+        ends_at, now, timeout=3600.0, margin=900.0, execution_timeout=execution_timeout, interval=30.0
+    )
+
+
+@pytest.mark.parametrize("late", [0.0, 5.0, 30.0])
+def test_wait_that_begins_in_the_triggerer_polls_at_once(late):
+    assert span(START + late) == PollTimes(START, START + 3600, START + late, resumed_at=START + late)
+
+
+@pytest.mark.parametrize("moment", [31, -60])
+def test_wait_that_is_found_again_was_due_at_its_beginning(moment):
+    assert span(START + moment) == PollTimes(START, START + 3600, START, resumed_at=START + moment)
+
+
+@pytest.mark.parametrize(
+    ("execution_timeout", "ends_after", "deadline_after"),
+    [(600.0, 600, 600), (3600.0, 3600, 3600), (4000.0, 4000, 3600), (9000.0, 4500, 3600)],
+)
+def test_execution_timeout_may_end_a_wait_earlier(execution_timeout, ends_after, deadline_after):
+    seen = span(START, ends_at=START + ends_after, execution_timeout=execution_timeout)
+
+    assert (seen.started_at, seen.deadline) == (START, START + deadline_after)
+
+
+# --- any sequence of outcomes -------------------------------------------------------------------------------
+
+OUTCOMES = [
+    PROCESSING,
+    task("queued"),
+    task("unknown", video_url=URL),
+    task("unknown"),
+    WITHOUT_URL,
+    READY,
+    OUTAGE,
+    THROTTLED,
+    *(ManxueRateLimitError("HTTP 429", pause) for pause in (1.0, 40.0, 900.0, 90_000.0)),
+    ManxueTransientError("HTTP 503", 100.0),
+    UNKNOWN_ID,
+    FORBIDDEN,
+    REFUSED,
+    NO_CONNECTION,
+    BAD_FIELD,
+    UNEXPECTED,
+]
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    data=st.data(),
+    ids=st.sampled_from([["a"], ["a", "b"], ["a", "b", "c"]]),
+    timeout=st.floats(0, 3000),
+    interval=st.floats(0.1, 700),
+    options=st.fixed_dictionaries(
+        {
+            "backoff": st.booleans(),
+            "has_worked": st.booleans(),
+            "grace_ends": st.booleans(),
+            "quick_retries": st.booleans(),
+            "holds_slot": st.booleans(),
+            "to_read": st.sampled_from([(), ("a",)]),
+            "chance": st.floats(0, 1),
+        }
+    ),
+)
+def test_any_wait_ends_and_keeps_its_promises(data, ids, timeout, interval, options):
+    """Checks each poll, and each ending, of waits whose outcomes, latencies and times are drawn."""
+    poller = poller_of(*ids, timeout=timeout, interval=interval, **options)
+    outcomes = data.draw(st.lists(st.sampled_from(OUTCOMES), min_size=1, max_size=4), "outcomes")
+    latencies = data.draw(st.lists(st.sampled_from([0.0, 0.2, 20.0]), min_size=1, max_size=3), "latencies")
+    seed = itertools.count()
+    now, polled, paused, finals = START, {}, {}, set()
+    for _ in range(50_000):
+        if poller.done:
+            break
+        now = max(now, poller.next_due)
+        ((video, is_final),) = poller.take_due(now, 1)
+        # Each video keeps its own deadline: later, if it was seen completed.
+        own_deadline = (
+            START + timeout + (MAX_OVERSHOOT if video in options["to_read"] or WITHOUT_URL in outcomes else 0)
+        )
+        assert is_final or now < own_deadline
+        assert now - polled.get(video, float("-inf")) >= 1 - 1e-6
+        assert now >= paused.get(video, 0.0) - 1e-6
+        polled[video] = now
+        if now >= START + timeout:
+            finals.add(video)
+        number = next(seed)
+        outcome = outcomes[number % len(outcomes)]
+        sent_at, now = now, now + latencies[number % len(latencies)]
+        if isinstance(outcome, ManxueTransientError) and outcome.retry_after:
+            paused[video] = now + min(outcome.retry_after, MAX_RETRY_AFTER)
+        poller.handle(video, outcome, sent_at=sent_at, now=now)
+    assert poller.done
+    assert set(poller.outcomes) == set(ids)
+    for video, outcome in poller.outcomes.items():
+        if isinstance(outcome, ManxueTimeoutError):
+            assert video in finals | poller.not_polled
+    assert now <= START + timeout + MAX_OVERSHOOT + 2 * GRACE_TIME + MAX_RETRY_AFTER + 100 * len(ids)

@@ -1,0 +1,393 @@
+"""A worker that resumes where the usual event is missing or does not fit: Airflow ended the deferral, or mixed up the tries."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, TaskDeferred
+
+from airflow_provider_manxue import order_store as store_module
+from airflow_provider_manxue._core.events import batch_event, completed_event, error_event
+from airflow_provider_manxue._core.polling import (
+    DEFER_TIMEOUT_MARGIN,
+    EVENT_MARGIN,
+    FINAL_POLL_WINDOW,
+    GRACE_TIME,
+    MAX_OVERSHOOT,
+)
+from airflow_provider_manxue.exceptions import (
+    ManxueAuthenticationError,
+    ManxueConnectionNotFoundError,
+    ManxueError,
+    ManxueOrderError,
+    ManxueOrderUnknownError,
+    ManxueRateLimitError,
+    ManxueTimeoutError,
+    ManxueTransientError,
+    ManxueVideoFailedError,
+)
+from airflow_provider_manxue.hooks import manxue as hook_module
+from airflow_provider_manxue.models import TaskStatus, VideoTask
+from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
+from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
+from world import START
+
+DONE = {"status": "completed", "video_url": "https://cdn.example.com/v.mp4?signature=secret"}
+FAILED = {"status": "failed", "error": "not allowed"}
+TIMEOUTS = ["Trigger timeout", "Trigger/execution timeout"]
+
+
+def one(**kwargs):
+    return ManxueVideoSensor(task_id="wait", video_task_id="proj_1", **{"timeout": 600, **kwargs})
+
+
+def batch(**kwargs):
+    ids = ["proj_1", "proj_2"]
+    return ManxueVideoBatchSensor(task_id="wait", video_task_ids=ids, **{"timeout": 600, **kwargs})
+
+
+def order(**kwargs):
+    return ManxueCreateVideoOperator(task_id="wait", prompt="a cat", model="m", **{"timeout": 600, **kwargs})
+
+
+def status_of(result):
+    """Return the status word of a task, or of each of a batch."""
+    return [task["status"] for task in result] if isinstance(result, list) else [result["status"]]
+
+
+@pytest.fixture(params=[one, batch, order], ids=lambda make: make.__name__)
+def make(request):
+    return request.param
+
+
+@pytest.fixture
+def orders(world, monkeypatch):
+    """The number of the orders that were sent."""
+    sent = []
+
+    def place_order(self, video_request, sending):
+        with sending():
+            sent.append(video_request)
+        return VideoTask(id=f"proj_{len(sent)}", status=TaskStatus.QUEUED)
+
+    monkeypatch.setattr(hook_module.ManxueHook, "place_order", place_order, raising=False)
+    monkeypatch.setattr(store_module, "time", world.clock)
+    return sent
+
+
+@pytest.fixture
+def deferred(world, service, clock, orders, make):
+    """A task that has deferred, and whose try began with the wait."""
+    world.ti.start_date = datetime.fromtimestamp(clock.now, tz=UTC)
+    service.answers("queued")
+    with pytest.raises(TaskDeferred):
+        make().execute(world.context)
+    service.asked_at.clear()
+    return make
+
+
+def fail(task, world, words):
+    return task.resume_execution("__fail__", {"error": words, "traceback": None}, world.context)
+
+
+class TestEndOfADeferralByAirflow:
+    @pytest.mark.parametrize("words", [*TIMEOUTS, "Trigger failure", ""])
+    @pytest.mark.parametrize("later", [60, 5000])
+    def test_loses_no_video_that_is_completed(self, world, service, clock, deferred, words, later):
+        clock.now += later
+        service.answers(DONE)
+        assert set(status_of(fail(deferred(), world, words))) == {"completed"}
+        assert world.ti.xcom["video_url"]
+
+    @pytest.mark.parametrize("words", TIMEOUTS)
+    def test_by_a_timeout_is_one_if_the_video_is_not_ready(self, world, service, clock, deferred, words):
+        clock.now += 5000
+        service.answers("processing")
+        with pytest.raises(ManxueTimeoutError, match="Last status from the service: processing"):
+            fail(deferred(), world, words)
+        assert service.asked_at == pytest.approx([5000] * len(service.asked_at), abs=1e-3)
+
+    def test_by_a_timeout_that_comes_early_is_one_as_well(self, world, service, clock, deferred):
+        """A wait that began in the triggerer ends at execution_timeout, and the worker knows no earlier start."""
+        del world.ti.start_date
+        clock.now += 60
+        service.answers("processing")
+        with pytest.raises(ManxueTimeoutError):
+            fail(deferred(), world, "Trigger timeout")
+
+    @pytest.mark.parametrize("words", ["Trigger timeout", "Trigger failure"])
+    def test_while_the_service_throttles_defers_again(self, world, service, clock, deferred, words):
+        clock.now += 5000
+        service.answers(ManxueRateLimitError("HTTP 429", retry_after=100))
+        with pytest.raises(TaskDeferred) as again:
+            fail(deferred(), world, words)
+        trigger = again.value.trigger
+        if deferred is batch:
+            assert trigger.video_task_ids == ["proj_1", "proj_2"]
+        else:
+            assert trigger.first_poll_at == pytest.approx(START + 5100, abs=1)
+        clock.now += 110
+        service.answers(DONE)
+        trigger.task_instance = world.ti
+        result = world.run_deferred(deferred(), again.value)
+        assert set(status_of(result)) == {"completed"}
+
+    def test_by_a_crash_before_the_deadline_is_an_error_that_a_retry_cures(
+        self, world, service, clock, deferred
+    ):
+        clock.now += 60
+        service.answers("processing")
+        with pytest.raises(ManxueError, match=r"Trigger failure.*not ready yet") as raised:
+            fail(deferred(), world, "Trigger failure")
+        assert type(raised.value) is ManxueError
+
+    def test_by_a_crash_after_the_deadline_is_a_timeout(self, world, service, clock, deferred):
+        clock.now += 601
+        service.answers("processing")
+        with pytest.raises(ManxueTimeoutError):
+            fail(deferred(), world, "Trigger failure")
+
+    def test_of_a_failed_video_says_why(self, world, service, clock, deferred):
+        clock.now += 60
+        service.answers(FAILED)
+        with pytest.raises(ManxueVideoFailedError, match="not allowed"):
+            fail(deferred(), world, "Trigger timeout")
+
+    def test_of_a_batch_keeps_what_was_read_before(self, world, service, clock):
+        world.ti.start_date = datetime.fromtimestamp(clock.now, tz=UTC)
+        kept = {"id": "proj_1", "status": "completed", "video_url": "https://cdn.example.com/kept.mp4"}
+        world.ti.xcom["manxue_kept"] = {"tasks": {"proj_1": [START, kept]}, "errors": {}}
+        clock.now += 60
+        service.answers(DONE)
+        result = fail(batch(), world, "Trigger timeout")
+        assert [task["video_url"] for task in result] == [kept["video_url"], DONE["video_url"]]
+        assert len(service.asked_at) == 1
+
+
+class TestEndOfTheDeferralOfAnOrder:
+    @pytest.mark.parametrize("lost", ["record", "xcom"])
+    @pytest.mark.parametrize("options", [{}, {"do_xcom_push": False}], ids=["xcom", "no xcom"])
+    def test_goes_on_with_its_id(self, world, service, clock, orders, lost, options):
+        service.answers("queued")
+        with pytest.raises(TaskDeferred):
+            order(**options).execute(world.context)
+        assert world.ti.xcom["video_task_id"] == "proj_1"
+        if lost == "record":
+            world.store = None
+        else:
+            world.ti.xcom.clear()
+        service.answers(DONE)
+        assert fail(order(**options), world, "Trigger timeout")["id"] == "proj_1"
+        assert len(orders) == 1
+
+    @pytest.mark.parametrize("words", ["Trigger timeout", "Trigger failure"])
+    @pytest.mark.parametrize("answer", ["processing", ManxueAuthenticationError("401"), RuntimeError("odd")])
+    def test_leads_to_no_retry_below_3_3(self, world, service, orders, words, answer):
+        world.store = None
+        service.answers("queued")
+        with pytest.raises(TaskDeferred):
+            order().execute(world.context)
+        service.answers(answer)
+        with pytest.raises((ManxueOrderError, ManxueTimeoutError, TaskDeferred)) as raised:
+            fail(order(), world, words)
+        is_without_retry = issubclass(raised.type, (AirflowFailException, ManxueTimeoutError))
+        assert is_without_retry or raised.type is TaskDeferred
+        assert len(orders) == 1
+
+    def test_at_the_execution_timeout_leads_to_no_retry_below_3_3(self, world, service, orders):
+        world.store = None
+        service.answers("queued")
+        with pytest.raises(ManxueTimeoutError, match=r"execution_timeout.*'proj_1' is ordered"):
+            world.run(order(execution_timeout=timedelta(seconds=60)))
+        assert len(orders) == 1
+
+    def test_by_a_crash_stops_with_the_id_below_3_3(self, world, service, orders):
+        world.store = None
+        service.answers("queued")
+        with pytest.raises(TaskDeferred):
+            order().execute(world.context)
+        with pytest.raises(ManxueOrderError, match=r"Trigger failure.*'proj_1' is ordered") as raised:
+            fail(order(), world, "Trigger failure")
+        assert isinstance(raised.value, AirflowFailException)
+
+    @pytest.mark.parametrize("store", [True, False])
+    def test_whose_id_is_lost_is_never_repeated(self, world, service, orders, store):
+        if not store:
+            world.store = None
+        with pytest.raises(ManxueOrderUnknownError, match="neither its record nor its XCom") as raised:
+            fail(order(), world, "Trigger timeout")
+        assert isinstance(raised.value, AirflowFailException)
+        assert (orders, service.asked_at) == ([], [])
+
+    def test_whose_store_is_away_is_never_repeated(self, world, orders):
+        def away(key):
+            raise RuntimeError("the API server is away")
+
+        world.store.get = away
+        with pytest.raises(ManxueOrderUnknownError):
+            fail(order(), world, "Trigger timeout")
+        assert orders == []
+
+
+class TestStaleTry:
+    """Airflow 3.0 resumes a retry with the event and the arguments of the first try."""
+
+    @pytest.mark.parametrize("stale", [True, False])
+    def test_of_a_sensor_waits_afresh(self, world, service, clock, stale):
+        world.ti.try_number = 2
+        clock.now += 5000
+        service.answers("processing")
+        event = error_event("proj_1", ManxueTimeoutError("too late"))
+        kwargs = {"event": event, "started_at": START, "try_number": 1 if stale else 2}
+        with pytest.raises(TaskDeferred if stale else ManxueTimeoutError) as raised:
+            one().resume_execution("execute_complete", kwargs, world.context)
+        if stale:
+            assert raised.value.trigger.started_at == START + 5000
+            assert raised.value.kwargs == {"started_at": START + 5000, "try_number": 2}
+
+    @pytest.mark.parametrize("stale", [True, False])
+    def test_of_a_batch_waits_afresh(self, world, service, clock, stale):
+        world.ti.try_number = 2
+        clock.now += 5000
+        ids = ["proj_1", "proj_2"]
+        event = batch_event(ids, dict.fromkeys(ids, ManxueTimeoutError("too late")))
+        kwargs = {"event": event, "started_at": START, "try_number": 1 if stale else 2}
+        with pytest.raises(TaskDeferred if stale else ManxueTimeoutError) as raised:
+            batch().resume_execution("execute_complete", kwargs, world.context)
+        if stale:
+            assert raised.value.trigger.started_at == START + 5000
+            assert raised.value.kwargs == {"started_at": START + 5000, "try_number": 2}
+
+    @pytest.mark.parametrize("event_id", ["proj_1", ""])
+    def test_of_an_order_goes_on_with_its_id_and_sends_nothing(self, world, service, clock, orders, event_id):
+        service.answers("queued")
+        with pytest.raises(TaskDeferred) as first:
+            order().execute(world.context)
+        world.ti.try_number = 2
+        world.ti.xcom.clear()
+        clock.now += 5000
+        service.answers("processing")
+        event = error_event(event_id, ManxueTimeoutError("too late"))
+        with pytest.raises(TaskDeferred) as again:
+            order().resume_execution(
+                first.value.method_name, {**first.value.kwargs, "event": event}, world.context
+            )
+        assert again.value.trigger.video_task_id == "proj_1"
+        assert again.value.trigger.started_at == START + 5000
+        assert len(orders) == 1
+
+    def test_of_an_order_without_any_id_stops(self, world, orders):
+        world.ti.try_number = 2
+        kwargs = {"event": {}, "started_at": START, "try_number": 1}
+        with pytest.raises(ManxueOrderUnknownError):
+            order().resume_execution("execute_complete", kwargs, world.context)
+        assert orders == []
+
+
+class TestResultsThatCannotBeStored:
+    @pytest.mark.parametrize("away_for", [0, 30, 59])
+    def test_are_tried_again_for_a_minute(self, world, service, clock, make, orders, away_for):
+        self._xcoms_are_away(world, clock, until=clock.now + away_for)
+        service.answers(DONE)
+        task = make(deferrable=False)
+        assert set(status_of(task.execute(world.context))) == {"completed"}
+        assert world.ti.xcom["video_url"]
+
+    def test_fail_the_task_so_that_a_retry_reads_them_again(self, world, service, clock):
+        self._xcoms_are_away(world, clock, until=float("inf"))
+        service.answers(DONE)
+        for task in (one(deferrable=False), batch(deferrable=False)):
+            began = clock.now
+            with pytest.raises(
+                ManxueError, match=r"could not be stored.*RuntimeError.*reads it again"
+            ) as raised:
+                task.execute(world.context)
+            assert type(raised.value) is ManxueError
+            assert raised.value.__cause__ is None
+            assert raised.value.__suppress_context__
+            assert "secret" not in str(raised.value)
+            assert clock.now - began == pytest.approx(60, abs=0.01)
+
+    @staticmethod
+    def _xcoms_are_away(world, clock, until):
+        real = world.ti.xcom_push
+
+        def push(key, value):
+            if clock.now < until:
+                raise RuntimeError(f"the backend does not take {value}")
+            real(key, value)
+
+        world.ti.xcom_push = push
+
+
+class TestWhatTravels:
+    def test_a_wait_that_has_worked_says_so_to_its_trigger(self, world, service):
+        for answer, has_worked in (("queued", True), (ManxueTransientError("HTTP 503"), False)):
+            service.answers(answer)
+            with pytest.raises(TaskDeferred) as deferred:
+                one().execute(world.context)
+            assert deferred.value.trigger.has_worked is has_worked
+            assert ("has_worked" in deferred.value.trigger.serialize()[1]) is has_worked
+
+    @pytest.mark.parametrize("has_worked", [True, False])
+    def test_a_worker_that_resumes_knows_whether_it_has_worked(self, world, service, has_worked):
+        service.answers(ManxueConnectionNotFoundError("no such connection"))
+        event = error_event("proj_1", ManxueTimeoutError("late"), final_poll=False, has_worked=has_worked)
+        kwargs = {"event": event, "started_at": START}
+        with pytest.raises(TaskDeferred if has_worked else ManxueConnectionNotFoundError):
+            one().resume_execution("execute_complete", kwargs, world.context)
+
+    def test_video_seen_completed_is_read_for_five_minutes_from_then(self, world, service, clock):
+        clock.now += 600
+        service.answers(ManxueTransientError("HTTP 503"))
+        kwargs = {"event": completed_event("proj_1"), "started_at": START}
+        with pytest.raises(TaskDeferred) as again:
+            one().resume_execution("execute_complete", kwargs, world.context)
+        assert again.value.trigger.deadline == START + 600 + GRACE_TIME
+        assert clock.now <= START + 600 + 30, "a worker gives its slot back after 30 s"
+        clock.now = START + 600 + MAX_OVERSHOOT
+        with pytest.raises(ManxueTimeoutError):
+            one().resume_execution("execute_complete", kwargs, world.context)
+        assert clock.now <= START + 600 + MAX_OVERSHOOT + FINAL_POLL_WINDOW
+
+
+class TestExecutionTimeout:
+    @pytest.mark.parametrize("make", [one, batch])
+    def test_bounds_the_time_that_airflow_grants_a_deferral(self, world, service, make):
+        service.answers("queued")
+        for seconds, margin in (
+            (None, DEFER_TIMEOUT_MARGIN),
+            (700, 100 + FINAL_POLL_WINDOW + EVENT_MARGIN),
+            (600, FINAL_POLL_WINDOW + EVENT_MARGIN),
+        ):
+            bound = {} if seconds is None else {"execution_timeout": timedelta(seconds=seconds)}
+            with pytest.raises(TaskDeferred) as deferred:
+                make(**bound).execute(world.context)
+            assert deferred.value.timeout == timedelta(seconds=600 + margin)
+            assert deferred.value.trigger.defer_timeout_margin == margin
+
+    @pytest.mark.parametrize("make", [one, batch])
+    def test_bounds_the_overshoot_of_a_pause(self, world, service, clock, make):
+        service.answers("queued", ManxueRateLimitError("HTTP 429", retry_after=900))
+        with pytest.raises((ManxueTimeoutError, AirflowTaskTimeout)):
+            world.run(make(timeout=120, execution_timeout=timedelta(seconds=200)))
+        assert clock.now <= START + 200 + FINAL_POLL_WINDOW + EVENT_MARGIN
+
+
+class TestUnexpected:
+    """An exception that is not ours: those of HTTP libraries hold headers and URLs."""
+
+    def test_ends_a_wait_after_five_minutes_and_never_shows_its_words(self, world, service, caplog, capsys):
+        caplog.set_level(logging.DEBUG)
+        service.answers("queued", RuntimeError("Authorization: Bearer secret"))
+        with pytest.raises(ManxueError, match=r"unexpected builtins\.RuntimeError") as raised:
+            world.run(one(timeout=3600))
+        assert 330 <= service.asked_at[-1] <= 330 + 75
+        # Airflow 3 writes to the one, Airflow 2 to both.
+        printed = next(text for text in (capsys.readouterr().out, caplog.text) if "Unexpected" in text)
+        assert "secret" not in printed + str(raised.value)
+        assert printed.count("Unexpected builtins.RuntimeError while polling, at: ") == 1
+        assert "world.py" in printed

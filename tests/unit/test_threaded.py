@@ -1,0 +1,167 @@
+"""Coroutines that run for blocking code: an exception of a signal handler always ends the wait."""
+
+from __future__ import annotations
+
+import _thread
+import asyncio
+import gc
+import random
+import signal
+import threading
+import time
+
+import pytest
+
+from airflow_provider_manxue._client.threaded import run_interruptibly
+
+
+class Alarm(BaseException):
+    """Stands for the timeout that Airflow raises from its signal handler."""
+
+
+@pytest.fixture
+def alarm():
+    """Raise an exception in the main thread after some seconds."""
+
+    def ring(number, frame):
+        raise Alarm
+
+    gc.disable()  # Python itself ignores what is raised while it runs a finalizer
+    before = signal.signal(signal.SIGALRM, ring)
+    yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds)
+    signal.setitimer(signal.ITIMER_REAL, 0)
+    signal.signal(signal.SIGALRM, before)
+    gc.enable()
+
+
+BEFORE = []
+"""How many threads there were before the test."""
+
+
+@pytest.fixture(autouse=True)
+def _count_threads():
+    BEFORE[:] = [_thread._count()]
+
+
+def left_threads():
+    """Return how many threads of the test do not end within a moment."""
+    ends_at = time.monotonic() + 1
+    while time.monotonic() < ends_at and _thread._count() > BEFORE[0]:
+        time.sleep(0.001)
+    return max(0, _thread._count() - BEFORE[0])
+
+
+class Work:
+    """A coroutine that runs until it is cancelled, with many short callbacks."""
+
+    def __init__(self):
+        self.ended = 0
+        self.turns = 0
+
+    async def run(self):
+        try:
+            ends_at = time.monotonic() + 5
+            while time.monotonic() < ends_at:
+                await asyncio.sleep(0)
+                self.turns += 1
+        finally:
+            self.ended += 1
+
+
+def test_result_passes_through():
+    async def main():
+        await asyncio.sleep(0)
+        return threading.current_thread() is threading.main_thread()
+
+    assert run_interruptibly(main()) is False
+    assert left_threads() == 0
+
+
+@pytest.mark.parametrize("error", [ValueError("x"), KeyboardInterrupt(), SystemExit(3)])
+def test_error_passes_through(error):
+    async def main():
+        raise error
+
+    with pytest.raises(type(error)) as caught:
+        run_interruptibly(main())
+
+    assert caught.value is error
+    assert left_threads() == 0
+
+
+def test_context_of_the_caller_is_seen_by_the_coroutine():
+    from service_in_virtual_time import task_log
+
+    async def main():
+        return task_log.get()
+
+    token = task_log.set("ours")
+    try:
+        assert run_interruptibly(main()) == "ours"
+    finally:
+        task_log.reset(token)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_alarm_at_any_moment_ends_the_wait(alarm, seed):
+    moments = random.Random(seed)  # noqa: S311
+    for _ in range(25):
+        work = Work()
+        coroutine = work.run()
+        began_at = time.monotonic()
+        with pytest.raises(Alarm):  # noqa: PT012 - the alarm may ring before the wait begins
+            alarm(10 ** moments.uniform(-4.5, -1.5))
+            run_interruptibly(coroutine)
+        coroutine.close()
+        assert time.monotonic() - began_at < 4
+        assert left_threads() == 0
+        assert work.ended == bool(work.turns)
+
+
+def test_clean_up_after_an_alarm_is_waited_for_once(alarm):
+    cleaned = []
+
+    async def main():
+        try:
+            await asyncio.sleep(60)
+        finally:
+            await asyncio.sleep(1.2)
+            cleaned.append(True)
+
+    alarm(0.05)
+    with pytest.raises(Alarm):
+        run_interruptibly(main())
+
+    assert cleaned == [True]
+
+
+def test_alarm_before_the_thread_begins_starts_no_work(monkeypatch):
+    work = Work()
+
+    def start(function, arguments):
+        raise Alarm
+
+    monkeypatch.setattr(_thread, "start_new_thread", start)
+    coroutine = work.run()
+    with pytest.raises(Alarm):
+        run_interruptibly(coroutine)
+    coroutine.close()
+
+    assert work.turns == 0
+
+
+def test_thread_that_begins_late_runs_no_cancelled_work(monkeypatch):
+    begin, late = _thread.start_new_thread, []
+
+    def start(function, arguments):
+        late.append(function)
+        raise Alarm
+
+    monkeypatch.setattr(_thread, "start_new_thread", start)
+    work = Work()
+    with pytest.raises(Alarm):
+        run_interruptibly(work.run())
+    begin(late[0], ())
+
+    assert left_threads() == 0
+    assert work.turns == 0

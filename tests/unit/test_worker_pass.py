@@ -1,0 +1,77 @@
+"""The bounds of a worker's pass: how long it may hold its slot."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_provider_manxue._core.poller import Poller
+from airflow_provider_manxue._core.polling import PollPolicy
+from airflow_provider_manxue._core.worker_pass import MAX_EXTRA_TIME, PATIENCE, WorkerPass
+from airflow_provider_manxue.exceptions import ManxueTransientError
+from airflow_provider_manxue.models import TaskStatus, VideoTask
+
+START = 1_800_000_000.0
+
+
+def poller_of(*ids, **options):
+    return Poller(
+        ids,
+        PollPolicy(),
+        started_at=START,
+        deadline=START + 3600,
+        first_poll_at=START,
+        quick_retries=True,
+        **options,
+    )
+
+
+@pytest.fixture
+def worker_pass():
+    return WorkerPass(START, 1, 10.0)
+
+
+def test_pass_goes_on_while_polls_are_due_or_in_flight(worker_pass):
+    poller = poller_of("a")
+    assert not worker_pass.is_over(poller, START)
+
+    poller.take_due(START)
+    assert not worker_pass.is_over(poller, START + 1, is_polling=True)
+    assert worker_pass.is_over(poller, START + 1)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "is_over"),
+    [(VideoTask("a", TaskStatus.PROCESSING), True), (ManxueTransientError("HTTP 503"), False)],
+)
+def test_pass_ends_after_one_poll_of_each_but_for_quick_retries(worker_pass, outcome, is_over):
+    poller = poller_of("a")
+    poller.take_due(START)
+    poller.handle("a", outcome, sent_at=START, now=START)
+
+    assert worker_pass.is_over(poller, START) is is_over
+
+
+def test_pass_ends_if_the_quick_retry_is_beyond_its_bound(worker_pass):
+    poller = poller_of("a")
+    poller.take_due(START)
+    poller.handle("a", ManxueTransientError("HTTP 429", 31.0), sent_at=START, now=START)
+
+    assert worker_pass.is_over(poller, START)
+
+
+def test_pass_ends_without_a_usable_response(worker_pass):
+    assert not worker_pass.is_over(poller_of("a"), START + PATIENCE - 0.1)
+    assert worker_pass.is_over(poller_of("a"), START + PATIENCE)
+
+
+def test_usable_response_extends_the_pass_up_to_its_bound():
+    worker_pass = WorkerPass(START, 1000, 10.0)
+    for waited in range(0, 200, 20):
+        worker_pass.note_response(START + waited)
+        assert worker_pass.ends_at == min(START + waited + PATIENCE, START + 100 + MAX_EXTRA_TIME)
+    assert worker_pass.ends_at == START + 160
+
+
+def test_pass_ends_if_the_limiter_is_paused_beyond_its_bound(worker_pass):
+    assert not worker_pass.is_over(poller_of("a"), START, next_grant_at=START + PATIENCE)
+    assert worker_pass.is_over(poller_of("a"), START, is_polling=True, next_grant_at=START + PATIENCE + 0.1)
