@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_manxue._client.background import cancel_and_wait, spawn_background
 from airflow_provider_manxue._core.connection import missing_connection, parse_connection
+from airflow_provider_manxue._core.polling import GRACE_TIME
 from airflow_provider_manxue.exceptions import ManxueConfigurationError, ManxueError, ManxueTransientError
 
 if TYPE_CHECKING:
@@ -40,9 +41,6 @@ LOOKUP_TIMEOUT = 10.0
 
 FAILED_LOOKUP_TTL = 5.0
 """Seconds before a look-up that failed, or that followed a refused key, is repeated."""
-
-GRACE_TIME = 300.0
-"""Seconds for which an entry stays in use while its connection does not exist or cannot be used."""
 
 _FIELD_NAMES = {
     "base_url": "base URL",

@@ -29,6 +29,12 @@ SUBMIT_AT_ONCE = 200
 """Polls of a batch that are queued without a pause for other work on the event loop."""
 
 
+def frames_of(error: BaseException) -> str:
+    """Return where an exception was raised, without its message, which may hold a header or a URL."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return "; ".join(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames[-12:])
+
+
 class _Reporter:
     """
     Writes the log of a wait, and turns exceptions that are not ours into an error of ours.
@@ -53,9 +59,7 @@ class _Reporter:
         kind = f"{type(error).__module__}.{type(error).__qualname__}"
         if kind not in self._reported:
             self._reported.add(kind)
-            frames = traceback.extract_tb(error.__traceback__)
-            where = "; ".join(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames[-12:])
-            self._log.error("Unexpected %s while polling, at: %s", kind, where)
+            self._log.error("Unexpected %s while polling, at: %s", kind, frames_of(error))
         return ManxueInternalError(f"unexpected {kind} while polling; the task log has its frames")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import abc
 import random
 import time
-import traceback
 from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import TriggerEvent
@@ -13,7 +12,7 @@ from airflow.triggers.base import TriggerEvent
 from airflow_provider_manxue._airflow.task_trigger import CannotStartInTriggererError, StartFromTrigger
 from airflow_provider_manxue._airflow.xcoms import RETURN_KEY
 from airflow_provider_manxue._client.async_client import AsyncClient, shared_client
-from airflow_provider_manxue._client.drivers import AsyncDriver
+from airflow_provider_manxue._client.drivers import AsyncDriver, frames_of
 from airflow_provider_manxue._core.batch import to_tasks, to_xcoms
 from airflow_provider_manxue._core.events import batch_event, begin_event, completed_event, error_event
 from airflow_provider_manxue._core.ids import parse_video_task_id, parse_video_task_ids
@@ -60,9 +59,7 @@ class _WaitTrigger(StartFromTrigger):
 
     def _unexpected_event(self, error: Exception) -> TriggerEvent:
         kind = f"{type(error).__module__}.{type(error).__qualname__}"
-        frames = traceback.extract_tb(error.__traceback__)
-        where = "; ".join(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames[-12:])
-        self.log.error("Unexpected %s in the trigger, at: %s", kind, where)
+        self.log.error("Unexpected %s in the trigger, at: %s", kind, frames_of(error))
         text = f"unexpected {kind} in the trigger; the task log has its frames"
         return TriggerEvent(error_event("", ManxueInternalError(text), has_worked=self.has_worked))
 
