@@ -63,7 +63,6 @@ class TestProxy:
             "example.com",
             ".example.com",
             "service.example.com",
-            "ample.com",
             "service.example.com:8080",
             "localhost, example.com",
             "10.0.0.0/8",
@@ -82,6 +81,12 @@ class TestProxy:
         theirs = select_proxy(settings.base_url, get_environ_proxies(settings.base_url))
         theirs = f"http://{theirs}" if theirs and "://" not in theirs else theirs
         assert proxy_for(settings) == theirs
+
+    def test_no_proxy_entry_matches_whole_labels_only(self, environment):
+        """As newer releases of requests do; older ones also let ``ample.com`` stand for ``example.com``."""
+        environment.setenv("ALL_PROXY", "http://one:3128")
+        environment.setenv("NO_PROXY", "ample.com")
+        assert proxy_for(settings_of("https://service.example.com")) == "http://one:3128"
 
     def test_connection_decides_before_the_environment(self, environment):
         environment.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
