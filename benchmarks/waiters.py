@@ -217,7 +217,7 @@ async def wait_on_loop(plan: Plan, report: Report) -> None:
     """Start the waits one after another, as the triggerer does, and measure until all have ended."""
     wait = await LOOPS[plan.kind](plan, report)
     _count_look_ups(report)
-    ticking = asyncio.create_task(_tick(report.lags))
+    ticking = asyncio.create_task(tick(report.lags))
     idle = await _idle_load()
     await _async_sleep_until(plan.begins_at)
     report.lags.clear()
@@ -239,7 +239,8 @@ async def wait_on_loop(plan: Plan, report: Report) -> None:
     ticking.cancel()
 
 
-async def _tick(lags: list[float]) -> None:
+async def tick(lags: list[float]) -> None:
+    """Note by how many seconds the event loop is late, again and again."""
     loop = asyncio.get_running_loop()
     while True:
         due = loop.time() + TICK

@@ -1,0 +1,27 @@
+"""A secrets backend that a test can take away: it fails while the file ``down`` is there."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from airflow.secrets.base_secrets import BaseSecretsBackend
+
+FOLDER = "MANXUE_TEST_SECRETS"
+"""Environment variable with the folder of the connections, a file each, and of ``down`` and ``failed``."""
+
+
+class FlakySecrets(BaseSecretsBackend):
+    """Connections in files."""
+
+    def get_conn_value(self, conn_id: str) -> str | None:
+        """Return a connection; notes each look-up that fails in the file ``failed``."""
+        folder = Path(os.environ[FOLDER])
+        file = folder / f"{conn_id}.json"
+        if not file.exists():
+            return None
+        if (folder / "down").exists():
+            with (folder / "failed").open("a") as failed:
+                failed.write(f"{conn_id}\n")
+            raise RuntimeError("HTTP 503 from the secrets backend")
+        return file.read_text()

@@ -1,0 +1,86 @@
+"""A secrets backend that is away for a while, and triggerers that serve queues."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from airflow_provider_manxue.testing import Emulator, Script
+from dev.local_airflow import LocalAirflow
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+pytestmark = pytest.mark.heavy
+
+DAGS = Path(__file__).parent / "dags"
+OUTAGE = 90.0
+"""Seconds; longer than the connection cache keeps what it has read."""
+
+
+@pytest.fixture(scope="module")
+def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the secrets backend."""
+    return tmp_path_factory.mktemp("secrets")
+
+
+@pytest.fixture(scope="module")
+def airflow(
+    emulator: Emulator, secrets: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalAirflow]:
+    """An Airflow whose connections come from the secrets backend."""
+    (secrets / "manxue_default.json").write_text(emulator.airflow_connection_json())
+    with LocalAirflow(
+        tmp_path_factory.mktemp("outages"),
+        dags_folder=DAGS,
+        env={"PYTHONPATH": str(DAGS), "MANXUE_TEST_SECRETS": str(secrets)},
+        config={"secrets.backend": "flaky_secrets.FlakySecrets"},
+        pools={"one": 1},
+    ) as airflow:
+        yield airflow
+
+
+def mapped_states(airflow: LocalAirflow, dag_id: str, run_id: str) -> list[str | None]:
+    return [state for key, state in airflow.task_states(dag_id, run_id).items() if isinstance(key, tuple)]
+
+
+def test_waits_survive_a_secrets_backend_that_is_away(
+    airflow: LocalAirflow, secrets: Path, emulator: Emulator
+) -> None:
+    """Airflow turns the outage into "not found"; half of the videos are completed in the middle of it."""
+    videos = [emulator.add_task(script=Script.by_hand("processing", "completed")) for _ in range(10)]
+    run_id = airflow.trigger("wait_for_many", conf={"videos": videos})
+    airflow.wait_until(lambda: all(len(emulator.polls(video)) >= 3 for video in videos), 180, "all are polled")
+    (secrets / "down").touch()
+    down_at = time.monotonic()
+    time.sleep(OUTAGE / 2)  # the outage itself, which no clock of ours can shorten in another process
+    for video in videos[:5]:
+        emulator.set_status(video, "completed")
+    time.sleep(down_at + OUTAGE - time.monotonic())
+    (secrets / "down").unlink()
+    assert (secrets / "failed").exists()
+    for video in videos[5:]:
+        emulator.set_status(video, "completed")
+    assert airflow.wait_for_run("wait_for_many", run_id, timeout=240) == "success"
+    assert mapped_states(airflow, "wait_for_many", run_id) == ["success"] * 10
+
+
+def test_paid_video_survives_an_outage_at_its_resumption(
+    airflow: LocalAirflow, secrets: Path, emulator: Emulator
+) -> None:
+    emulator.default_script = Script.by_hand("processing", "completed")
+    billed = len(emulator.ledger.orders)
+    run_id = airflow.trigger("order_in_the_triggerer")
+    airflow.wait_until(lambda: len(emulator.ledger.orders) == billed + 1, 90, "the order is placed")
+    video = emulator.ledger.orders[-1].id
+    airflow.wait_until(lambda: len(emulator.polls(video)) >= 2, 90, "the triggerer has polled it")
+    (secrets / "down").touch()
+    emulator.set_status(video, "completed")
+    airflow.wait_until(lambda: len(emulator.polls(video)) >= 3, 90, "the trigger has seen it completed")
+    time.sleep(20)  # the resuming worker looks its connection up meanwhile
+    (secrets / "down").unlink()
+    assert airflow.wait_for_run("order_in_the_triggerer", run_id, timeout=240) == "success"
+    assert len(emulator.ledger.orders) == billed + 1
