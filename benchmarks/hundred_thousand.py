@@ -74,12 +74,15 @@ def main() -> None:
         idle, begun = resident_memory(), time.time()
         lags = asyncio.run(wait_for(ids, begun + ROUNDS * one_round))
         weight = (resident_memory() - idle) / arguments.videos
-        polled, gap = running.longest_gap(begun)
+        gap, polled = running.longest_gap(begun)
+        times = [one.time for one in running.queries() if one.time >= begun]
+        used = len(times) / (times[-1] - times[0])
     _, p99, longest = percentiles(lags)
     print_table(
         ("figure", "target", "measured"),
         [
             ("videos polled", f"{arguments.videos:,}", f"{polled:,}"),
+            ("requests per second", f"{arguments.limit:g}", f"{used:.1f}"),
             ("longest time without a poll of a video", f"{1.05 * one_round:.0f} s", f"{gap:.0f} s"),
             ("memory per video", "under 4 KiB", f"{weight / 1024:.2f} KiB"),
             ("event-loop lag, p99", "under 50 ms", f"{1000 * p99:.1f} ms"),

@@ -71,15 +71,15 @@ class Service:
             if one.place == "query"
         ]
 
-    def longest_gap(self, since: float) -> tuple[int, float]:
-        """Return how many tasks were asked for, and the longest time without a query of one of them, from ``since`` on."""
+    def longest_gap(self, since: float) -> tuple[float, int]:
+        """Return the longest time without a query of a task, from ``since`` on, and how many tasks were asked for."""
         asked_at: dict[str, float] = {}
         longest = 0.0
         for one in self._emulator.requests:
-            if one.place == "query":
+            if one.place == "query" and one.time >= since:
                 longest = max(longest, one.time - asked_at.get(one.task_id, since))
                 asked_at[one.task_id] = one.time
-        return len(asked_at), longest
+        return longest, len(asked_at)
 
     def stop(self) -> None:
         """Close the port."""

@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from types import FrameType, TracebackType
 
 TaskKey = str | tuple[str, int]
@@ -90,6 +90,7 @@ class LocalAirflow:
     :param dags_folder: folder with Dag files.
     :param env: further environment variables of all components, such as connections.
     :param triggerer: whether to start a triggerer.
+    :param triggerer_queues: queues that triggerers serve (Airflow 3.2 and later); without, they serve all.
     :param pools: further pools, as name and number of slots.
     :param config: further settings, as ``{"section.option": value}``.
     :param postgres: URL of an empty PostgreSQL database to use instead of SQLite (Airflow 3).
@@ -105,6 +106,7 @@ class LocalAirflow:
         python: str = sys.executable,
         env: Mapping[str, str] | None = None,
         triggerer: bool = True,
+        triggerer_queues: Sequence[str] = (),
         pools: Mapping[str, int] | None = None,
         config: Mapping[str, object] | None = None,
         postgres: str | None = None,
@@ -121,6 +123,7 @@ class LocalAirflow:
         self.processes: dict[str, Component] = {}
         self._pools = dict(pools or {})
         self._users = dict(users or {})
+        self._triggerer_queues = ",".join(triggerer_queues)
         self._names = self._component_names(triggerer)
         self._mark = secrets.token_hex(16)
         self._environment = self._build_environment(Path(dags_folder).absolute(), config or {}, env or {})
@@ -358,7 +361,10 @@ class LocalAirflow:
         """Return the arguments of Airflow's command line that start a component."""
         command = kind_of(name)
         # Task and trigger logs are read from the folder: no need for two more web servers to serve them.
-        return [command] if command in ("api-server", "dag-processor") else [command, "--skip-serve-logs"]
+        if command in ("api-server", "dag-processor"):
+            return [command]
+        serves = command == "triggerer" and self._triggerer_queues
+        return [command, "--skip-serve-logs", *(["--queues", self._triggerer_queues] if serves else [])]
 
     def _wait_until_ready(self, name: str) -> None:
         self.wait_until(lambda: self._is_ready(name), START_TIMEOUT, f"{name} is ready")
@@ -413,6 +419,8 @@ class LocalAirflow:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
         settings = self._common_settings(dags_folder)
         settings |= self._settings_of_3() if self.is_3 else self._settings_of_2()
+        if self._triggerer_queues:
+            settings["triggerer.queues_enabled"] = True
         settings |= config
         return {
             **inherited,

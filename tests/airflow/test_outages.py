@@ -31,13 +31,14 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def airflow(
     emulator: Emulator, secrets: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[LocalAirflow]:
-    """An Airflow whose connections come from the secrets backend."""
+    """An Airflow whose connections come from the secrets backend, and whose triggerer serves one queue."""
     (secrets / "manxue_default.json").write_text(emulator.airflow_connection_json())
     with LocalAirflow(
         tmp_path_factory.mktemp("outages"),
         dags_folder=DAGS,
         env={"PYTHONPATH": str(DAGS), "MANXUE_TEST_SECRETS": str(secrets)},
         config={"secrets.backend": "flaky_secrets.FlakySecrets"},
+        triggerer_queues=["default"],
         pools={"one": 1},
     ) as airflow:
         yield airflow
@@ -53,7 +54,9 @@ def test_waits_survive_a_secrets_backend_that_is_away(
     """Airflow turns the outage into "not found"; half of the videos are completed in the middle of it."""
     videos = [emulator.add_task(script=Script.by_hand("processing", "completed")) for _ in range(10)]
     run_id = airflow.trigger("wait_for_many", conf={"videos": videos})
-    airflow.wait_until(lambda: all(len(emulator.polls(video)) >= 3 for video in videos), 180, "all are polled")
+    airflow.wait_until(
+        lambda: all(len(emulator.polls(video)) >= 3 for video in videos), 180, "all are polled"
+    )
     (secrets / "down").touch()
     down_at = time.monotonic()
     time.sleep(OUTAGE / 2)  # the outage itself, which no clock of ours can shorten in another process
@@ -84,3 +87,14 @@ def test_paid_video_survives_an_outage_at_its_resumption(
     (secrets / "down").unlink()
     assert airflow.wait_for_run("order_in_the_triggerer", run_id, timeout=240) == "success"
     assert len(emulator.ledger.orders) == billed + 1
+
+
+def test_wait_that_starts_in_the_triggerer_finds_a_queue(airflow: LocalAirflow, emulator: Emulator) -> None:
+    """Airflow gives the trigger of such a start no queue, so that no triggerer would ever take it."""
+    video = emulator.add_task(script=Script.timed(processing=12))
+    run_id = airflow.trigger("start_in_the_triggerer", conf={"video": video})
+    assert airflow.wait_for_run("start_in_the_triggerer", run_id, timeout=180) == "success"
+    [(queue,)] = airflow.query(
+        "SELECT queue FROM task_instance WHERE run_id = ? AND task_id = 'wait'", run_id
+    )
+    assert queue == "default"

@@ -193,3 +193,11 @@ with dag("template_of_a_worker"):
         poke_interval=2,
         **BOTH,
     )
+
+with dag("start_in_the_triggerer"):
+    ManxueVideoSensor(
+        task_id="wait",
+        video_task_id="{{ dag_run.conf['video'] }}",
+        poke_interval=10,
+        start_from_trigger=True,
+    )
