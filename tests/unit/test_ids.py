@@ -175,8 +175,6 @@ def test_task_is_named_by_a_usable_id(value, is_named):
     [
         ["a", "5"],
         ("a", 5),
-        iter(["a", "5"]),
-        (text for text in ("a", "5")),
         {"a": 1, "5": 2}.keys(),
         "['a', 5]",
         ' ["a", "5"]\n',
@@ -186,6 +184,11 @@ def test_task_is_named_by_a_usable_id(value, is_named):
 )
 def test_ids_are_read_from_any_list(values):
     assert parse_video_task_ids(values) == ["a", "5"]
+
+
+def test_ids_are_read_from_what_can_be_read_once():
+    assert parse_video_task_ids(iter(["a", "5"])) == ["a", "5"]
+    assert parse_video_task_ids(text for text in ("a", "5")) == ["a", "5"]
 
 
 @pytest.mark.parametrize(
