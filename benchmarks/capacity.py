@@ -13,8 +13,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_manxue._core.deadline import first_poll_at, spread_first_poll
 from airflow_provider_manxue._core.poller import Poller
-from airflow_provider_manxue._core.polling import PollPolicy, first_poll_at, spread_first_poll
+from airflow_provider_manxue._core.polling import PollPolicy
 from airflow_provider_manxue.exceptions import ManxueTransientError
 from airflow_provider_manxue.models import TaskStatus, VideoTask
 from benchmarks.waits import ROOT, percentiles

@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_manxue._core.polling import DEFER_TIMEOUT_MARGIN
+from airflow_provider_manxue._core.deadline import DEFER_TIMEOUT_MARGIN
 from airflow_provider_manxue.testing import Answer, Emulator, Script, Step
 from benchmarks.failover import POSTGRES
 from benchmarks.from_trigger import DAGS, REPOSITORY

@@ -10,13 +10,8 @@ from airflow.providers.common.compat.sdk import AirflowSkipException, AirflowTas
 
 from airflow_provider_manxue._client.connection_cache import CONNECTION_TTL, LOOKUP_TIMEOUT
 from airflow_provider_manxue._core.batch import KEPT_KEY
-from airflow_provider_manxue._core.polling import (
-    FINAL_POLL_WINDOW,
-    GRACE_TIME,
-    MAX_OVERSHOOT,
-    MAX_RETRY_AFTER,
-    MIN_INTERVAL,
-)
+from airflow_provider_manxue._core.deadline import FINAL_POLL_WINDOW, MAX_OVERSHOOT
+from airflow_provider_manxue._core.polling import GRACE_TIME, MAX_RETRY_AFTER, MIN_INTERVAL
 from airflow_provider_manxue._core.worker_pass import MAX_EXTRA_TIME
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,

@@ -25,16 +25,11 @@ import yarl
 from airflow_provider_manxue._airflow.start_from_trigger import parse_reference, to_trigger_argument
 from airflow_provider_manxue._airflow.xcoms import XComs
 from airflow_provider_manxue._core.connection import is_loopback, parse_connection
+from airflow_provider_manxue._core.deadline import MAX_OVERSHOOT, deadline_to_read
 from airflow_provider_manxue._core.events import parse_batch_event, parse_event, says_begin, start_of
 from airflow_provider_manxue._core.ids import parse_video_task_id, parse_video_task_ids
 from airflow_provider_manxue._core.poller import Outcome, Poller
-from airflow_provider_manxue._core.polling import (
-    GRACE_TIME,
-    MAX_OVERSHOOT,
-    MAX_RETRY_AFTER,
-    PollPolicy,
-    deadline_to_read,
-)
+from airflow_provider_manxue._core.polling import GRACE_TIME, MAX_RETRY_AFTER, PollPolicy
 from airflow_provider_manxue._core.responses import (
     MAX_DEPTH,
     clean_text,

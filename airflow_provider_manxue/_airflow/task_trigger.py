@@ -13,11 +13,10 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_manxue._airflow.start_from_trigger import feeds_mapped_tasks
 from airflow_provider_manxue._airflow.xcoms import RETURN_KEY, XComs
-from airflow_provider_manxue._core.polling import (
-    EVENT_MARGIN,
-    FINAL_POLL_WINDOW,
+from airflow_provider_manxue._core.deadline import (
     LEGACY_DEFER_TIMEOUT_MARGIN,
     PollTimes,
+    latest_in_trigger,
     poll_times_from_end,
 )
 from airflow_provider_manxue._core.status_log import announcement
@@ -206,10 +205,7 @@ class StartFromTrigger(BaseTrigger):
         ends_at = times.deadline + self.defer_timeout_margin
         if self.timeout_after is not None and not self._given_times:
             ends_at = self.timeout_after.timestamp()
-        # A trigger that starts later than that still polls once.
-        return max(
-            ends_at - EVENT_MARGIN, times.deadline + FINAL_POLL_WINDOW, times.resumed_at + EVENT_MARGIN
-        )
+        return latest_in_trigger(times.deadline, ends_at, times.resumed_at)
 
     # --- a task that ends here --------------------------------------------------------------------------
 

@@ -13,8 +13,8 @@ from airflow_provider_manxue._airflow.start_from_trigger import (
     why_not_start,
 )
 from airflow_provider_manxue._airflow.waiting import ManxueWaitBase
+from airflow_provider_manxue._core.deadline import DEFER_TIMEOUT_MARGIN
 from airflow_provider_manxue._core.events import says_begin
-from airflow_provider_manxue._core.polling import DEFER_TIMEOUT_MARGIN
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context

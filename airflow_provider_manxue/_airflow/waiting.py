@@ -22,17 +22,18 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_manxue._client.drivers import BlockingDriver
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
+from airflow_provider_manxue._core.deadline import (
+    TimeLimits,
+    airflow_timeout,
+    deadline_to_read,
+    first_poll_at,
+)
 from airflow_provider_manxue._core.events import needs_final_poll, parse_event, start_of, worked_before
 from airflow_provider_manxue._core.poller import Poller
 from airflow_provider_manxue._core.polling import (
     DEFAULT_POKE_INTERVAL,
     DEFAULT_TIMEOUT,
-    DEFER_TIMEOUT_MARGIN,
-    EVENT_MARGIN,
-    FINAL_POLL_WINDOW,
     PollPolicy,
-    deadline_to_read,
-    first_poll_at,
 )
 from airflow_provider_manxue._core.status_log import announcement
 from airflow_provider_manxue._core.worker_pass import WorkerPass
@@ -148,13 +149,11 @@ class ManxueWaitBase(BaseSensorOperator):
         return PollPolicy(self.poke_interval, self.exponential_backoff, max_wait)
 
     @property
-    def _wait_timeout(self) -> float:
-        """Seconds that the wait may take. Airflow bounds a deferral by ``execution_timeout`` in some versions only."""
-        return min(self.timeout, self._execution_timeout) if self.deferrable else self.timeout
-
-    @property
-    def _execution_timeout(self) -> float:
-        return self.execution_timeout.total_seconds() if self.execution_timeout else float("inf")
+    def _limits(self) -> TimeLimits:
+        """The limits of the wait. Airflow bounds a deferral by ``execution_timeout`` in some versions only."""
+        if self.deferrable and self.execution_timeout:
+            return TimeLimits(self.timeout, self.execution_timeout.total_seconds())
+        return TimeLimits(self.timeout)
 
     @property
     def _is_rescheduled(self) -> bool:
@@ -176,40 +175,12 @@ class ManxueWaitBase(BaseSensorOperator):
         started_at = getattr(context["ti"], "start_date", None)
         if isinstance(started_at, datetime):
             return started_at.timestamp()
-        return time.time() - (self._wait_timeout if "timeout" in reason.lower() else 0.0)
-
-    def _deadline(self, started_at: float, now: float, ended_by_airflow: str = "") -> float:
-        """
-        Return the deadline of what this worker polls.
-
-        Airflow ends a deferral after the deadline, later than any pause moves a final poll. That of this worker is the
-        first one, so the deadline is now.
-
-        :param started_at: when the wait began.
-        :param now: the current time.
-        :param ended_by_airflow: why Airflow has ended the deferral, or an empty text.
-        """
-        deadline = started_at + self._wait_timeout
-        if ended_by_airflow and ("timeout" in ended_by_airflow.lower() or now > deadline):
-            return now
-        return deadline
+        return self._limits.latest_start(time.time(), reason)
 
     def _end_if_out_of_time(self, poller: Poller) -> None:
         """End what is left once ``execution_timeout`` has passed: no pause of the service extends it."""
-        now = time.time()
-        if self.deferrable and now >= poller.started_at + self._execution_timeout:
+        if self._limits.is_over(poller.started_at, now := time.time()):
             poller.give_up(now)
-
-    def _defer_timeout_margin(self, started_at: float, deadline: float, now: float) -> float:
-        """
-        Return the seconds from the deadline to Airflow's own timeout of the deferral.
-
-        The trigger sends final polls within it. ``execution_timeout`` bounds them, and a wait that defers after its
-        deadline gets the same time from now on.
-        """
-        left = max(0.0, started_at + self._execution_timeout - max(deadline, now))
-        margin = min(DEFER_TIMEOUT_MARGIN, left + FINAL_POLL_WINDOW + EVENT_MARGIN)
-        return max(0.0, now - deadline) + margin
 
     def _deferral_times(self, started_at: float, deadline: float, due_at: float) -> dict[str, Any]:
         """Return the arguments of a trigger that say when it polls."""
@@ -218,14 +189,14 @@ class ManxueWaitBase(BaseSensorOperator):
             "started_at": started_at,
             "deadline": deadline,
             "first_poll_at": first_poll_at(due_at, now, deadline),
-            "defer_timeout_margin": self._defer_timeout_margin(started_at, deadline, now),
+            "defer_timeout_margin": self._limits.defer_timeout_margin(started_at, deadline, now),
         }
 
     @staticmethod
     def _airflow_timeout(times: Mapping[str, Any]) -> timedelta:
         """Return the timeout that Airflow itself puts on a deferral."""
-        left = times["deadline"] + times["defer_timeout_margin"] - time.time()
-        return timedelta(seconds=max(left, EVENT_MARGIN))
+        seconds = airflow_timeout(times["deadline"], times["defer_timeout_margin"], time.time())
+        return timedelta(seconds=seconds)
 
     def _reschedule(self, due_at: float, deadline: float) -> NoReturn:
         at = first_poll_at(due_at, time.time(), deadline)
@@ -244,7 +215,7 @@ class ManxueWaitBase(BaseSensorOperator):
             how,
             interval=self._policy.interval,
             started_at=started_at,
-            deadline=started_at + self._wait_timeout,
+            deadline=started_at + self._limits.wait_timeout,
         )
         self.log.info(text)
 
@@ -315,7 +286,7 @@ class ManxueWaitBase(BaseSensorOperator):
         raise error
 
     def _raise_timeout(self, error: ManxueTimeoutError) -> NoReturn:
-        if self.deferrable and self._execution_timeout < self.timeout:
+        if self._limits.execution_timeout < self.timeout:
             raise AirflowTaskTimeout(f"{error} (execution_timeout={self.execution_timeout})")
         raise error
 
@@ -412,7 +383,7 @@ class SingleVideoWait(ManxueWaitBase):
     ) -> dict[str, Any]:
         now = time.time()
         grace = self._load_grace(context)
-        deadline = self._deadline(started_at, now, ended_by_airflow)
+        deadline = self._limits.deadline(started_at, now, ended_by_airflow)
         poller = Poller(
             [video_task_id],
             self._policy,

@@ -8,17 +8,20 @@ import random
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from airflow_provider_manxue._core.deadline import (
+    FINAL_POLL_WINDOW,
+    deadline_to_read,
+    latest_connection_trouble,
+    latest_final_poll,
+)
 from airflow_provider_manxue._core.polling import (
     CREDENTIAL_PROBES,
-    FINAL_POLL_WINDOW,
     GRACE_TIME,
     JITTER,
-    MAX_OVERSHOOT,
     MAX_RETRY_AFTER,
     MIN_INTERVAL,
     NOT_FOUND_GRACE_TIME,
     PollPolicy,
-    deadline_to_read,
     next_credential_probe,
     quick_retry_delay,
 )
@@ -320,10 +323,10 @@ class Poller:
             self._end(video, self._timed_out(video), now)
 
     def give_up_overdue(self, now: float) -> None:
-        """End in a timeout what cannot be polled until ``MAX_OVERSHOOT`` after its deadline, since the service wants a pause."""
+        """End in a timeout what a pause of the service moves further than a final poll may be moved."""
         at = max(now, self.resumes_at)
         for video in list(self._waiting.values()):
-            if at > video.deadline + MAX_OVERSHOOT:
+            if at > latest_final_poll(video.deadline):
                 self._end(video, self._timed_out(video), now)
 
     def _handle_task(self, video: _Video, task: VideoTask, sent_at: float, now: float) -> None:
@@ -424,9 +427,8 @@ class Poller:
         delay = max(pause, quick_retry_delay(video.final_pauses if waits_for_service else video.failures))
         video.final_time = 0.0 if waits_for_service else video.final_time + max(0.0, now - sent_at) + delay
         at = now + delay
-        if video.final_time > FINAL_POLL_WINDOW or (
-            waits_for_service and at > video.deadline + MAX_OVERSHOOT
-        ):
+        is_too_late = waits_for_service and at > latest_final_poll(video.deadline)
+        if is_too_late or video.final_time > FINAL_POLL_WINDOW:
             self._end(video, self._timed_out(video), now)
             return
         self._set_retrying(video, retrying=True)
@@ -488,7 +490,7 @@ class Poller:
 
     def _postpone(self, until: float, error: ManxueError, now: float) -> None:
         """Poll nothing before a moment, since the connection cannot be used."""
-        if now >= self.deadline + GRACE_TIME:
+        if now >= latest_connection_trouble(self.deadline):
             self.give_up(now)
             return
         self._not_before = max(until, now + MIN_INTERVAL)

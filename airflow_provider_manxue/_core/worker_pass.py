@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from airflow_provider_manxue._core.polling import FINAL_POLL_WINDOW
+from airflow_provider_manxue._core.deadline import final_polls_failed
 
 if TYPE_CHECKING:
     from airflow_provider_manxue._core.poller import Poller
@@ -32,29 +32,33 @@ class WorkerPass:
         """Seconds that the pass may take by a clock that nobody sets: the worker's own may be set back meanwhile."""
         self._ends_at = started_at + self.longest
         self._last_response_at = started_at
-        self.has_response = False
-        """Whether there was a usable response."""
+        self._has_response = False
 
     def note_response(self, now: float) -> None:
         """Take note of a usable response."""
         self._last_response_at = now
-        self.has_response = True
+        self._has_response = True
 
     @property
     def ends_at(self) -> float:
         """When the worker leaves at the latest, unless another usable response arrives."""
         return min(self._ends_at, self._last_response_at + PATIENCE)
 
-    def was_in_vain(self, now: float, deadline: float, resumes_at: float) -> bool:
+    def end_overdue(self, poller: Poller, now: float, *, is_rescheduled: bool) -> None:
         """
-        Return whether final polls got no usable response for as long as they are retried, although no pause was asked for.
+        End what the next pass must not poll again, at the end of this one.
 
-        :param now: the current time, at the end of the pass.
-        :param deadline: the wait's deadline.
-        :param resumes_at: when the next poll is due.
+        :param poller: the engine.
+        :param now: the current time.
+        :param is_rescheduled: whether the next pass knows nothing of this one, and would begin its final polls again. Any
+            other pass reads the rest of what this one has read a part of.
         """
-        is_away = now >= max(self._last_response_at, deadline) + FINAL_POLL_WINDOW
-        return is_away and resumes_at <= now + FINAL_POLL_WINDOW
+        if is_rescheduled and final_polls_failed(
+            now, poller.deadline, self._last_response_at, poller.resumes_at
+        ):
+            poller.give_up(now)
+        if is_rescheduled or not self._has_response:
+            poller.give_up_overdue(now)
 
     def is_over(
         self, poller: Poller, now: float, *, is_polling: bool = False, next_grant_at: float = 0.0

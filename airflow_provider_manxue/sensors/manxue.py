@@ -21,15 +21,11 @@ from airflow_provider_manxue._core.batch import (
     to_tasks,
     to_xcoms,
 )
+from airflow_provider_manxue._core.deadline import deadline_to_read, latest_on_worker
 from airflow_provider_manxue._core.events import parse_batch_event, start_of, worked_before
 from airflow_provider_manxue._core.ids import as_list, parse_video_task_id, parse_video_task_ids
 from airflow_provider_manxue._core.poller import Poller, affects_all_videos
-from airflow_provider_manxue._core.polling import (
-    MAX_OVERSHOOT,
-    MAX_URL_AGE,
-    NOT_FOUND_GRACE_TIME,
-    deadline_to_read,
-)
+from airflow_provider_manxue._core.polling import MAX_URL_AGE, NOT_FOUND_GRACE_TIME
 from airflow_provider_manxue._core.rendering import is_rendered_later
 from airflow_provider_manxue._core.status_log import BatchLog
 from airflow_provider_manxue._core.worker_pass import WorkerPass
@@ -194,7 +190,7 @@ class ManxueVideoBatchSensor(StartFromTriggerSensor):
             if self.deferrable:
                 self._check_connection()
                 now = time.time()
-                self._leave_worker(context, wait, wait.ids, now, self._deadline(wait.started_at, now))
+                self._leave_worker(context, wait, wait.ids, now, self._limits.deadline(wait.started_at, now))
             return self._wait(context, wait)
 
     def execute_complete(
@@ -285,7 +281,7 @@ class ManxueVideoBatchSensor(StartFromTriggerSensor):
         """Poll what is not known, and hand over what is known in every ending."""
         now = time.time()
         grace = self._load_grace(context)
-        deadline = self._deadline(wait.started_at, now, wait.ended_by_airflow)
+        deadline = self._limits.deadline(wait.started_at, now, wait.ended_by_airflow)
         poller = Poller(
             wait.to_poll(now),
             self._policy,
@@ -342,17 +338,10 @@ class ManxueVideoBatchSensor(StartFromTriggerSensor):
 
         rate, videos = self._rate(), len(poller.remaining)
         worker_pass = None if self._holds_slot else WorkerPass(now, videos, rate)
-        # Of that, the final polls take one round at the connection's limit; the rest is for pauses.
-        give_up_at = max(now, poller.deadline) + videos / rate + MAX_OVERSHOOT
+        give_up_at = latest_on_worker(poller.deadline, now, round_time=videos / rate)
         run_interruptibly(poll())
         if worker_pass is not None and not poller.done:
-            now = time.time()
-            # The next poke knows nothing of the final polls of this one, and would begin them anew.
-            if self._is_rescheduled and worker_pass.was_in_vain(now, poller.deadline, poller.resumes_at):
-                poller.give_up(now)
-            # Where a part was read, and is kept, the next pass reads another.
-            if self._is_rescheduled or not worker_pass.has_response:
-                poller.give_up_overdue(now)
+            worker_pass.end_overdue(poller, time.time(), is_rescheduled=self._is_rescheduled)
 
     def _rate(self) -> float:
         try:

@@ -14,17 +14,15 @@ from airflow_provider_manxue._airflow.xcoms import RETURN_KEY
 from airflow_provider_manxue._client.async_client import AsyncClient, shared_client
 from airflow_provider_manxue._client.drivers import AsyncDriver, frames_of
 from airflow_provider_manxue._core.batch import to_tasks, to_xcoms
-from airflow_provider_manxue._core.events import batch_event, begin_event, completed_event, error_event
-from airflow_provider_manxue._core.ids import parse_video_task_id, parse_video_task_ids
-from airflow_provider_manxue._core.poller import Poller, affects_all_videos
-from airflow_provider_manxue._core.polling import (
-    GRACE_TIME,
+from airflow_provider_manxue._core.deadline import (
     LEGACY_DEFER_TIMEOUT_MARGIN,
-    MAX_URL_AGE,
-    PollPolicy,
     PollTimes,
     spread_first_poll,
 )
+from airflow_provider_manxue._core.events import batch_event, begin_event, completed_event, error_event
+from airflow_provider_manxue._core.ids import parse_video_task_id, parse_video_task_ids
+from airflow_provider_manxue._core.poller import Poller, affects_all_videos
+from airflow_provider_manxue._core.polling import GRACE_TIME, MAX_URL_AGE, PollPolicy
 from airflow_provider_manxue.exceptions import (
     ManxueError,
     ManxueInternalError,

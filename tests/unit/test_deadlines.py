@@ -21,12 +21,8 @@ from airflow_provider_manxue._client import async_client, connection_cache, cred
 from airflow_provider_manxue._client.async_client import AsyncClient, shared_client
 from airflow_provider_manxue._client.connection_cache import Endpoint
 from airflow_provider_manxue._core.connection import parse_connection
-from airflow_provider_manxue._core.polling import (
-    DEFER_TIMEOUT_MARGIN,
-    FINAL_POLL_WINDOW,
-    GRACE_TIME,
-    MAX_OVERSHOOT,
-)
+from airflow_provider_manxue._core.deadline import DEFER_TIMEOUT_MARGIN, FINAL_POLL_WINDOW, MAX_OVERSHOOT
+from airflow_provider_manxue._core.polling import GRACE_TIME
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,

@@ -9,23 +9,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_manxue._core.deadline import (
+    FINAL_POLL_WINDOW,
+    MAX_OVERSHOOT,
+    PollTimes,
+    deadline_to_read,
+    first_poll_at,
+    poll_times_from_end,
+    spread_first_poll,
+)
 from airflow_provider_manxue._core.poller import CONNECTION, Poller, affects_all_videos, video_failed
 from airflow_provider_manxue._core.polling import (
     CREDENTIAL_PROBES,
     DEFAULT_POKE_INTERVAL,
     DEFAULT_TIMEOUT,
-    FINAL_POLL_WINDOW,
     GRACE_TIME,
-    MAX_OVERSHOOT,
     MAX_RETRY_AFTER,
     PollPolicy,
-    PollTimes,
-    deadline_to_read,
-    first_poll_at,
     next_credential_probe,
-    poll_times_from_end,
     quick_retry_delay,
-    spread_first_poll,
 )
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,

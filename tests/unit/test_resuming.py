@@ -10,14 +10,14 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, TaskDeferred
 
 from airflow_provider_manxue import order_store as store_module
-from airflow_provider_manxue._core.events import batch_event, completed_event, error_event
-from airflow_provider_manxue._core.polling import (
+from airflow_provider_manxue._core.deadline import (
     DEFER_TIMEOUT_MARGIN,
     EVENT_MARGIN,
     FINAL_POLL_WINDOW,
-    GRACE_TIME,
     MAX_OVERSHOOT,
 )
+from airflow_provider_manxue._core.events import batch_event, completed_event, error_event
+from airflow_provider_manxue._core.polling import GRACE_TIME
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueConnectionNotFoundError,

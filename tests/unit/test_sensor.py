@@ -18,8 +18,8 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
+from airflow_provider_manxue._core.deadline import DEFER_TIMEOUT_MARGIN, FINAL_POLL_WINDOW, MAX_OVERSHOOT
 from airflow_provider_manxue._core.events import completed_event
-from airflow_provider_manxue._core.polling import DEFER_TIMEOUT_MARGIN, FINAL_POLL_WINDOW, MAX_OVERSHOOT
 from airflow_provider_manxue._core.worker_pass import PATIENCE
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_manxue._core.polling import EVENT_MARGIN
+from airflow_provider_manxue._core.deadline import EVENT_MARGIN
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueRateLimitError,

@@ -1,0 +1,237 @@
+"""
+The deadline of a wait, and every bound that follows from it. Pure functions of time, without I/O.
+
+Theory of operation. The deadline is the moment after which no regular poll begins. A final poll follows it, and only its
+response decides a timeout. What may happen after the deadline has a bound of its own:
+
+- A final poll that gets a transient error is retried for ``FINAL_POLL_WINDOW``.
+- A pause that the service wants moves final polls, by ``MAX_OVERSHOOT`` at most.
+- A video that was seen completed is read for ``GRACE_TIME``, and within ``MAX_OVERSHOOT``.
+- A connection that cannot be used ends the wait ``GRACE_TIME`` after the deadline.
+- The trigger stops ``EVENT_MARGIN`` before Airflow ends the deferral, ``DEFER_TIMEOUT_MARGIN`` after the deadline.
+- A batch on a worker stops after one round at the connection's limit, and ``MAX_OVERSHOOT``.
+- ``execution_timeout`` bounds all of that where the task defers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from airflow_provider_manxue._core.polling import GRACE_TIME, MAX_RETRY_AFTER, MIN_FIRST_POLL_DELAY
+
+FINAL_POLL_WINDOW = 15.0
+"""Seconds for which a final poll is retried after transient errors: in flight, and in the delays between."""
+
+MAX_OVERSHOOT = MAX_RETRY_AFTER + GRACE_TIME
+"""Seconds after the deadline to which a pause can move the final poll."""
+
+DEFER_TIMEOUT_MARGIN = 1800.0
+"""Seconds added to the timeout that is passed to ``defer()``. The trigger sends final polls within it."""
+
+LEGACY_DEFER_TIMEOUT_MARGIN = 900.0
+"""Seconds; the margin of the deferrals of version 0.1.0, which do not name it."""
+
+EVENT_MARGIN = 60.0
+"""Seconds of that margin that are left for Airflow to handle the trigger's event."""
+
+
+# --- bounds of the engine -----------------------------------------------------------------------------------
+
+
+def latest_final_poll(deadline: float) -> float:
+    """Return the moment to which a pause can move a final poll at most."""
+    return deadline + MAX_OVERSHOOT
+
+
+def latest_connection_trouble(deadline: float) -> float:
+    """Return the moment at which a connection that cannot be used ends the wait."""
+    return deadline + GRACE_TIME
+
+
+def deadline_to_read(deadline: float, now: float) -> float:
+    """
+    Return the deadline of a video that was seen completed.
+
+    :param deadline: the wait's deadline.
+    :param now: the moment of the first attempt. The grace period begins then, but ends where no pause can move a final poll
+        any further.
+    """
+    return max(deadline, min(now + GRACE_TIME, latest_final_poll(deadline)))
+
+
+def final_polls_failed(now: float, deadline: float, last_response_at: float, resumes_at: float) -> bool:
+    """
+    Return whether final polls got no usable response for as long as they are retried, although no pause was requested.
+
+    :param now: the current time.
+    :param deadline: the wait's deadline.
+    :param last_response_at: when the last usable response arrived.
+    :param resumes_at: when the next poll is due.
+    """
+    is_away = now >= max(last_response_at, deadline) + FINAL_POLL_WINDOW
+    return is_away and resumes_at <= now + FINAL_POLL_WINDOW
+
+
+def latest_on_worker(deadline: float, now: float, round_time: float) -> float:
+    """
+    Return the moment at which a worker stops the final polls of a batch.
+
+    :param deadline: the wait's deadline.
+    :param now: the moment at which the worker begins to poll.
+    :param round_time: seconds that one poll of each video takes at the connection's limit. The rest is for pauses.
+    """
+    return latest_final_poll(max(now, deadline) + round_time)
+
+
+def latest_in_trigger(deadline: float, ends_at: float, resumed_at: float) -> float:
+    """
+    Return the moment at which the trigger stops its final polls.
+
+    :param deadline: the wait's deadline.
+    :param ends_at: when Airflow ends the deferral.
+    :param resumed_at: when the trigger started. One that starts later than it should stop still polls once.
+    """
+    return max(ends_at - EVENT_MARGIN, deadline + FINAL_POLL_WINDOW, resumed_at + EVENT_MARGIN)
+
+
+# --- first polls --------------------------------------------------------------------------------------------
+
+
+def first_poll_at(due_at: float, now: float, deadline: float) -> float:
+    """
+    Return when a wait that leaves its worker is polled first, by a trigger or by a rescheduled process.
+
+    :param due_at: when the next poll is due. A time after the deadline is the end of a pause.
+    :param now: the moment at which the wait leaves the worker.
+    :param deadline: the wait's deadline. It wins over the delay that the scheduler needs.
+    """
+    if due_at > deadline:
+        return due_at
+    return min(max(due_at, now + MIN_FIRST_POLL_DELAY), max(deadline, now))
+
+
+def spread_first_poll(planned: float, now: float, interval: float, deadline: float, chance: float) -> float:
+    """
+    Return when a trigger polls first, given when it starts.
+
+    :param planned: the moment that the worker planned.
+    :param now: the moment of the start. If it is later than planned, the triggerer was restarted, perhaps with
+        thousands of waits at once, and their first polls are spread over the interval.
+    :param interval: seconds between two polls.
+    :param deadline: the wait's deadline.
+    :param chance: a number from 0 to 1.
+    """
+    if now <= planned:
+        return planned
+    return min(now + interval * chance, max(now, deadline))
+
+
+# --- times of a whole wait ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class TimeLimits:
+    """
+    The limits that the author sets to a wait.
+
+    :param timeout: seconds that the wait may take.
+    :param execution_timeout: seconds that the task may take; infinite if there is no such limit, and where the task does not
+        defer, since Airflow itself ends it then.
+    """
+
+    timeout: float
+    execution_timeout: float = math.inf
+
+    @property
+    def wait_timeout(self) -> float:
+        """Seconds from the start of the wait to its deadline."""
+        return min(self.timeout, self.execution_timeout)
+
+    def is_over(self, started_at: float, now: float) -> bool:
+        """Return whether ``execution_timeout`` has passed, which no pause of the service extends."""
+        return now >= started_at + self.execution_timeout
+
+    def deadline(self, started_at: float, now: float, ended_by_airflow: str = "") -> float:
+        """
+        Return the deadline of what a worker polls.
+
+        Airflow ends a deferral after the deadline, later than any pause moves a final poll. The final poll of this worker is
+        the first one then, so that the deadline is now.
+
+        :param started_at: when the wait began.
+        :param now: the current time.
+        :param ended_by_airflow: why Airflow has ended the deferral, or an empty text.
+        """
+        deadline = started_at + self.wait_timeout
+        if ended_by_airflow and (_is_timeout(ended_by_airflow) or now > deadline):
+            return now
+        return deadline
+
+    def latest_start(self, now: float, ended_by_airflow: str) -> float:
+        """Return the latest moment at which a wait can have begun whose deferral Airflow has ended now."""
+        return now - (self.wait_timeout if _is_timeout(ended_by_airflow) else 0.0)
+
+    def defer_timeout_margin(self, started_at: float, deadline: float, now: float) -> float:
+        """
+        Return the seconds from the deadline to Airflow's own timeout of the deferral.
+
+        The trigger sends final polls within it. ``execution_timeout`` bounds them, and a wait that defers after its
+        deadline gets the same time from now on.
+        """
+        left = max(0.0, started_at + self.execution_timeout - max(deadline, now))
+        margin = min(DEFER_TIMEOUT_MARGIN, left + FINAL_POLL_WINDOW + EVENT_MARGIN)
+        return max(0.0, now - deadline) + margin
+
+
+def _is_timeout(reason: str) -> bool:
+    return "timeout" in reason.lower()
+
+
+def airflow_timeout(deadline: float, defer_timeout_margin: float, now: float) -> float:
+    """Return the seconds after which Airflow itself ends a deferral that begins now."""
+    return max(deadline + defer_timeout_margin - now, EVENT_MARGIN)
+
+
+@dataclass(frozen=True, slots=True)
+class PollTimes:
+    """
+    The times of a wait, in seconds since the epoch.
+
+    :param started_at: when the wait began.
+    :param deadline: the moment after which no regular poll begins.
+    :param first_poll_at: when the trigger polls first.
+    :param resumed_at: when the trigger started. If that is later than ``first_poll_at``, it was restarted.
+    """
+
+    started_at: float
+    deadline: float
+    first_poll_at: float
+    resumed_at: float
+
+
+def poll_times_from_end(
+    ends_at: float,
+    now: float,
+    *,
+    timeout: float,
+    margin: float,
+    execution_timeout: float | None,
+    interval: float,
+) -> PollTimes:
+    """
+    Return the times of a wait that began in the triggerer, where only the time at which Airflow ends it is known.
+
+    :param ends_at: that time: the start plus ``timeout`` and ``margin``, or plus ``execution_timeout`` if that is
+        shorter.
+    :param now: the current time. Within one interval of the start, the first poll is due at once.
+    :param timeout: seconds that the wait may take.
+    :param margin: seconds after that at which Airflow ends the trigger.
+    :param execution_timeout: seconds that the task may take, or None.
+    :param interval: seconds between two polls.
+    """
+    bound = math.inf if execution_timeout is None else execution_timeout
+    started_at = ends_at - min(timeout + margin, bound)
+    is_new = now <= started_at + interval
+    first_poll = max(now, started_at) if is_new else started_at
+    return PollTimes(started_at, started_at + min(timeout, bound), first_poll, resumed_at=now)
