@@ -13,12 +13,6 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_manxue._airflow.start_from_trigger import feeds_mapped_tasks
 from airflow_provider_manxue._airflow.xcoms import RETURN_KEY, XComs
-from airflow_provider_manxue._core.deadline import (
-    LEGACY_DEFER_TIMEOUT_MARGIN,
-    PollTimes,
-    latest_in_trigger,
-    poll_times_from_end,
-)
 from airflow_provider_manxue._core.status_log import announcement
 
 if TYPE_CHECKING:
@@ -29,6 +23,9 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
 
+    from airflow_provider_manxue._core.deadline import PollTimes
+    from airflow_provider_manxue._core.wait_arguments import WaitArguments
+
 
 class CannotStartInTriggererError(Exception):
     """Carries why a task cannot begin in the triggerer."""
@@ -38,76 +35,30 @@ class StartFromTrigger(BaseTrigger):
     """
     A trigger whose task may begin and end with it.
 
-    A wait that a worker has begun comes with its times. One that begins here comes with ``timeout`` and
-    ``execution_timeout`` instead: its arguments stand in the Dag and are the same for each run, so that its times
-    follow from the one that Airflow keeps.
+    :param manxue_conn_id: id of the Airflow connection, a template, or a reference to an XCom.
+    :param arguments: the other arguments that both triggers have in common.
     """
 
     timeout_after: datetime | None = None
     """When Airflow ends the trigger; set by the triggerer."""
 
-    def __init__(
-        self,
-        *,
-        manxue_conn_id: Any,
-        poke_interval: float,
-        started_at: float | None = None,
-        deadline: float | None = None,
-        first_poll_at: float | None = None,
-        exponential_backoff: bool = False,
-        max_wait: float | None = None,
-        has_worked: bool = False,
-        defer_timeout_margin: float = LEGACY_DEFER_TIMEOUT_MARGIN,
-        timeout: float | None = None,
-        execution_timeout: float | None = None,
-        end_from_trigger: bool = False,
-        do_xcom_push: bool = True,
-    ) -> None:
+    def __init__(self, manxue_conn_id: Any, arguments: WaitArguments) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.exponential_backoff = exponential_backoff
-        self.max_wait = max_wait
-        self.has_worked = has_worked
-        self.defer_timeout_margin = defer_timeout_margin
         self.manxue_conn_id = manxue_conn_id
-        self.poke_interval = poke_interval
-        self.started_at = started_at
-        self.deadline = deadline
-        self.first_poll_at = first_poll_at
-        self.timeout = timeout
-        self.execution_timeout = execution_timeout
-        self.end_from_trigger = end_from_trigger
-        self.do_xcom_push = do_xcom_push
+        self.arguments = arguments
         self._template_error: Exception | None = None
-
-    def _task_arguments(self) -> dict[str, Any]:
-        """Return the arguments, but for those that say nothing: a triggerer of an older version knows only these."""
-        later = {
-            "has_worked": (self.has_worked, False),
-            "defer_timeout_margin": (self.defer_timeout_margin, LEGACY_DEFER_TIMEOUT_MARGIN),
-            "timeout": (self.timeout, None),
-            "execution_timeout": (self.execution_timeout, None),
-            "end_from_trigger": (self.end_from_trigger, False),
-            "do_xcom_push": (self.do_xcom_push, True),
-        }
-        return {
-            "manxue_conn_id": self.manxue_conn_id,
-            "poke_interval": self.poke_interval,
-            "started_at": self.started_at,
-            "deadline": self.deadline,
-            "first_poll_at": self.first_poll_at,
-            "exponential_backoff": self.exponential_backoff,
-            "max_wait": self.max_wait,
-            **{name: value for name, (value, default) in later.items() if value != default},
-        }
 
     # --- a task that begins here ------------------------------------------------------------------------
 
     @property
     def _given_times(self) -> PollTimes | None:
-        """The times that a worker has given to the wait; None if it begins here."""
-        if self.started_at is None or self.deadline is None or self.first_poll_at is None:
-            return None
-        return PollTimes(self.started_at, self.deadline, self.first_poll_at, resumed_at=time.time())
+        """The times that a worker has passed; None if the wait begins here."""
+        return self.arguments.given_times(time.time())
+
+    @property
+    def _ends_at(self) -> float | None:
+        """When Airflow ends the trigger, in seconds since the epoch."""
+        return self.timeout_after.timestamp() if self.timeout_after else None
 
     def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
         """Render the templates of a wait that begins here; if that fails, a worker shall say so."""
@@ -153,7 +104,7 @@ class StartFromTrigger(BaseTrigger):
                 what,
                 f"over the connection {self.manxue_conn_id!r}",
                 "in the triggerer and without any worker",
-                interval=self.poke_interval,
+                interval=self.arguments.poke_interval,
                 started_at=times.started_at,
                 deadline=times.deadline,
             )
@@ -181,31 +132,7 @@ class StartFromTrigger(BaseTrigger):
             raise CannotStartInTriggererError(
                 f"an XCom could not be read ({type(error).__name__}: {error})"
             ) from error
-        return value, self._times()
-
-    def _times(self) -> PollTimes:
-        now, timeout = time.time(), self.timeout or 0.0
-        margin = self.defer_timeout_margin
-        ends_at = self.timeout_after.timestamp() if self.timeout_after else now + timeout + margin
-        return poll_times_from_end(
-            ends_at,
-            now,
-            timeout=timeout,
-            margin=margin,
-            execution_timeout=self.execution_timeout,
-            interval=self.poke_interval,
-        )
-
-    def _give_up_at(self, times: PollTimes) -> float:
-        """
-        Return when no time is left for final polls, since Airflow ends the trigger.
-
-        Where it ends one that began in the triggerer at ``execution_timeout``, without a margin, a worker polls.
-        """
-        ends_at = times.deadline + self.defer_timeout_margin
-        if self.timeout_after is not None and not self._given_times:
-            ends_at = self.timeout_after.timestamp()
-        return latest_in_trigger(times.deadline, ends_at, times.resumed_at)
+        return value, self.arguments.times_from_end(time.time(), self._ends_at)
 
     # --- a task that ends here --------------------------------------------------------------------------
 
@@ -222,7 +149,7 @@ class StartFromTrigger(BaseTrigger):
         if self.task is not None and feeds_mapped_tasks(self.task):
             return False
         try:
-            if self.do_xcom_push:
+            if self.arguments.do_xcom_push:
                 xcoms = XComs(self.task_instance)
                 await xcoms.push(values)
                 if link is not None:

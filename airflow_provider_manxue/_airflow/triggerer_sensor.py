@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -48,20 +49,20 @@ class StartFromTriggerSensor(ManxueWaitBase):
             return
         from airflow.triggers.base import StartTriggerArgs
 
-        policy = self._policy
+        arguments = replace(
+            self._arguments,
+            defer_timeout_margin=DEFER_TIMEOUT_MARGIN,
+            timeout=self.timeout,
+            execution_timeout=self.execution_timeout.total_seconds() if self.execution_timeout else None,
+            end_from_trigger=self.end_from_trigger,
+            do_xcom_push=self.do_xcom_push,
+        )
         self.start_trigger_args = StartTriggerArgs(
             trigger_cls=f"airflow_provider_manxue.triggers.manxue.{trigger}",
             trigger_kwargs={
                 field: to_trigger_argument(value),
                 "manxue_conn_id": to_trigger_argument(self.manxue_conn_id),
-                "poke_interval": policy.interval,
-                "exponential_backoff": policy.exponential_backoff,
-                "max_wait": policy.max_wait,
-                "defer_timeout_margin": DEFER_TIMEOUT_MARGIN,
-                "timeout": self.timeout,
-                "execution_timeout": self.execution_timeout and self.execution_timeout.total_seconds(),
-                "end_from_trigger": self.end_from_trigger,
-                "do_xcom_push": self.do_xcom_push,
+                **arguments.to_start_kwargs(),
             },
             next_method="execute_complete",
             timeout=timedelta(seconds=self.timeout + DEFER_TIMEOUT_MARGIN),

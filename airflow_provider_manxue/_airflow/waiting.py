@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -33,9 +34,9 @@ from airflow_provider_manxue._core.poller import Poller
 from airflow_provider_manxue._core.polling import (
     DEFAULT_POKE_INTERVAL,
     DEFAULT_TIMEOUT,
-    PollPolicy,
 )
 from airflow_provider_manxue._core.status_log import announcement
+from airflow_provider_manxue._core.wait_arguments import WaitArguments
 from airflow_provider_manxue._core.worker_pass import WorkerPass
 from airflow_provider_manxue.exceptions import (
     ManxueError,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 
     from airflow.providers.common.compat.sdk import Context
     from airflow.providers.openlineage.extractors import OperatorLineage
+    from airflow.triggers.base import BaseTrigger
 
     from airflow_provider_manxue.hooks.manxue import ManxueHook
     from airflow_provider_manxue.models import VideoTask
@@ -144,9 +146,13 @@ class ManxueWaitBase(BaseSensorOperator):
     # --- times, the same in every mode ------------------------------------------------------------------
 
     @property
-    def _policy(self) -> PollPolicy:
-        max_wait = self.max_wait.total_seconds() if self.max_wait is not None else None
-        return PollPolicy(self.poke_interval, self.exponential_backoff, max_wait)
+    def _arguments(self) -> WaitArguments:
+        """The arguments of the trigger that are the same for each run."""
+        return WaitArguments(
+            poke_interval=self.poke_interval,
+            exponential_backoff=self.exponential_backoff,
+            max_wait=self.max_wait.total_seconds() if self.max_wait is not None else None,
+        )
 
     @property
     def _limits(self) -> TimeLimits:
@@ -182,21 +188,41 @@ class ManxueWaitBase(BaseSensorOperator):
         if self._limits.is_over(poller.started_at, now := time.time()):
             poller.give_up(now)
 
-    def _deferral_times(self, started_at: float, deadline: float, due_at: float) -> dict[str, Any]:
-        """Return the arguments of a trigger that say when it polls."""
-        now = time.time()
-        return {
-            "started_at": started_at,
-            "deadline": deadline,
-            "first_poll_at": first_poll_at(due_at, now, deadline),
-            "defer_timeout_margin": self._limits.defer_timeout_margin(started_at, deadline, now),
-        }
+    def _defer(
+        self,
+        context: Context,
+        trigger: Callable[..., BaseTrigger],
+        arguments: WaitArguments,
+        started_at: float,
+        deadline: float,
+        due_at: float,
+        **next_kwargs: Any,
+    ) -> NoReturn:
+        """
+        Defer, and go on with ``execute_complete``.
 
-    @staticmethod
-    def _airflow_timeout(times: Mapping[str, Any]) -> timedelta:
-        """Return the timeout that Airflow itself puts on a deferral."""
-        seconds = airflow_timeout(times["deadline"], times["defer_timeout_margin"], time.time())
-        return timedelta(seconds=seconds)
+        :param trigger: makes the trigger from the arguments that both triggers have in common.
+        :param arguments: those arguments, but for the times.
+        :param started_at: when the wait began.
+        :param deadline: the deadline of the trigger.
+        :param due_at: when the next poll is due.
+        :param next_kwargs: arguments of ``execute_complete``, beside those that both triggers need.
+        """
+        now = time.time()
+        margin = self._limits.defer_timeout_margin(started_at, deadline, now)
+        arguments = replace(
+            arguments,
+            started_at=started_at,
+            deadline=deadline,
+            first_poll_at=first_poll_at(due_at, now, deadline),
+            defer_timeout_margin=margin,
+        )
+        self.defer(
+            trigger=trigger(manxue_conn_id=self.manxue_conn_id, **arguments.to_kwargs()),
+            method_name="execute_complete",
+            kwargs={"started_at": started_at, **self._try_number(context), **next_kwargs},
+            timeout=timedelta(seconds=airflow_timeout(deadline, margin, now)),
+        )
 
     def _reschedule(self, due_at: float, deadline: float) -> NoReturn:
         at = first_poll_at(due_at, time.time(), deadline)
@@ -213,7 +239,7 @@ class ManxueWaitBase(BaseSensorOperator):
             what,
             where,
             how,
-            interval=self._policy.interval,
+            interval=self.poke_interval,
             started_at=started_at,
             deadline=started_at + self._limits.wait_timeout,
         )
@@ -386,7 +412,7 @@ class SingleVideoWait(ManxueWaitBase):
         deadline = self._limits.deadline(started_at, now, ended_by_airflow)
         poller = Poller(
             [video_task_id],
-            self._policy,
+            self._arguments.policy,
             started_at=started_at,
             deadline=deadline,
             first_poll_at=now,
@@ -427,24 +453,14 @@ class SingleVideoWait(ManxueWaitBase):
         from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
 
         self._log_start(f"the video {video_task_id}", poller.started_at)
-        times = self._deferral_times(poller.started_at, deadline, poller.resumes_at)
-        self.defer(
-            trigger=ManxueVideoTrigger(
-                video_task_id=video_task_id,
-                manxue_conn_id=self.manxue_conn_id,
-                poke_interval=poller.policy.interval,
-                exponential_backoff=poller.policy.exponential_backoff,
-                max_wait=poller.policy.max_wait,
-                grace_since=poller.grace.get(video_task_id),
-                last_answer=poller.last_status(video_task_id),
-                has_worked=poller.has_worked,
-                **times,
-                **self._ending_arguments(),
-            ),
-            method_name="execute_complete",
-            kwargs={"started_at": poller.started_at, **self._try_number(context)},
-            timeout=self._airflow_timeout(times),
+        trigger = partial(
+            ManxueVideoTrigger,
+            video_task_id=video_task_id,
+            grace_since=poller.grace.get(video_task_id),
+            last_answer=poller.last_status(video_task_id),
         )
+        arguments = replace(self._arguments, has_worked=poller.has_worked, **self._ending_arguments())
+        self._defer(context, trigger, arguments, poller.started_at, deadline, poller.resumes_at)
 
     def _push_result(self, context: Context, task: VideoTask) -> dict[str, Any]:
         if self.do_xcom_push:

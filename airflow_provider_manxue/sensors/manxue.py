@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.providers.common.compat.sdk import conf
@@ -284,7 +286,7 @@ class ManxueVideoBatchSensor(StartFromTriggerSensor):
         deadline = self._limits.deadline(wait.started_at, now, wait.ended_by_airflow)
         poller = Poller(
             wait.to_poll(now),
-            self._policy,
+            self._arguments.policy,
             started_at=wait.started_at,
             deadline=deadline,
             first_poll_at=now,
@@ -371,30 +373,16 @@ class ManxueVideoBatchSensor(StartFromTriggerSensor):
 
         if not wait.completed.isdisjoint(left):
             deadline = deadline_to_read(deadline, wait.resumed_at)
-        kept: dict[str, Any] = {}
+        kept: dict[str, bool] = {}
         if wait.known:
             self._push_xcoms(context, {KEPT_KEY: to_kept(wait.known, wait.read_at)})
             kept = {"kept": True}
         # The result of a part is put together on a worker.
         ending = self._ending_arguments() if left == wait.ids else {}
-        policy = self._policy
         self._log_start(f"{len(set(left))} videos", wait.started_at)
-        times = self._deferral_times(wait.started_at, deadline, due_at)
-        self.defer(
-            trigger=ManxueVideoBatchTrigger(
-                video_task_ids=left,
-                manxue_conn_id=self.manxue_conn_id,
-                poke_interval=policy.interval,
-                exponential_backoff=policy.exponential_backoff,
-                max_wait=policy.max_wait,
-                has_worked=wait.has_worked,
-                **times,
-                **ending,
-            ),
-            method_name="execute_complete",
-            kwargs={"started_at": wait.started_at, **self._try_number(context), **kept},
-            timeout=self._airflow_timeout(times),
-        )
+        trigger = partial(ManxueVideoBatchTrigger, video_task_ids=left)
+        arguments = replace(self._arguments, has_worked=wait.has_worked, **ending)
+        self._defer(context, trigger, arguments, wait.started_at, deadline, due_at, **kept)
 
     def _load_kept(self, context: Context) -> tuple[dict[str, Outcome], dict[str, float]]:
         ti = context["ti"]

@@ -22,7 +22,8 @@ from airflow_provider_manxue._core.deadline import (
 from airflow_provider_manxue._core.events import batch_event, begin_event, completed_event, error_event
 from airflow_provider_manxue._core.ids import parse_video_task_id, parse_video_task_ids
 from airflow_provider_manxue._core.poller import Poller, affects_all_videos
-from airflow_provider_manxue._core.polling import GRACE_TIME, MAX_URL_AGE, PollPolicy
+from airflow_provider_manxue._core.polling import GRACE_TIME, MAX_URL_AGE
+from airflow_provider_manxue._core.wait_arguments import WaitArguments
 from airflow_provider_manxue.exceptions import (
     ManxueError,
     ManxueInternalError,
@@ -59,23 +60,23 @@ class _WaitTrigger(StartFromTrigger):
         kind = f"{type(error).__module__}.{type(error).__qualname__}"
         self.log.error("Unexpected %s in the trigger, at: %s", kind, frames_of(error))
         text = f"unexpected {kind} in the trigger; the task log has its frames"
-        return TriggerEvent(error_event("", ManxueInternalError(text), has_worked=self.has_worked))
+        return TriggerEvent(error_event("", ManxueInternalError(text), has_worked=self.arguments.has_worked))
 
     def _poller(self, ids: Iterable[str], times: PollTimes, **state: Any) -> Poller:
         return Poller(
             ids,
-            PollPolicy(self.poke_interval, self.exponential_backoff, self.max_wait),
+            self.arguments.policy,
             started_at=times.started_at,
             deadline=times.deadline,
             first_poll_at=spread_first_poll(
                 times.first_poll_at,
                 times.resumed_at,
-                self.poke_interval,
+                self.arguments.poke_interval,
                 times.deadline,
                 random.random(),  # noqa: S311
             ),
             # One that starts again does not know its responses, and counts as having worked, as a later poke does.
-            has_worked=self.has_worked or times.resumed_at > times.first_poll_at,
+            has_worked=self.arguments.has_worked or times.resumed_at > times.first_poll_at,
             **state,
         )
 
@@ -137,19 +138,21 @@ class ManxueVideoTrigger(_WaitTrigger):
         do_xcom_push: bool = True,
     ) -> None:
         super().__init__(
-            manxue_conn_id=manxue_conn_id,
-            poke_interval=poke_interval,
-            started_at=started_at,
-            deadline=deadline,
-            first_poll_at=first_poll_at,
-            exponential_backoff=exponential_backoff,
-            max_wait=max_wait,
-            has_worked=has_worked,
-            defer_timeout_margin=defer_timeout_margin,
-            timeout=timeout,
-            execution_timeout=execution_timeout,
-            end_from_trigger=end_from_trigger,
-            do_xcom_push=do_xcom_push,
+            manxue_conn_id,
+            WaitArguments(
+                poke_interval=poke_interval,
+                started_at=started_at,
+                deadline=deadline,
+                first_poll_at=first_poll_at,
+                exponential_backoff=exponential_backoff,
+                max_wait=max_wait,
+                has_worked=has_worked,
+                defer_timeout_margin=defer_timeout_margin,
+                timeout=timeout,
+                execution_timeout=execution_timeout,
+                end_from_trigger=end_from_trigger,
+                do_xcom_push=do_xcom_push,
+            ),
         )
         self.video_task_id = video_task_id
         self.grace_since = grace_since
@@ -161,7 +164,8 @@ class ManxueVideoTrigger(_WaitTrigger):
             "video_task_id": self.video_task_id,
             "grace_since": self.grace_since,
             "last_answer": self.last_answer,
-            **self._task_arguments(),
+            "manxue_conn_id": self.manxue_conn_id,
+            **self.arguments.to_kwargs(),
         }
 
     async def _event(self, client: AsyncClient) -> TriggerEvent:
@@ -173,7 +177,7 @@ class ManxueVideoTrigger(_WaitTrigger):
         self._log_start(f"the video {video_task_id}", times)
         grace = {} if self.grace_since is None else {video_task_id: self.grace_since}
         poller = self._poller([video_task_id], times, grace=grace, last_status=self.last_answer)
-        await self._drive(poller, client, self._give_up_at(times))
+        await self._drive(poller, client, self.arguments.gives_up_at(times, self._ends_at))
         outcome = poller.outcomes[video_task_id]
         started_at = None if self._given_times else times.started_at
         if isinstance(outcome, ManxueError):
@@ -190,7 +194,9 @@ class ManxueVideoTrigger(_WaitTrigger):
                 )
             )
         xcoms = {**outcome.to_xcoms(), RETURN_KEY: outcome.to_dict()}
-        if self.end_from_trigger and await self._ended_here(xcoms, video_link_xcom(outcome.video_url)):
+        if self.arguments.end_from_trigger and await self._ended_here(
+            xcoms, video_link_xcom(outcome.video_url)
+        ):
             return self._success()
         return TriggerEvent(completed_event(video_task_id, poller.final_status, started_at=started_at))
 
@@ -237,19 +243,21 @@ class ManxueVideoBatchTrigger(_WaitTrigger):
         do_xcom_push: bool = True,
     ) -> None:
         super().__init__(
-            manxue_conn_id=manxue_conn_id,
-            poke_interval=poke_interval,
-            started_at=started_at,
-            deadline=deadline,
-            first_poll_at=first_poll_at,
-            exponential_backoff=exponential_backoff,
-            max_wait=max_wait,
-            has_worked=has_worked,
-            defer_timeout_margin=defer_timeout_margin,
-            timeout=timeout,
-            execution_timeout=execution_timeout,
-            end_from_trigger=end_from_trigger,
-            do_xcom_push=do_xcom_push,
+            manxue_conn_id,
+            WaitArguments(
+                poke_interval=poke_interval,
+                started_at=started_at,
+                deadline=deadline,
+                first_poll_at=first_poll_at,
+                exponential_backoff=exponential_backoff,
+                max_wait=max_wait,
+                has_worked=has_worked,
+                defer_timeout_margin=defer_timeout_margin,
+                timeout=timeout,
+                execution_timeout=execution_timeout,
+                end_from_trigger=end_from_trigger,
+                do_xcom_push=do_xcom_push,
+            ),
         )
         self.video_task_ids = video_task_ids
 
@@ -257,7 +265,8 @@ class ManxueVideoBatchTrigger(_WaitTrigger):
         """Return the class path and the arguments; waits in flight outlive upgrades, so both are promises."""
         return "airflow_provider_manxue.triggers.manxue.ManxueVideoBatchTrigger", {
             "video_task_ids": self.video_task_ids,
-            **self._task_arguments(),
+            "manxue_conn_id": self.manxue_conn_id,
+            **self.arguments.to_kwargs(),
         }
 
     async def _event(self, client: AsyncClient) -> TriggerEvent:
@@ -269,12 +278,12 @@ class ManxueVideoBatchTrigger(_WaitTrigger):
         videos = list(dict.fromkeys(ids))
         self._log_start(f"{len(videos)} videos", times)
         poller = self._poller(videos, times)
-        await self._drive(poller, client, self._give_up_at(times))
+        await self._drive(poller, client, self.arguments.gives_up_at(times, self._ends_at))
         outcomes = poller.outcomes
         errors = [outcome for outcome in outcomes.values() if isinstance(outcome, ManxueError)]
         if len(errors) == len(videos) and self._left_to_worker(errors[0], poller):
             return TriggerEvent(begin_event(str(errors[0])))
-        if not errors and self.end_from_trigger:
+        if not errors and self.arguments.end_from_trigger:
             tasks = to_tasks(ids, await self._freshened(poller, client))
             if await self._ended_here({**to_xcoms(tasks), RETURN_KEY: tasks}):
                 return self._success()

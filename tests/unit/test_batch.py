@@ -195,7 +195,7 @@ class TestOutage:
         videos["b"] = lambda waited: done("b") if from_triggerer(world) or waited > 90 else trouble
         assert [task["status"] for task in world.run(sensor(timeout=timeout))] == ["completed"] * 3
         assert world.deferrals[1].trigger.video_task_ids == ["b"]
-        assert 30 <= world.deferrals[1].trigger.first_poll_at - START <= 75
+        assert 30 <= world.deferrals[1].trigger.arguments.first_poll_at - START <= 75
         assert world.service.asked_from.count("worker") < 20
 
     def test_that_does_not_end_ends_in_a_timeout(self, world, videos):

@@ -714,4 +714,4 @@ def test_every_error_of_an_order_is_one_of_ours():
 
 def test_execution_timeout_bounds_the_wait_as_in_the_sensor():
     operator = ManxueCreateVideoOperator(task_id="order", **ORDER, execution_timeout=timedelta(seconds=5))
-    assert operator._wait_timeout == 5
+    assert operator._limits.wait_timeout == 5

@@ -128,7 +128,7 @@ class TestEndOfADeferralByAirflow:
         if deferred is batch:
             assert trigger.video_task_ids == ["proj_1", "proj_2"]
         else:
-            assert trigger.first_poll_at == pytest.approx(START + 5100, abs=1)
+            assert trigger.arguments.first_poll_at == pytest.approx(START + 5100, abs=1)
         clock.now += 110
         service.answers(DONE)
         trigger.task_instance = world.ti
@@ -245,7 +245,7 @@ class TestStaleTry:
         with pytest.raises(TaskDeferred if stale else ManxueTimeoutError) as raised:
             one().resume_execution("execute_complete", kwargs, world.context)
         if stale:
-            assert raised.value.trigger.started_at == START + 5000
+            assert raised.value.trigger.arguments.started_at == START + 5000
             assert raised.value.kwargs == {"started_at": START + 5000, "try_number": 2}
 
     @pytest.mark.parametrize("stale", [True, False])
@@ -258,7 +258,7 @@ class TestStaleTry:
         with pytest.raises(TaskDeferred if stale else ManxueTimeoutError) as raised:
             batch().resume_execution("execute_complete", kwargs, world.context)
         if stale:
-            assert raised.value.trigger.started_at == START + 5000
+            assert raised.value.trigger.arguments.started_at == START + 5000
             assert raised.value.kwargs == {"started_at": START + 5000, "try_number": 2}
 
     @pytest.mark.parametrize("event_id", ["proj_1", ""])
@@ -276,7 +276,7 @@ class TestStaleTry:
                 first.value.method_name, {**first.value.kwargs, "event": event}, world.context
             )
         assert again.value.trigger.video_task_id == "proj_1"
-        assert again.value.trigger.started_at == START + 5000
+        assert again.value.trigger.arguments.started_at == START + 5000
         assert len(orders) == 1
 
     def test_of_an_order_without_any_id_stops(self, world, orders):
@@ -329,7 +329,7 @@ class TestWhatTravels:
             service.answers(answer)
             with pytest.raises(TaskDeferred) as deferred:
                 one().execute(world.context)
-            assert deferred.value.trigger.has_worked is has_worked
+            assert deferred.value.trigger.arguments.has_worked is has_worked
             assert ("has_worked" in deferred.value.trigger.serialize()[1]) is has_worked
 
     @pytest.mark.parametrize("has_worked", [True, False])
@@ -346,7 +346,7 @@ class TestWhatTravels:
         kwargs = {"event": completed_event("proj_1"), "started_at": START}
         with pytest.raises(TaskDeferred) as again:
             one().resume_execution("execute_complete", kwargs, world.context)
-        assert again.value.trigger.deadline == START + 600 + GRACE_TIME
+        assert again.value.trigger.arguments.deadline == START + 600 + GRACE_TIME
         assert clock.now <= START + 600 + 30, "a worker gives its slot back after 30 s"
         clock.now = START + 600 + MAX_OVERSHOOT
         with pytest.raises(ManxueTimeoutError):
@@ -367,7 +367,7 @@ class TestExecutionTimeout:
             with pytest.raises(TaskDeferred) as deferred:
                 make(**bound).execute(world.context)
             assert deferred.value.timeout == timedelta(seconds=600 + margin)
-            assert deferred.value.trigger.defer_timeout_margin == margin
+            assert deferred.value.trigger.arguments.defer_timeout_margin == margin
 
     @pytest.mark.parametrize("make", [one, batch])
     def test_bounds_the_overshoot_of_a_pause(self, world, service, clock, make):

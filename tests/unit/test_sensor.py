@@ -260,7 +260,7 @@ class TestOutage:
         assert service.asked_from[:2] == ["worker", "triggerer"]
         assert service.asked_from[-2:] == ["triggerer", "worker"]
         second = world.deferrals[1].trigger
-        assert second.deadline - second.started_at == 320
+        assert second.arguments.deadline - second.arguments.started_at == 320
         assert service.asked_at[-1] <= 20 + 300
 
     def test_holds_no_slot_for_more_than_thirty_seconds(self, world, service):
@@ -282,7 +282,7 @@ class TestOutage:
     def test_when_the_worker_resumes_defers_again_within_the_same_deadline(self, world, service):
         service.answers(away_from_the_worker(service, until=60))
         assert world.run(sensor(timeout=600)) == RESULT
-        first, second = (deferral.trigger for deferral in world.deferrals)
+        first, second = (deferral.trigger.arguments for deferral in world.deferrals)
         assert (first.started_at, first.deadline) == (second.started_at, second.deadline)
 
     def test_with_a_pause_that_the_service_asks_for_is_respected(self, world, service, mode):

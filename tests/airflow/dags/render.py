@@ -8,13 +8,14 @@ from airflow.providers.common.compat.sdk import BaseOperator
 from airflow.triggers.base import StartTriggerArgs, TriggerEvent
 
 from airflow_provider_manxue._airflow.task_trigger import StartFromTrigger
+from airflow_provider_manxue._core.wait_arguments import WaitArguments
 
 
 class RenderTrigger(StartFromTrigger):
     """Fires at once with the templates as the triggerer renders them."""
 
     def __init__(self, *, templates):
-        super().__init__(manxue_conn_id="", poke_interval=1)
+        super().__init__("", WaitArguments(poke_interval=1))
         self.templates = templates
 
     def serialize(self):

@@ -1,0 +1,116 @@
+"""The arguments that both triggers have in common. No I/O happens here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Any
+
+from airflow_provider_manxue._core.deadline import (
+    LEGACY_DEFER_TIMEOUT_MARGIN,
+    PollTimes,
+    latest_in_trigger,
+    poll_times_from_end,
+)
+from airflow_provider_manxue._core.polling import PollPolicy
+
+_FIRST = ("poke_interval", "started_at", "deadline", "first_poll_at", "exponential_backoff", "max_wait")
+"""The arguments of version 0.1.0. Its triggerer knows no other one, so that others are only stored if they differ from the
+default."""
+
+_OF_A_WORKER = ("started_at", "deadline", "first_poll_at", "has_worked")
+"""The arguments that only a worker knows."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WaitArguments:
+    """
+    The arguments of a wait in the triggerer, but for the connection and the ids, which may be templates.
+
+    A worker that defers passes the times of the wait. A wait that begins in the triggerer has ``timeout`` and
+    ``execution_timeout`` instead: its arguments are part of the Dag and the same for each run, so that its times follow from
+    the one that Airflow keeps.
+
+    :param poke_interval: seconds between two polls of a video.
+    :param started_at: when the wait began, in seconds since the epoch; None if it begins in the triggerer.
+    :param deadline: the moment after which no regular poll begins.
+    :param first_poll_at: when to poll first.
+    :param exponential_backoff: let the interval grow with the time waited.
+    :param max_wait: longest interval in seconds, or None.
+    :param has_worked: whether a response was parsed as a task before.
+    :param defer_timeout_margin: seconds from the deadline to Airflow's own timeout of the deferral.
+    :param timeout: seconds that a wait that begins in the triggerer may take.
+    :param execution_timeout: seconds that a task that begins in the triggerer may take, or None.
+    :param end_from_trigger: end the task in the triggerer if it succeeds.
+    :param do_xcom_push: push the result when the task ends in the triggerer.
+    """
+
+    poke_interval: float
+    started_at: float | None = None
+    deadline: float | None = None
+    first_poll_at: float | None = None
+    exponential_backoff: bool = False
+    max_wait: float | None = None
+    has_worked: bool = False
+    defer_timeout_margin: float = LEGACY_DEFER_TIMEOUT_MARGIN
+    timeout: float | None = None
+    execution_timeout: float | None = None
+    end_from_trigger: bool = False
+    do_xcom_push: bool = True
+
+    def to_kwargs(self) -> dict[str, Any]:
+        """Return the arguments of a trigger."""
+        values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
+        return {
+            name: value for name, (value, default) in values.items() if name in _FIRST or value != default
+        }
+
+    def to_start_kwargs(self) -> dict[str, Any]:
+        """Return the arguments of a trigger with which a task begins."""
+        names = (field.name for field in fields(self))
+        return {name: getattr(self, name) for name in names if name not in _OF_A_WORKER}
+
+    @property
+    def policy(self) -> PollPolicy:
+        """How often to poll."""
+        return PollPolicy(self.poke_interval, self.exponential_backoff, self.max_wait)
+
+    def given_times(self, now: float) -> PollTimes | None:
+        """
+        Return the times that a worker has passed.
+
+        :param now: when the trigger starts.
+        :return: None if the wait begins in the triggerer.
+        """
+        if self.started_at is None or self.deadline is None or self.first_poll_at is None:
+            return None
+        return PollTimes(self.started_at, self.deadline, self.first_poll_at, resumed_at=now)
+
+    def times_from_end(self, now: float, ends_at: float | None) -> PollTimes:
+        """
+        Return the times of a wait that begins in the triggerer.
+
+        :param now: when the trigger starts.
+        :param ends_at: when Airflow ends the trigger, if it does.
+        """
+        timeout = self.timeout or 0.0
+        return poll_times_from_end(
+            now + timeout + self.defer_timeout_margin if ends_at is None else ends_at,
+            now,
+            timeout=timeout,
+            margin=self.defer_timeout_margin,
+            execution_timeout=self.execution_timeout,
+            interval=self.poke_interval,
+        )
+
+    def gives_up_at(self, times: PollTimes, ends_at: float | None) -> float:
+        """
+        Return the moment at which the trigger stops its final polls.
+
+        Airflow ends a task that began in the triggerer at ``execution_timeout`` without a margin. A worker polls then.
+
+        :param times: the times of the wait.
+        :param ends_at: when Airflow ends the trigger, if it does.
+        """
+        if ends_at is None or self.started_at is not None:
+            ends_at = times.deadline + self.defer_timeout_margin
+        return latest_in_trigger(times.deadline, ends_at, times.resumed_at)
