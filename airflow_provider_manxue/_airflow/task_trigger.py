@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_manxue._airflow.start_from_trigger import feeds_mapped_tasks
-from airflow_provider_manxue._airflow.xcoms import RETURN_KEY, XComs
+from airflow_provider_manxue._airflow.xcoms import RETURN_KEY, XComs, renders_natively
 from airflow_provider_manxue._core.status_log import announcement
 
 if TYPE_CHECKING:
@@ -92,10 +92,8 @@ class StartFromTrigger(BaseTrigger):
 
     @property
     def render_template_as_native_obj(self) -> bool:
-        """Whether templates yield lists and numbers as such: the task's choice, or else the Dag's."""
-        own = getattr(self.task, "render_template_as_native_obj", None)
-        dag = getattr(self.task, "dag", None)
-        return bool(getattr(dag, "render_template_as_native_obj", False) if own is None else own)
+        """Whether templates yield lists and numbers as such; Airflow's renderer reads it."""
+        return renders_natively(self.task)
 
     def _log_start(self, what: str, times: PollTimes) -> None:
         """Tell the log what is awaited from now on, unless a worker has done so."""
