@@ -27,7 +27,7 @@ from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, Manxu
 from airflow_provider_manxue.testing import Answer, Emulator, Script
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
 CONN_ID = "manxue_default"
 
@@ -278,15 +278,20 @@ def large_batch_at_its_deadline(triggerer: Triggerer) -> None:
 SITUATIONS = (flaky_batch, slow_limit, late_triggerer, moved_host, large_batch_at_its_deadline)
 
 
-def main() -> None:
-    """Play the situations."""
+def play_selected(situations: Iterable[Callable[..., None]], **fixtures: Callable[[], Any]) -> None:
+    """
+    Play the situations that the command line names, or all.
+
+    :param situations: functions that play a situation and report its figures.
+    :param fixtures: make arguments of each of them.
+    """
     warnings.simplefilter("ignore")
     logging.disable(logging.CRITICAL)
-    wanted = sys.argv[1:]
-    for situation in SITUATIONS:
-        if not wanted or situation.__name__ in wanted:
-            situation(Triggerer())
+    selected = sys.argv[1:]
+    for situation in situations:
+        if not selected or situation.__name__ in selected:
+            situation(**{name: make() for name, make in fixtures.items()})
 
 
 if __name__ == "__main__":
-    main()
+    play_selected(SITUATIONS, triggerer=Triggerer)

@@ -10,8 +10,6 @@ from __future__ import annotations
 import asyncio
 import collections
 import contextlib
-import logging
-import sys
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -21,7 +19,7 @@ from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
 from airflow_provider_manxue.models import TaskStatus, VideoTask
 from airflow_provider_manxue.testing.answer import Answer
 from airflow_provider_manxue.triggers import manxue as triggers
-from benchmarks.situations import report
+from benchmarks.situations import play_selected, report
 from soak.plan import Plan, Schedule, Video
 from soak.schedules import play
 from soak.virtual import run
@@ -149,13 +147,5 @@ def crowd() -> None:
 SITUATIONS = (flaky_thousand, long_throttling, one_long_pause, crowd)
 
 
-def main() -> None:
-    """Play the situations."""
-    logging.disable(logging.CRITICAL)
-    for situation in SITUATIONS:
-        if not sys.argv[1:] or situation.__name__ in sys.argv[1:]:
-            situation()
-
-
 if __name__ == "__main__":
-    main()
+    play_selected(SITUATIONS)
