@@ -17,9 +17,9 @@ from enum import StrEnum
 from typing import Any
 
 from airflow_provider_manxue._core.ids import names_a_task
-from airflow_provider_manxue._core.poller import video_failed
 from airflow_provider_manxue._core.polling import MAX_RETRY_AFTER
 from airflow_provider_manxue._core.responses import clean_text, no_answer, parse_task
+from airflow_provider_manxue._core.wait_errors import video_failed
 from airflow_provider_manxue.exceptions import (
     ManxueError,
     ManxueInputError,

@@ -19,11 +19,13 @@ from greenlet import getcurrent
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
 from airflow_provider_manxue import order_store, sensors, triggers  # noqa: F401
-from airflow_provider_manxue._airflow import task_trigger as task_trigger_module
 from airflow_provider_manxue._airflow import (
+    batch_wait,
+    single_wait,
     waiting,
     xcoms,
 )
+from airflow_provider_manxue._airflow import task_trigger as task_trigger_module
 from airflow_provider_manxue._airflow.start_from_trigger import CAN_START_AND_END
 from airflow_provider_manxue._airflow.waiting import ManxueWaitBase
 from airflow_provider_manxue._client import (
@@ -35,7 +37,6 @@ from airflow_provider_manxue._client import (
     threaded,
 )
 from airflow_provider_manxue.hooks import manxue as hook_module
-from airflow_provider_manxue.sensors import manxue as sensor_module
 from airflow_provider_manxue.testing import answer as answer_module
 from airflow_provider_manxue.triggers import manxue as trigger_module
 from soak.virtual import Worker, run_until_complete, sleep
@@ -331,9 +332,10 @@ def installed():
                 drivers,
                 hook_module,
                 order_store,
-                sensor_module,
+                batch_wait,
                 task_trigger_module,
                 trigger_module,
+                single_wait,
                 waiting,
             )
         ),

@@ -6,7 +6,8 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_manxue._core.events import describe_error, restore_error
-from airflow_provider_manxue._core.poller import affects_all_videos
+from airflow_provider_manxue._core.polling import MAX_URL_AGE
+from airflow_provider_manxue._core.wait_errors import affects_all_videos
 from airflow_provider_manxue.exceptions import (
     ManxueError,
     ManxueMediaTypeError,
@@ -18,7 +19,7 @@ from airflow_provider_manxue.models import TaskStatus, VideoTask
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from airflow_provider_manxue._core.poller import Outcome
+    from airflow_provider_manxue._core.poller import Outcome, Poller
 
 MYSQL_TEXT = 65_535
 """Bytes that MySQL holds in the column in which Airflow stores the arguments of a trigger."""
@@ -138,3 +139,73 @@ def parse_kept(value: Any) -> tuple[dict[str, Outcome], dict[str, float]]:
     except (TypeError, ValueError, KeyError, AttributeError):
         return {}, {}
     return outcomes, read_at
+
+
+# --- progress -------------------------------------------------------------------------------------------------
+
+
+class BatchProgress:
+    """
+    The progress of a batch, as the worker knows it.
+
+    :param ids: the ids, in the order of the results; one may be named more than once.
+    :param started_at: when the wait began, in seconds since the epoch.
+    :param resumed_at: when this worker began.
+    :param has_worked: whether a response was parsed as a task before.
+    """
+
+    def __init__(
+        self, ids: list[str], started_at: float, resumed_at: float, *, has_worked: bool = False
+    ) -> None:
+        self.ids = ids
+        self.unique = list(dict.fromkeys(ids))
+        self.started_at = started_at
+        self.resumed_at = resumed_at
+        self.has_worked = has_worked
+        self.known: dict[str, Outcome] = {}
+        self.read_at: dict[str, float] = {}
+        self.completed: set[str] = set()
+        """Ids of the videos that the trigger has seen completed or failed."""
+        self.failed: set[str] = set()
+        """Those of them that have failed, whose reasons are read."""
+        self.ended_by_airflow = ""
+
+    @property
+    def left(self) -> list[str]:
+        """The ids that the trigger was given."""
+        return [video for video in self.unique if video not in self.known]
+
+    @property
+    def has_results(self) -> bool:
+        return any(isinstance(outcome, VideoTask) for outcome in self.known.values())
+
+    def aged(self, now: float) -> set[str]:
+        """Return the ids of the tasks whose URLs are to be read again, where that is possible."""
+        return {video for video, read_at in self.read_at.items() if now - read_at > MAX_URL_AGE}
+
+    def to_poll(self, now: float) -> list[str]:
+        aged = self.aged(now)
+        return [video for video in self.unique if video not in self.known or video in aged]
+
+    def statuses(self) -> dict[str, str]:
+        """Return the known status of each video, for the log."""
+        return {video: self._status(video) for video in self.unique}
+
+    def _status(self, video: str) -> str:
+        if video in self.known:
+            return "completed" if isinstance(self.known[video], VideoTask) else "failed"
+        if video in self.failed:
+            return "failed"
+        return "completed" if video in self.completed else ""
+
+    def take(self, poller: Poller) -> None:
+        """Take over what a poller has found out. An older task is better than an error of reading it again."""
+        for video, outcome in poller.outcomes.items():
+            if isinstance(outcome, VideoTask) or video not in self.known:
+                self.known[video] = outcome
+                if isinstance(outcome, VideoTask):
+                    self.read_at[video] = poller.ended_at[video]
+
+    def fail(self, error: ManxueError) -> None:
+        """Let the wait for all that is not known end with an error."""
+        self.known |= dict.fromkeys(self.left, error)

@@ -26,10 +26,16 @@ from airflow_provider_manxue._core.polling import (
     quick_retry_delay,
 )
 from airflow_provider_manxue._core.responses import clean_text
-from airflow_provider_manxue._core.status_log import BatchLog, LogLine, StatusLog, describe, elapsed
+from airflow_provider_manxue._core.status_log import BatchLog, LogLine, StatusLog, describe
+from airflow_provider_manxue._core.wait_errors import (
+    affects_all_videos,
+    result_missing,
+    timed_out,
+    video_failed,
+    with_likely_causes,
+)
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
-    ManxueConfigurationError,
     ManxueConnectionNotFoundError,
     ManxueError,
     ManxueInternalError,
@@ -40,7 +46,6 @@ from airflow_provider_manxue.exceptions import (
     ManxueResultMissingError,
     ManxueTimeoutError,
     ManxueTransientError,
-    ManxueVideoFailedError,
 )
 from airflow_provider_manxue.models import TaskStatus, VideoTask
 
@@ -53,13 +58,7 @@ Outcome = VideoTask | ManxueError
 CONNECTION = ""
 """Stands for the connection where trouble is kept by its subject; no video has an empty id."""
 
-_OF_THE_CONNECTION = (ManxueAuthenticationError, ManxueConfigurationError, ManxueRedirectError)
 _OF_ONE_VIDEO = (ManxueRefusedError, ManxueResultMissingError, ManxuePermissionError)
-
-
-def affects_all_videos(error: ManxueError) -> bool:
-    """Return whether an error concerns the connection, and with it every video that is polled over it."""
-    return isinstance(error, _OF_THE_CONNECTION)
 
 
 @dataclass(slots=True)
@@ -349,7 +348,7 @@ class Poller:
         elif task.status is TaskStatus.COMPLETED:
             if not video.to_read:
                 video.to_read, video.deadline = True, deadline_to_read(video.deadline, now)
-            self._handle_error(video, _result_missing(video.id, task.error), sent_at, now)
+            self._handle_error(video, result_missing(video.id, task.error), sent_at, now)
         else:
             video.grace_since = None
             self._handle_unfinished(video, task, sent_at, now)
@@ -446,7 +445,7 @@ class Poller:
                 return
         ends_at = video.grace_since + GRACE_TIME
         if now >= ends_at and self._grace_ends:
-            self._end(video, _with_likely_causes(error, video.id), now)
+            self._end(video, with_likely_causes(error, video.id), now)
         elif sent_at >= video.deadline and not (is_forbidden and self._grace_ends and not self._holds_slot):
             self._end(video, self._timed_out(video), now)
         else:
@@ -517,38 +516,7 @@ class Poller:
         self._waiting.clear()
 
     def _timed_out(self, video: _Video) -> ManxueTimeoutError:
-        status = f"Last status from the service: {video.status or 'none'}."
-        trouble = f" Last error: {video.trouble}." if video.trouble else ""
-        return ManxueTimeoutError(
-            f"The video {video.id!r} was not ready after {elapsed(self.deadline - self.started_at)}. {status}{trouble} "
-            f"The video may still be completed: increase 'timeout', or wait for the same id with another sensor."
-        )
-
-
-def video_failed(video_task_id: str, reason: str) -> ManxueVideoFailedError:
-    """Return the error of a video that the service could not generate."""
-    return ManxueVideoFailedError(
-        f"The service could not generate the video {video_task_id!r}: {reason}. Usual causes are a prompt that "
-        f"is not allowed and reference material that is not supported; a new order is needed."
-    )
-
-
-def _result_missing(video_task_id: str, reason: str | None) -> ManxueResultMissingError:
-    said = f" The service says: {reason}." if reason else ""
-    return ManxueResultMissingError(
-        f"The video {video_task_id!r} is completed, but the response has no URL of the video.{said} Ask the support of "
-        f"the service with this id."
-    )
-
-
-def _with_likely_causes(error: ManxueError, video_task_id: str) -> ManxueError:
-    if not isinstance(error, ManxueRefusedError):
-        return error
-    return type(error)(
-        f"The service does not return the video {video_task_id!r}: {error}. Likely causes: the id is not one "
-        f"that the create call returned, it belongs to another API key, the task is older than the service keeps "
-        f"its records (about a day), or the connection's host has a wrong path."
-    )
+        return timed_out(video.id, self.deadline - self.started_at, video.status, video.trouble)
 
 
 def _earliest(own: float, known: float | None) -> float:

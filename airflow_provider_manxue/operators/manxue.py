@@ -11,7 +11,7 @@ from airflow.providers.common.compat.sdk import (
     AirflowTaskTimeout,
 )
 
-from airflow_provider_manxue._airflow.waiting import SingleVideoWait
+from airflow_provider_manxue._airflow.single_wait import SingleVideoWait
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
 from airflow_provider_manxue._core.ids import names_a_task, parse_video_task_id
 from airflow_provider_manxue._core.polling import DEFAULT_POKE_INTERVAL, DEFAULT_TIMEOUT

@@ -21,9 +21,10 @@ from airflow_provider_manxue._core.deadline import (
 )
 from airflow_provider_manxue._core.events import batch_event, begin_event, completed_event, error_event
 from airflow_provider_manxue._core.ids import parse_video_task_id, parse_video_task_ids
-from airflow_provider_manxue._core.poller import Poller, affects_all_videos
+from airflow_provider_manxue._core.poller import Poller
 from airflow_provider_manxue._core.polling import GRACE_TIME, MAX_URL_AGE
 from airflow_provider_manxue._core.wait_arguments import WaitArguments
+from airflow_provider_manxue._core.wait_errors import affects_all_videos
 from airflow_provider_manxue.exceptions import (
     ManxueError,
     ManxueInternalError,

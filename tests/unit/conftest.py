@@ -10,6 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from airflow_provider_manxue._airflow import batch_wait as batch_module
+from airflow_provider_manxue._airflow import single_wait as single_module
 from airflow_provider_manxue._airflow import task_trigger as task_trigger_module
 from airflow_provider_manxue._airflow import waiting as waiting_module
 from airflow_provider_manxue._airflow import xcoms as xcoms_module
@@ -20,7 +22,6 @@ from airflow_provider_manxue._client import threaded as threaded_module
 from airflow_provider_manxue._core.connection import parse_connection
 from airflow_provider_manxue._core.ids import parse_video_task_id
 from airflow_provider_manxue.hooks import manxue as hook_module
-from airflow_provider_manxue.sensors import manxue as sensor_module
 from airflow_provider_manxue.triggers import manxue as trigger_module
 from asking import ask_from_triggerer, ask_from_worker
 from world import FakeClient, ManualClock, ScriptedService, World, link_into, to_xcoms
@@ -69,7 +70,7 @@ def play(monkeypatch, world):
     async def in_this_thread(function, *args, **kwargs):
         return function(*args, **kwargs)  # the event loop of a test knows of no other thread
 
-    modules = (sensor_module, waiting_module, trigger_module, task_trigger_module)
+    modules = (batch_module, single_module, waiting_module, trigger_module, task_trigger_module)
     for module in (*modules, drivers_module, credentials_module):
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(asyncio, "to_thread", in_this_thread)

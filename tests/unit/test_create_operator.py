@@ -20,6 +20,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_manxue import order_store as store_module
+from airflow_provider_manxue._airflow import single_wait as single_module
 from airflow_provider_manxue._airflow import waiting as waiting_module
 from airflow_provider_manxue._client import drivers as drivers_module
 from airflow_provider_manxue._core.events import completed_event, error_event
@@ -162,7 +163,7 @@ def clock(monkeypatch):
     """Time of the emulator and of the task; sleeping moves it on."""
     clock = Clock(frozen=True)
     time = Mock(time=clock.now, monotonic=clock.now, sleep=clock.advance)
-    for module in (hook_module, store_module, waiting_module, drivers_module):
+    for module in (hook_module, store_module, single_module, waiting_module, drivers_module):
         monkeypatch.setattr(module, "time", time)
     return clock
 

@@ -32,7 +32,13 @@ TRIGGERER_SIDE = (
     "_client/drivers.py",
     "_client/background.py",
 )
-ORDER_SIDE = ("operators/manxue.py", "order_store.py", "hooks/manxue.py", "_airflow/waiting.py")
+ORDER_SIDE = (
+    "operators/manxue.py",
+    "order_store.py",
+    "hooks/manxue.py",
+    "_airflow/single_wait.py",
+    "_airflow/waiting.py",
+)
 
 IO = {
     "get",

@@ -18,7 +18,7 @@ from airflow_provider_manxue._core.deadline import (
     poll_times_from_end,
     spread_first_poll,
 )
-from airflow_provider_manxue._core.poller import CONNECTION, Poller, affects_all_videos, video_failed
+from airflow_provider_manxue._core.poller import CONNECTION, Poller
 from airflow_provider_manxue._core.polling import (
     CREDENTIAL_PROBES,
     DEFAULT_POKE_INTERVAL,
@@ -29,6 +29,7 @@ from airflow_provider_manxue._core.polling import (
     next_credential_probe,
     quick_retry_delay,
 )
+from airflow_provider_manxue._core.wait_errors import affects_all_videos, video_failed
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueConfigurationError,

@@ -1,0 +1,283 @@
+"""The wait of a task for many videos."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from airflow.providers.common.compat.sdk import conf
+
+from airflow_provider_manxue._airflow.start_from_trigger import feeds_mapped_tasks
+from airflow_provider_manxue._airflow.waiting import ManxueWaitBase
+from airflow_provider_manxue._core.batch import (
+    KEPT_KEY,
+    MYSQL_TEXT,
+    BatchProgress,
+    batch_error,
+    parse_kept,
+    stored_length,
+    to_kept,
+    to_tasks,
+    to_xcoms,
+)
+from airflow_provider_manxue._core.deadline import deadline_to_read, latest_on_worker
+from airflow_provider_manxue._core.events import parse_batch_event, start_of, worked_before
+from airflow_provider_manxue._core.ids import parse_video_task_ids
+from airflow_provider_manxue._core.poller import Poller
+from airflow_provider_manxue._core.polling import NOT_FOUND_GRACE_TIME
+from airflow_provider_manxue._core.status_log import BatchLog
+from airflow_provider_manxue._core.wait_errors import affects_all_videos
+from airflow_provider_manxue._core.worker_pass import WorkerPass
+from airflow_provider_manxue.exceptions import (
+    ManxueConnectionNotFoundError,
+    ManxueError,
+    ManxueInputError,
+    ManxueTransientError,
+)
+
+if TYPE_CHECKING:
+    from airflow.providers.common.compat.sdk import Context
+
+    from airflow_provider_manxue._core.poller import Outcome
+
+
+class BatchVideoWait(ManxueWaitBase):
+    """
+    Base of the tasks that wait for many videos.
+
+    :ivar video_task_ids: the ids, as the author passes them.
+    :ivar tolerate_failures: succeed although some videos failed or did not come in time.
+    """
+
+    video_task_ids: Any
+    tolerate_failures: bool
+
+    def _begin(self, context: Context) -> list[dict[str, Any]]:
+        """Wait for all videos. A task that defers does not poll before."""
+        ids = parse_video_task_ids(self.video_task_ids)
+        self._check_ceilings(ids)
+        now = time.time()
+        before = self._began_before(context)
+        progress = BatchProgress(ids, before or now, now, has_worked=before is not None)
+        if self.deferrable:
+            self._check_connection()
+            now = time.time()
+            deadline = self._limits.deadline(progress.started_at, now)
+            self._leave_worker(context, progress, progress.ids, now, deadline)
+        return self._wait(context, progress)
+
+    def _resume(
+        self, context: Context, event: Any, started_at: float | None, *, kept: bool
+    ) -> list[dict[str, Any]]:
+        """Read what has ended, since events have no URL, and poll what the event does not name as polled."""
+        ids, now = parse_video_task_ids(self.video_task_ids), time.time()
+        progress = BatchProgress(
+            ids, started_at or start_of(event) or now, now, has_worked=worked_before(event)
+        )
+        if kept:
+            progress.known, progress.read_at = self._load_kept(context)
+        try:
+            states = parse_batch_event(event, progress.left)
+        except ManxueError as error:
+            progress.fail(error)
+            return self._push_results(context, progress)
+        progress.known |= states.errors
+        progress.completed, progress.failed = set(states.to_read), set(states.failed)
+        return self._wait(context, progress)
+
+    def _resume_after_failure(self, context: Context, reason: str) -> list[dict[str, Any]]:
+        self.log.warning(
+            "Airflow ended the deferral: %s. This worker polls once more.", reason or "no reason given"
+        )
+        ids = parse_video_task_ids(self.video_task_ids)
+        started_at = self._started_before_failure(context, reason)
+        progress = BatchProgress(ids, started_at, time.time(), has_worked=True)
+        progress.ended_by_airflow = reason or "unknown"
+        progress.known, progress.read_at = self._load_kept(context)
+        return self._wait(context, progress)
+
+    def _check_ceilings(self, ids: list[str]) -> None:
+        """
+        Refuse a batch whose result Airflow would not take in the end, and warn of one that it may not even defer.
+
+        :raises ManxueInputError: if a downstream task maps over a result that is longer than Airflow allows.
+        """
+        longest = conf.getint("core", "max_map_length")
+        if len(ids) > longest and feeds_mapped_tasks(self):
+            raise ManxueInputError(
+                f"A downstream task maps over the results of {len(ids)} videos, and [core] max_map_length allows "
+                f"{longest}. Nothing was awaited. Raise it, split the ids over more tasks, or map over something else."
+            )
+        stored = stored_length(ids)
+        if self.deferrable and stored > MYSQL_TEXT:
+            self.log.warning(
+                "%d ids take about %d bytes in Airflow's metadata database. If that is MySQL, it holds %d there, and "
+                "this task cannot defer: split the ids over more tasks. Other databases have no such limit.",
+                len(ids),
+                stored,
+                MYSQL_TEXT,
+            )
+
+    def _check_connection(self) -> None:
+        """
+        Fail on this worker if the connection cannot be used, and not in the triggerer.
+
+        Airflow reports an outage of a secrets backend as a missing connection, so that is looked up again for a moment.
+        """
+        ends_at = time.time() + NOT_FOUND_GRACE_TIME
+        while True:
+            try:
+                self.hook.settings  # noqa: B018 - it is read at the first access
+            except ManxueConnectionNotFoundError:
+                if time.time() >= ends_at:
+                    raise
+                time.sleep(NOT_FOUND_GRACE_TIME / 3)
+            except ManxueTransientError:  # Airflow could not be asked just now: the trigger asks again
+                return
+            else:
+                return
+
+    # --- a pass on this worker ----------------------------------------------------------------------------
+
+    def _wait(self, context: Context, progress: BatchProgress) -> list[dict[str, Any]]:
+        """Poll what is not known, and hand over what is known in every ending."""
+        now = time.time()
+        grace = self._load_grace(context)
+        deadline = self._limits.deadline(progress.started_at, now, progress.ended_by_airflow)
+        poller = Poller(
+            progress.to_poll(now),
+            self._arguments.policy,
+            started_at=progress.started_at,
+            deadline=deadline,
+            first_poll_at=now,
+            has_worked=progress.has_worked,
+            to_read=progress.completed | progress.aged(now),
+            grace=grace or {},
+            grace_ends=grace is not None,
+            quick_retries=not self._holds_slot,
+            holds_slot=self._holds_slot,
+            log=BatchLog(progress.statuses(), progress.started_at),
+        )
+        if self._holds_slot:
+            self._log_start(f"{len(progress.unique)} videos", progress.started_at)
+        try:
+            if not poller.done:
+                self._poll(context, poller, now)
+                self._end_if_out_of_time(poller)
+        except BaseException:
+            progress.take(poller)
+            self._push_what_is_known(context, progress)
+            raise
+        progress.take(poller)
+        if left := [video for video in poller.remaining if video not in progress.known]:
+            self._store_grace(context, grace, poller.grace)
+            self._give_slot_back(context, progress, left, poller, deadline)
+        return self._push_results(context, progress)
+
+    def _poll(self, context: Context, poller: Poller, now: float) -> None:
+        """Run the engine in a thread: ``execution_timeout`` interrupts this one."""
+        from airflow_provider_manxue._client.async_client import AsyncClient
+        from airflow_provider_manxue._client.drivers import AsyncDriver
+        from airflow_provider_manxue._client.threaded import run_interruptibly
+
+        async def load_connection(conn_id: str) -> Any:
+            return await asyncio.to_thread(self.hook.read_settings)
+
+        async def poll() -> None:
+            client = AsyncClient(load_connection)
+            try:
+                await AsyncDriver(
+                    poller,
+                    client,
+                    self.manxue_conn_id,
+                    task=id(self),
+                    log=self.log,
+                    give_up_at=give_up_at,
+                    worker_pass=worker_pass,
+                ).run()
+            finally:
+                await client.close()
+
+        rate, videos = self._rate(), len(poller.remaining)
+        worker_pass = None if self._holds_slot else WorkerPass(now, videos, rate)
+        give_up_at = latest_on_worker(poller.deadline, now, round_time=videos / rate)
+        run_interruptibly(poll())
+        if worker_pass is not None and not poller.done:
+            worker_pass.end_overdue(poller, time.time(), is_rescheduled=self._is_rescheduled)
+
+    def _rate(self) -> float:
+        try:
+            return self.hook.settings.requests_per_second
+        except ManxueError:  # it cannot be read just now: the pass ends before its length matters
+            return 1.0
+
+    def _give_slot_back(
+        self, context: Context, progress: BatchProgress, left: list[str], poller: Poller, deadline: float
+    ) -> NoReturn:
+        if not self.deferrable:
+            self._reschedule(poller.resumes_at, deadline)
+        if progress.ended_by_airflow and time.time() < deadline:
+            self._push_what_is_known(context, progress)
+            raise ManxueError(
+                f"The trigger of {len(left)} videos failed: {progress.ended_by_airflow}. They are not ready yet. See the log of "
+                f"the triggerer; a retry of this task waits again."
+            )
+        progress.has_worked = poller.has_worked
+        self._leave_worker(context, progress, left, poller.resumes_at, deadline)
+
+    def _leave_worker(
+        self, context: Context, progress: BatchProgress, left: list[str], due_at: float, deadline: float
+    ) -> NoReturn:
+        """Defer, and wait for the videos that are left."""
+        from airflow_provider_manxue.triggers.manxue import ManxueVideoBatchTrigger
+
+        if not progress.completed.isdisjoint(left):
+            deadline = deadline_to_read(deadline, progress.resumed_at)
+        kept: dict[str, bool] = {}
+        if progress.known:
+            self._push_xcoms(context, {KEPT_KEY: to_kept(progress.known, progress.read_at)})
+            kept = {"kept": True}
+        # The result of a part is put together on a worker.
+        ending = self._ending_arguments() if left == progress.ids else {}
+        self._log_start(f"{len(set(left))} videos", progress.started_at)
+        trigger = partial(ManxueVideoBatchTrigger, video_task_ids=left)
+        arguments = replace(self._arguments, has_worked=progress.has_worked, **ending)
+        self._defer(context, trigger, arguments, progress.started_at, deadline, due_at, **kept)
+
+    def _load_kept(self, context: Context) -> tuple[dict[str, Outcome], dict[str, float]]:
+        ti = context["ti"]
+        try:
+            value = ti.xcom_pull(task_ids=ti.task_id, key=KEPT_KEY, map_indexes=ti.map_index)
+        except Exception as error:  # noqa: BLE001 - all videos are read again then
+            self.log.warning("What this task has read before could not be loaded (%s).", type(error).__name__)
+            return {}, {}
+        return parse_kept(value)
+
+    # --- results ------------------------------------------------------------------------------------------
+
+    def _push_what_is_known(self, context: Context, progress: BatchProgress) -> None:
+        """Push the results of a task that is about to fail, once."""
+        if not self.do_xcom_push or not progress.has_results:
+            return
+        tasks = to_tasks(progress.ids, progress.known)
+        try:
+            for key, value in {**to_xcoms(tasks), "return_value": tasks}.items():
+                context["ti"].xcom_push(key=key, value=value)
+        except Exception as error:  # noqa: BLE001 - the task fails for another reason, which is to be seen
+            self.log.warning("The results could not be stored (%s).", type(error).__name__)
+
+    def _push_results(self, context: Context, progress: BatchProgress) -> list[dict[str, Any]]:
+        self._seen = tasks = to_tasks(progress.ids, progress.known)
+        errors = {
+            video: outcome for video, outcome in progress.known.items() if isinstance(outcome, ManxueError)
+        }
+        fails = any(map(affects_all_videos, errors.values())) or (bool(errors) and not self.tolerate_failures)
+        if self.do_xcom_push:
+            # The return value of a task that fails would be lost.
+            self._push_xcoms(context, {**to_xcoms(tasks), **({"return_value": tasks} if fails else {})})
+        if fails:
+            self._raise_error(batch_error(errors))
+        return tasks

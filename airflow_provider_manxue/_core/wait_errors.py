@@ -1,0 +1,67 @@
+"""The errors with which a wait ends. No I/O happens here."""
+
+from __future__ import annotations
+
+from airflow_provider_manxue._core.status_log import elapsed
+from airflow_provider_manxue.exceptions import (
+    ManxueAuthenticationError,
+    ManxueConfigurationError,
+    ManxueError,
+    ManxueRedirectError,
+    ManxueRefusedError,
+    ManxueResultMissingError,
+    ManxueTimeoutError,
+    ManxueVideoFailedError,
+)
+
+_OF_THE_CONNECTION = (ManxueAuthenticationError, ManxueConfigurationError, ManxueRedirectError)
+
+
+def affects_all_videos(error: ManxueError) -> bool:
+    """Return whether an error concerns the connection, and with it every video that is polled over it."""
+    return isinstance(error, _OF_THE_CONNECTION)
+
+
+def timed_out(video_task_id: str, waited: float, status: str, trouble: str) -> ManxueTimeoutError:
+    """
+    Return the error of a video that was not ready in time.
+
+    :param video_task_id: id of the video.
+    :param waited: seconds from the start of the wait to its deadline.
+    :param status: the last status that the service reported; empty if it reported none.
+    :param trouble: the last error; empty if a usable response came after it.
+    """
+    last_error = f" Last error: {trouble}." if trouble else ""
+    return ManxueTimeoutError(
+        f"The video {video_task_id!r} was not ready after {elapsed(waited)}. Last status from the service: "
+        f"{status or 'none'}.{last_error} The video may still be completed: increase 'timeout', or wait for the same id "
+        f"with another sensor."
+    )
+
+
+def video_failed(video_task_id: str, reason: str) -> ManxueVideoFailedError:
+    """Return the error of a video that the service could not generate."""
+    return ManxueVideoFailedError(
+        f"The service could not generate the video {video_task_id!r}: {reason}. Usual causes are a prompt that "
+        f"is not allowed and reference material that is not supported; a new order is needed."
+    )
+
+
+def result_missing(video_task_id: str, reason: str | None) -> ManxueResultMissingError:
+    """Return the error of a completed video without a URL."""
+    said = f" The service says: {reason}." if reason else ""
+    return ManxueResultMissingError(
+        f"The video {video_task_id!r} is completed, but the response has no URL of the video.{said} Ask the support of "
+        f"the service with this id."
+    )
+
+
+def with_likely_causes(error: ManxueError, video_task_id: str) -> ManxueError:
+    """Add the likely causes to the error of an id that the service refuses."""
+    if not isinstance(error, ManxueRefusedError):
+        return error
+    return type(error)(
+        f"The service does not return the video {video_task_id!r}: {error}. Likely causes: the id is not one "
+        f"that the create call returned, it belongs to another API key, the task is older than the service keeps "
+        f"its records (about a day), or the connection's host has a wrong path."
+    )
