@@ -13,7 +13,7 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_manxue._core.deadline import first_poll_at, spread_first_poll
+from airflow_provider_manxue._core.deadline import first_poll_at, first_polls
 from airflow_provider_manxue._core.poller import Poller
 from airflow_provider_manxue._core.polling import PollPolicy
 from airflow_provider_manxue.exceptions import ManxueTransientError
@@ -62,7 +62,7 @@ def triggerer(waits: int, limit: float, seed: int, cycles: int = 2) -> Triggerer
     poller = _poller(chance)
     cycle = max(INTERVAL, waits / limit)
     due = [
-        (spread_first_poll(-1.0, 0.0, INTERVAL, NEVER, chance()), cycle * (cycles + chance()))
+        (first_polls(-1.0, 0.0, INTERVAL, NEVER)[1] * chance(), cycle * (cycles + chance()))
         for _ in range(waits)
     ]
     heapq.heapify(due)

@@ -111,20 +111,19 @@ def first_poll_at(due_at: float, now: float, deadline: float) -> float:
     return min(max(due_at, now + MIN_FIRST_POLL_DELAY), max(deadline, now))
 
 
-def spread_first_poll(planned: float, now: float, interval: float, deadline: float, chance: float) -> float:
+def first_polls(planned: float, now: float, interval: float, deadline: float) -> tuple[float, float]:
     """
-    Return when a trigger polls first, given when it starts.
+    Return the time span over which a trigger spreads its first polls, given when it starts.
 
     :param planned: the moment that the worker planned.
     :param now: the moment of the start. If it is later than planned, the triggerer was restarted, perhaps with
         thousands of waits at once, and their first polls are spread over the interval.
     :param interval: seconds between two polls.
     :param deadline: the wait's deadline.
-    :param chance: a number from 0 to 1.
     """
     if now <= planned:
-        return planned
-    return min(now + interval * chance, max(now, deadline))
+        return planned, planned
+    return now, max(now, min(now + interval, deadline))
 
 
 # --- times of a whole wait ----------------------------------------------------------------------------------

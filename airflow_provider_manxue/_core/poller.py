@@ -107,6 +107,7 @@ class Poller:
     :param started_at: when the wait began.
     :param deadline: the moment after which no regular poll begins; see ``docs/engine.md``.
     :param first_poll_at: when the first polls are due.
+    :param first_polls_until: spread the first polls until then, so that waits that start together take turns.
     :param has_worked: whether a response to this wait, or over its connection, was parsed as a task before.
     :param to_read: ids of the videos that were seen completed or failed.
     :param grace: since when there is trouble, as :attr:`grace` of an earlier poller has it.
@@ -128,6 +129,7 @@ class Poller:
         started_at: float,
         deadline: float,
         first_poll_at: float,
+        first_polls_until: float | None = None,
         has_worked: bool = False,
         to_read: Iterable[str] = (),
         grace: Mapping[str, float] | None = None,
@@ -154,10 +156,11 @@ class Poller:
         self._holds_slot = holds_slot
         self._grace_ends = grace_ends
         self._chance = chance or random.random
+        spread = (first_polls_until or first_poll_at) - first_poll_at
         self._waiting = {
             video: _Video(
                 video,
-                first_poll_at,
+                first_poll_at + (spread and spread * self._chance()),
                 deadline_to_read(deadline, first_poll_at) if video in ended else deadline,
                 video in ended,
                 last_status,
@@ -165,7 +168,8 @@ class Poller:
             )
             for video in ids
         }
-        self._heap = [(first_poll_at, number, video) for number, video in enumerate(ids)]
+        self._heap = [(video.due_at, number, video.id) for number, video in enumerate(self._waiting.values())]
+        heapq.heapify(self._heap)
         self._pushed = len(ids)
         self._retrying = 0
         self._looks_again = False

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import random
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +16,7 @@ from airflow_provider_manxue._core.batch import to_tasks, to_xcoms
 from airflow_provider_manxue._core.deadline import (
     LEGACY_DEFER_TIMEOUT_MARGIN,
     PollTimes,
-    spread_first_poll,
+    first_polls,
 )
 from airflow_provider_manxue._core.events import batch_event, begin_event, completed_event, error_event
 from airflow_provider_manxue._core.ids import parse_video_task_id, parse_video_task_ids
@@ -64,18 +63,16 @@ class _WaitTrigger(StartFromTrigger):
         return TriggerEvent(error_event("", ManxueInternalError(text), has_worked=self.arguments.has_worked))
 
     def _poller(self, ids: Iterable[str], times: PollTimes, **state: Any) -> Poller:
+        first, last = first_polls(
+            times.first_poll_at, times.resumed_at, self.arguments.poke_interval, times.deadline
+        )
         return Poller(
             ids,
             self.arguments.policy,
             started_at=times.started_at,
             deadline=times.deadline,
-            first_poll_at=spread_first_poll(
-                times.first_poll_at,
-                times.resumed_at,
-                self.arguments.poke_interval,
-                times.deadline,
-                random.random(),  # noqa: S311
-            ),
+            first_poll_at=first,
+            first_polls_until=last,
             # One that starts again does not know its responses, and counts as having worked, as a later poke does.
             has_worked=self.arguments.has_worked or times.resumed_at > times.first_poll_at,
             **state,
@@ -107,7 +104,7 @@ class ManxueVideoTrigger(_WaitTrigger):
     :param poke_interval: seconds between two polls.
     :param started_at: when the wait began; None if it begins here.
     :param deadline: the moment after which no regular poll begins. A final poll follows it.
-    :param first_poll_at: when to poll first; a trigger that starts later spreads its first poll over an interval.
+    :param first_poll_at: when to poll first; a trigger that starts later spreads its first polls over an interval.
     :param exponential_backoff: let the interval grow with the time waited.
     :param max_wait: longest interval in seconds, or None.
     :param has_worked: whether a response was parsed as a task before; then trouble with the connection may pass.

@@ -15,8 +15,8 @@ from airflow_provider_manxue._core.deadline import (
     PollTimes,
     deadline_to_read,
     first_poll_at,
+    first_polls,
     poll_times_from_end,
-    spread_first_poll,
 )
 from airflow_provider_manxue._core.poller import CONNECTION, Poller
 from airflow_provider_manxue._core.polling import (
@@ -943,17 +943,34 @@ def test_scheduler_gets_time_before_the_first_poll(due, timeout, first):
 
 @pytest.mark.parametrize("early", [0, 5, 30])
 def test_trigger_that_starts_in_time_polls_as_planned(early):
-    assert spread_first_poll(START + 30, START + 30 - early, 30, START + 3600, 0.9) == START + 30
+    assert first_polls(START + 30, START + 30 - early, 30, START + 3600) == (START + 30, START + 30)
 
 
-@pytest.mark.parametrize(("chance", "first"), [(0.0, 100), (0.5, 115), (1.0, 130)])
-def test_trigger_that_starts_late_spreads_its_first_poll(chance, first):
-    assert spread_first_poll(START + 30, START + 100, 30, START + 3600, chance) == START + first
+def test_trigger_that_starts_late_spreads_its_first_polls():
+    assert first_polls(START + 30, START + 100, 30, START + 3600) == (START + 100, START + 130)
 
 
-@pytest.mark.parametrize(("deadline", "first"), [(110, 110), (50, 100)])
-def test_late_trigger_polls_at_its_deadline_at_the_latest(deadline, first):
-    assert spread_first_poll(START + 30, START + 100, 30, START + deadline, 1.0) == START + first
+@pytest.mark.parametrize(("deadline", "last"), [(110, 110), (50, 100)])
+def test_late_trigger_polls_at_its_deadline_at_the_latest(deadline, last):
+    assert first_polls(START + 30, START + 100, 30, START + deadline) == (START + 100, START + last)
+
+
+def test_first_polls_of_a_batch_are_spread():
+    """So that the videos of batches that start together are polled in turn, not batch by batch."""
+    chances = iter([0.9, 0.0, 0.5])
+    poller = Poller(
+        ["a", "b", "c"],
+        PollPolicy(30),
+        started_at=START,
+        deadline=START + 3600,
+        first_poll_at=START + 100,
+        first_polls_until=START + 130,
+        chance=lambda: next(chances),
+    )
+    assert poller.next_due == poller.resumes_at == START + 100
+    assert poller.take_due(START + 100) == [("b", False)]
+    assert poller.take_due(START + 115) == [("c", False)]
+    assert poller.next_due == START + 127
 
 
 def span(now, *, ends_at=START + 4500, execution_timeout=None):
