@@ -243,7 +243,9 @@ class BatchVideoWait(ManxueWaitBase):
         # The result of a part is put together on a worker.
         ending = self._ending_arguments() if left == progress.ids else {}
         self._log_start(f"{len(set(left))} videos", progress.started_at)
-        trigger = partial(ManxueVideoBatchTrigger, video_task_ids=left)
+        trigger = partial(
+            ManxueVideoBatchTrigger, video_task_ids=left, ended_before=progress.ended_before(left)
+        )
         arguments = replace(self._arguments, has_worked=progress.has_worked, **ending)
         self._defer(context, trigger, arguments, progress.started_at, deadline, due_at, **kept)
 

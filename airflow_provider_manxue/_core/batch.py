@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_manxue._core.events import describe_error, restore_error
@@ -190,6 +191,11 @@ class BatchProgress:
     def statuses(self) -> dict[str, str]:
         """Return the known status of each video, for the log."""
         return {video: self._status(video) for video in self.unique}
+
+    def ended_before(self, left: list[str]) -> dict[str, int] | None:
+        """Return how many of the videos have ended that are not left to a trigger, by status; None if there are none."""
+        statuses = self.statuses()
+        return dict(Counter(statuses[video] for video in statuses.keys() - left)) or None
 
     def _status(self, video: str) -> str:
         if video in self.known:

@@ -108,11 +108,15 @@ class BatchLog:
 
     :param statuses: the known status of each video by its id; empty if it has not been polled.
     :param started_at: when the wait began, in seconds since the epoch.
+    :param ended_before: how many other videos of the batch have ended, by status: "completed" or "failed".
     """
 
-    def __init__(self, statuses: Mapping[str, str], started_at: float) -> None:
+    def __init__(
+        self, statuses: Mapping[str, str], started_at: float, ended_before: Mapping[str, int] | None = None
+    ) -> None:
         self._statuses = dict(statuses)
-        self._counts = Counter(self._statuses.values())
+        self._counts = Counter(self._statuses.values()) + Counter(ended_before or {})
+        self._total = self._counts.total()
         self._started_at = started_at
         self._trouble = _TroubleLog()
         self._logged_at = started_at
@@ -128,7 +132,7 @@ class BatchLog:
         if not self._trouble.is_due(outcome, now):
             return self.progress(now)
         text = (
-            f"No usable response yet for some of the {len(self._statuses)} videos, such as {video_task_id}: "
+            f"No usable response yet for some of the {self._total} videos, such as {video_task_id}: "
             f"{self._trouble.describe(outcome)} (after {elapsed(now - self._started_at)})"
         )
         return (LogLine(logging.WARNING, text), *self.progress(now))
@@ -138,7 +142,7 @@ class BatchLog:
         self._set(video_task_id, "completed" if error is None else "failed", now)
         if error is None or isinstance(error, ManxueTimeoutError):
             return self.progress(now)
-        others = len(self._statuses) - self._ended
+        others = self._total - self._ended
         text = f"{error} {others} others are still awaited." if others else str(error)
         return (LogLine(logging.WARNING, text), *self.progress(now))
 
@@ -163,13 +167,13 @@ class BatchLog:
         is_recent = (
             self._logged_at <= now < self._logged_at + PROGRESS_INTERVAL
         )  # not after a clock was set back
-        is_over = self._ended == len(self._statuses)
+        is_over = self._ended == self._total
         due_at = self._logged_at + PROGRESS_INTERVAL if is_recent and not is_over else now
         self.next_line_at = min(self.next_line_at, due_at)
 
     def _counted(self) -> str:
         counts = self._counts
-        words = [f"{counts['completed']} of {len(self._statuses)} videos completed"]
+        words = [f"{counts['completed']} of {self._total} videos completed"]
         if counts["failed"]:
             words.append(f"{counts['failed']} ended otherwise")
         words += [

@@ -22,6 +22,7 @@ from airflow_provider_manxue._core.events import batch_event, begin_event, compl
 from airflow_provider_manxue._core.ids import parse_video_task_id, parse_video_task_ids
 from airflow_provider_manxue._core.poller import Poller
 from airflow_provider_manxue._core.polling import GRACE_TIME, MAX_URL_AGE
+from airflow_provider_manxue._core.status_log import BatchLog
 from airflow_provider_manxue._core.wait_arguments import WaitArguments
 from airflow_provider_manxue._core.wait_errors import affects_all_videos
 from airflow_provider_manxue.exceptions import (
@@ -207,6 +208,7 @@ class ManxueVideoBatchTrigger(_WaitTrigger):
 
     :param video_task_ids: ids of the tasks. One that is named more than once is polled once. In a wait that
         begins here also templates, or references to XComs.
+    :param ended_before: how many other videos of the batch have ended, by status, for the log; None for none.
     :param manxue_conn_id: id of the Airflow connection.
     :param poke_interval: seconds between two polls of a video.
     :param started_at: when the wait began; None if it begins here.
@@ -228,6 +230,7 @@ class ManxueVideoBatchTrigger(_WaitTrigger):
         video_task_ids: Any,
         manxue_conn_id: Any,
         poke_interval: float,
+        ended_before: dict[str, int] | None = None,
         started_at: float | None = None,
         deadline: float | None = None,
         first_poll_at: float | None = None,
@@ -258,11 +261,13 @@ class ManxueVideoBatchTrigger(_WaitTrigger):
             ),
         )
         self.video_task_ids = video_task_ids
+        self.ended_before = ended_before
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments; waits in flight outlive upgrades, so both are promises."""
         return "airflow_provider_manxue.triggers.manxue.ManxueVideoBatchTrigger", {
             "video_task_ids": self.video_task_ids,
+            **({"ended_before": self.ended_before} if self.ended_before else {}),
             "manxue_conn_id": self.manxue_conn_id,
             **self.arguments.to_kwargs(),
         }
@@ -275,8 +280,9 @@ class ManxueVideoBatchTrigger(_WaitTrigger):
             return TriggerEvent(begin_event(str(reason)))
         videos = list(dict.fromkeys(ids))
         self._log_start(f"{len(videos)} videos", times)
-        poller = self._poller(videos, times)
-        await self._drive(poller, client, self.arguments.gives_up_at(times, self._ends_at))
+        log = BatchLog(dict.fromkeys(videos, ""), times.started_at, self.ended_before)
+        poller = self._poller(videos, times, log=log)
+        await self._drive(poller, client, self._give_up_at(times))
         outcomes = poller.outcomes
         errors = [outcome for outcome in outcomes.values() if isinstance(outcome, ManxueError)]
         if len(errors) == len(videos) and self._left_to_worker(errors[0], poller):
@@ -300,7 +306,8 @@ class ManxueVideoBatchTrigger(_WaitTrigger):
         now = time.time()
         aged = [video for video, ended_at in waited.ended_at.items() if now - ended_at > MAX_URL_AGE]
         times = PollTimes(waited.started_at, now, now, now)
-        poller = self._poller(aged, times, to_read=aged)
+        log = BatchLog(dict.fromkeys(waited.outcomes, "completed"), waited.started_at)
+        poller = self._poller(aged, times, to_read=aged, log=log)
         if aged:
             await self._drive(poller, client, now + GRACE_TIME)
         fresh = {video: task for video, task in poller.outcomes.items() if isinstance(task, VideoTask)}

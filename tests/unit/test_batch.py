@@ -464,6 +464,21 @@ def test_kept_url_is_read_again_once_it_has_aged(world, videos, away_until, read
     assert len(read) == reads
 
 
+def test_totals_of_the_trigger_include_what_is_kept(world, videos, caplog, capsys):
+    """The worker cannot read ``b`` at first, so that the second trigger waits for that alone."""
+    videos |= {
+        "a": done("a"),
+        "b": lambda waited: (
+            done("b") if waited > 150 or from_triggerer(world) else ManxueTransientError("HTTP 503")
+        ),
+    }
+    world.run(sensor(ids="ab"))
+
+    assert world.deferrals[1].trigger.ended_before == {"completed": 1}
+    printed = capsys.readouterr().out or caplog.text
+    assert " of 1 videos completed" not in printed
+
+
 # --- endings ------------------------------------------------------------------------------------------------
 
 

@@ -329,3 +329,10 @@ def test_resumed_batch_does_not_repeat_its_progress():
         "no URL",
         "2 of 3 videos completed, 1 ended otherwise (after 0:00:00)",
     ]
+
+
+def test_totals_of_a_batch_include_what_has_ended_before():
+    log = batch_log(2, ended_before={"completed": 3, "failed": 1})
+    lines = [*log.lines_for_end("v0", None, START), *log.lines_for_end("v1", None, START)]
+
+    assert texts(lines)[-1] == "5 of 6 videos completed, 1 ended otherwise (after 0:00:00)"
