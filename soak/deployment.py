@@ -26,7 +26,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from soak.virtual import Worker
-from soak.world import PROCESS, TASK, Process, as_stored
+from soak.world import PROCESS, RUN, Process, as_stored
 
 FAILED_DEFERRAL = "__fail__"
 DETECTION = 30.0
@@ -235,7 +235,7 @@ class TaskInstance:
 
     async def _work(self, step, attempt):
         await asyncio.sleep(self.world.wire.lag() * 10)  # in the queue, and until the process is there
-        process = Process(self.world, f"{self.task_id}'s worker", self._meet)
+        process = Process(self.world, f"{self.task_id}'s worker", self._meet, self.task_id)
         self._begin(attempt)
         worker = Worker(self.world.loop, lambda: self._executed(step, process))
         worker.process = process
@@ -244,7 +244,8 @@ class TaskInstance:
             error = AirflowTaskTimeout("execution_timeout")
             alarm = self.world.loop.call_later(self.plan.execution_timeout, worker.interrupt, error)
         result = await worker.end
-        self.held.append(self.world.loop.time() - process.begun_at)
+        process.ended_at = self.world.loop.time()
+        self.held.append(process.ended_at - process.begun_at)
         if alarm is not None:
             alarm.cancel()
         if isinstance(result, Killed):
@@ -445,11 +446,11 @@ class Triggerer:
         trigger.timeout_after = datetime.fromtimestamp(timeout_after, tz=UTC)
         loop = self._world.loop
         # Of its own only for the times; what it shares with the others of its triggerer is bound to ``self.process``.
-        process = Process(self._world, f"{self._name} for {instance.task_id}")
+        process = Process(self._world, f"{self._name} for {instance.task_id}", task_id=instance.task_id)
         run = Run(process, self.process, loop.create_future())
         context = contextvars.copy_context()
         context.run(PROCESS.set, self.process)
-        context.run(TASK.set, instance.task_id)
+        context.run(RUN.set, process)
         run.task = loop.create_task(self._fire(trigger, run, event), context=context)
         self._runs.append(run)
         return run
@@ -461,6 +462,8 @@ class Triggerer:
         except Exception as error:  # noqa: BLE001 - none may come
             self._world.findings.append(f"{run.process.name}: the trigger raised {error!r}")
             events = [{"status": "raised"}]
+        finally:
+            run.process.ended_at = self._world.loop.time()
         if run in self._runs:
             self._runs.remove(run)
         if len(events) != 1:

@@ -35,6 +35,9 @@ from airflow_provider_manxue.order_record import KEY
 from soak.deployment import Killed, Returned
 from soak.plan import Video
 
+PROGRESS_INTERVAL = 10.0
+"""Seconds after which a line of a batch's log is no longer true, as the documentation promises."""
+
 EPSILON = 0.01
 """Seconds that do not count: times since the epoch are no finer than a part of a microsecond."""
 
@@ -64,7 +67,8 @@ def findings(world, schedule, instances, left):
         *_pace(world, schedule),
         *_pauses(world, schedule),
         *_refusals(world, schedule),
-        *_progress(world),
+        *_progress(world, schedule),
+        *(text for turns in world.turns for text in turns.findings),
     ]
 
 
@@ -193,9 +197,6 @@ class _Judgement:
             if late > self._overshoot(at) + EPSILON:
                 yield f"rescheduled to {late:.3f} s after the deadline"
 
-    def _settings(self, name):
-        return _settings(self.schedule, name)
-
     def _has_seen_the_end(self, attempt, at):
         """Return whether a video was seen completed, so that its URL is read after the deadline as well."""
         return attempt.has_seen_the_end or any(
@@ -205,7 +206,7 @@ class _Judgement:
 
     def _overshoot(self, at):
         """Return the seconds after the deadline in which a timeout is decided at the latest, as docs/engine.md has it."""
-        timeout = max(self._settings("request_timeout"))
+        timeout = max(self.schedule.settings("request_timeout"))
         polls = sum(len(plan.videos) for plan in self.schedule.plans)
         each = max(
             1 / self.schedule.extra["requests_per_second"], timeout / self.schedule.extra["max_connections"]
@@ -432,8 +433,8 @@ class _Judgement:
         """A worker holds its slot for one pass and a minute, whatever the service does."""
         longest = (
             MAX_EXTRA_TIME
-            + len(self.videos) / min(self._settings("requests_per_second"))
-            + max(self._settings("request_timeout"))
+            + len(self.videos) / min(self.schedule.settings("requests_per_second"))
+            + max(self.schedule.settings("request_timeout"))
             + 2.0
             + (61.0 if self.plan.xcom_fails_at else 0.0)
         )
@@ -493,16 +494,11 @@ def _secrets(world, instances):
                 yield f"the key in the XCom {key}"
 
 
-def _settings(schedule, name):
-    """Return the values that a field of the connection has in a schedule."""
-    return [schedule.extra[name], *(edit[name] for _, edit in schedule.edits if name in edit)]
-
-
 def _pace(world, schedule):
     """Check the limits of the connection, which hold for all waits that share a client."""
     limit, at_once = (
-        max(_settings(schedule, "requests_per_second")),
-        max(_settings(schedule, "max_connections")),
+        max(schedule.settings("requests_per_second")),
+        max(schedule.settings("max_connections")),
     )
     for session in world.sessions:
         for before, after in itertools.pairwise(_without_repeats(session.exchanges)):
@@ -553,7 +549,7 @@ def _refusals(world, schedule):
     """A connection whose key is refused is tried five times by a process, beside what was in flight, until it is edited."""
     edited_at = [moment for span in (schedule.rotation, schedule.move) if span for moment in span]
     edited_at += [at for at, _ in schedule.edits]
-    most = 5 + max(_settings(schedule, "max_connections")) - 1
+    most = 5 + max(schedule.settings("max_connections")) - 1
     counts = {}
     for exchange in sorted(world.wire.exchanges, key=lambda one: one.ended_at or 0.0):
         if exchange.session is None or exchange.status is None:
@@ -570,15 +566,50 @@ def _refusals(world, schedule):
             yield f"{exchange.process.name}: {count} requests with a key that is refused"
 
 
-def _progress(world):
+def _progress(world, schedule):
     """Lines about the progress of a batch are true, and at most ten seconds old."""
-    for (process, task_id), lines in world.progress.items():
-        instance = world.instances[task_id]
+    for process, lines in world.progress.items():
+        videos = world.instances[process.task_id].videos
         for at, done, total in lines:
-            if total > len(instance.videos):
-                yield f"{task_id}: progress of {total} videos"
-            over = sum(
-                video.completes and video.seconds <= at + EPSILON for video in instance.videos.values()
-            )
+            if total != len(videos):
+                yield f"{process.name}: progress of {total} videos, and there are {len(videos)}"
+            over = sum(video.completes and video.seconds <= at + EPSILON for video in videos.values())
             if done > over:
-                yield f"{task_id}: {done} videos completed in the log of {process}, and {over} are"
+                yield f"{process.name}: {done} videos completed in its log, and {over} are"
+    for process, seen in _sightings(world).items() if not schedule.steps else ():
+        lines = _lines_of_try(world, process)
+        for number, at in enumerate(sorted(seen.values()), 1):
+            until = at + PROGRESS_INTERVAL + EPSILON
+            is_told = any(done >= number and told_at <= until for told_at, done, _ in lines)
+            if until < process.ended_at and not is_told:
+                yield f"{process.name}: {number} videos were seen completed at {at:.1f} s, and no line says so within 10 s"
+
+
+def _lines_of_try(world, process):
+    """Return the lines about a batch's progress that this try has written: a process goes on where the one before it ended."""
+    attempts = world.instances[process.task_id].attempts
+    began_at = max(attempt.begun_at for attempt in attempts if attempt.begun_at <= process.begun_at)
+    return [
+        line
+        for other, lines in world.progress.items()
+        if other.task_id == process.task_id
+        for line in lines
+        if line[0] >= began_at
+    ]
+
+
+def _sightings(world):
+    """Return when each video of a batch was first seen completed in each process that waited for it."""
+    sightings = {}
+    for exchange in world.wire.exchanges:
+        process = exchange.waits_in
+        if (
+            exchange.is_whole
+            and exchange.status == 200
+            and b'"completed"' in exchange.body
+            and b'"object": "video"' in exchange.body
+            and b'"video_url": "http' in exchange.body
+            and len(world.instances[process.task_id].videos) > 1
+        ):
+            sightings.setdefault(process, {}).setdefault(exchange.task_id, exchange.ended_at)
+    return sightings

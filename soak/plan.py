@@ -125,6 +125,10 @@ class Schedule:
     worker_fault_rate: float = 0.0
     is_crowd: bool = False
 
+    def settings(self, name):
+        """Return the values that a field of the connection has in the course of time."""
+        return [self.extra[name], *(edit[name] for _, edit in self.edits if name in edit)]
+
     def __str__(self):
         lines = [f"seed {self.seed}, connection {self.extra}"]
         lines += [

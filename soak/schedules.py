@@ -200,6 +200,7 @@ def play(seed, schedule=None, prepare=lambda world: None):
 
     world = World(loop, schedule.steps, make_wire, KEYS[0], dict(schedule.extra))
     world.look_ups = schedule.look_ups
+    world.least = min(schedule.settings("requests_per_second")), min(schedule.settings("max_connections"))
     prepare(world)
     with current(world, seed):
         try:

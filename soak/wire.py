@@ -62,6 +62,7 @@ class Exchange:
     ended_at: float | None = None
     pause: float = 0.0
     session: object = None
+    waits_in: object = None
     is_whole: bool = False
     """Whether the body was read to its end."""
 
@@ -248,8 +249,7 @@ class _AsyncResponse:
         self._world, self._url, self._headers = world, url, headers
         self._loop = world.loop
         self._until = world.loop.time() + timeout
-        self._exchange = world.wire.begin(world.process_here(), "GET")
-        self._exchange.session = session
+        self._exchange = world.begin("GET", session)
         session.exchanges.append(self._exchange)
 
     def release(self):
@@ -315,7 +315,7 @@ class Session:
         assert stream
         world, process = self._world, self._world.process_here()
         process.boundary(f"before {method}")
-        exchange = world.wire.begin(process, method)
+        exchange = world.begin(method)
         request = auth(SimpleNamespace(headers=dict(headers or {})))
         try:
             return self._exchanged(exchange, url, request, data, timeout)

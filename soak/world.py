@@ -40,6 +40,7 @@ from airflow_provider_manxue.hooks import manxue as hook_module
 from airflow_provider_manxue.testing import answer as answer_module
 from airflow_provider_manxue.testing import tasks
 from airflow_provider_manxue.triggers import manxue as trigger_module
+from soak.turns import ObservedLimiter, Turns
 from soak.virtual import Worker, run_until_complete, sleep
 from soak.wire import AsyncSession, Session, SocketDeadline
 
@@ -49,8 +50,8 @@ START = 1_800_000_000.0
 PROCESS = contextvars.ContextVar("process", default=None)
 """The process to which code on the event loop belongs."""
 
-TASK = contextvars.ContextVar("task", default=None)
-"""The task to which code of a triggerer belongs."""
+RUN = contextvars.ContextVar("run", default=None)
+"""The run of a trigger to which code of a triggerer belongs: a process of its own, for the times and for its task."""
 
 _PROGRESS = re.compile(r"(\d+) of (\d+) videos completed")
 
@@ -109,13 +110,15 @@ class Process:
     :param world: the world.
     :param name: its name, for the notes.
     :param meet: called at each boundary between the process and the rest of the world; may raise.
+    :param task_id: its task, if it serves one alone.
     """
 
-    def __init__(self, world, name, meet=lambda process, what: None):
-        self.name = name
+    def __init__(self, world, name, meet=lambda process, what: None, task_id=None):
+        self.name, self.task_id = name, task_id
         self.alive = True
         self.begun_at = world.loop.time()
         self.lost_at = None  # since when Airflow does without it
+        self.ended_at = float("inf")
         self._world, self._meet = world, meet
 
     def boundary(self, what):
@@ -170,6 +173,8 @@ class World:
         self.sessions = []
         self.clients = {}
         self.throttles = {}
+        self.turns = []  # of each rate limiter
+        self.least = None  # requests per second and connections that the connection allows in any case
         self.instances = {}
         self.lines = []
         self.progress = {}
@@ -181,11 +186,17 @@ class World:
         self.notes.append((self.loop.time(), getattr(who, "name", who), what))
 
     def note_progress(self, process, line):
-        """Keep a line about the progress of a batch, by its process and task."""
+        """Keep a line about the progress of a batch, by the process that waits."""
         if process is not None and (match := _PROGRESS.match(line)):
-            task_id = TASK.get() or process.name.removesuffix("'s worker")
             at, (done, total) = self.loop.time(), map(int, match.groups())
-            self.progress.setdefault((process.name, task_id), []).append((at, done, total))
+            self.progress.setdefault(RUN.get() or process, []).append((at, done, total))
+
+    def begin(self, method, session=None):
+        """Return a new request of the process that is here."""
+        process = self.process_here()
+        exchange = self.wire.begin(process, method)
+        exchange.session, exchange.waits_in = session, RUN.get() or process
+        return exchange
 
     @staticmethod
     def process_here():
@@ -263,6 +274,12 @@ class _Throttles:
 
     def setdefault(self, loop, throttles):
         return here().throttles.setdefault(PROCESS.get(), throttles)
+
+
+def _limiter(rate, max_concurrency, *, name):
+    turns = Turns(here().process_here, *here().least)
+    here().turns.append(turns)
+    return ObservedLimiter(rate, max_concurrency, name=name, turns=turns)
 
 
 class XCom:
@@ -350,6 +367,7 @@ def installed():
         (rate_limiter, "log", _Log()),
         (async_client, "_clients", _Clients()),
         (async_client, "_throttles", _Throttles()),
+        (async_client, "AdaptiveRateLimiter", _limiter),
         (async_client, "ssl_context", lambda settings: True),
         (async_client, "session_key", lambda settings: (settings.verify, settings.ca_bundle)),
         (async_client, "proxy_for", lambda settings: settings.proxy),

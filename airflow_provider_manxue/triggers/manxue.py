@@ -282,7 +282,7 @@ class ManxueVideoBatchTrigger(_WaitTrigger):
         self._log_start(f"{len(videos)} videos", times)
         log = BatchLog(dict.fromkeys(videos, ""), times.started_at, self.ended_before)
         poller = self._poller(videos, times, log=log)
-        await self._drive(poller, client, self._give_up_at(times))
+        await self._drive(poller, client, self.arguments.gives_up_at(times, self._ends_at))
         outcomes = poller.outcomes
         errors = [outcome for outcome in outcomes.values() if isinstance(outcome, ManxueError)]
         if len(errors) == len(videos) and self._left_to_worker(errors[0], poller):

@@ -13,11 +13,12 @@ import pytest
 
 from airflow_provider_manxue import order_store
 from airflow_provider_manxue._airflow import waiting
+from airflow_provider_manxue._client import rate_limiter
 from airflow_provider_manxue._client.async_client import AsyncClient
 from airflow_provider_manxue._client.credentials import CredentialProbes
 from airflow_provider_manxue._client.drivers import AsyncDriver
 from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
-from airflow_provider_manxue._core import poller, worker_pass
+from airflow_provider_manxue._core import poller, status_log, worker_pass
 from airflow_provider_manxue._core import responses as protocol
 from airflow_provider_manxue._core.poller import Poller
 from airflow_provider_manxue._core.status_log import BatchLog
@@ -25,6 +26,7 @@ from airflow_provider_manxue._core.worker_pass import WorkerPass
 from airflow_provider_manxue.exceptions import ManxueOrderNotSentError
 from airflow_provider_manxue.hooks.manxue import ManxueHook
 from airflow_provider_manxue.models import TaskStatus
+from airflow_provider_manxue.sensors import manxue as sensors
 from airflow_provider_manxue.triggers import manxue as trigger_module
 from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
 from soak.schedules import play_range
@@ -294,6 +296,49 @@ def test_oracle_sees_lines_in_the_log_of_another_task(monkeypatch):
         task.add_done_callback(self._on_done)
 
     assert is_found("progress of", monkeypatch, (AsyncDriver, "_spawn", careless), first_seed=1700)
+
+
+def test_oracle_sees_progress_that_is_told_late(monkeypatch):
+    target = (status_log, "PROGRESS_INTERVAL", 40.0)
+    assert is_found("and no line says so within 10 s", monkeypatch, target)
+
+
+def test_oracle_sees_progress_of_a_part_of_a_batch(monkeypatch):
+    target = (sensors._BatchWait, "ended_before", lambda self, left: None)
+    assert is_found("progress of", monkeypatch, target, first_seed=1400)
+
+
+def test_oracle_sees_a_task_that_waits_for_the_videos_of_another(monkeypatch):
+    def oldest(self):
+        request = next(iter(self._by_age))
+        self.remove(request)
+        return request
+
+    assert is_found("twice the round of tasks", monkeypatch, (rate_limiter._Lane, "pop", oldest))
+
+
+def test_oracle_sees_a_video_that_waits_for_many_tasks(monkeypatch):
+    def next_task(self):
+        self._next_by_age = False
+        return real(self)
+
+    real = rate_limiter._Lane.pop
+    assert is_found("twice the round of videos", monkeypatch, (rate_limiter._Lane, "pop", next_task))
+
+
+def test_oracle_sees_final_polls_that_take_all_turns(monkeypatch):
+    def finals_first(self):
+        self._last_was_final = False
+        return real(self)
+
+    real = AdaptiveRateLimiter._pop
+    assert is_found("two turns in a row", monkeypatch, (AdaptiveRateLimiter, "_pop", finals_first))
+
+
+def test_oracle_sees_a_turn_that_is_left_unused(monkeypatch):
+    real = AdaptiveRateLimiter._set_timer
+    target = (AdaptiveRateLimiter, "_set_timer", lambda self, loop, when: real(self, loop, when + 1.0))
+    assert is_found("left unused", monkeypatch, target)
 
 
 @pytest.mark.parametrize("seed", FOUND)
