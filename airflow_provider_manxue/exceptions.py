@@ -103,20 +103,29 @@ class ManxueExistsError(ManxueStorageError, AirflowFailException):
     """There is an object of that name already, and ``if_exists`` is ``fail``."""
 
 
-class ManxueOrderNotSentError(ManxueTransientError):
-    """An order did not reach the service, or was turned away unread: it can be sent again without being paid twice."""
+class ManxueOrderNotAcceptedError(ManxueTransientError):
+    """An order did not reach the service, or was turned away: it can be sent again without being paid twice."""
+
+    def raise_cause(self) -> None:
+        """Raise what ended the attempt, if that is no trouble with the service, such as Airflow's ``execution_timeout``."""
+        if self.__cause__ is not None:
+            raise self.__cause__
+
+
+class ManxueOrderTimeoutError(ManxueOrderNotAcceptedError):
+    """No order was accepted within ``order_timeout``: nothing was ordered, and a retry may order."""
 
 
 class ManxueOrderError(ManxueError, AirflowFailException):
     """An order that must not be sent again without a person's decision, since it may be paid twice."""
 
 
-class ManxueOrderRefusedError(ManxueOrderError):
-    """The service refused an order: nothing was ordered, and the same order would be refused again."""
+class ManxueOrderRejectedError(ManxueOrderError):
+    """The service rejected an order: nothing was ordered, and the same order would be rejected again."""
 
 
 class ManxueOrderUnknownError(ManxueOrderError):
-    """An order was sent, and it is not known whether the service took it."""
+    """An order was sent, and it is unknown whether the service accepted it."""
 
 
 class ManxueOrderMismatchError(ManxueOrderError):

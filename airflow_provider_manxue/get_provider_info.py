@@ -62,6 +62,14 @@ CONNECTION_TYPE: dict[str, Any] = {
             "description": "Let the API key travel unencrypted to a host other than this machine.",
             "schema": {"type": ["boolean", "null"], "default": False},
         },
+        "busy_codes": {
+            "label": "Busy codes",
+            "description": (
+                "Error codes by which the service says that it has no room for an order now, separated by commas. Such an "
+                "order waits and is sent again."
+            ),
+            "schema": {"type": ["string", "null"]},
+        },
     },
 }
 

@@ -103,6 +103,7 @@ class ManxueSettings:
     :param verify: whether the service's certificate is checked.
     :param ca_bundle: path of a PEM file with the authorities to trust instead of the usual ones.
     :param proxy: URL of an HTTP proxy; None leaves it to the environment (``HTTPS_PROXY``, ``NO_PROXY``).
+    :param busy_codes: error codes by which the service says that it has no room for an order now.
     """
 
     base_url: str
@@ -113,3 +114,4 @@ class ManxueSettings:
     verify: bool
     ca_bundle: str | None
     proxy: str | None = field(repr=False)
+    busy_codes: frozenset[str] = frozenset()

@@ -92,6 +92,7 @@ class LocalAirflow:
     :param triggerer: whether to start a triggerer.
     :param triggerer_queues: queues that triggerers serve (Airflow 3.2 and later); without, they serve all.
     :param pools: further pools, as name and number of slots.
+    :param pools_include_deferred: whether deferred tasks take slots of these pools.
     :param config: further settings, as ``{"section.option": value}``.
     :param postgres: URL of an empty PostgreSQL database to use instead of SQLite (Airflow 3).
     :param users: user names and their roles (Airflow 3), the first an administrator; each one's password is the name.
@@ -108,6 +109,7 @@ class LocalAirflow:
         triggerer: bool = True,
         triggerer_queues: Sequence[str] = (),
         pools: Mapping[str, int] | None = None,
+        pools_include_deferred: bool = False,
         config: Mapping[str, object] | None = None,
         postgres: str | None = None,
         users: Mapping[str, str] | None = None,
@@ -122,6 +124,7 @@ class LocalAirflow:
         self.postgres = postgres
         self.processes: dict[str, Component] = {}
         self._pools = dict(pools or {})
+        self._pools_include_deferred = pools_include_deferred
         self._users = dict(users or {})
         self._triggerer_queues = ",".join(triggerer_queues)
         self._names = self._component_names(triggerer)
@@ -403,8 +406,8 @@ class LocalAirflow:
             # With a write-ahead log, readers and the writer do not lock each other out.
             db.execute("PRAGMA journal_mode = WAL")
             db.executemany(
-                "INSERT INTO slot_pool (pool, slots, description, include_deferred) VALUES (?, ?, '', 0)",
-                self._pools.items(),
+                "INSERT INTO slot_pool (pool, slots, description, include_deferred) VALUES (?, ?, '', ?)",
+                [(name, slots, int(self._pools_include_deferred)) for name, slots in self._pools.items()],
             )
 
     def _airflow(self, *arguments: str) -> None:

@@ -12,6 +12,7 @@ from airflow.providers.common.compat.sdk import AirflowSkipException, AirflowTas
 from airflow_provider_manxue._client.connection_cache import CONNECTION_TTL, LOOKUP_TIMEOUT
 from airflow_provider_manxue._core.batch import KEPT_KEY
 from airflow_provider_manxue._core.deadline import FINAL_POLL_WINDOW, MAX_OVERSHOOT
+from airflow_provider_manxue._core.order_record import KEY
 from airflow_provider_manxue._core.polling import GRACE_TIME, MAX_RETRY_AFTER, MIN_INTERVAL
 from airflow_provider_manxue._core.worker_pass import MAX_EXTRA_TIME
 from airflow_provider_manxue.exceptions import (
@@ -20,8 +21,8 @@ from airflow_provider_manxue.exceptions import (
     ManxueError,
     ManxueMediaTypeError,
     ManxueOrderError,
-    ManxueOrderNotSentError,
-    ManxueOrderRefusedError,
+    ManxueOrderNotAcceptedError,
+    ManxueOrderRejectedError,
     ManxueOrderUnknownError,
     ManxuePermissionError,
     ManxueRedirectError,
@@ -31,7 +32,6 @@ from airflow_provider_manxue.exceptions import (
     ManxueTransientError,
     ManxueVideoFailedError,
 )
-from airflow_provider_manxue.order_record import KEY
 from soak.deployment import Killed, Returned
 from soak.plan import Video
 
@@ -277,7 +277,7 @@ class _Judgement:
         return bool(always) or any(min(span) <= end and max(span) + 2 * GRACE_TIME >= begin for span in spans)
 
     def _error(self, attempt, error):
-        if isinstance(error, (ManxueOrderError, ManxueOrderNotSentError)):
+        if isinstance(error, (ManxueOrderError, ManxueOrderNotAcceptedError)):
             if self.plan.kind != "order":
                 yield f"a wait ended with {error!r}"
             return
@@ -424,7 +424,7 @@ class _Judgement:
             yield f"the order {order.id} is lost: {record}, {result!r}"
         if isinstance(result, ManxueOrderUnknownError) and "Check with the service" not in str(result):
             yield f"the error does not say what to check: {result}"
-        if isinstance(result, ManxueOrderRefusedError) and order.billed:
+        if isinstance(result, ManxueOrderRejectedError) and order.billed:
             yield f"refused, but it was taken: {result}"
 
     # --- manners --------------------------------------------------------------------------------------------

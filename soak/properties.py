@@ -28,6 +28,14 @@ from airflow_provider_manxue._core.connection import is_loopback, parse_connecti
 from airflow_provider_manxue._core.deadline import MAX_OVERSHOOT, deadline_to_read
 from airflow_provider_manxue._core.events import parse_batch_event, parse_event, says_begin, start_of
 from airflow_provider_manxue._core.ids import parse_video_task_id, parse_video_task_ids
+from airflow_provider_manxue._core.order_outcomes import parse_order_response
+from airflow_provider_manxue._core.order_record import (
+    OrderState,
+    TaskInstanceRef,
+    parse_record,
+    resumable_order,
+)
+from airflow_provider_manxue._core.orders import RATIOS, parse_video_request
 from airflow_provider_manxue._core.poller import Outcome, Poller
 from airflow_provider_manxue._core.polling import GRACE_TIME, MAX_RETRY_AFTER, PollPolicy
 from airflow_provider_manxue._core.responses import (
@@ -48,8 +56,8 @@ from airflow_provider_manxue.exceptions import (
     ManxueError,
     ManxueInputError,
     ManxueOrderError,
-    ManxueOrderNotSentError,
-    ManxueOrderRefusedError,
+    ManxueOrderNotAcceptedError,
+    ManxueOrderRejectedError,
     ManxuePermissionError,
     ManxueRefusedError,
     ManxueResultMissingError,
@@ -72,13 +80,6 @@ from airflow_provider_manxue.media import (
     why_incomplete,
 )
 from airflow_provider_manxue.models import ManxueSettings, TaskStatus, VideoTask
-from airflow_provider_manxue.order_record import (
-    OrderState,
-    Place,
-    order_to_go_on_with,
-    read_record,
-)
-from airflow_provider_manxue.orders import RATIOS, read_order, read_order_answer
 
 KEY = "sk-very-secret-key"
 NOW = 1_800_000_000.0
@@ -121,10 +122,10 @@ def check_answer(http_status: int, body: bytes, retry_after: Sequence[str]) -> N
 def check_order_answer(http_status: int, body: bytes, retry_after: Sequence[str]) -> None:
     """An answer to an order is a task with an id, or an error that says what is known of the order."""
     try:
-        task = read_order_answer(http_status, body, retry_after=retry_after, now=NOW, secret=KEY)
-    except (ManxueOrderError, ManxueOrderNotSentError) as error:
+        task = parse_order_response(http_status, body, retry_after=retry_after, now=NOW, secret=KEY)
+    except (ManxueOrderError, ManxueOrderNotAcceptedError) as error:
         _check_error(error)
-        if isinstance(error, (ManxueOrderRefusedError, ManxueOrderNotSentError)):
+        if isinstance(error, (ManxueOrderRejectedError, ManxueOrderNotAcceptedError)):
             assert not 200 <= http_status < 300 or not _names_a_task(_json(body))
             assert http_status < 500
         return
@@ -281,7 +282,7 @@ def _check_url(settings: ManxueSettings, *, allows_http: bool) -> None:
 def check_order(parameters: Mapping[str, Any]) -> None:
     """An order keeps to the documented rules, or is refused."""
     try:
-        order = read_order(**{"prompt": None, "model": None, **parameters})
+        order = parse_video_request(**{"prompt": None, "model": None, **parameters})
     except ManxueInputError as error:
         assert str(error).startswith("The order was not sent.")
         return
@@ -294,35 +295,38 @@ def check_order(parameters: Mapping[str, Any]) -> None:
     references = [fields[name] for name in ("referenceImages", "referenceVideos", "referenceAudios") if name in fields]  # fmt: skip
     assert not references or "first_image" not in fields
     assert all(0 < len(urls) <= 9 and all("://" in url for url in urls) for urls in references)
-    assert set(order.fingerprint) == set(fields)
-    assert all(doubt.isprintable() for doubt in order.doubts)
+    assert set(order.fingerprint()) == set(fields)
+    assert all(doubt.isprintable() for doubt in order.cautions)
 
 
 def check_order_record(value: Any, fingerprint: Mapping[str, str], max_tries: int) -> None:
     """A stored order, perhaps edited by hand, is gone on with or stops the task; only a clear orders anew."""
     try:
-        record = read_record(value)
+        record = parse_record(value)
     except ManxueInputError as error:
         assert str(error).isprintable()
         return
     if record is None:
         assert value is None
         return
-    kept = record.as_value()
-    assert read_record(json.loads(json.dumps(kept))) == record
-    place = Place("dag", "run", "task", -1, max_tries)
+    kept = record.to_dict()
+    assert parse_record(json.loads(json.dumps(kept))) == record
+    ref = TaskInstanceRef("dag", "run", "task", -1, max_tries)
     try:
-        video_task_id = order_to_go_on_with(record, fingerprint, place)
+        resumable = resumable_order(record, lambda scheme: fingerprint, ref)
     except ManxueError as error:
         assert isinstance(error, ManxueOrderError | ManxueVideoFailedError)
         return
-    if video_task_id is None:
+    if resumable is None and record.state is OrderState.NOT_ACCEPTED:
+        return
+    if resumable is None:
         assert record.state in {OrderState.DONE, OrderState.FAILED}
         assert record.max_tries is not None
         assert record.max_tries != max_tries
     else:
-        assert video_task_id == record.id
-        assert parse_video_task_id(video_task_id) == video_task_id
+        assert resumable.id == record.id
+        assert parse_video_task_id(resumable.id) == resumable.id
+        assert resumable.caution.isprintable() or not resumable.caution
 
 
 # --- what a trigger gets and hands over -----------------------------------------------------------------

@@ -24,8 +24,8 @@ from pathlib import Path
 
 from airflow.providers.common.compat.sdk import DAG, BaseOperator
 
+from airflow_provider_manxue._core.order_record import KEY
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
-from airflow_provider_manxue.order_record import KEY
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
 from airflow_provider_manxue.testing.faults import RANDOM_FAULTS, Dice
 from airflow_provider_manxue.testing.script import Script, Step

@@ -18,9 +18,11 @@ from greenlet import getcurrent
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException
 
-from airflow_provider_manxue import order_store, sensors, triggers  # noqa: F401
+from airflow_provider_manxue import sensors, triggers  # noqa: F401
 from airflow_provider_manxue._airflow import (
     batch_wait,
+    order_life,
+    order_store,
     single_wait,
     waiting,
     xcoms,
@@ -37,6 +39,7 @@ from airflow_provider_manxue._client import (
     threaded,
 )
 from airflow_provider_manxue.hooks import manxue as hook_module
+from airflow_provider_manxue.operators import manxue as operator_module
 from airflow_provider_manxue.testing import answer as answer_module
 from airflow_provider_manxue.testing import tasks
 from airflow_provider_manxue.triggers import manxue as trigger_module
@@ -351,6 +354,8 @@ def installed():
                 credentials,
                 drivers,
                 hook_module,
+                operator_module,
+                order_life,
                 order_store,
                 batch_wait,
                 task_trigger_module,

@@ -59,6 +59,7 @@ def parse_connection(
         verify=reader.switch("verify", True),
         ca_bundle=reader.file("ca_bundle"),
         proxy=reader.proxy("proxy"),
+        busy_codes=reader.codes("busy_codes"),
     )
     reader.refuse_unknown()
     return settings
@@ -223,6 +224,21 @@ class _Reader:
             return value.strip()
         raise self.error(
             name, "it is not the URL of an HTTP proxy", "Use the form http://proxy.example.com:3128."
+        )
+
+    def codes(self, name: str) -> frozenset[str]:
+        value = self._extra(name)
+        items = re.split(r"[,\s]+", value) if isinstance(value, str) else value
+        if items is None:
+            return frozenset()
+        if isinstance(items, int):
+            items = [items]
+        if isinstance(items, list) and all(
+            isinstance(item, (str, int)) and not isinstance(item, bool) for item in items
+        ):
+            return frozenset(str(item).strip() for item in items) - {""}
+        raise self.error(
+            name, "it is not a list of error codes", "Use the form 1302, 1303 or [1302, 'queue_full']."
         )
 
     def refuse_unknown(self) -> None:

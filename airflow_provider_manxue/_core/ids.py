@@ -24,6 +24,21 @@ MAX_LIST_TEXT = 1_000_000
 """Characters of a text that is parsed as a list of ids. Parsing takes about half a second then."""
 
 _ID_FIELDS = ("id", "projectId", "task_id", "taskId")
+_NESTING_FIELDS = (
+    "data",
+    "task",
+    "tasks",
+    "video",
+    "videos",
+    "result",
+    "results",
+    "output",
+    "response",
+    "items",
+    "list",
+)
+_MAX_NESTING = 4
+_MAX_ITEMS = 10
 _MAX_ID_LENGTH = 1000
 _MAX_SHOWN_LENGTH = 100
 _MAX_SHOWN_KEYS = 20
@@ -135,6 +150,22 @@ def own_id(place: Mapping[str, Any]) -> str | None:
         if task_id and isinstance(task_id, str):
             return task_id
     return None
+
+
+def ids_in(response: Any, depth: int = 0) -> Iterator[str]:
+    """
+    Yield each id in a response to an order: at the top, and in the objects in which relays wrap a task.
+
+    :param response: the decoded response.
+    """
+    if isinstance(response, list) and depth:
+        for item in response[:_MAX_ITEMS]:
+            yield from ids_in(item, depth)
+    elif isinstance(response, Mapping) and depth <= _MAX_NESTING:
+        if task_id := own_id(response):
+            yield task_id
+        for name in _NESTING_FIELDS:
+            yield from ids_in(response.get(name), depth + 1)
 
 
 def inner_object(answer: Mapping[str, Any]) -> Mapping[str, Any]:

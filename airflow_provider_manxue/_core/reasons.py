@@ -111,6 +111,16 @@ def code_in(place: Mapping[str, Any]) -> str:
     return next((f"code {code}" for code in codes if code), "")
 
 
+def raw_code_in(response: Any) -> str:
+    """Find the error code of a response, beside ``error`` or in it; empty if there is none, or a success code."""
+    if not isinstance(response, Mapping):
+        return ""
+    error = response.get("error")
+    places = (response, error) if isinstance(error, Mapping) else (response,)
+    codes = (_scalar_in(place.get(name)) for place in places for name in _CODE_FIELDS)
+    return next(filter(None, codes), "").strip()
+
+
 def reason_in_body(body: bytes) -> str:
     """
     Return the text of a body that is no JSON: plain text, or the title or text of a web page.
@@ -119,7 +129,7 @@ def reason_in_body(body: bytes) -> str:
     :return: the raw text. It is empty if the body is binary, or looks like JSON: there, escapes could hide a signed URL
         from ``clean_text``.
     """
-    text = _decode(body[:_READ_BYTES]).lstrip("\ufeff \t\r\n")
+    text = decode_text(body).lstrip("\ufeff \t\r\n")
     if text[:1] in {"{", "["}:
         return ""
     return _text_of_page(text) if text[:1] == "<" else text
@@ -167,7 +177,9 @@ def _unknown_error_in(place: Mapping[str, Any]) -> str:
     return json.dumps(error, ensure_ascii=False) if any(values) else ""
 
 
-def _decode(body: bytes) -> str:
+def decode_text(body: bytes) -> str:
+    """Return the beginning of a text body, in UTF-8 or GBK; empty if it is binary."""
+    body = body[:_READ_BYTES]
     for encoding in _ENCODINGS:
         try:
             # The last character may be cut; a decoder that waits for more bytes leaves it out.

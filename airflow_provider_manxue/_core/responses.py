@@ -24,6 +24,7 @@ from airflow_provider_manxue import __version__
 from airflow_provider_manxue._core.ids import id_of_answer, inner_object, is_id, own_id
 from airflow_provider_manxue._core.reasons import (
     code_in,
+    decode_text,
     is_success_code,
     reason_in_body,
     reason_in_response,
@@ -52,6 +53,9 @@ MAX_DEPTH = 100
 
 _MAX_MESSAGE = 500
 """Characters of the service's own words that are shown at most."""
+
+_MAX_EXCERPT = 200
+"""Characters of a whole response that are quoted at most."""
 
 _MOST_READ = 4 * _MAX_MESSAGE
 """Characters of them that are read at most: looking for URLs takes time by the square of the length."""
@@ -143,7 +147,7 @@ def parse_task(
     :param secret: the API key, so that no error text can repeat it.
     :raises ManxueError: of the kind that fits, if the answer is not a task's description.
     """
-    answer = _parse_json(body, secret)
+    answer = parse_json(body, secret)
     if not 200 <= http_status < 300:
         message = _reason_of_error(answer, body, secret)
         pause = parse_retry_after(retry_after, now)
@@ -159,7 +163,7 @@ def parse_task(
     return _task_of(_unwrap(answer, http_status, secret), answer, video_task_id, secret)
 
 
-def _parse_json(body: bytes, secret: str) -> Any:
+def parse_json(body: bytes, secret: str = "") -> Any:
     """
     Read JSON, without what must not be stored: the API key, should the service repeat it, and what JSON columns
     of databases refuse (NaN and infinities, NUL and lone surrogates in text). What is nested too deep is no answer.
@@ -441,6 +445,27 @@ def clean_text(text: Any, secret: str = "") -> str:
     words = "".join(char if char.isprintable() else " " for char in words)
     words = " ".join(words.split())
     return words[: _MAX_MESSAGE - 1] + "…" if is_cut or len(words) > _MAX_MESSAGE else words
+
+
+def excerpt_of(body: bytes, secret: str) -> str:
+    """
+    Return the beginning of a response for an error or a log, cleaned as :func:`clean_text` does.
+
+    :param body: the response's body, or as much of it as was read.
+    :param secret: the API key.
+    """
+    response = parse_json(body, secret)
+    if response is None:
+        # The key first: cut in two, it would not be found.
+        for form in _forms_of(secret):
+            body = body.replace(form.encode(), b"***")
+        text = decode_text(body)
+    else:
+        text = json.dumps(response, ensure_ascii=False)
+    # An escaped question mark would hide the signature of a URL.
+    text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda escape: chr(int(escape[1], 16)), text)
+    cleaned = clean_text(text, secret)
+    return cleaned if len(cleaned) <= _MAX_EXCERPT else cleaned[: _MAX_EXCERPT - 1] + "…"
 
 
 def _tail(message: str) -> str:

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
 import random
 import time
-from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from http.cookiejar import DefaultCookiePolicy
@@ -24,6 +22,9 @@ from airflow_provider_manxue._client.request_deadline import DeadlineAdapter, So
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID, missing_connection, parse_connection
 from airflow_provider_manxue._core.content_coding import decode_body
 from airflow_provider_manxue._core.ids import parse_video_task_id
+from airflow_provider_manxue._core.order_outcomes import order_without_response, parse_order_response
+from airflow_provider_manxue._core.order_timing import MAX_ATTEMPTS, quick_resend_delay
+from airflow_provider_manxue._core.orders import VideoRequest, parse_video_request
 from airflow_provider_manxue._core.responses import (
     MAX_BODY,
     create_url,
@@ -36,23 +37,15 @@ from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,
     ManxueOrderError,
-    ManxueOrderNotSentError,
+    ManxueOrderNotAcceptedError,
     ManxueRefusedError,
     ManxueTransientError,
     ManxueVideoFailedError,
 )
 from airflow_provider_manxue.get_provider_info import CONNECTION_TYPE
-from airflow_provider_manxue.orders import (
-    Order,
-    order_without_answer,
-    pause_before_next_try,
-    read_order,
-    read_order_answer,
-)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
-    from contextlib import AbstractContextManager
+    from collections.abc import Iterator, Sequence
 
     from requests import PreparedRequest, Response
 
@@ -89,7 +82,7 @@ class ManxueHook(BaseHook):
     Talks to the sd2_manxue video-generation service.
 
     One call is one request, with two exceptions: a query that was refused for its key (401) is repeated if the
-    connection meanwhile holds another key, and an order if it surely was not taken. Redirects are not followed,
+    connection meanwhile holds another key, and ``create_video`` if the order certainly was not accepted. Redirects are not followed,
     since the key would travel.
 
     :param manxue_conn_id: id of the Airflow connection, of type ``manxue``.
@@ -206,6 +199,8 @@ class ManxueHook(BaseHook):
     def _query(self, settings: ManxueSettings, task_id: str) -> VideoTask:
         try:
             answer = _exchange(self._session, settings, "GET", result_url(settings.base_url, task_id))
+            if answer.failure is not None:
+                raise answer.failure
         # The library's own texts repeat the whole request, so the cause is not chained.
         except _BAD_ADDRESS:
             raise unusable_address(settings) from None
@@ -236,8 +231,8 @@ class ManxueHook(BaseHook):
         """
         Order a video: ``POST {base}/v1/sd2_manxue/videos``. **This costs money.**
 
-        An order that surely was not taken (no connection, 429, 425) is sent again, up to five times in all. One
-        that may have been taken never is.
+        An order that certainly was not accepted (no connection, 429, 425, a code in ``busy_codes``) is sent again, up
+        to five times in all. One that may have been accepted never is.
 
         :param prompt: what the video shows.
         :param model: name of the model, which decides the resolution, for example ``sd2_manxue_1080p``.
@@ -251,76 +246,88 @@ class ManxueHook(BaseHook):
         :return: the new task.
         :raises ManxueInputError: naming each rule that the order breaks; nothing was sent.
         :raises ManxueConfigurationError: if the connection is missing or cannot be used; nothing was sent.
-        :raises ManxueOrderNotSentError: if the service could not be reached, or was too busy.
-        :raises ManxueOrderRefusedError: if the service refused the order.
-        :raises ManxueOrderUnknownError: if the order may have been taken: look it up before ordering again.
+        :raises ManxueOrderNotAcceptedError: if the service could not be reached, or has no room.
+        :raises ManxueOrderRejectedError: if the service rejected the order.
+        :raises ManxueOrderUnknownError: if the order may have been accepted: look it up before ordering again.
         :raises ManxueVideoFailedError: if the video failed at once.
         """
-        return self.place_order(
-            read_order(
-                prompt=prompt,
-                model=model,
-                duration=duration,
-                ratio=ratio,
-                first_image=first_image,
-                last_image=last_image,
-                reference_images=reference_images,
-                reference_videos=reference_videos,
-                reference_audios=reference_audios,
-            )
+        request = parse_video_request(
+            prompt=prompt,
+            model=model,
+            duration=duration,
+            ratio=ratio,
+            first_image=first_image,
+            last_image=last_image,
+            reference_images=reference_images,
+            reference_videos=reference_videos,
+            reference_audios=reference_audios,
         )
+        attempts = 0
+        while True:
+            try:
+                return self.send_order(request)
+            except ManxueOrderNotAcceptedError as error:
+                error.raise_cause()
+                attempts += 1
+                if attempts == MAX_ATTEMPTS:
+                    raise
+                delay = quick_resend_delay(attempts, error.retry_after, random.random())  # noqa: S311
+                self.log.warning("%s. Sending it again in %.0f s.", error, delay)
+            time.sleep(delay)
 
-    def place_order(
-        self, order: Order, sending: Callable[[], AbstractContextManager[None]] = nullcontext
-    ) -> VideoTask:
+    def check_references(self, request: VideoRequest) -> None:
         """
-        Order a video as :meth:`create_video` does.
+        Refuse references that the service cannot fetch.
 
-        :param order: the order.
-        :param sending: entered around each request: what must happen right before and right after it.
+        :param request: the request.
+        :raises ManxueInputError: naming each such reference.
+        """
+        request.check_references(urlsplit(self.settings.base_url).hostname or "")
+
+    def send_order(self, request: VideoRequest) -> VideoTask:
+        """
+        Order a video with exactly one request. **This costs money.** For the errors see :meth:`create_video`.
+
+        :param request: the request. It is not sent if :meth:`check_references` refuses it.
+        :return: the new task.
         """
         settings = self.settings
-        for doubt in order.doubts:
-            self.log.warning("%s", doubt)
-        for tries in itertools.count(1):
-            try:
-                with sending():
-                    task = self._send_order(settings, order)
-                break
-            except ManxueOrderNotSentError as error:
-                pause = pause_before_next_try(tries, error.retry_after, random.random())  # noqa: S311
-                if pause is None:
-                    raise
-                asked = f" (the service asked for {error.retry_after:g} s)" if error.retry_after else ""
-                self.log.warning("%s. It is sent again in %.0f s%s.", error, pause, asked)
-            time.sleep(pause)
-        self.log.info("Ordered the video %s (model %s).", task.id, order.fields["model"])
-        return task
-
-    def _send_order(self, settings: ManxueSettings, order: Order) -> VideoTask:
-        """Send an order exactly once."""
-        body = _WatchedBody(order.body)
+        self.check_references(request)
+        for caution in request.cautions:
+            self.log.warning("%s", caution)
+        body = _TrackedBody(request.body)
         try:
             # A connection of its own: one that was kept open may have been closed by the service, and the order
-            # would be lost on it in a way that cannot be told from one that was taken.
+            # would be lost on it in a way that cannot be told from an accepted one.
             with self._new_session() as session:
                 answer = _exchange(session, settings, "POST", create_url(settings.base_url), body)
-            return read_order_answer(
+            task = parse_order_response(
                 answer.http_status,
                 answer.body,
                 retry_after=answer.retry_after,
                 now=time.time(),
                 secret=settings.api_key,
+                busy_codes=settings.busy_codes,
+                failure=self._failure_of(answer, settings),
             )
-        except (ManxueOrderNotSentError, ManxueOrderError, ManxueVideoFailedError):
+            self.log.info("Ordered the video %s (model %s).", task.id, request.fields["model"])
+            return task
+        except (ManxueOrderNotAcceptedError, ManxueOrderError, ManxueVideoFailedError):
             raise
-        except BaseException as error:
+        except BaseException as error:  # noqa: BLE001 - what it means for the order is raised, with its cause
             # Whatever went wrong once the body has left, be it a timeout or a signal of Airflow's, which are no
-            # Exceptions: the order may have been taken.
-            if body.left or isinstance(error, _NO_ANSWER):
-                hostname = urlsplit(settings.base_url).hostname or ""
-                raise order_without_answer(error, hostname, body_left=body.left) from None
-            raise
+            # Exceptions: the order may have been accepted.
+            is_expected = isinstance(error, _NO_ANSWER)
+            hostname = urlsplit(settings.base_url).hostname or ""
+            outcome = order_without_response(error, hostname, body_left=body.left)
+            raise outcome from (None if is_expected or body.left else error)
+
+    @staticmethod
+    def _failure_of(answer: _Answer, settings: ManxueSettings) -> ManxueError | None:
+        """Return why the body of a response could not be read, without the library's own text."""
+        if answer.failure is None or isinstance(answer.failure, ManxueError):
+            return answer.failure
+        return no_answer(answer.failure, urlsplit(settings.base_url).hostname or "")
 
     def test_connection(self) -> tuple[bool, str]:
         """
@@ -349,11 +356,11 @@ class ManxueHook(BaseHook):
         return True, f"{settings.base_url} was reached and accepted the key."
 
 
-class _WatchedBody:
+class _TrackedBody:
     """
     A request's body that knows whether any of it was handed to a connection.
 
-    HTTP libraries ask for it only when the connection is made, the proxy passed and the TLS handshake done.
+    HTTP libraries read it only when the connection is made, the proxy passed and the TLS handshake done.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -370,9 +377,17 @@ class _WatchedBody:
 
 @dataclass(frozen=True, slots=True)
 class _Answer:
+    """
+    A response.
+
+    :param body: the body, or as much of it as was read.
+    :param failure: why the body could not be read to its end; None if it was.
+    """
+
     http_status: int
     body: bytes
     retry_after: Sequence[str]
+    failure: BaseException | None = None
 
 
 def _exchange(
@@ -380,9 +395,9 @@ def _exchange(
     settings: ManxueSettings,
     method: str,
     url: str,
-    body: _WatchedBody | None = None,
+    body: _TrackedBody | None = None,
 ) -> _Answer:
-    """Send one request and read its answer, within bounds: ``request_timeout`` is for all of it."""
+    """Send one request and read its response, within bounds: ``request_timeout`` is for all of it."""
     ends_at = time.monotonic() + settings.request_timeout
     with session.request(
         method,
@@ -397,10 +412,16 @@ def _exchange(
         verify=ca_path(settings) or False,
         proxies=_proxies(settings),
     ) as response:
+        content = bytearray()
+        failure: BaseException | None = None
+        try:
+            _read_body(response, content, settings.request_timeout, ends_at)
+            encoding = response.headers.get("Content-Encoding", "")
+            content = bytearray(decode_body(bytes(content), encoding, MAX_BODY))
+        except BaseException as error:  # noqa: BLE001 - raised by the caller, for which the status may matter more
+            failure = error
         return _Answer(
-            response.status_code,
-            _read_body(response, settings.request_timeout, ends_at),
-            response.raw.headers.getlist("Retry-After"),
+            response.status_code, bytes(content), response.raw.headers.getlist("Retry-After"), failure
         )
 
 
@@ -409,12 +430,12 @@ def _proxies(settings: ManxueSettings) -> dict[str, str]:
     return {"http": proxy, "https": proxy} if proxy else {}
 
 
-def _read_body(response: Response, timeout: float, ends_at: float) -> bytes:
+def _read_body(response: Response, content: bytearray, timeout: float, ends_at: float) -> None:
     """Read a body that may be endless, slow or compressed against our wish, within bounds."""
     raw: Any = response.raw
     cutoff = SocketDeadline(raw.sock, ends_at - time.monotonic())
     try:
-        body = _read_bounded(response, cutoff)
+        _read_bounded(response, content, cutoff)
     except _NO_ANSWER:
         if not cutoff.expired:
             raise
@@ -424,16 +445,13 @@ def _read_body(response: Response, timeout: float, ends_at: float) -> bytes:
         raise ManxueTransientError(
             f"HTTP {response.status_code} with an answer that took longer than {timeout:g} s"
         )
-    return decode_body(body, response.headers.get("Content-Encoding", ""), MAX_BODY)
 
 
-def _read_bounded(response: Response, cutoff: SocketDeadline) -> bytes:
-    body = bytearray()
+def _read_bounded(response: Response, content: bytearray, cutoff: SocketDeadline) -> None:
     # What the system has received before the cut could still be read, and be a million chunks of one byte.
     while not cutoff.expired and (chunk := response.raw.read1(65536, decode_content=False)):
-        body += chunk
-        if len(body) > MAX_BODY:
+        content += chunk
+        if len(content) > MAX_BODY:
             raise ManxueTransientError(
                 f"HTTP {response.status_code} with a body of more than {MAX_BODY} bytes"
             )
-    return bytes(body)

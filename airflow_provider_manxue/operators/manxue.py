@@ -3,36 +3,34 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING, Any
+import math
+import time
+import warnings
+from dataclasses import asdict, replace
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.providers.common.compat.sdk import (
-    AirflowFailException,
-    AirflowSensorTimeout,
-    AirflowTaskTimeout,
-)
-
+from airflow_provider_manxue._airflow.order_life import place_order, track_order
+from airflow_provider_manxue._airflow.order_store import OrderStore
 from airflow_provider_manxue._airflow.single_wait import SingleVideoWait
+from airflow_provider_manxue._airflow.start_from_trigger import CAN_START_AND_END
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
+from airflow_provider_manxue._core.deadline import DEFER_TIMEOUT_MARGIN, EVENT_MARGIN, TimeLimits
 from airflow_provider_manxue._core.ids import names_a_task, parse_video_task_id
+from airflow_provider_manxue._core.order_record import OrderState, TaskInstanceRef
+from airflow_provider_manxue._core.order_timing import MAX_DELAY_ON_WORKER, OrderBounds, OrderProgress
+from airflow_provider_manxue._core.orders import VideoRequest, parse_video_request
 from airflow_provider_manxue._core.polling import DEFAULT_POKE_INTERVAL, DEFAULT_TIMEOUT
 from airflow_provider_manxue._core.rendering import is_rendered_later
 from airflow_provider_manxue.exceptions import (
-    ManxueError,
     ManxueInputError,
-    ManxueOrderError,
+    ManxueOrderTimeoutError,
     ManxueOrderUnknownError,
-    ManxueRefusedError,
-    ManxueTimeoutError,
-    ManxueVideoFailedError,
 )
 from airflow_provider_manxue.links.manxue import ManxueVideoLink
-from airflow_provider_manxue.order_record import Place
-from airflow_provider_manxue.order_store import OrderStore
-from airflow_provider_manxue.orders import Order, read_order
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
-    from datetime import timedelta
 
     from airflow.providers.common.compat.sdk import Context, XComArg
 
@@ -52,14 +50,19 @@ _PARAMETERS = (
 )
 
 
+_HAS_STATE_STORE = CAN_START_AND_END
+"""Whether this Airflow has a task state store: it came with the rendering of templates in the triggerer, in 3.3."""
+
+
 class ManxueCreateVideoOperator(SingleVideoWait):
     """
     Orders a video of the sd2_manxue service, **which costs money**, and waits until it is ready.
 
-    The documented rules of an order are checked before anything is sent. What surely was not taken is sent again,
-    up to five times; what may have been taken never is. With Airflow 3.3 and later, the order is bound to the task
-    instance: an automatic retry goes on with it, whatever ended the earlier try, and so does a clear until the
-    task's work was done. See ``docs/ordering.md``, also for what is not possible with an older Airflow.
+    The documented rules of an order are checked before anything is sent. An order that certainly was not accepted, for
+    example because the account has no room, waits and is sent again until ``order_timeout``; one that may have been
+    accepted never is. With Airflow 3.3 and later, the order is bound to the task instance: an automatic retry continues
+    with it, whatever ended the earlier try, and so does a clear until the task's work was done. See
+    ``docs/ordering.md``, also for what is not possible with an older Airflow.
 
     The wait is that of ``ManxueVideoSensor``: deferred by default (a triggerer must run), or, with
     ``deferrable=False``, on the worker. XCom: ``video_task_id``, before the wait begins; then ``video_url``,
@@ -81,10 +84,12 @@ class ManxueCreateVideoOperator(SingleVideoWait):
     :param manxue_conn_id: (templated) id of the Airflow connection.
     :param wait_for_completion: wait for the video; if False, the task ends with the id.
     :param durable: bind the order to the task instance, where Airflow has a task state store. If False, each run
-        of the task orders anew, a retry as well.
-    :param deferrable: wait in the triggerer. ``[operators] default_deferrable`` is not consulted.
+        of the task orders again, a retry as well.
+    :param order_timeout: seconds (or ``timedelta``) from the start of a try within which the order must be accepted; None
+        for ``timeout``. Then the task fails with ``ManxueOrderTimeoutError``, which ``retries`` may cure.
+    :param deferrable: wait in the triggerer, for room and for the video. ``[operators] default_deferrable`` is not consulted.
     :param poke_interval: seconds (or ``timedelta``) between two polls; the service recommends 30 to 60.
-    :param timeout: seconds (or ``timedelta``) after which the wait is given up.
+    :param timeout: seconds (or ``timedelta``) from the acceptance of the order to the deadline of the wait.
     :param exponential_backoff: let the interval double from poll to poll, up to ``max_wait``.
     :param max_wait: longest interval in seconds (or ``timedelta``).
     :param soft_fail: skip the task when the video failed or a timeout has passed.
@@ -110,6 +115,7 @@ class ManxueCreateVideoOperator(SingleVideoWait):
         manxue_conn_id: str = DEFAULT_CONN_ID,
         wait_for_completion: bool = True,
         durable: bool = True,
+        order_timeout: timedelta | float | None = None,
         deferrable: bool = True,
         poke_interval: timedelta | float = DEFAULT_POKE_INTERVAL,
         timeout: timedelta | float = DEFAULT_TIMEOUT,
@@ -133,6 +139,8 @@ class ManxueCreateVideoOperator(SingleVideoWait):
         self.reference_audios = reference_audios
         self.wait_for_completion = wait_for_completion
         self.durable = durable
+        self.order_timeout = order_timeout
+        self._order_time = 0.0
         self._check_arguments()
 
     def _check_arguments(self) -> None:
@@ -143,7 +151,15 @@ class ManxueCreateVideoOperator(SingleVideoWait):
                 f"worker slot either, or wait_for_completion=False and a ManxueVideoSensor."
             )
         if not any(map(is_rendered_later, self._parameters.values())):
-            read_order(**self._parameters)
+            parse_video_request(**self._parameters)
+        if self.order_timeout is not None and not to_seconds(self.order_timeout) > 0:
+            raise ManxueInputError(f"order_timeout must be a positive time, not {self.order_timeout!r}.")
+        if self.durable and self.retries and not _HAS_STATE_STORE:
+            warnings.warn(
+                f"retries={self.retries} can order a second video: this Airflow has no task state store (3.3 and later have "
+                f"one), so after a killed worker a retry orders again. Set retries=0.",
+                stacklevel=4,
+            )
 
     @property
     def reschedule(self) -> bool:
@@ -154,26 +170,152 @@ class ManxueCreateVideoOperator(SingleVideoWait):
     def _parameters(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in _PARAMETERS}
 
+    def dry_run(self) -> None:
+        """
+        Check the rules, and log what would be ordered: model, seconds and fields. Nothing is sent.
+
+        Airflow's own method would log the template fields whole, with the signatures of URLs.
+
+        :raises ManxueInputError: naming each rule that is broken.
+        """
+        request = parse_video_request(**self._parameters)
+        self.hook.check_references(request)
+        seconds = "the service's default length" if request.seconds is None else f"{request.seconds} s"
+        self.log.info("Dry run: %s of video with the model %s would be ordered.", seconds, self.model)
+        for name, value in request.loggable_fields.items():
+            self.log.info("Dry run: %s = %s", name, value)
+        for caution in request.cautions:
+            self.log.warning("Dry run: %s", caution)
+
     def execute(self, context: Context) -> dict[str, Any] | str:
         """
-        Order, or go on with what this task instance has ordered already, and wait.
+        Order, or continue with what this task instance has ordered already, and wait.
 
         :return: the whole task, under the service's field names; the id, with ``wait_for_completion=False``.
         """
         with self._apply_skip_policy():
-            order = read_order(**self._parameters)
-            video_task_id = self._find_or_order(order, context)
-            with self._kept(context, video_task_id):
-                self._push_id(context, video_task_id)
-                if not self.wait_for_completion:
-                    self._seen = [{"id": video_task_id, "model": self.model}]
-                    return video_task_id
-                return self._begin(context, video_task_id)
+            return self._order_and_wait(context, OrderProgress(time.time()))
+
+    def execute_order(
+        self,
+        context: Context,
+        event: Any = None,
+        started_at: float | None = None,
+        attempts: int = 0,
+        since: str | None = None,
+        try_number: int | None = None,
+    ) -> dict[str, Any] | str:
+        """
+        Resume an order that waits for room: send it again.
+
+        :param event: the trigger's event.
+        :param started_at: first start of the try that deferred, in seconds since the epoch.
+        :param attempts: how often the order was sent and not accepted.
+        :param since: time of the last intent, as in the record.
+        :param try_number: number of the try that deferred.
+        """
+        if self._is_stale(context, try_number) or started_at is None:
+            self.log.info(
+                "This try was resumed with the arguments of an earlier one, and starts like any retry."
+            )
+            return self._order_and_wait(context, OrderProgress(time.time()))
+        return self._order_and_wait(context, OrderProgress(started_at, attempts, since))
+
+    def _order_and_wait(self, context: Context, progress: OrderProgress) -> dict[str, Any] | str:
+        request = parse_video_request(**self._parameters)
+        store = self._order_store(context)
+        video_task_id = self._existing_id(store, request, progress) or self._place(
+            context, store, request, progress
+        )
+        with self._track_order_outcome(context, video_task_id):
+            self._push_id(context, video_task_id)
+            if not self.wait_for_completion:
+                self._seen = [{"id": video_task_id, "model": self.model}]
+                return video_task_id
+            self._order_time = time.time() - progress.started_at
+            return self._begin(context, video_task_id)
+
+    def _existing_id(self, store: OrderStore, request: VideoRequest, progress: OrderProgress) -> str | None:
+        order = store.resume_id(request, progress.since)
+        if order is None:
+            return None
+        if order.caution:
+            self.log.warning("%s", order.caution)
+        self.log.info("Continuing with the video %s, which is ordered already; nothing is sent.", order.id)
+        return order.id
+
+    def _place(
+        self, context: Context, store: OrderStore, request: VideoRequest, progress: OrderProgress
+    ) -> str:
+        from airflow_provider_manxue._airflow.downstream_stores import check_downstream_stores
+
+        self.hook.check_references(request)
+        check_downstream_stores(self, self.log)
+        if self.durable and not store.enabled and not progress.attempts:
+            self.log.warning(
+                "This Airflow has no task state store (3.3 and later have one): if the worker is killed, a retry orders again."
+            )
+
+        def wait_for_room(progress: OrderProgress, next_at: float) -> None:
+            delay = next_at - time.time()
+            if self.deferrable and delay > MAX_DELAY_ON_WORKER:
+                self._defer_order(context, progress, next_at)
+            time.sleep(max(0.0, delay))
+
+        return place_order(
+            request,
+            progress,
+            hook=self.hook,
+            store=store,
+            bounds=self._order_bounds,
+            wait_for_room=wait_for_room,
+            log=self.log,
+        )
+
+    @property
+    def _order_bounds(self) -> OrderBounds:
+        first_polls = 2 * self.poke_interval if self.wait_for_completion else 0.0
+        return OrderBounds(
+            order_timeout=self.timeout if self.order_timeout is None else to_seconds(self.order_timeout),
+            execution_timeout=self._task_timeout,
+            reserve=self.hook.settings.request_timeout + first_polls,
+        )
+
+    @property
+    def _task_timeout(self) -> float:
+        """Seconds of ``execution_timeout``, which also bounds an order that waits on its worker."""
+        return self.execution_timeout.total_seconds() if self.execution_timeout else math.inf
+
+    def _defer_order(self, context: Context, progress: OrderProgress, next_at: float) -> NoReturn:
+        """Give the worker slot back until the order is sent again."""
+        from airflow_provider_manxue.triggers.manxue import ManxueOrderRoomTrigger
+
+        self.log.info("Waiting for room in the triggerer, without a worker slot.")
+        now = time.time()
+        ends_at = min(next_at + DEFER_TIMEOUT_MARGIN, progress.started_at + self._task_timeout)
+        self.defer(
+            trigger=ManxueOrderRoomTrigger(resume_at=next_at),
+            method_name="execute_order",
+            kwargs={**asdict(progress), **self._try_number(context)},
+            timeout=timedelta(seconds=max(ends_at - now, EVENT_MARGIN)),
+        )
 
     def _push_id(self, context: Context, video_task_id: str) -> None:
         if self.do_xcom_push or (self.wait_for_completion and self.deferrable):
             # Also where nothing is handed over: it leads back to the video if Airflow drops the deferral.
             self._push_xcoms(context, {_ID_KEY: video_task_id})
+
+    # --- the wait -------------------------------------------------------------------------------------------
+
+    @property
+    def _limits(self) -> TimeLimits:
+        """The limits of the wait, which begins when the order is accepted; ``execution_timeout`` counts from the first start."""
+        limits = super()._limits
+        return replace(limits, execution_timeout=limits.execution_timeout - self._order_time)
+
+    def _try_number(self, context: Context) -> dict[str, Any]:
+        order_time = {"order_time": self._order_time} if self._order_time else {}
+        return {**super()._try_number(context), **order_time}
 
     def execute_complete(
         self,
@@ -181,6 +323,7 @@ class ManxueCreateVideoOperator(SingleVideoWait):
         event: Any,
         started_at: float | None = None,
         try_number: int | None = None,
+        order_time: float = 0.0,
     ) -> dict[str, Any]:
         """
         Resume when the trigger has fired, as the sensor does.
@@ -188,30 +331,63 @@ class ManxueCreateVideoOperator(SingleVideoWait):
         :param event: the trigger's event.
         :param started_at: when the wait began, in seconds since the epoch.
         :param try_number: number of the try that deferred.
+        :param order_time: seconds from the first start of that try to the acceptance of the order.
         """
+        self._order_time = order_time
         video_task_id = str(event.get("video_task_id", "")) if isinstance(event, dict) else ""
-        with self._kept(context, video_task_id):
+        with self._track_order_outcome(context, video_task_id):
             return super().execute_complete(context, event, started_at, try_number)
 
     def _resume_stale(self, context: Context, video_task_id: str) -> dict[str, Any]:
         # The event of an earlier try names the order; nothing is sent.
+        self._order_time = 0.0
         video_task_id = video_task_id or self._awaited_id(context)
         self._push_id(context, video_task_id)  # Airflow has deleted the XComs of that try
         return super()._resume_stale(context, video_task_id)
 
     def _resume_after_failure(self, context: Context, reason: str) -> dict[str, Any]:
+        self._check_accepted(context, reason)
         video_task_id = self._awaited_id(context)
-        with self._kept(context, video_task_id):
+        with self._track_order_outcome(context, video_task_id):
             self._push_id(
                 context, video_task_id
             )  # a retry can resume here, without the XComs of the earlier try
             return super()._resume_after_failure(context, reason)
 
+    def _started_before_failure(self, context: Context, reason: str) -> float:
+        """Return when the order was accepted, as far as its record shows: the time for which it waited for room is no wait."""
+        first_start = super()._started_before_failure(context, reason)
+        accepted_at = first_start
+        with contextlib.suppress(
+            Exception
+        ):  # a store can fail in any way, and a person may have edited the record
+            record = self._order_store(context).load()
+            if record and record.since:
+                accepted_at = max(first_start, datetime.fromisoformat(record.since).timestamp())
+        self._order_time = accepted_at - first_start
+        return accepted_at
+
+    def _check_accepted(self, context: Context, reason: str) -> None:
+        """
+        End a task that was waiting for room. The arguments of its deferral are lost, so only the record shows that.
+
+        :raises ManxueOrderTimeoutError: if nothing was accepted; a retry orders.
+        """
+        record = None
+        with contextlib.suppress(Exception):  # _awaited_id says what to do then
+            record = self._order_store(context).load()
+        if record is not None and record.state is OrderState.NOT_ACCEPTED:
+            raise ManxueOrderTimeoutError(
+                f"Airflow ended the deferral of an order that was waiting for room: {reason or 'no reason given'}. Nothing "
+                f"was ordered. A retry or a clear of the task orders. Check that a triggerer is running and not overloaded."
+            )
+
     def _awaited_id(self, context: Context) -> str:
         """Return the id of the order that this task instance has placed: from its record, else from its XCom."""
         ti = context["ti"]
         try:
-            video_task_id = self._order_store(context).ordered_id() if self.durable else None
+            record = self._order_store(context).load()
+            video_task_id = record.id if record else None
             if video_task_id is None:
                 video_task_id = ti.xcom_pull(task_ids=ti.task_id, key=_ID_KEY, map_indexes=ti.map_index)
         except Exception as error:  # noqa: BLE001 - whatever it is, no retry may order again
@@ -220,63 +396,26 @@ class ManxueCreateVideoOperator(SingleVideoWait):
         if not names_a_task(video_task_id):
             raise ManxueOrderUnknownError(
                 "Airflow ended the deferral of this task, and the id of its order is in neither its record nor its XCom "
-                "'video_task_id'. The log of this task names it: wait for it with a ManxueVideoSensor."
+                "'video_task_id'. If the log of this task names an id, wait for it with a ManxueVideoSensor. If the log "
+                "ends with an order that was not accepted, nothing was ordered: clear the task."
             )
         return parse_video_task_id(video_task_id)
 
-    def _find_or_order(self, order: Order, context: Context) -> str:
-        store = self._order_store(context)
-        video_task_id = store.find(order.fingerprint)
-        if video_task_id is not None:
-            self.log.info(
-                "Going on with the video %s, which is ordered already; nothing is sent.", video_task_id
-            )
-            return video_task_id
-        if self.durable and not store.binds:
-            self.log.warning(
-                "This Airflow has no task state store (3.3 and later have one): if the worker dies, a retry orders anew."
-            )
-        video_task_id = self.hook.place_order(order, lambda: store.sending(order.fingerprint)).id
-        store.ordered(video_task_id)
-        return video_task_id
-
     @contextlib.contextmanager
-    def _kept(self, context: Context, video_task_id: str) -> Iterator[None]:
-        """Keep how the work on an order ends, so that no retry buys it again."""
+    def _track_order_outcome(self, context: Context, video_task_id: str) -> Iterator[None]:
         if not self.durable:
             yield
             return
-        store = self._order_store(context)
-        try:
+        with track_order(video_task_id, self._order_store(context), context["ti"]):
             yield
-        except ManxueVideoFailedError:
-            store.failed()
-            raise
-        except ManxueRefusedError as error:
-            raise store.lost(error) from None
-        except AirflowTaskTimeout as error:
-            if store.binds:
-                raise
-            # Airflow retries that one, and the retry would order again; it does not retry a sensor's timeout.
-            raise ManxueTimeoutError(
-                f"{error} The video {video_task_id!r} is ordered. Wait for it with a ManxueVideoSensor; clear this task to "
-                f"order anew."
-            ) from error
-        except Exception as error:
-            # Also what is not ours, such as an XCom backend's error: a retry would order again.
-            if store.binds or isinstance(error, (AirflowFailException, AirflowSensorTimeout)):
-                raise
-            reason = str(error) if isinstance(error, ManxueError) else f"{type(error).__name__}."
-            raise ManxueOrderError(
-                f"{reason} The video {video_task_id!r} is ordered, and a retry would order another one, so there is "
-                f"none. Wait for it with a ManxueVideoSensor; clear this task to order anew."
-            ) from error
-        else:
-            store.done(video_task_id)
 
     def _order_store(self, context: Context) -> OrderStore:
         ti = context["ti"]
-        place = Place(
-            ti.dag_id, ti.run_id, ti.task_id, -1 if ti.map_index is None else ti.map_index, ti.max_tries
-        )
-        return OrderStore(context.get("task_state_store") if self.durable else None, place, self.log)
+        map_index = -1 if ti.map_index is None else ti.map_index
+        ref = TaskInstanceRef(ti.dag_id, ti.run_id, ti.task_id, map_index, ti.max_tries)
+        return OrderStore(context.get("task_state_store") if self.durable else None, ref, self.log)
+
+
+def to_seconds(value: timedelta | float) -> float:
+    """Return a time in seconds."""
+    return value.total_seconds() if isinstance(value, timedelta) else float(value)

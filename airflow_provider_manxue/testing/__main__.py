@@ -75,6 +75,12 @@ def _parser() -> argparse.ArgumentParser:
         help="how Retry-After is written (default: %(default)s)",
     )
     parser.add_argument(
+        "--max-running", type=int, help="videos that the account runs at once; then 429 (assumed)"
+    )
+    parser.add_argument(
+        "--balance", type=int, help="seconds of video that the account can pay; then 402 (assumed)"
+    )
+    parser.add_argument(
         "--url-lifetime", type=float, default=86400.0, help="seconds that a video URL is valid"
     )
     parser.add_argument(
@@ -98,6 +104,8 @@ def _emulator(options: argparse.Namespace) -> Emulator:
         seed=options.seed,
         fault_rate=options.fault_rate,
         rate_limit=limit,
+        max_running=options.max_running,
+        balance=options.balance,
         url_lifetime=options.url_lifetime,
         default_script=options.script or Script.timed(queued=options.queued, processing=options.processing),
     )

@@ -9,6 +9,7 @@ import threading
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_manxue.testing.account import Account
 from airflow_provider_manxue.testing.catalogue import CATALOGUE, SHORT_NAMES
 from airflow_provider_manxue.testing.clock import Clock
 from airflow_provider_manxue.testing.faults import RANDOM_FAULTS, Dice, Faults, check_target
@@ -48,6 +49,8 @@ class Emulator:
     :param fault_rate: share of the requests that meet a random fault, from 0 to 1.
     :param random_faults: names of the faults to choose from.
     :param rate_limit: requests per second (as many may come at once), or a :class:`RateLimit`.
+    :param max_running: how many ordered videos the account runs at once; further orders meet a 429. None for no limit.
+    :param balance: seconds of video that the account can pay; further orders are rejected. None for no limit.
     :param url_lifetime: how long the URL of a video is valid, in seconds.
     :param exact_urls: refuse the URL of a video if its percent-encoding was changed on the way.
     :param clock: the clock to use.
@@ -67,6 +70,8 @@ class Emulator:
         fault_rate: float = 0.0,
         random_faults: Sequence[str] = RANDOM_FAULTS,
         rate_limit: float | RateLimit | None = None,
+        max_running: int | None = None,
+        balance: int | None = None,
         url_lifetime: float = 86400.0,
         exact_urls: bool = False,
         clock: Clock | None = None,
@@ -89,6 +94,7 @@ class Emulator:
             signer=self._signer,
             rate_limit=rate_limit,
             record_requests=record_requests,
+            account=Account(max_running, balance),
         )
         if default_script is not None:
             self.default_script = default_script

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from airflow_provider_manxue.testing import orders
+from airflow_provider_manxue.testing.account import NO_LIMITS, Account
 from airflow_provider_manxue.testing.answer import Answer, dump, retry_after
 from airflow_provider_manxue.testing.ledger import Ledger, Order
 from airflow_provider_manxue.testing.media import entity_tag, last_modified, wanted_range
@@ -97,6 +98,7 @@ class Service:
     :param signer: signs the URLs of videos.
     :param rate_limit: limit for requests with a valid key; none if left out.
     :param record_requests: keep a record of each request.
+    :param account: the limits of the account.
     """
 
     def __init__(
@@ -108,6 +110,7 @@ class Service:
         signer: UrlSigner,
         rate_limit: RateLimit | None,
         record_requests: bool,
+        account: Account = NO_LIMITS,
     ) -> None:
         self.lock = threading.RLock()
         self.clock = clock
@@ -117,6 +120,7 @@ class Service:
         self.tasks: dict[str, Task] = {}
         self.requests: list[RequestRecord] = []
         self.orders: list[Order] = []
+        self._account = account
         self._signer = signer
         self._bucket = TokenBucket(rate_limit, clock) if rate_limit else None
         self._record_requests = record_requests
@@ -262,13 +266,18 @@ class Service:
             order = orders.read(record.body or b"")
         except ValueError as error:
             return _error(400, str(error) + _GUESS), None
+        seconds = order.get("duration", orders.DEFAULT_DURATION)
+        if self._account != NO_LIMITS:
+            ordered = (self.tasks[placed.id] for placed in self.orders)
+            objection = self._account.objection(ordered, self.ledger.units, seconds)
+            if objection is not None:
+                return _error(objection[0], objection[1] + _GUESS), None
         scripted = self.default_script.create
         if fault is None and scripted is not None and not scripted.acted_upon:
             return Reply(200), scripted
         answer = fault or scripted or Answer()
         refused = fault is not None and not fault.bills
         script = Script.failing() if refused else self.default_script
-        seconds = order.get("duration", orders.DEFAULT_DURATION)
         task = self.add_task(
             script,
             task_id=answer.order_id,

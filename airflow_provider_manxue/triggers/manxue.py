@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import abc
+import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from airflow.triggers.base import TriggerEvent
+from airflow.triggers.base import BaseTrigger, TriggerEvent
 
 from airflow_provider_manxue._airflow.task_trigger import CannotStartInTriggererError, StartFromTrigger
 from airflow_provider_manxue._airflow.xcoms import RETURN_KEY
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
     from airflow_provider_manxue._core.poller import Outcome
+
+
+_MAX_SLEEP = 60.0
+"""Seconds; the longest sleep of a trigger that only waits."""
 
 
 class _WaitTrigger(StartFromTrigger):
@@ -312,3 +317,26 @@ class ManxueVideoBatchTrigger(_WaitTrigger):
             await self._drive(poller, client, now + GRACE_TIME)
         fresh = {video: task for video, task in poller.outcomes.items() if isinstance(task, VideoTask)}
         return {**waited.outcomes, **fresh}  # an aged URL is better than none
+
+
+class ManxueOrderRoomTrigger(BaseTrigger):
+    """
+    Waits until an order that was not accepted is sent again. It sends nothing itself.
+
+    :param resume_at: when to fire, in seconds since the epoch.
+    """
+
+    def __init__(self, *, resume_at: float) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.resume_at = resume_at
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class path and the argument; deferrals in flight outlive upgrades, so both are promises."""
+        return "airflow_provider_manxue.triggers.manxue.ManxueOrderRoomTrigger", {"resume_at": self.resume_at}
+
+    async def run(self) -> AsyncIterator[TriggerEvent]:
+        """Wait, and yield the event to resume."""
+        # In steps: the clock may be set meanwhile.
+        while (left := self.resume_at - time.time()) > 0:  # noqa: ASYNC110 - a moment, no event of this process
+            await asyncio.sleep(min(left, _MAX_SLEEP))
+        yield TriggerEvent({"version": 1, "status": "resend"})

@@ -63,7 +63,7 @@ def test_killed_worker_goes_on_with_its_order_and_a_clear_after_success_orders_a
     assert airflow.wait_for_run(DAG, run_id) == "success"
     assert airflow.xcom(DAG, run_id, "order", key="video_task_id") == first
     assert len(emulator.ledger.orders) == before + 1
-    assert "Going on with the video" in airflow.task_log(DAG, run_id, "order", try_number=2)
+    assert "Continuing with the video" in airflow.task_log(DAG, run_id, "order", try_number=2)
 
     emulator.default_script = Script.polls("completed")
     clear(airflow, run_id)

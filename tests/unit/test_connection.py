@@ -26,6 +26,7 @@ EXTRA = (
     "allow_http",
     "requests_per_second",
     "max_connections",
+    "busy_codes",
 )
 
 
@@ -496,3 +497,26 @@ def test_a_missing_connection_is_reported_with_the_remedy():
     assert isinstance(error, ManxueConnectionNotFoundError)
     assert "'manxue_default' does not exist" in str(error)
     assert "type 'manxue'" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("value", "codes"),
+    [
+        ("1302", {"1302"}),
+        (" 1302, queue_full ,", {"1302", "queue_full"}),
+        (1302, {"1302"}),
+        ([1302, "queue_full"], {"1302", "queue_full"}),
+        (None, set()),
+        ("", set()),
+        ([], set()),
+    ],
+)
+def test_busy_codes_are_a_list_or_text(value, codes):
+    assert settings_of(extra={"busy_codes": value}).busy_codes == codes
+
+
+@pytest.mark.parametrize("value", [True, 1.5, {"a": 1}, [True], [[1]], [None]])
+def test_other_busy_codes_are_refused(value):
+    error = error_of(extra={"busy_codes": value})
+    assert re.fullmatch(SENTENCES, error)
+    assert "busy_codes" in error

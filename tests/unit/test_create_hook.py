@@ -12,17 +12,18 @@ import pytest
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout
 
+from airflow_provider_manxue._core.order_timing import MAX_ATTEMPTS
+from airflow_provider_manxue._core.orders import parse_video_request
 from airflow_provider_manxue.exceptions import (
     ManxueConfigurationError,
     ManxueInputError,
-    ManxueOrderNotSentError,
-    ManxueOrderRefusedError,
+    ManxueOrderNotAcceptedError,
+    ManxueOrderRejectedError,
     ManxueOrderUnknownError,
     ManxueVideoFailedError,
 )
 from airflow_provider_manxue.hooks import manxue as hook_module
 from airflow_provider_manxue.hooks.manxue import ManxueHook
-from airflow_provider_manxue.orders import MAX_TRIES
 from airflow_provider_manxue.testing import Answer, Emulator
 
 ORDER = {"prompt": "a cat", "model": "sd2_manxue_720p"}
@@ -80,13 +81,21 @@ UNKNOWN = {
     "compressed": Answer(body=b"\x0b\x02\x80ab\x03", headers={"Content-Encoding": "br"}),
     "endless": Answer(endless=True),
     "302": Answer(status=302, headers={"Location": "http://127.0.0.1:9/"}),
+    "307": Answer(status=307, headers={"Location": "http://127.0.0.1:9/"}),
+    "accepted under another code": Answer(json={"code": 1, "msg": "success", "data": {"taskId": "proj_1"}}),
+    "429 beside a task": Answer(json={"id": "proj_1", "status": "queued"}, status=429),
     "business error 500": Answer(json={"code": 500, "data": None, "msg": "busy"}),
     **{str(status): Answer(status=status) for status in (408, 409, 500, 502, 503, 504)},
     "500 after the order": Answer(status=500, processed=True),
 }
 REFUSED = {
-    **{str(status): Answer(status=status) for status in (400, 401, 402, 403, 404, 413, 422, 307)},
+    **{str(status): Answer(status=status) for status in (400, 401, 402, 403, 404, 413, 422)},
     "business error 400": Answer(json={"code": 400, "data": None, "msg": "prompt not allowed"}),
+    "business error 1001": Answer(json={"code": 1001, "data": None, "msg": "cannot fetch"}),
+    "400 with an endless body": Answer(status=400, endless=True),
+    "400 with a compressed body": Answer(
+        status=400, body=b"\x0b\x02\x80ab\x03", headers={"Content-Encoding": "br"}
+    ),
 }
 
 
@@ -117,7 +126,7 @@ def test_order_without_an_answer_in_time_is_unknown(emulator, connect):
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_order_is_sent_once(emulator, name):
     emulator.answer_all_with(REFUSED[name], on="create")
-    with pytest.raises(ManxueOrderRefusedError, match="nothing was ordered"):
+    with pytest.raises(ManxueOrderRejectedError, match="nothing was ordered"):
         ManxueHook().create_video(**ORDER)
     assert posts(emulator) == 1
 
@@ -125,9 +134,9 @@ def test_refused_order_is_sent_once(emulator, name):
 @pytest.mark.parametrize("status", [425, 429])
 def test_order_that_was_not_taken_is_sent_again_within_limits(emulator, pauses, status):
     emulator.answer_all_with(Answer(status=status), on="create")
-    with pytest.raises(ManxueOrderNotSentError, match=f"HTTP {status}"):
+    with pytest.raises(ManxueOrderNotAcceptedError, match=f"HTTP {status}"):
         ManxueHook().create_video(**ORDER)
-    assert posts(emulator) == MAX_TRIES
+    assert posts(emulator) == MAX_ATTEMPTS
     assert pauses.seconds == sorted(pauses.seconds)
     assert emulator.ledger.billed == 0
 
@@ -153,10 +162,10 @@ def test_unknown_ends_the_tries_that_not_taken_began(emulator):
 def test_refused_connection_is_not_sent(emulator, pauses):
     with (
         emulator.outage("refuse"),
-        pytest.raises(ManxueOrderNotSentError, match="connection refused"),
+        pytest.raises(ManxueOrderNotAcceptedError, match="connection refused"),
     ):
         ManxueHook().create_video(**ORDER)
-    assert len(pauses.seconds) == MAX_TRIES - 1
+    assert len(pauses.seconds) == MAX_ATTEMPTS - 1
     assert posts(emulator) == 0
 
 
@@ -175,21 +184,21 @@ def test_unknown_host_name_is_not_sent(emulator, connect, monkeypatch):
         raise socket.gaierror(-2, "Name or service not known")
 
     monkeypatch.setattr(socket, "getaddrinfo", no_such_name)
-    with pytest.raises(ManxueOrderNotSentError, match="host name was not found"):
+    with pytest.raises(ManxueOrderNotAcceptedError, match="host name was not found"):
         ManxueHook().create_video(**ORDER)
 
 
 def test_certificate_that_is_not_trusted_is_not_sent(connect, pauses):
     with Emulator(tls=True) as emulator:
         connect(emulator, ca_bundle=None)
-        with pytest.raises(ManxueOrderNotSentError, match="certificate was not accepted"):
+        with pytest.raises(ManxueOrderNotAcceptedError, match="certificate was not accepted"):
             ManxueHook().create_video(**ORDER)
         assert posts(emulator) == 0
 
 
 def test_tls_to_a_server_that_speaks_none_is_not_sent(emulator, connect):
     connect(emulator, host=emulator.base_url.replace("http://", "https://"))
-    with pytest.raises(ManxueOrderNotSentError, match="TLS failed"):
+    with pytest.raises(ManxueOrderNotAcceptedError, match="TLS failed"):
         ManxueHook().create_video(**ORDER)
     assert posts(emulator) == 0
 
@@ -258,7 +267,7 @@ def test_timeout_of_the_task_while_the_answer_is_awaited_is_unknown(emulator, mo
 
 
 def test_trouble_of_our_own_with_the_answer_is_unknown(emulator, monkeypatch):
-    monkeypatch.setattr(hook_module, "read_order_answer", Mock(side_effect=RuntimeError("a mistake")))
+    monkeypatch.setattr(hook_module, "parse_order_response", Mock(side_effect=RuntimeError("a mistake")))
     with pytest.raises(ManxueOrderUnknownError):
         ManxueHook().create_video(**ORDER)
     assert emulator.ledger.billed == 1
@@ -272,6 +281,54 @@ def test_timeout_of_the_task_before_anything_was_sent_stays_one(emulator, monkey
     with pytest.raises(AirflowTaskTimeout):
         ManxueHook().create_video(**ORDER)
     assert posts(emulator) == 0
+
+
+def test_status_decides_also_if_the_task_times_out_while_the_body_is_read(emulator, monkeypatch):
+    def end(*args):
+        raise AirflowTaskTimeout("execution_timeout")
+
+    monkeypatch.setattr(hook_module, "_read_body", end)
+    emulator.answer_all_with(Answer(status=429), on="create")
+    with pytest.raises(ManxueOrderNotAcceptedError):
+        ManxueHook().create_video(**ORDER)
+
+
+def test_busy_code_of_the_connection_is_not_accepted(emulator, connect, pauses):
+    connect(emulator, busy_codes="1302, queue_full")
+    emulator.fail_next(2, Answer(json={"code": 1302, "data": None, "msg": "full"}), on="create")
+    assert ManxueHook().create_video(**ORDER).id == emulator.ledger.orders[-1].id
+    assert len(pauses.seconds) == 2
+
+
+def test_response_that_names_its_id_otherwise_is_accepted(emulator):
+    emulator.answer_all_with(Answer(json={"code": 0, "data": {"task": {"task_id": "t9"}}}), on="create")
+    assert ManxueHook().create_video(**ORDER).id == "t9"
+
+
+def test_response_that_breaks_off_is_quoted(emulator):
+    emulator.answer_all_with(Answer(truncate=30), on="create")
+    with pytest.raises(ManxueOrderUnknownError, match=r"\(response: .*proj_sd2"):
+        ManxueHook().create_video(**ORDER)
+
+
+def test_reference_on_a_private_host_is_refused_before_anything_is_sent(emulator, connect, monkeypatch):
+    connect(emulator, host="https://service.example/kyyReactApiServer")
+    monkeypatch.setattr(socket, "getaddrinfo", None)
+    with pytest.raises(ManxueInputError, match="not public"):
+        ManxueHook().create_video(**ORDER, first_image="http://localhost:9000/a.png")
+
+
+def test_reference_on_a_private_host_is_sent_to_a_service_on_one(emulator):
+    ManxueHook().create_video(**ORDER, first_image="http://localhost:9000/a.png")
+    assert emulator.ledger.billed == 1
+
+
+def test_send_order_sends_once(emulator, pauses):
+    emulator.answer_all_with(Answer(status=429), on="create")
+    with pytest.raises(ManxueOrderNotAcceptedError):
+        ManxueHook().send_order(parse_video_request(**ORDER))
+    assert posts(emulator) == 1
+    assert pauses.seconds == []
 
 
 def test_order_that_fails_at_once_is_a_failed_video(emulator):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import subprocess
 import sys
@@ -10,6 +9,8 @@ from datetime import timedelta
 from unittest.mock import Mock
 
 import pytest
+from ordering import *  # noqa: F403 - its fixtures
+from ordering import KEY, ORDER, Kill, TaskInstance, posts, run_with_retries
 
 from airflow.providers.common.compat.sdk import (
     DAG,
@@ -19,186 +20,23 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
-from airflow_provider_manxue import order_store as store_module
-from airflow_provider_manxue._airflow import single_wait as single_module
-from airflow_provider_manxue._airflow import waiting as waiting_module
-from airflow_provider_manxue._client import drivers as drivers_module
-from airflow_provider_manxue._core.events import completed_event, error_event
+from airflow_provider_manxue._core.events import error_event
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,
     ManxueInputError,
     ManxueOrderError,
     ManxueOrderMismatchError,
-    ManxueOrderNotSentError,
-    ManxueOrderRefusedError,
+    ManxueOrderNotAcceptedError,
+    ManxueOrderRejectedError,
+    ManxueOrderTimeoutError,
     ManxueOrderUnknownError,
     ManxueTimeoutError,
     ManxueVideoFailedError,
 )
-from airflow_provider_manxue.hooks import manxue as hook_module
 from airflow_provider_manxue.hooks.manxue import ManxueHook
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
-from airflow_provider_manxue.order_record import KEY
-from airflow_provider_manxue.orders import MAX_TRIES
-from airflow_provider_manxue.testing import Answer, Clock, Emulator, Script
-
-ORDER = {"prompt": "a cat", "model": "sd2_manxue_720p"}
-
-
-class Kill(BaseException):
-    """The worker is gone at this moment: no code of ours runs any more."""
-
-
-class Boundaries:
-    """Counts the moments between a task and the rest of the world, and kills the task at one of them."""
-
-    def __init__(self):
-        self.kill_at = None
-        self.passed = []
-
-    def pass_(self, name):
-        if len(self.passed) == self.kill_at:
-            self.kill_at = None
-            raise Kill(name)
-        self.passed.append(name)
-
-    def around(self, name, action):
-        def wrapped(*args, **kwargs):
-            self.pass_(f"before {name}")
-            result = action(*args, **kwargs)
-            self.pass_(f"after {name}")
-            return result
-
-        return wrapped
-
-
-class Store:
-    """A task state store: plain JSON that outlives a task's process."""
-
-    def __init__(self):
-        self.values = {}
-        self.broken = 0
-
-    def _check(self):
-        if self.broken:
-            self.broken -= 1
-            raise RuntimeError("the store is away")
-
-    def get(self, key, default=None):
-        return json.loads(self.values[key]) if key in self.values else default
-
-    def set(self, key, value, *, retention=None):
-        self._check()
-        self.values[key] = json.dumps(value, allow_nan=False)
-
-    def delete(self, key):
-        self._check()
-        self.values.pop(key, None)
-
-
-class TaskInstance:
-    """One task instance through all of its tries, as Airflow runs them; the store is Airflow's."""
-
-    dag_id, run_id, task_id, map_index = "dag", "run", "order", -1
-
-    def __init__(self, boundaries, *, store=True, retries=2):
-        self.boundaries = boundaries
-        self.store = Store() if store else None
-        self.retries = retries
-        self.try_number, self.max_tries = 0, retries
-        self.xcom = {}
-
-    def xcom_push(self, key, value):
-        self.xcom[key] = value
-
-    def xcom_pull(self, *, task_ids, key, map_indexes):
-        assert (task_ids, map_indexes) == (self.task_id, self.map_index)
-        return self.xcom.get(key)
-
-    @property
-    def record(self):
-        return self.store.get(KEY)
-
-    @property
-    def context(self):
-        pushing = Mock(wraps=self, max_tries=self.max_tries)
-        for name in ("dag_id", "run_id", "task_id", "map_index", "try_number"):
-            setattr(pushing, name, getattr(self, name))
-        pushing.xcom_push = self.boundaries.around("xcom", self.xcom_push)
-        if self.store is None:
-            return {"ti": pushing}
-        store = Mock()
-        for name in ("get", "set", "delete"):
-            setattr(store, name, self.boundaries.around(name, getattr(self.store, name)))
-        return {"ti": pushing, "task_state_store": store}
-
-    def clear(self):
-        self.max_tries = self.try_number + self.retries
-
-    def run(self, **kwargs):
-        """Run the next try: each step in a process of its own, that is, by an operator of its own."""
-        self.try_number += 1
-        self.xcom.clear()
-        operator = self._operator(kwargs)
-        try:
-            result = operator.execute(self.context)
-        except TaskDeferred as deferral:
-            result = self._resume(kwargs, deferral)
-        self.xcom["return_value"] = result
-        return result
-
-    def _operator(self, kwargs):
-        return ManxueCreateVideoOperator(task_id="order", **{**ORDER, **kwargs})
-
-    def _resume(self, kwargs, deferral):
-        self.boundaries.pass_("deferred")
-        event = completed_event(deferral.trigger.video_task_id)
-        kwargs_of_event = json.loads(json.dumps({**deferral.kwargs, "event": event}))
-        return self._operator(kwargs).resume_execution(deferral.method_name, kwargs_of_event, self.context)
-
-
-@pytest.fixture
-def clock(monkeypatch):
-    """Time of the emulator and of the task; sleeping moves it on."""
-    clock = Clock(frozen=True)
-    time = Mock(time=clock.now, monotonic=clock.now, sleep=clock.advance)
-    for module in (hook_module, store_module, single_module, waiting_module, drivers_module):
-        monkeypatch.setattr(module, "time", time)
-    return clock
-
-
-@pytest.fixture
-def emulator(monkeypatch, clock):
-    with Emulator(clock=clock) as emulator:
-        emulator.default_script = Script.polls("queued", "completed")
-        monkeypatch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", emulator.airflow_connection_json())
-        yield emulator
-
-
-@pytest.fixture
-def boundaries(monkeypatch):
-    boundaries = Boundaries()
-    for name in ("_send_order", "get_video_task"):
-        real = getattr(ManxueHook, name)
-        monkeypatch.setattr(ManxueHook, name, boundaries.around(name, real))
-    # A function that is no method would not be bound.
-    for name in ("_send_order", "get_video_task"):
-        wrapped = getattr(ManxueHook, name)
-        monkeypatch.setattr(ManxueHook, name, lambda self, *args, _wrapped=wrapped: _wrapped(self, *args))
-    return boundaries
-
-
-@pytest.fixture
-def task(emulator, boundaries):
-    return TaskInstance(boundaries)
-
-
-@pytest.fixture
-def old(emulator, boundaries):
-    """The same on an Airflow without a task state store."""
-    return TaskInstance(boundaries, store=False)
-
+from airflow_provider_manxue.testing import Answer, Script
 
 MODES = {"deferred": {}, "poke": {"deferrable": False}}
 
@@ -238,14 +76,16 @@ def test_id_is_in_log_store_and_xcom_before_the_wait_begins(emulator, task, boun
     log.info.side_effect = lambda *args: boundaries.passed.append(f"log {args[0]}")
     monkeypatch.setattr(ManxueHook, "log", log)
     task.run(deferrable=False)
-    assert boundaries.passed[:10] == [
+    assert boundaries.passed[:12] == [
         "before get",
         "after get",
         "before set",
         "after set",
-        "before _send_order",
-        "after _send_order",
+        "before get",
+        "after get",
+        "before send_order",
         "log Ordered the video %s (model %s).",
+        "after send_order",
         "before set",
         "after set",
         "before xcom",
@@ -258,7 +98,7 @@ def test_record_is_as_documented(emulator, task):
     record = task.record
     assert set(record.pop("fingerprint")) == {"prompt", "model", "duration"}
     assert record.pop("since").endswith("+00:00")
-    assert record == {"state": "done", "id": emulator.ledger.orders[0].id, "max_tries": 2}
+    assert record == {"state": "done", "id": emulator.ledger.orders[0].id, "max_tries": 2, "scheme": 2}
     assert "a cat" not in task.store.values[KEY]
 
 
@@ -411,33 +251,6 @@ UNKNOWN = {
 }
 
 
-def run_with_retries(task):
-    """Run a task as Airflow does, until it succeeds or there is no further try."""
-    while True:
-        try:
-            return task.run()
-        except AirflowFailException:
-            raise
-        except Exception:
-            if task.try_number > task.max_tries:
-                raise
-
-
-def posts(emulator):
-    return sum(record.method == "POST" for record in emulator.requests)
-
-
-@pytest.fixture
-def connect(emulator, monkeypatch):
-    """Change fields of the connection."""
-
-    def connect(host=emulator.base_url, **extra):
-        connection = {**json.loads(emulator.airflow_connection_json()), "host": host, "extra": extra}
-        monkeypatch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", json.dumps(connection))
-
-    return connect
-
-
 @pytest.mark.parametrize("name", UNKNOWN)
 @pytest.mark.parametrize("binds", [True, False])
 def test_unknown_order_is_sent_once_and_a_retry_is_not_made(emulator, boundaries, connect, name, binds):
@@ -463,7 +276,7 @@ def test_unknown_order_is_sent_once_and_a_retry_is_not_made(emulator, boundaries
 def test_order_that_never_left_may_be_retried_and_never_arrives(
     emulator, boundaries, connect, monkeypatch, failure, binds
 ):
-    task = TaskInstance(boundaries, store=binds, retries=5)
+    task = TaskInstance(boundaries, store=binds, retries=1)
     if failure == "name":
         connect(host="https://no-such-host.invalid/kyyReactApiServer")
         monkeypatch.setattr(socket, "getaddrinfo", Mock(side_effect=socket.gaierror(-2, "not known")))
@@ -471,20 +284,20 @@ def test_order_that_never_left_may_be_retried_and_never_arrives(
         connect(host=emulator.base_url.replace("http://", "https://"))
     else:
         emulator.stop()
-    with pytest.raises(ManxueOrderNotSentError):
-        run_with_retries(task)
-    assert task.try_number == 1 + 5
+    with pytest.raises(ManxueOrderTimeoutError, match="order_timeout"):
+        run_with_retries(task, order_timeout=200)
+    assert task.try_number == 1 + 1
     assert posts(emulator) == 0
-    assert not binds or task.record is None, "what was not sent leaves no trace"
+    assert not binds or task.record["state"] == "not_accepted"
 
 
 @pytest.mark.parametrize("binds", [True, False])
 @pytest.mark.parametrize("status", [425, 429])
 def test_order_that_was_not_taken_is_retried_until_it_is_and_billed_once(emulator, boundaries, status, binds):
     task = TaskInstance(boundaries, store=binds, retries=5)
-    emulator.fail_next(2 * MAX_TRIES + 1, Answer(status=status), on="create")
-    assert run_with_retries(task)["id"] == emulator.ledger.orders[0].id
-    assert task.try_number == 3
+    emulator.fail_next(9, Answer(status=status), on="create")
+    assert run_with_retries(task, order_timeout=200)["id"] == emulator.ledger.orders[0].id
+    assert task.try_number == 2
     assert emulator.ledger.billed == 1
 
 
@@ -512,13 +325,13 @@ def test_unknown_order_is_sent_anew_once_the_key_is_deleted(emulator, task):
 
 @pytest.mark.parametrize(
     ("answer", "error"),
-    [(Answer(status=429), ManxueOrderNotSentError), (Answer(status=400), ManxueOrderRefusedError)],
+    [(Answer(status=429), ManxueOrderTimeoutError), (Answer(status=400), ManxueOrderRejectedError)],
 )
-def test_nothing_is_kept_of_an_order_that_was_not_taken(emulator, task, answer, error):
+def test_order_that_was_not_accepted_is_sent_again_by_the_next_try(emulator, task, answer, error):
     emulator.answer_all_with(answer, on="create")
     with pytest.raises(error):
         task.run()
-    assert task.record is None
+    assert task.record["state"] == "not_accepted"
     emulator.answer_all_with(None)
     assert task.run()["status"] == "completed"
 
@@ -591,7 +404,7 @@ def test_no_kill_and_retry_buys_twice(emulator, boundaries, mode):
         try:
             result = task.run(**MODES[mode])
         except ManxueOrderUnknownError:
-            assert str(kill.value) in {"after set", "before _send_order", "after _send_order", "before get", "after get",
+            assert str(kill.value) in {"after set", "before send_order", "after send_order", "before get", "after get",
                                        "before set"}  # fmt: skip
             assert task.record["state"] == "intent"
         else:
@@ -642,27 +455,27 @@ def test_nothing_is_sent_without_a_kept_intent(emulator, task):
 
 
 def test_keeping_the_id_is_tried_again(emulator, task, monkeypatch):
-    real = ManxueHook._send_order
+    real = ManxueHook.send_order
 
     def send(self, *args):
         answer = real(self, *args)
         task.store.broken = 3
         return answer
 
-    monkeypatch.setattr(ManxueHook, "_send_order", send)
+    monkeypatch.setattr(ManxueHook, "send_order", send)
     task.run()
     assert task.record["state"] == "done"
 
 
 def test_paid_order_is_awaited_although_it_cannot_be_kept(emulator, task, monkeypatch):
-    real = ManxueHook._send_order
+    real = ManxueHook.send_order
 
     def send(self, *args):
         answer = real(self, *args)
         task.store.broken = 100
         return answer
 
-    monkeypatch.setattr(ManxueHook, "_send_order", send)
+    monkeypatch.setattr(ManxueHook, "send_order", send)
     assert task.run()["status"] == "completed"
     assert task.record["state"] == "intent"
 
@@ -704,13 +517,13 @@ def test_with_a_store_or_without_durable_such_an_error_is_retried(task, monkeypa
 
 def test_never_fail_skips_on_an_unknown_order(emulator, task):
     emulator.answer_all_with(Answer(status=502), on="create")
-    with pytest.raises(AirflowSkipException, match="not known"):
+    with pytest.raises(AirflowSkipException, match="unknown"):
         task.run(never_fail=True)
 
 
 def test_every_error_of_an_order_is_one_of_ours():
     assert issubclass(ManxueOrderError, ManxueError)
-    assert issubclass(ManxueOrderNotSentError, ManxueError)
+    assert issubclass(ManxueOrderNotAcceptedError, ManxueError)
 
 
 def test_execution_timeout_bounds_the_wait_as_in_the_sensor():

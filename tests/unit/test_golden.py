@@ -23,13 +23,15 @@ from packaging.version import Version
 
 from airflow.providers.common.compat.sdk import DAG, AirflowException, TaskDeferred
 
-from airflow_provider_manxue import exceptions, order_store
+from airflow_provider_manxue import exceptions
+from airflow_provider_manxue._airflow import order_life, order_store
 from airflow_provider_manxue._airflow.start_from_trigger import CAN_START_AND_END
 from airflow_provider_manxue._core.events import batch_event, begin_event, completed_event, error_event
+from airflow_provider_manxue._core.order_record import KEY
 from airflow_provider_manxue.hooks import manxue as hook_module
 from airflow_provider_manxue.models import TaskStatus, VideoTask
+from airflow_provider_manxue.operators import manxue as operator_module
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
-from airflow_provider_manxue.order_record import KEY
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
 from world import START, first_event, trigger_of
@@ -133,15 +135,18 @@ class Stage:
         self.state = {}
         self.orders_sent = 0
         self.orders_are_lost = False
-        monkeypatch.setattr(order_store, "time", world.clock)
-        monkeypatch.setattr(hook_module.ManxueHook, "place_order", self._place_order, raising=False)
+        for module in (order_life, order_store, operator_module):
+            monkeypatch.setattr(module, "time", world.clock)
+        monkeypatch.setattr(
+            hook_module.ManxueHook, "check_references", lambda hook, request: None, raising=False
+        )
+        monkeypatch.setattr(hook_module.ManxueHook, "send_order", self._send_order, raising=False)
         world.store = SimpleNamespace(get=self.state.get, set=self.state.__setitem__)
 
-    def _place_order(self, order, sending):
-        with sending():
-            self.orders_sent += 1
-            if self.orders_are_lost:
-                raise exceptions.ManxueOrderUnknownError("no answer")
+    def _send_order(self, request):
+        self.orders_sent += 1
+        if self.orders_are_lost:
+            raise exceptions.ManxueOrderUnknownError("no answer")
         return VideoTask(id="proj_1", status=TaskStatus.QUEUED)
 
     def begin(self, *answers):

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 import pytest
 
 from airflow_provider_manxue.exceptions import (
-    ManxueOrderRefusedError,
+    ManxueOrderRejectedError,
     ManxueOrderUnknownError,
     ManxueTransientError,
 )
@@ -112,7 +112,7 @@ def order_from_worker():
 WAYS = {
     "query on a worker": (ask_from_worker, ManxueTransientError),
     "query in the triggerer": (ask_from_triggerer, ManxueTransientError),
-    "order on a worker": (order_from_worker, (ManxueOrderUnknownError, ManxueOrderRefusedError)),
+    "order on a worker": (order_from_worker, (ManxueOrderUnknownError, ManxueOrderRejectedError)),
 }
 
 
@@ -155,7 +155,9 @@ def test_nothing_is_read_after_the_cut_that_was_received_before_it():
         cutoff.expired = True
         return b"x"
 
-    assert _read_bounded(SimpleNamespace(raw=SimpleNamespace(read1=read1)), cutoff) == b"x"
+    content = bytearray()
+    _read_bounded(SimpleNamespace(raw=SimpleNamespace(read1=read1)), content, cutoff)
+    assert content == b"x"
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -9,7 +9,8 @@ import pytest
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, TaskDeferred
 
-from airflow_provider_manxue import order_store as store_module
+from airflow_provider_manxue._airflow import order_life as life_module
+from airflow_provider_manxue._airflow import order_store as store_module
 from airflow_provider_manxue._core.deadline import (
     DEFER_TIMEOUT_MARGIN,
     EVENT_MARGIN,
@@ -31,6 +32,7 @@ from airflow_provider_manxue.exceptions import (
 )
 from airflow_provider_manxue.hooks import manxue as hook_module
 from airflow_provider_manxue.models import TaskStatus, VideoTask
+from airflow_provider_manxue.operators import manxue as operator_module
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
 from world import START
@@ -68,13 +70,14 @@ def orders(world, monkeypatch):
     """The number of the orders that were sent."""
     sent = []
 
-    def place_order(self, video_request, sending):
-        with sending():
-            sent.append(video_request)
+    def send_order(self, request):
+        sent.append(request)
         return VideoTask(id=f"proj_{len(sent)}", status=TaskStatus.QUEUED)
 
-    monkeypatch.setattr(hook_module.ManxueHook, "place_order", place_order, raising=False)
-    monkeypatch.setattr(store_module, "time", world.clock)
+    monkeypatch.setattr(hook_module.ManxueHook, "check_references", lambda hook, request: None, raising=False)
+    monkeypatch.setattr(hook_module.ManxueHook, "send_order", send_order, raising=False)
+    for module in (life_module, store_module, operator_module):
+        monkeypatch.setattr(module, "time", world.clock)
     return sent
 
 
@@ -201,7 +204,7 @@ class TestEndOfTheDeferralOfAnOrder:
         world.store = None
         service.answers("queued")
         with pytest.raises(ManxueTimeoutError, match=r"execution_timeout.*'proj_1' is ordered"):
-            world.run(order(execution_timeout=timedelta(seconds=60)))
+            world.run(order(execution_timeout=timedelta(seconds=100)))
         assert len(orders) == 1
 
     def test_by_a_crash_stops_with_the_id_below_3_3(self, world, service, orders):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_manxue import order_store
-from airflow_provider_manxue._airflow import waiting
+from airflow_provider_manxue._airflow import order_store, waiting
 from airflow_provider_manxue._client import rate_limiter
 from airflow_provider_manxue._client.async_client import AsyncClient
 from airflow_provider_manxue._client.credentials import CredentialProbes
@@ -23,7 +21,7 @@ from airflow_provider_manxue._core import responses as protocol
 from airflow_provider_manxue._core.poller import Poller
 from airflow_provider_manxue._core.status_log import BatchLog
 from airflow_provider_manxue._core.worker_pass import WorkerPass
-from airflow_provider_manxue.exceptions import ManxueOrderNotSentError
+from airflow_provider_manxue.exceptions import ManxueOrderNotAcceptedError
 from airflow_provider_manxue.hooks.manxue import ManxueHook
 from airflow_provider_manxue.models import TaskStatus
 from airflow_provider_manxue.sensors import manxue as sensors
@@ -105,21 +103,21 @@ def test_oracle_sees_a_failed_video_that_succeeds(monkeypatch):
 
 
 def test_oracle_sees_an_order_that_is_sent_twice(monkeypatch):
-    real = ManxueHook._send_order
+    real = ManxueHook.send_order
 
-    def send(self, settings, order):
-        real(self, settings, order)
-        return real(self, settings, order)
+    def send(self, request):
+        real(self, request)
+        return real(self, request)
 
-    assert is_found("bought 2 times", monkeypatch, (ManxueHook, "_send_order", send))
+    assert is_found("bought 2 times", monkeypatch, (ManxueHook, "send_order", send))
 
 
 def test_oracle_sees_an_order_that_is_sent_again_although_it_may_have_been_taken(monkeypatch):
     def not_sent(error, hostname, *, body_left):
-        return ManxueOrderNotSentError("no answer")
+        return ManxueOrderNotAcceptedError("no answer")
 
     hook_module = sys.modules[ManxueHook.__module__]
-    assert is_found("bought", monkeypatch, (hook_module, "order_without_answer", not_sent))
+    assert is_found("bought", monkeypatch, (hook_module, "order_without_response", not_sent))
 
 
 def test_oracle_sees_an_order_that_is_not_kept(monkeypatch):
@@ -127,17 +125,19 @@ def test_oracle_sees_an_order_that_is_not_kept(monkeypatch):
     assert is_found(
         "is lost",
         monkeypatch,
-        (store, "ordered", lambda self, video_task_id: self._store and self._store.delete(order_store.KEY)),
-        (store, "done", lambda self, video_task_id: None),
+        (
+            store,
+            "mark_ordered",
+            lambda self, video_task_id: self._store and self._store.delete(order_store.KEY),
+        ),
+        (store, "mark_done", lambda self, video_task_id: None),
     )
 
 
 def test_oracle_sees_a_crash_that_orders_again(monkeypatch):
-    @contextlib.contextmanager
-    def sending(self, fingerprint):
-        yield
-
-    assert is_found("bought", monkeypatch, (order_store.OrderStore, "sending", sending))
+    assert is_found(
+        "bought", monkeypatch, (order_store.OrderStore, "mark_intent", lambda self, request: None)
+    )
 
 
 def test_oracle_sees_a_deadline_that_moves_with_a_restart(monkeypatch):

@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.providers.common.compat.sdk import DAG, task
 
+from airflow_provider_manxue._airflow.order_store import OrderStore
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
-from airflow_provider_manxue.order_store import OrderStore
 
 START = datetime(2025, 1, 1, tzinfo=UTC)
 SETTINGS = {"poke_interval": 2, "retries": 2, "retry_delay": timedelta(seconds=1)}
@@ -87,12 +87,12 @@ with DAG("order_with_five_retries", schedule=None, start_date=START, catchup=Fal
 
 with DAG("order_and_be_killed", schedule=None, start_date=START, catchup=False):
     for moment, when, step in (
-        ("before_the_intent", "after", "find"),
-        ("before_the_post", "before", "_send_order"),
-        ("after_the_answer", "after", "_send_order"),
-        ("with_the_id_kept", "after", "ordered"),
+        ("before_the_intent", "after", "resume_id"),
+        ("before_the_post", "before", "send_order"),
+        ("after_the_answer", "after", "send_order"),
+        ("with_the_id_kept", "after", "mark_ordered"),
         ("when_deferring", "before", "defer"),
         ("on_resume", "before", "execute_complete"),
-        ("when_done", "after", "done"),
+        ("when_done", "after", "mark_done"),
     ):
         KilledOnce(task_id=moment, prompt=moment, model="sd2_manxue_720p", when=when, step=step, **SETTINGS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import requests
 
-from airflow_provider_manxue.testing import Answer, Script
+from airflow_provider_manxue.testing import Answer, Clock, Emulator, Script
 
 IMAGE = "https://example.com/a.png"
 
@@ -165,3 +165,27 @@ def test_script_may_refuse_its_orders(emulator, customer, answer, billed):
 
     assert customer.order().status_code == 503
     assert emulator.ledger.billed == len(emulator.tasks) == billed
+
+
+def test_order_beyond_max_running_is_turned_away_until_a_video_ends(make_customer):
+    with Emulator(clock=Clock(frozen=True), max_running=2) as emulator:
+        customer = make_customer(emulator)
+        first, second, third = (customer.order() for _ in range(3))
+        assert [one.status_code for one in (first, second, third)] == [200, 200, 429]
+        assert third.headers["X-Emulator-Origin"] == "assumed"
+        emulator.clock.advance(10)
+        assert customer.order().status_code == 200
+        assert emulator.ledger.billed == 3
+
+
+def test_order_beyond_the_balance_is_rejected(make_customer):
+    with Emulator(balance=10) as emulator:
+        customer = make_customer(emulator)
+        assert [customer.order(duration=seconds).status_code for seconds in (6, 5, 4)] == [200, 402, 200]
+        assert emulator.ledger.units == 10
+
+
+@pytest.mark.parametrize("limits", [{"max_running": -1}, {"balance": -1}])
+def test_limit_that_makes_no_sense_is_refused(limits):
+    with pytest.raises(ValueError, match="give 0 or more"):
+        Emulator(**limits)

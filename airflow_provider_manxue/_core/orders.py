@@ -1,34 +1,23 @@
 """
-What can be ordered, and what became of an order that was sent. No I/O happens here.
+Requests for a video: the documented rules, the body that is sent, and the fingerprint by which two of them are compared.
 
-An order costs money, so its rules are checked before anything is sent (:func:`read_order`), and each way in
-which sending can fail has one of three fates (:class:`Fate`): only what surely did not reach the service is
-sent again.
+A request costs money, so its rules are checked before anything is sent. No I/O happens here.
 """
 
 from __future__ import annotations
 
 import hashlib
+import ipaddress
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import socket
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any
+from urllib.parse import urlsplit
 
-from airflow_provider_manxue._core.ids import names_a_task
-from airflow_provider_manxue._core.polling import MAX_RETRY_AFTER
-from airflow_provider_manxue._core.responses import clean_text, no_answer, parse_task
-from airflow_provider_manxue._core.wait_errors import video_failed
-from airflow_provider_manxue.exceptions import (
-    ManxueError,
-    ManxueInputError,
-    ManxueOrderNotSentError,
-    ManxueOrderRefusedError,
-    ManxueOrderUnknownError,
-    ManxueTransientError,
-)
-from airflow_provider_manxue.models import TaskStatus, VideoTask
+from airflow_provider_manxue._core.responses import clean_text
+from airflow_provider_manxue.exceptions import ManxueInputError
 
 RATIOS = ("21:9", "16:9", "4:3", "1:1", "3:4", "9:16")
 SHORTEST, LONGEST = 4, 15
@@ -48,17 +37,15 @@ MODELS = frozenset(
 
 _MOST_REFERENCES = {"referenceImages": 9, "referenceVideos": 3, "referenceAudios": 3}
 
-MAX_TRIES = 5
-"""How often one order is sent at most while the service does not take it."""
 
-
-# --- what is ordered ------------------------------------------------------------------------------------
+FINGERPRINT_SCHEME = 2
+"""How fingerprints are made today. Scheme 1 hashed URLs with their signatures."""
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class VideoRequest:
     """
-    An order that breaks no documented rule.
+    A request that breaks no documented rule.
 
     :param fields: the fields of the request, under the service's names.
     """
@@ -71,31 +58,169 @@ class Order:
         return json.dumps(self.fields).encode()
 
     @property
-    def fingerprint(self) -> dict[str, str]:
-        """
-        A short hash of each field.
+    def seconds(self) -> int | None:
+        """Length of the video; None leaves it to the service."""
+        return self.fields.get("duration")
 
-        It tells which fields of two orders differ, without keeping prompts and signed URLs in a database.
+    def fingerprint(self, scheme: int = FINGERPRINT_SCHEME) -> dict[str, str]:
         """
-        return {name: _hash(value) for name, value in self.fields.items()}
+        Return a short hash of each field, from which it is seen which fields of two requests differ.
+
+        Prompts and signed URLs are not persisted.
+
+        :param scheme: 1 hashes each value as it is; 2 leaves out the signatures of URLs, which differ each time that a
+            template is rendered.
+        """
+        fields = self.fields if scheme == 1 else _map_urls(self.fields, without_signature)
+        return {name: _hash(value) for name, value in fields.items()}
 
     @property
-    def doubts(self) -> tuple[str, ...]:
-        """What is allowed, but perhaps not meant."""
+    def loggable_fields(self) -> dict[str, Any]:
+        """The fields for a log: texts cut, and URLs without their queries, which may be signatures."""
+        return _map_urls({name: _cut(value) for name, value in self.fields.items()}, _without_query)
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Warnings about values that are allowed, but perhaps not meant."""
         model = self.fields["model"]
         if model in MODELS:
             return ()
         known = ", ".join(sorted(MODELS))
         return (
-            f"The model {clean_text(model)!r} is unknown and ordered all the same. Known ones are {known}.",
+            f"The model {clean_text(model)!r} is unknown and ordered nevertheless. Known ones are {known}.",
         )
+
+    def check_references(self, service_hostname: str) -> None:
+        """
+        Refuse references on loopback and private addresses, which the service cannot fetch. No name is looked up.
+
+        :param service_hostname: host of the service. If that is such an address itself, all are allowed.
+        :raises ManxueInputError: naming each such reference.
+        """
+        if is_private_host(service_hostname):
+            return
+        broken = [
+            f"{_parameter(field)} is on the host {host}, which is not public: the service cannot fetch it"
+            for field, urls in _urls_of(self.fields)
+            for host in map(_hostname, urls)
+            if is_private_host(host)
+        ]
+        if broken:
+            raise ManxueInputError(_refusal(broken))
 
 
 def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
-def read_order(
+def _refusal(broken: Iterable[str]) -> str:
+    return f"The order was not sent. {'; '.join(broken)}."
+
+
+# --- URLs in a request ----------------------------------------------------------------------------------
+
+_URL_FIELDS = ("first_image", "last_image", *_MOST_REFERENCES)
+
+_SIGNATURE_PARAMETER = re.compile(
+    r"(x-amz|x-goog|x-oss|q)-.*|awsaccesskeyid|googleaccessid|ossaccesskeyid|key-pair-id|policy|security-token|expires"
+    r"|signature",
+    re.IGNORECASE,
+)
+"""Query parameters of signed URLs: Amazon S3, CloudFront, Google Cloud Storage, Alibaba Cloud OSS, Tencent Cloud COS."""
+
+_AZURE_SAS_PARAMETERS = frozenset(
+    [
+        "sv",
+        "ss",
+        "srt",
+        "sp",
+        "st",
+        "se",
+        "sip",
+        "spr",
+        "sr",
+        "sig",
+        "skoid",
+        "sktid",
+        "skt",
+        "ske",
+        "sks",
+        "skv",
+        "saoid",
+        "suoid",
+        "scid",
+        "sdd",
+        "ses",
+    ]
+)
+"""Query parameters of a shared access signature of Azure. They are short, so they count only beside ``sig``."""
+
+_LONGEST_SHOWN = 200
+
+
+def _urls_of(fields: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
+    for name in _URL_FIELDS:
+        if (value := fields.get(name)) is not None:
+            yield name, [value] if isinstance(value, str) else value
+
+
+def _map_urls(fields: Mapping[str, Any], change: Callable[[str], str]) -> dict[str, Any]:
+    """Return the fields with each URL changed."""
+    changed = {
+        name: change(fields[name]) if isinstance(fields[name], str) else [change(url) for url in urls]
+        for name, urls in _urls_of(fields)
+    }
+    return {name: changed.get(name, value) for name, value in fields.items()}
+
+
+def without_signature(url: str) -> str:
+    """Return a URL without the known parameters of signatures. The rest keeps its spelling and order."""
+    address, _, query = url.partition("?")
+    parameters = query.split("&")
+    names = [parameter.partition("=")[0] for parameter in parameters]
+    is_azure = "sig" in names
+    left = [
+        parameter
+        for name, parameter in zip(names, parameters, strict=True)
+        if not (_SIGNATURE_PARAMETER.fullmatch(name) or (is_azure and name in _AZURE_SAS_PARAMETERS))
+    ]
+    return f"{address}?{'&'.join(left)}" if any(left) else address
+
+
+def _without_query(url: str) -> str:
+    address, mark, _ = url.partition("?")
+    return f"{address}?***" if mark else address
+
+
+def _cut(value: Any) -> Any:
+    is_long = isinstance(value, str) and len(value) > _LONGEST_SHOWN
+    return f"{value[: _LONGEST_SHOWN - 1]}…" if is_long else value
+
+
+def _hostname(url: str) -> str:
+    return urlsplit(url).hostname or ""
+
+
+def is_private_host(hostname: str) -> bool:
+    """Return whether a host name is literally this machine or an address that is not public, without a look-up."""
+    name = hostname.lower().rstrip(".")
+    if name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        return not ipaddress.ip_address(name).is_global
+    except ValueError:
+        pass
+    try:
+        # Forms such as 127.1 and 0x7f000001, which C libraries take for addresses.
+        return not ipaddress.ip_address(socket.inet_aton(name)).is_global
+    except (OSError, ValueError):
+        return False
+
+
+# --- the rules ------------------------------------------------------------------------------------------
+
+
+def parse_video_request(
     *,
     prompt: Any,
     model: Any,
@@ -106,7 +231,7 @@ def read_order(
     reference_images: Any = None,
     reference_videos: Any = None,
     reference_audios: Any = None,
-) -> Order:
+) -> VideoRequest:
     """
     Check the parameters of an order, as they came from an author or from a template.
 
@@ -130,8 +255,8 @@ def read_order(
     fields = {name: value for name, value in fields.items() if value is not None}
     broken = [*reader.broken, *_broken_together(fields)]
     if broken:
-        raise ManxueInputError(f"The order was not sent. {'; '.join(broken)}.")
-    return Order(fields)
+        raise ManxueInputError(_refusal(broken))
+    return VideoRequest(fields)
 
 
 class _Reader:
@@ -173,9 +298,9 @@ class _Reader:
     def url(self, name: str, value: Any) -> str | None:
         if _is_left_out(value):
             return None
-        if isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w+.-]*://\S+", value.strip()):
+        if isinstance(value, str) and _is_fetchable(value.strip()):
             return value.strip()
-        self._refuse(name, value, "it must be a URL (https:// or asset://)")
+        self._refuse(name, value, "it must be a URL that the service can fetch (https:// or asset://)")
         return str(value)
 
     def urls(self, name: str, value: Any) -> list[str] | None:
@@ -198,6 +323,16 @@ class _Reader:
         # What follows a question mark may be a signature.
         shown = clean_text(repr(value)).partition("?")[0][:80]
         self.broken.append(f"{name} is {shown}: {rule}")
+
+
+def _is_fetchable(url: str) -> bool:
+    """Return whether a URL has a scheme and a host that the service can know."""
+    if not re.fullmatch(r"(https?|asset)://\S+", url, re.IGNORECASE):
+        return False
+    try:
+        return bool(urlsplit(url).hostname) or url.lower().startswith("asset:")
+    except ValueError:
+        return False
 
 
 def _is_left_out(value: Any) -> bool:
@@ -238,114 +373,3 @@ def _broken_together(fields: Mapping[str, Any]) -> Iterator[str]:
 def _parameter(field: str) -> str:
     """Return our name of a field: ``reference_images`` for ``referenceImages``."""
     return re.sub(r"[A-Z]", lambda match: f"_{match[0].lower()}", field)
-
-
-# --- what became of it ----------------------------------------------------------------------------------
-
-
-class Fate(StrEnum):
-    """What is known of an order whose sending has failed."""
-
-    NOT_SENT = "not sent"
-    """It surely was not taken, and the reason may pass: it is sent again, within limits."""
-
-    REFUSED = "refused"
-    """It surely was not taken, and would be refused again."""
-
-    UNKNOWN = "unknown"
-    """It may have been taken and billed: only a person can know."""
-
-
-def fate_of_answer(http_status: int, body: bytes) -> Fate:
-    """
-    Decide what an answer that is not a task says about the order; what is not surely a refusal is unknown.
-
-    An answer with the status 200 is judged by the code of the error inside of it.
-    """
-    if 200 <= http_status < 300:
-        number = _business_code(body)
-        refused = 0 < number < 500
-    else:
-        number = http_status
-        refused = number in _REFUSING_REDIRECTS or 400 <= number < 500
-    if number in {425, 429}:
-        return Fate.NOT_SENT
-    return Fate.REFUSED if refused and number not in {408, 409} else Fate.UNKNOWN
-
-
-_REFUSING_REDIRECTS = frozenset({301, 307, 308})
-"""Those that say: send this elsewhere. The others may also follow upon an order that was taken."""
-
-
-def _business_code(body: bytes) -> int:
-    """Return the code of an error in a body; 0 if there is none that can be understood, or a task beside it."""
-    try:
-        answer = json.loads(body)
-        code = int(str(answer["code"])) if isinstance(answer, dict) else 0
-    except (ValueError, KeyError, RecursionError):
-        return 0
-    return 0 if code == 200 or names_a_task(answer) else code
-
-
-def read_order_answer(
-    http_status: int, body: bytes, *, retry_after: Sequence[str], now: float, secret: str
-) -> VideoTask:
-    """
-    Read the answer to an order; see ``parse_task`` for the parameters.
-
-    :raises ManxueOrderNotSentError: if the order may be sent again.
-    :raises ManxueOrderRefusedError: if it was refused.
-    :raises ManxueOrderUnknownError: if it may have been taken.
-    :raises ManxueVideoFailedError: if the video has failed already.
-    """
-    try:
-        task = parse_task(http_status, body, retry_after=retry_after, now=now, secret=secret)
-    except ManxueError as error:
-        raise order_error(fate_of_answer(http_status, body), error) from None
-    if task.status is TaskStatus.FAILED:
-        raise video_failed(task.id, task.error or f"status {task.status_word!r}")
-    if not task.id:
-        raise order_error(Fate.UNKNOWN, ManxueTransientError(f"HTTP {http_status} with a task without an id"))
-    return task
-
-
-def order_without_answer(error: BaseException, hostname: str, *, body_left: bool) -> ManxueError:
-    """
-    Return the error of an order that got no answer.
-
-    :param error: what the HTTP library raised.
-    :param hostname: the host that was asked.
-    :param body_left: whether any of the request's body was handed to a connection. Without its body, the
-        service cannot act on an order; and no kind of exception tells as surely how far the request came.
-    """
-    reason = error if isinstance(error, ManxueError) else no_answer(error, hostname)
-    return order_error(Fate.UNKNOWN if body_left else Fate.NOT_SENT, reason)
-
-
-def order_error(fate: Fate, reason: ManxueError) -> ManxueError:
-    """Return the error that says what is known of an order, and what follows."""
-    if fate is Fate.NOT_SENT:
-        return ManxueOrderNotSentError(
-            f"The order was not taken: {reason}", getattr(reason, "retry_after", None)
-        )
-    if fate is Fate.REFUSED:
-        return ManxueOrderRefusedError(f"The order was refused, and nothing was ordered: {reason}")
-    return ManxueOrderUnknownError(
-        f"It is not known whether the order was taken: {reason}. It may be billed, so it is not sent again by "
-        f"itself. Check with the service whether there is a video of this prompt from this time. If there is, "
-        f"wait for its id with a ManxueVideoSensor; if not, order again."
-    )
-
-
-def pause_before_next_try(tries: int, retry_after: float | None, chance: float) -> float | None:
-    """
-    Return for how many seconds to wait before an order that was not taken is sent again.
-
-    :param tries: how often it was sent.
-    :param retry_after: the pause that the service asked for; a longer one than 15 minutes is cut.
-    :param chance: a number from 0 to 1, by which orders that were turned away together drift apart.
-    :return: the pause, or None if it was sent often enough.
-    """
-    if tries >= MAX_TRIES:
-        return None
-    return max(2.0**tries, min(retry_after or 0.0, MAX_RETRY_AFTER)) * (1 + chance / 4)

@@ -1,0 +1,149 @@
+"""The life of an order in one task instance: persisted as intended, sent, classified, and persisted again."""
+
+from __future__ import annotations
+
+import contextlib
+import random
+import time
+from typing import TYPE_CHECKING, Any
+
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowTaskTimeout,
+)
+
+from airflow_provider_manxue._core.order_timing import OrderProgress
+from airflow_provider_manxue.exceptions import (
+    ManxueError,
+    ManxueOrderError,
+    ManxueOrderNotAcceptedError,
+    ManxueOrderRejectedError,
+    ManxueOrderUnknownError,
+    ManxueRefusedError,
+    ManxueTimeoutError,
+    ManxueVideoFailedError,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from airflow_provider_manxue._airflow.order_store import OrderStore
+    from airflow_provider_manxue._core.order_timing import OrderBounds
+    from airflow_provider_manxue._core.orders import VideoRequest
+    from airflow_provider_manxue.hooks.manxue import ManxueHook
+
+
+def place_order(
+    request: VideoRequest,
+    progress: OrderProgress,
+    *,
+    hook: ManxueHook,
+    store: OrderStore,
+    bounds: OrderBounds,
+    wait_for_room: Callable[[OrderProgress, float], None],
+    log: Any,
+) -> str:
+    """
+    Send an order until it is accepted, and return the id of its video.
+
+    :param request: the request.
+    :param progress: how far the order has come.
+    :param hook: sends it once.
+    :param store: persists its record.
+    :param bounds: until when it may be sent.
+    :param wait_for_room: called with the progress and the time of the next attempt. It returns then, or leaves the worker.
+    :param log: log of the task.
+    :raises ManxueOrderTimeoutError: if none was accepted in time.
+    :raises ManxueOrderError: if it was rejected, or its outcome is unknown.
+    """
+    while True:
+        bounds.check(progress.started_at, time.time())
+        try:
+            return _send_once(request, hook, store)
+        except ManxueOrderNotAcceptedError as error:
+            error.raise_cause()
+            progress = OrderProgress(progress.started_at, progress.attempts + 1, store.intent_since)
+            next_at = bounds.next_attempt_at(
+                progress.started_at,
+                time.time(),
+                progress.attempts,
+                error.retry_after,
+                random.random(),  # noqa: S311
+            )
+            if next_at is None:
+                raise bounds.timeout_error(str(error)) from None
+            log.warning("%s. Sending it again in %.0f s.", error, next_at - time.time())
+        wait_for_room(progress, next_at)
+
+
+def _send_once(request: VideoRequest, hook: ManxueHook, store: OrderStore) -> str:
+    """Send an order once, and persist its outcome. An unknown one leaves the intent."""
+    store.mark_intent(request)
+    try:
+        task = hook.send_order(request)
+    except (ManxueOrderNotAcceptedError, ManxueOrderRejectedError):
+        store.mark_not_accepted()
+        raise
+    except ManxueVideoFailedError:
+        store.mark_failed()
+        raise
+    except ManxueOrderUnknownError as error:
+        raise ManxueOrderUnknownError(f"{error} {store.recovery_hint}".rstrip()) from None
+    store.mark_ordered(task.id)
+    return task.id
+
+
+@contextlib.contextmanager
+def track_order(video_task_id: str, store: OrderStore, ti: Any) -> Iterator[None]:
+    """
+    Persist how the work on an accepted order ends, so that no retry buys it again.
+
+    Where nothing can be persisted, any exception ends the task without a retry, with the id in its error.
+
+    :param video_task_id: id of the video.
+    :param store: persists the record.
+    :param ti: the task instance.
+    """
+    if not store.enabled:
+        _forbid_retry(ti)
+    try:
+        yield
+    except ManxueVideoFailedError:
+        store.mark_failed()
+        raise
+    except ManxueRefusedError as error:
+        raise store.lost_error(error) from None
+    except AirflowTaskTimeout as error:
+        if store.enabled:
+            raise
+        # Airflow retries that one, and the retry would order again; it does not retry a sensor's timeout.
+        raise ManxueTimeoutError(
+            f"{error} The video {video_task_id!r} is ordered. Wait for it with a ManxueVideoSensor; clear this task to "
+            f"order another one."
+        ) from error
+    except Exception as error:
+        # Also what is not ours, such as an XCom backend's error: a retry would order again.
+        if store.enabled or isinstance(error, (AirflowFailException, AirflowSensorTimeout)):
+            raise
+        reason = str(error) if isinstance(error, ManxueError) else f"{type(error).__name__}."
+        raise ManxueOrderError(
+            f"{reason} The video {video_task_id!r} is ordered, and a retry would order another one, so the task is not "
+            f"retried. Wait for it with a ManxueVideoSensor; clear this task to order another one."
+        ) from error
+    else:
+        store.mark_done(video_task_id)
+
+
+def _forbid_retry(ti: Any) -> None:
+    """
+    Let Airflow fail the task without a retry, whatever happens to it in this process from now on.
+
+    After ``execute`` Airflow itself pushes the return value and runs ``post_execute``, where no code of ours can convert an
+    exception. Airflow 2.11 decides by ``ti.task.retries`` (``models/taskinstance.py``), 3.0 to 3.2 by a field of the server's
+    context (``sdk/execution_time/task_runner.py``).
+    """
+    with contextlib.suppress(Exception):
+        ti.task.retries = 0
+    with contextlib.suppress(Exception):
+        ti._ti_context_from_server.should_retry = False

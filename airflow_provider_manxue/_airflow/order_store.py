@@ -1,0 +1,165 @@
+"""Persistence of an order's record in Airflow's task state store."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_manxue._core.order_record import (
+    KEY,
+    OrderRecord,
+    OrderState,
+    ResumableOrder,
+    TaskInstanceRef,
+    parse_record,
+    resumable_order,
+)
+from airflow_provider_manxue._core.orders import FINGERPRINT_SCHEME, VideoRequest
+from airflow_provider_manxue.exceptions import ManxueError, ManxueOrderUnknownError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_MAX_ATTEMPTS = 4
+"""How often a change that must not be lost is tried; Airflow's own client repeats each of them as well."""
+
+
+class OrderStore:
+    """
+    Binds one order to one task instance.
+
+    :param store: Airflow's task state store; None to bind nothing.
+    :param ref: the task instance.
+    :param log: log of the task.
+    """
+
+    def __init__(self, store: Any, ref: TaskInstanceRef, log: Any) -> None:
+        self._store = store
+        self._ref = ref
+        self._log = log
+        self._intent: OrderRecord | None = None
+
+    @property
+    def enabled(self) -> bool:
+        """Whether orders are persisted at all."""
+        return self._store is not None
+
+    @property
+    def recovery_hint(self) -> str:
+        """What a person can do about an order with an unknown outcome; empty if nothing is persisted."""
+        return self._ref.recovery_hint if self.enabled else ""
+
+    @property
+    def intent_since(self) -> str | None:
+        """Time of the last intent, if it was persisted."""
+        return None if self._intent is None else self._intent.since
+
+    def load(self) -> OrderRecord | None:
+        """
+        Return the record; None if there is none.
+
+        :raises ManxueInputError: if it cannot be parsed.
+        """
+        return parse_record(self._store.get(KEY)) if self.enabled else None
+
+    def resume_id(
+        self, request: VideoRequest, not_accepted_since: str | None = None
+    ) -> ResumableOrder | None:
+        """Return the order to continue with, or None to order; see :func:`resumable_order`."""
+        return resumable_order(self.load(), request.fingerprint, self._ref, not_accepted_since)
+
+    def mark_intent(self, request: VideoRequest) -> None:
+        """
+        Persist that a request is about to be sent. Without it nothing may be sent.
+
+        The record is read back: Airflow's client takes any 404, also that of a proxy, for a key that does not exist, and
+        behind such a proxy no earlier order would be seen.
+
+        :raises ManxueError: if the store does not return what was written.
+        """
+        if not self.enabled:
+            return
+        intent = self._new_record(OrderState.INTENT, request)
+        self._store.set(KEY, intent.to_dict())
+        self._intent = intent
+        try:
+            self._read_back(intent)
+        except Exception:
+            self.mark_not_accepted()
+            raise
+
+    def _read_back(self, intent: OrderRecord) -> None:
+        if self.load() != intent:
+            raise ManxueError(
+                f"The task state store did not return the key {KEY!r} that was just written, so it cannot be relied on. "
+                f"Nothing was sent. Check the connection between this worker and Airflow's API server."
+            )
+
+    def mark_not_accepted(self) -> None:
+        """Persist that the intent was certainly not accepted."""
+        if self._intent is not None:
+            record = replace(self._intent, state=OrderState.NOT_ACCEPTED)
+            remedy = f"delete the key {KEY!r}, since nothing was ordered"
+            self._retry(remedy, lambda: self._store.set(KEY, record.to_dict()))
+
+    def mark_ordered(self, video_task_id: str) -> None:
+        """Persist the id of an order that was accepted: at once, since the worker may die at any moment."""
+        if self._intent is not None:
+            record = replace(self._intent, state=OrderState.ORDERED, id=video_task_id)
+            remedy = f"set the key {KEY!r} to {video_task_id!r}"
+            self._retry(remedy, lambda: self._store.set(KEY, record.to_dict()))
+
+    def mark_done(self, video_task_id: str) -> None:
+        """Persist that the task has done its work."""
+        self._change(OrderState.DONE, video_task_id)
+
+    def mark_failed(self) -> None:
+        """Persist that the video has failed."""
+        self._change(OrderState.FAILED)
+
+    def lost_error(self, error: ManxueError) -> ManxueOrderUnknownError:
+        """Return the error of an order that the service does not know any more."""
+        hint = self.recovery_hint or "Order again only if it is not to be found there."
+        return ManxueOrderUnknownError(
+            f"{error} The video is ordered, so it is not ordered again automatically. Check with the service what became "
+            f"of it. {hint}"
+        )
+
+    def _change(self, state: OrderState, video_task_id: str | None = None) -> None:
+        def change() -> None:
+            # What a person has written there meanwhile is retained.
+            record = self.load() or self._new_record(state)
+            known_id = video_task_id or record.id
+            changed = replace(record, state=state, id=known_id, max_tries=self._ref.max_tries)
+            self._store.set(KEY, changed.to_dict())
+
+        if self.enabled:
+            self._retry(f"set 'state' to {state.value!r} in the key {KEY!r}", change)
+
+    def _new_record(self, state: OrderState, request: VideoRequest | None = None) -> OrderRecord:
+        return OrderRecord(
+            state,
+            since=datetime.fromtimestamp(time.time(), tz=UTC).isoformat(timespec="seconds"),
+            max_tries=self._ref.max_tries,
+            fingerprint=request.fingerprint() if request else {},
+            scheme=FINGERPRINT_SCHEME,
+        )
+
+    def _retry(self, remedy: str, action: Callable[[], None]) -> None:
+        """Change the store, with retries. A paid order is not given up because its record cannot be written."""
+        for attempt in range(1, _MAX_ATTEMPTS + 1):
+            try:
+                action()
+                return
+            except Exception as error:  # noqa: BLE001 - a store can be anyone's, and fail in any way
+                reason = error
+            if attempt < _MAX_ATTEMPTS:
+                time.sleep(2.0**attempt)
+        self._log.error(
+            "The outcome of the order could not be written to the task state store (%s). By hand: %s. Until then, a retry "
+            "stops and asks.",
+            reason,
+            remedy,
+        )

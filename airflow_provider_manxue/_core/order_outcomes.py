@@ -1,0 +1,177 @@
+"""
+Outcomes of an order that was sent, by the evidence of a response or of its absence. No I/O happens here.
+
+Theory of operation. Money is at stake in both directions: an order that is sent again although it was accepted is paid
+twice, and one that is given up although it was accepted is lost. So an outcome is *not accepted* or *rejected* only where
+that is sure. An id anywhere in a response speaks for an accepted order, whatever else the response holds. What is left is
+*unknown*, and a person decides; the response is quoted, so that they can.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any
+
+from airflow_provider_manxue._core.ids import ids_in, is_id
+from airflow_provider_manxue._core.reasons import is_success_code, raw_code_in
+from airflow_provider_manxue._core.responses import excerpt_of, no_answer, parse_json, parse_task
+from airflow_provider_manxue._core.wait_errors import video_failed
+from airflow_provider_manxue.exceptions import (
+    ManxueError,
+    ManxueMediaTypeError,
+    ManxueOrderNotAcceptedError,
+    ManxueOrderRejectedError,
+    ManxueOrderUnknownError,
+    ManxueTransientError,
+)
+from airflow_provider_manxue.models import TaskStatus, VideoTask
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+_NOT_ACCEPTED_CODES = frozenset({425, 429})
+"""Too Early (RFC 8470, section 5.2) and Too Many Requests (RFC 6585, section 4): the request was not processed."""
+
+_AMBIGUOUS_CODES = frozenset({408, 409})
+"""Request Timeout and Conflict: sent again, the order may be there twice."""
+
+_REJECTION_CODES = frozenset({-1, 1001})
+"""Error codes of the service whose meaning its own samples show."""
+
+
+class OrderOutcome(StrEnum):
+    """The outcome of an order for which the response named no task."""
+
+    NOT_ACCEPTED = "not accepted"
+    """Certainly not accepted, for a reason that may pass: it is sent again, within limits."""
+
+    REJECTED = "rejected"
+    """Certainly not accepted, and it would be rejected again."""
+
+    UNKNOWN = "unknown"
+    """It may have been accepted and billed. Only a person can find out."""
+
+
+def classify_response(http_status: int, body: bytes, busy_codes: Collection[str] = ()) -> OrderOutcome:
+    """
+    Decide the outcome from a response that describes no task.
+
+    :param http_status: HTTP status. Outside of 2xx it decides, also if the body cannot be read.
+    :param body: as much of the body as was read.
+    :param busy_codes: error codes by which the service says that it has no room now.
+    """
+    response = parse_json(body)
+    if _holds_id(response):
+        return OrderOutcome.UNKNOWN
+    code = raw_code_in(response)
+    if code in busy_codes:
+        return OrderOutcome.NOT_ACCEPTED
+    is_success = 200 <= http_status < 300
+    if is_success and _has_data(response):
+        return OrderOutcome.UNKNOWN
+    number = _whole_number(code) if is_success else http_status
+    if number in _NOT_ACCEPTED_CODES:
+        return OrderOutcome.NOT_ACCEPTED
+    is_rejected = 400 <= number < 500 or (is_success and number in _REJECTION_CODES)
+    return OrderOutcome.REJECTED if is_rejected and number not in _AMBIGUOUS_CODES else OrderOutcome.UNKNOWN
+
+
+def _holds_id(response: Any) -> bool:
+    return any(True for _ in ids_in(response))
+
+
+def _has_data(response: Any) -> bool:
+    return isinstance(response, Mapping) and response.get("data") not in (None, "", {}, [])
+
+
+def _whole_number(code: str) -> int:
+    """Return a code as a number; 0, which has no meaning here, if it is none."""
+    try:
+        number = float(code)
+    except ValueError:
+        return 0
+    return int(number) if number.is_integer() else 0
+
+
+def parse_order_response(
+    http_status: int,
+    body: bytes,
+    *,
+    retry_after: Sequence[str],
+    now: float,
+    secret: str,
+    busy_codes: Collection[str] = (),
+    failure: ManxueError | None = None,
+) -> VideoTask:
+    """
+    Parse the response to an order; see ``parse_task`` for the other parameters.
+
+    :param busy_codes: error codes by which the service says that it has no room now.
+    :param failure: why the body could not be read to its end; None if it was.
+    :raises ManxueOrderNotAcceptedError: if the order may be sent again.
+    :raises ManxueOrderRejectedError: if it was rejected.
+    :raises ManxueOrderUnknownError: if it may have been accepted.
+    :raises ManxueVideoFailedError: if the video has failed already.
+    """
+    try:
+        task = parse_task(http_status, body, retry_after=retry_after, now=now, secret=secret)
+        if not task.id and task.status is not TaskStatus.FAILED:
+            raise ManxueTransientError(f"HTTP {http_status} with a task without an id")
+    except ManxueError as error:
+        is_video = not isinstance(error, ManxueMediaTypeError)
+        if failure is None and is_video and (nested := _nested_task(http_status, body, secret)):
+            return nested
+        outcome = classify_response(http_status, body, busy_codes)
+        raise order_error(outcome, failure or error, excerpt_of(body, secret)) from None
+    if failure is not None:
+        raise order_error(OrderOutcome.UNKNOWN, failure, excerpt_of(body, secret))
+    if task.status is TaskStatus.FAILED:
+        raise video_failed(task.id, task.error or f"status {task.status_word!r}")
+    return task
+
+
+def _nested_task(http_status: int, body: bytes, secret: str) -> VideoTask | None:
+    """Return the task of a success response that names its id in an object further inside."""
+    response = parse_json(body, secret)
+    if not 200 <= http_status < 300 or not isinstance(response, Mapping):
+        return None
+    ids = {task_id.strip() for task_id in ids_in(response)}
+    if len(ids) != 1 or not is_success_code(response.get("code")) or not all(map(is_id, ids)):
+        return None
+    return VideoTask(id=ids.pop(), status=TaskStatus.QUEUED, status_word=TaskStatus.QUEUED.value)
+
+
+def order_without_response(error: BaseException, hostname: str, *, body_left: bool) -> ManxueError:
+    """
+    Return the error of an order that got no response.
+
+    :param error: what the HTTP library raised.
+    :param hostname: the host of the service.
+    :param body_left: whether any of the request's body was handed to a connection. Without its body, the service cannot
+        act on an order; no kind of exception shows as surely how far the request came.
+    """
+    reason = error if isinstance(error, ManxueError) else no_answer(error, hostname)
+    return order_error(OrderOutcome.UNKNOWN if body_left else OrderOutcome.NOT_ACCEPTED, reason)
+
+
+def order_error(outcome: OrderOutcome, reason: ManxueError, excerpt: str = "") -> ManxueError:
+    """
+    Return the error for an outcome, with what follows from it.
+
+    :param outcome: the outcome.
+    :param reason: what was seen.
+    :param excerpt: the response, cleaned and cut, for a person who has to decide.
+    """
+    if outcome is OrderOutcome.NOT_ACCEPTED:
+        return ManxueOrderNotAcceptedError(
+            f"The order was not accepted: {reason}", getattr(reason, "retry_after", None)
+        )
+    if outcome is OrderOutcome.REJECTED:
+        return ManxueOrderRejectedError(f"The order was rejected, and nothing was ordered: {reason}")
+    quoted = f" (response: {excerpt})" if excerpt and excerpt not in str(reason) else ""
+    return ManxueOrderUnknownError(
+        f"The outcome of the order is unknown: {reason}{quoted}. It may have been accepted and billed, so it is not sent "
+        f"again automatically. Check with the service whether there is a video of this prompt from this time. If there "
+        f"is, wait for its id with a ManxueVideoSensor; if not, order again."
+    )

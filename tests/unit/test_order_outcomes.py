@@ -1,0 +1,259 @@
+"""Outcomes of an order, by a response or its absence: what is sure, and what only a person can find out."""
+
+from __future__ import annotations
+
+import json
+import socket
+import ssl
+
+import pytest
+
+from airflow.providers.common.compat.sdk import AirflowFailException
+
+from airflow_provider_manxue._core.order_outcomes import (
+    OrderOutcome,
+    classify_response,
+    order_error,
+    order_without_response,
+    parse_order_response,
+)
+from airflow_provider_manxue.exceptions import (
+    ManxueError,
+    ManxueOrderNotAcceptedError,
+    ManxueOrderRejectedError,
+    ManxueOrderUnknownError,
+    ManxueRefusedError,
+    ManxueTransientError,
+    ManxueVideoFailedError,
+)
+
+NOT_ACCEPTED, REJECTED, UNKNOWN = OrderOutcome.NOT_ACCEPTED, OrderOutcome.REJECTED, OrderOutcome.UNKNOWN
+
+
+def classify(status, response, **options):
+    body = response if isinstance(response, bytes) else json.dumps(response).encode()
+    return classify_response(status, body, **options)
+
+
+class TestClassification:
+    @pytest.mark.parametrize(
+        ("statuses", "outcome"),
+        [
+            ((425, 429), NOT_ACCEPTED),
+            ((400, 401, 402, 403, 404, 405, 413, 422, 451, 499), REJECTED),
+            ((100, 300, 301, 302, 303, 304, 307, 308, 408, 409, 500, 501, 502, 503, 504, 520, 599), UNKNOWN),
+        ],
+    )
+    @pytest.mark.parametrize(
+        "body", [b'{"code": 0}', b"", b"<html>", b"\xff\xfe", b'{"id": "cut', b'{"code": 400}']
+    )
+    def test_of_each_status_is_that_of_the_status_whatever_the_body(self, statuses, outcome, body):
+        for status in statuses:
+            assert classify(status, body) is outcome, status
+
+    @pytest.mark.parametrize(
+        ("code", "outcome"),
+        [
+            *((code, REJECTED) for code in (400, "402", 499, 1001, "1001", -1)),
+            *((code, NOT_ACCEPTED) for code in (425, 429, "429", 429.0)),
+            *((code, UNKNOWN) for code in (408, 409, 500, 1, 100, 399, 201, 202, 1002, -2, 0, 200, "E_QUOTA", None, "", True)),
+            *((code, UNKNOWN) for code in ("nan", "inf", "1001.5", "9" * 400)),
+        ],
+    )  # fmt: skip
+    def test_of_each_error_code_in_a_success_response(self, code, outcome):
+        assert classify(200, {"code": code, "msg": "no", "data": None}) is outcome
+
+    @pytest.mark.parametrize("code", [400, 429, 1001, -1])
+    @pytest.mark.parametrize("data", [{"x": 1}, "proj_1", [1], 7])
+    def test_of_an_error_code_beside_data_is_unknown(self, code, data):
+        assert classify(200, {"code": code, "data": data}) is UNKNOWN
+
+    @pytest.mark.parametrize("status", [200, 400, 404, 429])
+    @pytest.mark.parametrize(
+        "response",
+        [
+            {"id": "proj_1", "status": "queued"},
+            {"task_id": "t9"},
+            {"code": 429, "data": {"taskId": "t9"}},
+            {"code": 400, "data": {"task": {"id": "t9"}}},
+            {"error": "busy", "output": {"task_id": 7}},
+            {"code": 1001, "data": [{"id": "a"}, {"id": "b"}]},
+        ],
+    )
+    def test_of_a_response_with_an_id_anywhere_is_unknown(self, status, response):
+        assert classify(status, response) is UNKNOWN
+
+    def test_of_an_id_of_something_else_is_not_misled(self):
+        assert classify(400, {"error": {"id": "req_1", "message": "no"}}) is REJECTED
+
+    @pytest.mark.parametrize(
+        "response",
+        [
+            {"code": "1302", "data": None},
+            {"code": 1302},
+            {"error": {"code": "queue_full"}},
+            {"error_code": "queue_full"},
+        ],
+    )
+    @pytest.mark.parametrize("status", [200, 400, 503])
+    def test_of_a_busy_code_is_not_accepted(self, response, status):
+        assert classify(status, response, busy_codes={"1302", "queue_full"}) is NOT_ACCEPTED
+        assert classify(200, response) is UNKNOWN
+        assert classify(status, {**response, "id": "proj_1"}, busy_codes={"1302", "queue_full"}) is UNKNOWN
+
+    @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"null", b"\xff", b"{}", b"[" * 100_000])
+    def test_of_an_unreadable_success_response_is_unknown(self, body):
+        assert classify(200, body) is UNKNOWN
+
+
+class TestWithoutResponse:
+    @pytest.mark.parametrize(
+        "error",
+        [
+            ConnectionResetError(104, "reset"),
+            TimeoutError("timed out"),
+            socket.gaierror("unknown"),
+            ssl.SSLError(1, "alert"),
+        ],
+    )
+    def test_is_decided_by_how_far_the_body_came(self, error):
+        early = order_without_response(error, "host", body_left=False)
+        assert isinstance(early, ManxueOrderNotAcceptedError)
+        assert isinstance(order_without_response(error, "host", body_left=True), ManxueOrderUnknownError)
+
+    def test_gives_the_reason(self):
+        refused = order_without_response(ConnectionRefusedError(111, "no"), "media.example", body_left=False)
+        assert str(refused) == "The order was not accepted: no answer from media.example: connection refused"
+        known = order_without_response(ManxueTransientError("the proxy is away"), "host", body_left=True)
+        assert "outcome of the order is unknown: the proxy is away. It may have been accepted" in str(known)
+
+
+class TestErrors:
+    def test_of_an_unknown_outcome_is_never_retried_and_says_what_to_check(self):
+        error = order_error(UNKNOWN, ManxueTransientError("HTTP 502"))
+        assert isinstance(error, AirflowFailException)
+        assert "HTTP 502" in str(error)
+        assert "Check with the service" in str(error)
+
+    def test_of_an_order_that_was_not_accepted_may_be_retried(self):
+        error = order_error(NOT_ACCEPTED, ManxueTransientError("HTTP 429", 7.0))
+        assert not isinstance(error, AirflowFailException)
+        assert error.retry_after == 7.0
+        assert str(error) == "The order was not accepted: HTTP 429"
+        assert order_error(NOT_ACCEPTED, ManxueRefusedError("the code 429")).retry_after is None
+
+    def test_cause_that_is_no_trouble_with_the_service_is_raised(self):
+        error = ManxueOrderNotAcceptedError("no")
+        error.raise_cause()
+        error.__cause__ = KeyboardInterrupt()
+        with pytest.raises(KeyboardInterrupt):
+            error.raise_cause()
+
+
+class TestResponse:
+    def parse(self, http_status=200, body=None, failure=None, **fields):
+        body = json.dumps(fields).encode() if body is None else body
+        return parse_order_response(http_status, body, retry_after=(), now=0, secret="key", failure=failure)
+
+    def test_with_a_task_is_the_task(self):
+        assert self.parse(id="proj_1", status="queued").id == "proj_1"
+
+    @pytest.mark.parametrize(
+        "response",
+        [
+            {"task_id": "t9", "status": "queued"},
+            {"taskId": "t9"},
+            {"code": 0, "msg": "success", "data": {"task_id": "t9", "task_status": "submitted"}},
+            {"code": 0, "data": [{"id": "t9"}]},
+            {"code": "00000", "data": {"taskId": "t9"}},
+            {"code": 201, "data": {"taskId": "t9"}},
+            {"code": 0, "data": {"task": {"id": "t9", "status": "queued"}}},
+            {"output": {"task_id": "t9"}},
+            {"code": 200, "result": {"data": {"projectId": "t9"}}},
+            {"status": "queued", "data": {"task": {"task_id": "t9"}}},
+        ],
+    )
+    def test_with_an_id_under_another_name_or_nested_is_accepted(self, response):
+        assert self.parse(**response).id == "t9"
+
+    @pytest.mark.parametrize(
+        "response",
+        [
+            {"code": 1, "msg": "success", "data": {"task_id": "proj_1"}},
+            {"code": 100, "msg": "ok", "data": "proj_1"},
+            {"code": 1, "data": [{"id": "proj_1"}]},
+            {"code": 0, "data": [{"id": "proj_1"}, {"id": "proj_2"}]},
+            {"code": 0, "data": {"task": {"id": "proj_1\n"}, "result": {"id": "b"}}},
+        ],
+    )
+    def test_with_an_id_that_is_not_sure_is_unknown_and_quoted(self, response):
+        with pytest.raises(ManxueOrderUnknownError, match="proj_1"):
+            self.parse(**response)
+
+    def test_with_a_failed_task_is_a_failed_video(self):
+        with pytest.raises(ManxueVideoFailedError, match=r"'proj_1': too dark"):
+            self.parse(id="proj_1", status="failed", error="too dark")
+
+    def test_with_a_task_without_an_id_is_unknown(self):
+        with pytest.raises(ManxueOrderUnknownError, match=r"without an id \(response: .*queued"):
+            self.parse(status="queued")
+
+    def test_with_an_object_of_another_kind_is_unknown(self):
+        with pytest.raises(ManxueOrderUnknownError, match=r"image\.generation"):
+            self.parse(id="proj_1", status="queued", object="image.generation")
+
+    @pytest.mark.parametrize(
+        ("status", "error"),
+        [(429, ManxueOrderNotAcceptedError), (400, ManxueOrderRejectedError), (503, ManxueOrderUnknownError),
+         (200, ManxueOrderUnknownError)],
+    )  # fmt: skip
+    @pytest.mark.parametrize("body", [b"", b'{"id": "proj_1"'])
+    def test_that_broke_off_is_decided_by_its_status(self, status, error, body):
+        with pytest.raises(error, match="it broke"):
+            self.parse(status, body, failure=ManxueTransientError("it broke"))
+
+    def test_that_broke_off_after_a_task_is_unknown_and_quoted(self):
+        with pytest.raises(ManxueOrderUnknownError, match=r"it broke.*proj_1"):
+            self.parse(id="proj_1", failure=ManxueTransientError("it broke"))
+
+    def test_that_cannot_be_understood_is_quoted_cleaned_and_cut(self):
+        url = "https://cdn.example/v.mp4?sig=secret"
+        for body in (
+            json.dumps({"task": "t9", "url": url, "note": "key", "rest": "x" * 500}).encode(),
+            f'{{"task": "t9", "url": "{url}", "note": "key'.encode(),
+            b'{"task": "t9", "url": "https://cdn.example/v.mp4\\u003fsig=secret", "note": "key"',
+            f"task t9 at {url} for key".encode(),
+        ):
+            with pytest.raises(ManxueOrderUnknownError, match=r"task.*t9") as caught:
+                self.parse(body=body)
+            text = str(caught.value)
+            assert "secret" not in text
+            assert "key" not in text.replace("key=", "")
+            quoted = text.partition("(response: ")[2].partition(")")[0]
+            assert len(quoted) <= 200
+
+    def test_with_a_pause_names_it(self):
+        asked = {"now": 1_893_456_000.0, "secret": ""}
+        for retry_after, pause in (["7"], 7), (["Tue, 01 Jan 2030 00:00:10 GMT"], 10):
+            with pytest.raises(ManxueOrderNotAcceptedError) as caught:
+                parse_order_response(429, b"{}", retry_after=retry_after, **asked)
+            assert caught.value.retry_after == pause
+
+    def test_does_not_repeat_the_key(self):
+        with pytest.raises(ManxueOrderRejectedError, match=r"bad \*\*\*"):
+            self.parse(400, msg="bad key")
+
+    def test_that_rejects_gives_the_reason(self):
+        with pytest.raises(ManxueOrderRejectedError, match=r"nothing was ordered: .*prompt not allowed"):
+            self.parse(400, msg="prompt not allowed")
+
+    @pytest.mark.parametrize(
+        ("code", "msg"), [(1001, "素材 URL 无法访问"), (-1, "余额不足"), (402, "余额不足")]
+    )
+    def test_of_the_services_own_samples_rejects(self, code, msg):
+        with pytest.raises(ManxueOrderRejectedError, match=msg):
+            self.parse(code=code, msg=msg, data=None)
+
+    def test_every_error_is_one_of_ours(self):
+        for error in (ManxueOrderNotAcceptedError, ManxueOrderRejectedError, ManxueOrderUnknownError):
+            assert issubclass(error, ManxueError)

@@ -1,0 +1,215 @@
+"""The record of an order: its form, and what a task that starts does with it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import ClassVar
+
+import pytest
+
+from airflow_provider_manxue._core.order_record import (
+    KEY,
+    OrderRecord,
+    OrderState,
+    ResumableOrder,
+    TaskInstanceRef,
+    parse_record,
+    resumable_order,
+)
+from airflow_provider_manxue.exceptions import (
+    ManxueError,
+    ManxueInputError,
+    ManxueOrderMismatchError,
+    ManxueOrderUnknownError,
+    ManxueVideoFailedError,
+)
+
+REF = TaskInstanceRef("my dag", "run/1", "order", -1, max_tries=2)
+NOW = {"prompt": "p", "model": "m"}
+ORDERED = OrderRecord(OrderState.ORDERED, "proj_1", "2027-01-15T08:00:00+00:00", 2, NOW, 2)
+INTENT = replace(ORDERED, state=OrderState.INTENT, id=None)
+
+
+def resume(record, now, ref, not_accepted_since=None):
+    return resumable_order(record, lambda scheme: now, ref, not_accepted_since)
+
+
+def resumed(record, now, ref):
+    order = resume(record, now, ref)
+    return order and order.id
+
+
+class TestRecord:
+    @pytest.mark.parametrize(
+        "record",
+        [
+            ORDERED,
+            INTENT,
+            replace(ORDERED, state=OrderState.DONE),
+            replace(INTENT, state=OrderState.NOT_ACCEPTED),
+            replace(ORDERED, scheme=1),
+            replace(ORDERED, state=OrderState.FAILED, id=None),
+        ],
+    )
+    def test_survives_json(self, record):
+        assert parse_record(json.loads(json.dumps(record.to_dict()))) == record
+
+    def test_form_is_a_promise(self):
+        assert ORDERED.to_dict() == {
+            "state": "ordered",
+            "id": "proj_1",
+            "since": "2027-01-15T08:00:00+00:00",
+            "max_tries": 2,
+            "fingerprint": {"prompt": "p", "model": "m"},
+            "scheme": 2,
+        }
+        assert KEY == "manxue_order"
+
+    def test_nothing_is_nothing(self):
+        assert parse_record(None) is None
+
+    @pytest.mark.parametrize(
+        "value",
+        [
+            "proj_1",
+            " proj_1 ",
+            {"id": "proj_1"},
+            {"id": "proj_1", "state": "intent"},
+            {"id": "proj_1", "state": "not_accepted"},
+            {"id": "proj_1", "fingerprint": None},
+        ],
+    )
+    def test_what_a_person_writes_is_understood(self, value):
+        record = parse_record(value)
+        assert (record.state, record.id) == (OrderState.ORDERED, "proj_1")
+        assert resumed(record, NOW, REF) == "proj_1"
+
+    def test_id_that_was_filled_in_is_continued(self):
+        record = parse_record({**INTENT.to_dict(), "id": "proj_9"})
+        assert resumed(record, NOW, REF) == "proj_9"
+
+    @pytest.mark.parametrize(
+        "value",
+        ["", 7, True, [], ["proj_1"], {}, {"id": ""}, {"id": 7.5}, {"id": "a\nb"}, {"id": "a", "state": "x"},
+         {"state": "done"}, {"id": "a", "max_tries": "2"}, {"id": "a", "fingerprint": 3}],
+    )  # fmt: skip
+    def test_what_cannot_be_understood_stops_and_says_what_to_do(self, value):
+        with pytest.raises(
+            ManxueInputError, match=r"'manxue_order' .*Nothing was sent\. .*delete the key"
+        ) as caught:
+            parse_record(value)
+        shown = {"id": value} if isinstance(value, str) else value
+        assert f"holds {shown!r}, which is not an order" in str(caught.value)
+
+    @pytest.mark.parametrize(
+        ("value", "problem"),
+        [
+            ({"state": "done"}, "(it has no 'id')"),
+            ({"id": "a", "max_tries": "2"}, "(its 'max_tries' or 'scheme' is not a number)"),
+        ],
+    )
+    def test_what_cannot_be_understood_is_named(self, value, problem):
+        with pytest.raises(ManxueInputError) as caught:
+            parse_record(value)
+        assert problem in str(caught.value)
+
+    def test_what_cannot_be_understood_is_shown_within_bounds(self):
+        with pytest.raises(ManxueInputError, match=r"holds \[0(, 0){66}, which is"):
+            parse_record([0] * 1000)
+
+
+class TestDecision:
+    """A retry has the number of the record, a clear has another one."""
+
+    CLEARED = replace(REF, max_tries=3)
+
+    @pytest.mark.parametrize("ref", [REF, CLEARED])
+    def test_without_a_record_it_orders(self, ref):
+        assert resumed(None, NOW, ref) is None
+
+    @pytest.mark.parametrize("ref", [REF, CLEARED])
+    def test_order_on_its_way_is_continued(self, ref):
+        assert resumed(ORDERED, NOW, ref) == "proj_1"
+
+    def test_retry_continues_with_a_done_order_and_a_clear_orders_anew(self):
+        done = replace(ORDERED, state=OrderState.DONE)
+        assert resumed(done, NOW, REF) == "proj_1"
+        assert resumed(done, NOW, self.CLEARED) is None
+
+    @pytest.mark.parametrize(("video_task_id", "name"), [("proj_1", "'proj_1'"), (None, "of this task")])
+    def test_retry_of_a_failed_order_fails_again_and_a_clear_orders_anew(self, video_task_id, name):
+        failed = replace(ORDERED, state=OrderState.FAILED, id=video_task_id)
+        with pytest.raises(ManxueVideoFailedError, match=f"the video {name}, as .*Clear the task"):
+            resumed(failed, NOW, REF)
+        assert resumed(failed, NOW, self.CLEARED) is None
+
+    @pytest.mark.parametrize("ref", [REF, CLEARED])
+    def test_intent_without_an_id_is_unknown(self, ref):
+        with pytest.raises(ManxueOrderUnknownError) as caught:
+            resumed(INTENT, NOW, ref)
+        text = str(caught.value)
+        assert "2027-01-15T08:00:00+00:00" in text
+        assert "/api/v2/dags/my%20dag/dagRuns/run%2F1/taskInstances/order/state-store/manxue_order:" in text
+        assert '{"value": "<id>"}' in text
+
+    def test_recovery_hint_names_the_map_index(self):
+        assert "manxue_order?map_index=7:" in replace(REF, map_index=7).recovery_hint
+
+    @pytest.mark.parametrize("ref", [REF, CLEARED])
+    def test_order_that_was_not_accepted_is_sent_again(self, ref):
+        record = replace(INTENT, state=OrderState.NOT_ACCEPTED)
+        assert resumed(record, {}, ref) is None
+
+    def test_intent_that_the_deferral_knows_as_not_accepted_is_sent_again(self):
+        assert resume(INTENT, NOW, REF, INTENT.since) is None
+        for other in ("2027-01-15T08:00:02+00:00", None):
+            with pytest.raises(ManxueOrderUnknownError):
+                resume(INTENT, NOW, REF, other)
+        with pytest.raises(ManxueOrderUnknownError):
+            resume(replace(INTENT, since=None), NOW, REF, None)
+
+    def test_known_order_is_continued_whatever_the_deferral_says(self):
+        assert resume(ORDERED, NOW, REF, ORDERED.since).id == "proj_1"
+
+    OTHER: ClassVar = {"prompt": "other", "model": "m", "ratio": "r"}
+
+    def test_clear_with_another_request_stops_and_names_what_differs(self):
+        with pytest.raises(
+            ManxueOrderMismatchError, match=r"'proj_1'.*: prompt, ratio changed since\. Nothing was"
+        ):
+            resumed(ORDERED, self.OTHER, self.CLEARED)
+
+    def test_retry_with_another_request_continues_and_names_what_differs(self):
+        order = resume(ORDERED, self.OTHER, REF)
+        assert order.id == "proj_1"
+        assert "although prompt, ratio changed" in order.caution
+
+    def test_retry_with_the_same_request_needs_no_caution(self):
+        assert resume(ORDERED, NOW, REF) == ResumableOrder("proj_1")
+
+    def test_clear_after_retries_were_lowered_reads_as_a_retry_and_warns(self):
+        # retries=3 and one try: max_tries is 3. With retries=2, a clear sets it to 1 + 2.
+        record = replace(ORDERED, state=OrderState.DONE, max_tries=3)
+        order = resume(record, NOW, replace(REF, max_tries=1 + 2))
+        assert order.id == "proj_1"
+        assert "'retries' was lowered" in order.caution
+
+    def test_fingerprint_is_compared_by_the_scheme_of_the_record(self):
+        by_scheme = {1: {"first_image": "new"}, 2: {"first_image": "same"}}
+        stored = replace(ORDERED, fingerprint={"first_image": "same"})
+        assert resumable_order(stored, by_scheme.get, self.CLEARED).id == "proj_1"
+        with pytest.raises(ManxueOrderMismatchError):
+            resumable_order(replace(stored, scheme=1), by_scheme.get, self.CLEARED)
+
+    def test_what_a_person_wrote_forges_no_line_of_a_log(self):
+        hostile = "x\nERROR forged \x1b[2J"
+        lost = OrderRecord(OrderState.INTENT, since=hostile, max_tries=2)
+        other = OrderRecord(OrderState.ORDERED, id="proj_1", max_tries=2, fingerprint={hostile: "0"})
+        for record in (lost, other):
+            with pytest.raises(ManxueError) as caught:
+                resumed(record, {"prompt": "1"}, self.CLEARED)
+            assert str(caught.value).isprintable()
+
+    def test_other_request_is_fine_once_a_clear_orders_anew(self):
+        assert resumed(replace(ORDERED, state=OrderState.DONE), {}, self.CLEARED) is None

@@ -1,0 +1,493 @@
+"""Orders that wait for room, and what is checked before an order is paid."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+from unittest.mock import Mock
+
+import fsspec
+import pytest
+from ordering import *  # noqa: F403 - its fixtures
+from ordering import KEY, ORDER, TaskInstance, posts
+
+from airflow.providers.common.compat.sdk import (
+    DAG,
+    AirflowFailException,
+    AirflowTaskTimeout,
+    TaskDeferred,
+)
+
+from airflow_provider_manxue.exceptions import (
+    ManxueError,
+    ManxueInputError,
+    ManxueOrderError,
+    ManxueOrderTimeoutError,
+    ManxueOrderUnknownError,
+    ManxueTimeoutError,
+)
+from airflow_provider_manxue.hooks.manxue import ManxueHook
+from airflow_provider_manxue.operators import manxue as operator_module
+from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
+from airflow_provider_manxue.testing import Answer, Script
+from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
+from airflow_provider_manxue.triggers import manxue as trigger_module
+from airflow_provider_manxue.triggers.manxue import ManxueOrderRoomTrigger
+
+FULL = Answer(status=429)
+
+
+@pytest.fixture(params=[True, False], ids=["3.3", "older"])
+def any_task(request, emulator, boundaries):
+    return TaskInstance(boundaries, store=request.param)
+
+
+def defer(task, **kwargs):
+    """Run a task up to its first deferral, and return that."""
+    task.try_number += 1
+    with pytest.raises(TaskDeferred) as deferred:
+        task._operator(kwargs).execute(task.context)
+    return deferred.value
+
+
+def resume(task, deferral, event=None, **kwargs):
+    arguments = json.loads(json.dumps({**deferral.kwargs, "event": event or {}}))
+    return task._operator(kwargs).resume_execution(deferral.method_name, arguments, task.context)
+
+
+def fail(task, words="Trigger timeout", **kwargs):
+    return task._operator(kwargs).resume_execution(
+        "__fail__", {"error": words, "traceback": None}, task.context
+    )
+
+
+# --- waiting --------------------------------------------------------------------------------------------
+
+
+def test_order_waits_in_the_triggerer_and_is_billed_once(emulator, any_task, clock):
+    begun = clock.now()
+    emulator.fail_next(5, FULL, on="create")
+    assert any_task.run()["id"] == emulator.ledger.orders[0].id
+    assert emulator.ledger.billed == 1
+    kinds = [type(deferral.trigger).__name__ for deferral in any_task.deferrals]
+    assert kinds == ["ManxueOrderRoomTrigger"] * 4 + ["ManxueVideoTrigger"]
+    assert 2 + 30 + 60 + 120 + 240 <= clock.now() - begun <= 1.25 * (2 + 30 + 60 + 120 + 240) + 100
+
+
+def test_deferral_says_what_is_known_and_its_form_is_a_promise(emulator, task, clock):
+    emulator.answer_all_with(FULL, on="create")
+    begun = clock.now()
+    deferral = defer(task)
+    assert deferral.method_name == "execute_order"
+    assert deferral.kwargs == {
+        "started_at": begun,
+        "attempts": 2,
+        "since": task.record["since"],
+        "try_number": 1,
+    }
+    path, kwargs = deferral.trigger.serialize()
+    assert path == "airflow_provider_manxue.triggers.manxue.ManxueOrderRoomTrigger"
+    assert list(kwargs) == ["resume_at"]
+    assert 30 <= kwargs["resume_at"] - clock.now() <= 37.5
+    assert task.record["state"] == "not_accepted"
+    assert posts(emulator) == 2
+
+
+def test_pause_of_the_service_is_waited_for_without_a_worker(emulator, task, clock):
+    emulator.answer_all_with(Answer(status=429, retry_after=600), on="create")
+    deferral = defer(task)
+    assert posts(emulator) == 1
+    assert 600 <= deferral.trigger.resume_at - clock.now() <= 750
+
+
+def test_poke_mode_waits_on_the_worker(emulator, any_task):
+    emulator.fail_next(5, FULL, on="create")
+    assert any_task.run(deferrable=False)["status"] == "completed"
+    assert any_task.deferrals == []
+    assert emulator.ledger.billed == 1
+
+
+@pytest.mark.parametrize("options", [{}, {"deferrable": False}], ids=["deferred", "poke"])
+def test_order_timeout_may_be_retried_and_is_not_skipped(emulator, any_task, clock, options):
+    emulator.answer_all_with(FULL, on="create")
+    begun = clock.now()
+    with pytest.raises(ManxueOrderTimeoutError, match=r"order_timeout \(0:10:00\): .*HTTP 429") as caught:
+        any_task.run(order_timeout=timedelta(minutes=10), soft_fail=True, **options)
+    assert not isinstance(caught.value, AirflowFailException)
+    assert clock.now() - begun == pytest.approx(600, abs=1)
+    emulator.answer_all_with(None)
+    assert any_task.run(**options)["status"] == "completed"
+
+
+def test_order_timeout_is_the_timeout_by_default(emulator, task):
+    emulator.answer_all_with(FULL, on="create")
+    with pytest.raises(ManxueOrderTimeoutError, match=r"order_timeout \(0:05:00\)"):
+        task.run(timeout=300)
+
+
+@pytest.mark.parametrize("value", [0, -1, timedelta(0)])
+def test_order_timeout_that_makes_no_sense_is_refused(value):
+    with pytest.raises(ManxueInputError, match="order_timeout"):
+        ManxueCreateVideoOperator(task_id="order", **ORDER, order_timeout=value)
+
+
+def test_timeout_begins_when_the_order_is_accepted(emulator, task, clock):
+    emulator.fail_next(4, FULL, on="create")
+    emulator.default_script = Script.by_hand("processing")
+    deferral = defer(task, timeout=1000)
+    while isinstance(deferral.trigger, ManxueOrderRoomTrigger):
+        clock.advance(deferral.trigger.resume_at - clock.now())
+        with pytest.raises(TaskDeferred) as again:
+            resume(task, deferral, timeout=1000)
+        deferral = again.value
+    assert deferral.trigger.arguments.deadline == clock.now() + 1000
+
+
+def test_execution_timeout_counts_from_the_first_start(emulator, task, clock):
+    emulator.fail_next(3, FULL, on="create")
+    emulator.default_script = Script.by_hand("processing")
+    limits = {"execution_timeout": timedelta(seconds=1000)}
+    begun = clock.now()
+    deferral = defer(task, **limits)
+    assert deferral.timeout <= timedelta(seconds=1000)
+    while isinstance(deferral.trigger, ManxueOrderRoomTrigger):
+        clock.advance(deferral.trigger.resume_at - clock.now())
+        with pytest.raises(TaskDeferred) as again:
+            resume(task, deferral, **limits)
+        deferral = again.value
+    assert clock.now() > begun + 60
+    assert deferral.trigger.arguments.deadline == pytest.approx(begun + 1000)
+    assert deferral.kwargs["order_time"] == pytest.approx(clock.now() - begun)
+
+
+def test_nothing_is_sent_when_execution_timeout_leaves_no_time_to_wait(emulator, task, clock):
+    limits = {"execution_timeout": timedelta(seconds=200)}
+    emulator.answer_all_with(FULL, on="create")
+    with pytest.raises(ManxueOrderTimeoutError, match="execution_timeout"):
+        task.run(**limits)
+    sent = posts(emulator)
+    emulator.answer_all_with(None)
+    with pytest.raises(ManxueOrderTimeoutError, match="it was not sent"):
+        task.run(execution_timeout=timedelta(seconds=89))
+    assert posts(emulator) == sent
+    assert task.run(wait_for_completion=False, execution_timeout=timedelta(seconds=89))
+
+
+# --- what is not sent twice -----------------------------------------------------------------------------
+
+
+def test_intent_whose_update_failed_is_not_taken_for_unknown(emulator, task, monkeypatch):
+    real = ManxueHook.send_order
+
+    def send(self, request):
+        task.store.broken = 100
+        return real(self, request)
+
+    emulator.fail_next(1, Answer(status=429, retry_after=60), on="create")
+    with monkeypatch.context() as patch:
+        patch.setattr(ManxueHook, "send_order", send)
+        deferral = defer(task)
+    assert task.record["state"] == "intent"
+    task.store.broken = 0
+    with pytest.raises(TaskDeferred) as again:
+        resume(task, deferral)
+    assert again.value.trigger.video_task_id == emulator.ledger.orders[0].id
+
+    task.store.set(KEY, {**task.record, "state": "intent", "id": None, "since": "2027-01-15T08:00:00+00:00"})
+    with pytest.raises(ManxueOrderUnknownError):
+        resume(task, deferral)
+    assert emulator.ledger.billed == 1
+
+
+def test_stale_deferral_of_an_earlier_try_does_not_send_an_unknown_order_again(emulator, task):
+    emulator.fail_next(1, Answer(status=429, retry_after=60), on="create")
+    deferral = defer(task)
+    intent = {**task.record, "state": "intent"}
+    task.store.set(KEY, intent)
+    task.try_number = 2
+    with pytest.raises(ManxueOrderUnknownError):
+        resume(task, deferral)
+    assert emulator.ledger.billed == 0
+
+
+def test_stale_deferral_of_an_earlier_try_starts_like_a_retry(emulator, any_task, clock):
+    emulator.fail_next(1, Answer(status=429, retry_after=60), on="create")
+    deferral = defer(any_task)
+    any_task.try_number = 2
+    clock.advance(100_000)
+    with pytest.raises(TaskDeferred) as again:
+        resume(any_task, deferral)
+    assert again.value.trigger.video_task_id == emulator.ledger.orders[0].id
+
+
+def test_deferral_that_airflow_ends_sends_nothing_and_may_be_retried(emulator, task):
+    emulator.answer_all_with(Answer(status=429, retry_after=60), on="create")
+    defer(task)
+    with pytest.raises(ManxueOrderTimeoutError, match=r"Trigger timeout\. Nothing was ordered") as caught:
+        fail(task)
+    assert not isinstance(caught.value, AirflowFailException)
+    assert posts(emulator) == 1
+
+
+def test_deferral_that_airflow_ends_below_3_3_sends_nothing(emulator, old):
+    emulator.answer_all_with(Answer(status=429, retry_after=60), on="create")
+    defer(old)
+    with pytest.raises(ManxueOrderUnknownError):
+        fail(old)
+    assert posts(emulator) == 1
+
+
+def test_wait_that_airflow_ends_counts_from_the_acceptance_of_the_order(emulator, task, clock):
+    emulator.fail_next(4, FULL, on="create")
+    emulator.default_script = Script.by_hand("processing")
+    begun = clock.now()
+    deferral = defer(task, timeout=1000)
+    while isinstance(deferral.trigger, ManxueOrderRoomTrigger):
+        clock.advance(deferral.trigger.resume_at - clock.now())
+        with pytest.raises(TaskDeferred) as again:
+            resume(task, deferral, timeout=1000)
+        deferral = again.value
+    task.start_date = datetime.fromtimestamp(begun, tz=UTC)
+    clock.advance(begun + 1100 - clock.now())
+    assert clock.now() < deferral.trigger.arguments.deadline
+    with pytest.raises(ManxueError, match=r"The trigger of the video .* failed") as caught:
+        fail(task, "Trigger failure", timeout=1000)
+    assert not isinstance(caught.value, ManxueTimeoutError)
+
+
+def test_timeout_of_the_task_while_connecting_is_not_accepted(emulator, any_task, monkeypatch):
+    def end(*args, **kwargs):
+        raise AirflowTaskTimeout("execution_timeout")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("socket.create_connection", end)
+        patch.setattr("urllib3.util.connection.create_connection", end)
+        with pytest.raises(AirflowTaskTimeout):
+            any_task.run()
+    assert posts(emulator) == 0
+    assert any_task.store is None or any_task.record["state"] == "not_accepted"
+    assert any_task.run()["status"] == "completed"
+    assert emulator.ledger.billed == 1
+
+
+def test_store_that_forgets_stops_before_anything_is_sent(emulator, task, monkeypatch):
+    monkeypatch.setattr(type(task.store), "get", lambda self, key, default=None: None)
+    with pytest.raises(ManxueError, match=r"did not return the key.*Nothing was sent"):
+        task.run()
+    assert posts(emulator) == 0
+
+
+def test_response_under_another_success_code_is_accepted(emulator, task):
+    answer = {"code": 201, "msg": "created", "data": {"taskId": "t9"}}
+    emulator.answer_all_with(Answer(json=answer), on="create")
+    assert [task.run(wait_for_completion=False) for _ in range(2)] == ["t9", "t9"]
+    assert posts(emulator) == 1
+
+
+def test_response_under_an_odd_code_is_unknown_and_never_leads_to_a_second_order(emulator, task):
+    answer = {"code": 100, "msg": "ok", "data": "t9"}
+    emulator.answer_all_with(Answer(json=answer), on="create")
+    with pytest.raises(ManxueOrderUnknownError, match="t9"):
+        task.run()
+    task.clear()
+    with pytest.raises(ManxueOrderUnknownError, match="remedies"):
+        task.run()
+    assert posts(emulator) == 1
+
+
+def test_retry_continues_although_a_reference_is_signed_again(emulator, task, monkeypatch):
+    url = "https://bucket.s3.amazonaws.com/cat.png?X-Amz-Date={n}&X-Amz-Signature={n}abc"
+    log = Mock()
+    monkeypatch.setattr(ManxueCreateVideoOperator, "log", log)
+    defer(task, first_image=url.format(n=1))
+    assert task.run(first_image=url.format(n=2))["id"] == emulator.ledger.orders[0].id
+    assert not [call for call in log.warning.call_args_list if "changed" in str(call)]
+    task.store.set(KEY, {**task.record, "state": "ordered"})
+    task.clear()
+    assert task.run(first_image=url.format(n=3))["id"] == emulator.ledger.orders[0].id
+    assert emulator.ledger.billed == 1
+
+
+def test_retry_with_another_prompt_continues_and_warns(emulator, task, monkeypatch):
+    log = Mock()
+    monkeypatch.setattr(ManxueCreateVideoOperator, "log", log)
+    defer(task)
+    assert task.run(prompt="a dog")["id"] == emulator.ledger.orders[0].id
+    assert "although prompt changed" in str(log.warning.call_args_list)
+    assert emulator.ledger.billed == 1
+
+
+def test_retry_that_returns_a_delivered_video_warns(emulator, task, monkeypatch):
+    log = Mock()
+    first = task.run()["id"]
+    monkeypatch.setattr(ManxueCreateVideoOperator, "log", log)
+    assert task.run()["id"] == first
+    assert "'retries' was lowered" in str(log.warning.call_args_list)
+
+
+# --- below Airflow 3.3 ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", ["video_task_id", "video_url", "actualDuration"])
+def test_xcom_that_fails_below_3_3_ends_without_a_retry_and_names_the_id(emulator, old, key, monkeypatch):
+    def push(name, value):
+        if name == key:
+            raise RuntimeError("the XCom backend is away")
+
+    monkeypatch.setattr(old, "xcom_push", push)
+    with pytest.raises(ManxueOrderError) as caught:
+        old.run(deferrable=False)
+    assert isinstance(caught.value, AirflowFailException)
+    assert emulator.ledger.orders[0].id in str(caught.value)
+
+
+def test_whatever_airflow_does_after_the_task_below_3_3_is_not_retried(emulator, old):
+    operator = old._operator({"deferrable": False, "retries": 2})
+    context = old.context
+    context["ti"].task = operator
+    context["ti"]._ti_context_from_server = SimpleNamespace(should_retry=True)
+    operator.execute(context)
+    assert operator.retries == 0  # Airflow 2.11 decides by it
+    assert context["ti"]._ti_context_from_server.should_retry is False  # 3.0 to 3.2
+
+
+def test_retries_stay_where_the_order_is_bound_or_meant_to_be_repeated(emulator, task, old):
+    for one, options in ((task, {}), (old, {"durable": False})):
+        operator = one._operator({"deferrable": False, "retries": 2, **options})
+        context = one.context
+        context["ti"].task = operator
+        operator.execute(context)
+        assert operator.retries == 2
+
+
+def test_retries_warn_below_3_3_when_the_dag_is_parsed(monkeypatch, recwarn):
+    monkeypatch.setattr(operator_module, "_HAS_STATE_STORE", False)
+    with pytest.warns(UserWarning, match=r"retries=2 can order a second video.*Set retries=0"):
+        ManxueCreateVideoOperator(task_id="order", **ORDER, retries=2)
+    recwarn.clear()
+    ManxueCreateVideoOperator(task_id="order", **ORDER, retries=0)
+    ManxueCreateVideoOperator(task_id="order", **ORDER, retries=2, durable=False)
+    monkeypatch.setattr(operator_module, "_HAS_STATE_STORE", True)
+    ManxueCreateVideoOperator(task_id="order", **ORDER, retries=2)
+    assert not [one for one in recwarn if "second video" in str(one.message)]
+
+
+# --- before an order is paid ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("url", ["s3://bucket/a.png", "file:///tmp/a.png"])
+def test_reference_that_no_service_fetches_is_refused_when_parsed(url):
+    with pytest.raises(ManxueInputError, match="that the service can fetch"):
+        ManxueCreateVideoOperator(task_id="order", **ORDER, first_image=url)
+
+
+def test_reference_on_a_private_host_leaves_no_record(emulator, task, connect):
+    connect(host="https://service.example/kyyReactApiServer")
+    with pytest.raises(ManxueInputError, match="not public"):
+        task.run(reference_images=["http://10.0.0.1/a.png"])
+    assert task.record is None
+
+
+def test_dry_run_shows_what_would_be_ordered_and_sends_nothing(emulator, monkeypatch):
+    log = Mock()
+    monkeypatch.setattr(ManxueCreateVideoOperator, "log", log)
+    url = "https://example.com/a.png?sig=secret"
+    ManxueCreateVideoOperator(
+        task_id="order", prompt="a cat", model="odd", duration=8, first_image=url
+    ).dry_run()
+    shown = " ".join(
+        str(call.args[0]) % call.args[1:] for call in (*log.info.call_args_list, *log.warning.call_args_list)
+    )
+    for words in (
+        "8 s of video with the model odd",
+        "prompt = a cat",
+        "first_image = https://example.com/a.png?***",
+        "unknown",
+    ):
+        assert words in shown
+    assert "secret" not in shown
+    assert not emulator.requests
+
+
+def test_dry_run_checks_the_rules(emulator):
+    operator = ManxueCreateVideoOperator(task_id="order", **ORDER)
+    operator.duration = 3  # as rendering does
+    with pytest.raises(ManxueInputError, match="duration is 3"):
+        operator.dry_run()
+
+
+@pytest.fixture
+def with_save(emulator, task):
+    """Run an order with a save behind it."""
+
+    def run(destination, *, mapped=False, **save):
+        with DAG("episode", schedule=None) as dag:
+            order = ManxueCreateVideoOperator(task_id="order", **ORDER)
+            kind = ManxueToObjectStorageOperator
+            if mapped:
+                after = kind.partial(task_id="save", destination=destination, **save).expand(
+                    video_task_id=["a"]
+                )
+            else:
+                after = kind(task_id="save", video_task_id="a", destination=destination, **save)
+            order >> after
+        with pytest.raises(TaskDeferred):
+            dag.get_task("order").execute(task.context)
+
+    return run
+
+
+@pytest.mark.parametrize("mapped", [True, False])
+@pytest.mark.parametrize("destination", ["nosuch://bucket/{{ ds }}/", "nosuch://bucket/a.mp4"])
+def test_order_is_not_sent_if_its_save_has_no_file_system(emulator, task, with_save, destination, mapped):
+    with pytest.raises(ManxueInputError, match=r"not sent\. The task 'save' saves the video to nosuch://"):
+        with_save(destination, mapped=mapped)
+    assert posts(emulator) == 0
+    assert task.record is None
+
+
+def test_order_is_not_sent_if_the_library_of_its_save_is_missing(emulator, with_save, monkeypatch):
+    def missing(scheme):
+        raise ImportError("Install s3fs to access S3")
+
+    monkeypatch.setattr(fsspec, "get_filesystem_class", missing)
+    with pytest.raises(ManxueInputError, match="Install s3fs"):
+        with_save("file:///tmp/a.mp4")
+    assert posts(emulator) == 0
+
+
+@pytest.mark.parametrize("destination", ["file:///tmp/a.mp4", "{{ params.destination }}"])
+def test_order_is_sent_if_its_save_can_store_or_is_not_known_yet(emulator, with_save, destination):
+    with_save(destination)
+    assert emulator.ledger.billed == 1
+
+
+def test_save_on_another_queue_is_a_warning(emulator, with_save, caplog, monkeypatch):
+    log = Mock()
+    monkeypatch.setattr(ManxueCreateVideoOperator, "log", log)
+    with_save("nosuch://bucket/a.mp4", queue="big")
+    assert "another queue" in str(log.warning.call_args_list)
+    assert emulator.ledger.billed == 1
+
+
+# --- the trigger ----------------------------------------------------------------------------------------
+
+
+def test_trigger_fires_once_at_its_time_and_survives_a_clock_that_is_set(monkeypatch):
+    now, slept = [1000.0], []
+
+    async def sleep(seconds):
+        slept.append(seconds)
+        now[0] += seconds if len(slept) > 1 else -500.0
+
+    monkeypatch.setattr(trigger_module, "time", Mock(time=lambda: now[0]))
+    monkeypatch.setattr(trigger_module.asyncio, "sleep", sleep)
+
+    async def run():
+        return [event.payload async for event in ManxueOrderRoomTrigger(resume_at=1100.0).run()]
+
+    assert asyncio.run(run()) == [{"version": 1, "status": "resend"}]
+    assert now[0] == 1100.0
+    assert max(slept) <= 60
