@@ -91,6 +91,10 @@ class ManxueDownloadError(ManxueError):
     """The video could not be fetched completely."""
 
 
+class ManxueUnverifiedVideoError(ManxueDownloadError):
+    """All announced bytes were received, but they may not be a whole video; they were saved under another name."""
+
+
 class ManxueUnsafeUrlError(ManxueDownloadError):
     """The URL of a video leads to where a download must not go."""
 

@@ -90,6 +90,16 @@ class VideoTask:
         return {"video_url": self.video_url, "actualDuration": self.actual_duration}
 
 
+def without_url(video: Mapping[str, Any]) -> dict[str, Any]:
+    """
+    Return the fields of a video that may be shown and stored anywhere.
+
+    :param video: the task under the service's field names.
+    """
+    names = ("id", "model", "status", "actualDuration")
+    return {name: video[name] for name in names if video.get(name) is not None}
+
+
 @dataclass(frozen=True, slots=True)
 class ManxueSettings:
     """

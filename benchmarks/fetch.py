@@ -26,7 +26,7 @@ RETRIES = 3
 
 def manxue(task: Mapping[str, Any], path: Path) -> Download:
     """Prepare the operator, as a worker does."""
-    from airflow_provider_manxue import download, storage  # noqa: F401
+    from airflow_provider_manxue._client import downloader, media_client, storage  # noqa: F401
     from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
 
     operator = ManxueToObjectStorageOperator(

@@ -28,6 +28,24 @@ from airflow_provider_manxue._core.connection import is_loopback, parse_connecti
 from airflow_provider_manxue._core.deadline import MAX_OVERSHOOT, deadline_to_read
 from airflow_provider_manxue._core.events import parse_batch_event, parse_event, says_begin, start_of
 from airflow_provider_manxue._core.ids import parse_video_task_id, parse_video_task_ids
+from airflow_provider_manxue._core.media import (
+    BrokenTransferError,
+    Container,
+    Part,
+    Validators,
+    check_head,
+    containers_of,
+    judge,
+    parse_part,
+)
+from airflow_provider_manxue._core.media_urls import (
+    is_public,
+    literal_address,
+    next_hop,
+    parse_url,
+    request_target,
+)
+from airflow_provider_manxue._core.mp4 import State
 from airflow_provider_manxue._core.order_outcomes import parse_order_response
 from airflow_provider_manxue._core.order_record import (
     OrderState,
@@ -65,19 +83,6 @@ from airflow_provider_manxue.exceptions import (
     ManxueTransientError,
     ManxueUnsafeUrlError,
     ManxueVideoFailedError,
-)
-from airflow_provider_manxue.media import (
-    BrokenTransferError,
-    Part,
-    Version,
-    check_head,
-    is_public,
-    literal_address,
-    next_hop,
-    read_part,
-    read_url,
-    request_target,
-    why_incomplete,
 )
 from airflow_provider_manxue.models import ManxueSettings, TaskStatus, VideoTask
 
@@ -576,79 +581,71 @@ def check_part(
     headers: Sequence[tuple[str, str]],
     length: int | None,
     offset: int,
-    known: Version | None,
+    known: Validators | None,
 ) -> None:
     """A part of a video belongs where it is put, to the version that is there; anything else is broken."""
     message = Message()
     for name, value in headers:
         message[name] = value
     try:
-        part = read_part(status, message, length, offset=offset, known=known, now=NOW)
+        part = parse_part(status, message, length, offset=offset, known=known, now=NOW)
     except BrokenTransferError as error:
         assert error.retry_after is None or (error.retry_after >= 0 and math.isfinite(error.retry_after))
         return
     assert status in {200, 206, 416}
-    assert part.start == (0 if status == 200 else offset)
-    if status != 416:
-        assert (message["Content-Encoding"] or "identity").strip().lower() in {"", "identity"}
+    assert part.start in {0, offset}
+    assert status != 200 or part.start == 0
     if part.start:
-        _check_continued(part, message, length, known or Version())
+        _check_continued(part, message, length, known or Validators())
 
 
-def _check_continued(part: Part, message: Message, length: int | None, known: Version) -> None:
-    assert known.size in (None, part.version.size)
-    assert (part.version.etag, part.version.modified) == (known.etag, known.modified)
+def _check_continued(part: Part, message: Message, length: int | None, known: Validators) -> None:
+    said = part.validators
+    assert known.size in (None, said.size)
+    assert (said.etag, said.modified, said.coding) == (known.etag, known.modified, known.coding)
     numbers = [int(number) for number in re.findall(r"\d+", message["Content-Range"])]
     if "-" in message["Content-Range"]:
         assert numbers[0] == part.start
         assert length in (None, numbers[1] - numbers[0] + 1)
-        assert part.version.size is None or numbers[1] < part.version.size
+        assert said.size is None or numbers[1] < said.size
     else:
         assert numbers == [part.start]
-        assert part.version.size == part.start
+        assert said.size == part.start
 
 
 def check_mp4(body: bytes, announced: int | None) -> None:
-    """A body is a whole MP4 only if its length is the announced one, or its boxes end exactly where it does."""
+    """A body is a whole video only if its length is the announced one, or the container shows its end."""
     reads = 0
 
-    def read_at(place: int, count: int) -> bytes:
+    def read_at(position: int, count: int) -> bytes:
         nonlocal reads
         reads += 1
-        assert 0 <= place <= len(body)
-        return body[place : place + count]
+        assert position >= 0
+        assert 0 <= count <= 8 * 2**20
+        return body[position : position + count]
 
     try:
-        check_head(body[:12], "video/mp4")
+        check_head(body[:512], "video/mp4", "")
     except BrokenTransferError:
-        assert body[4:8] != b"ftyp"
+        assert not containers_of(body[:512])
         return
-    missing = why_incomplete(read_at, len(body), announced)
-    assert reads <= len(body) // 8 + 1
-    if missing is not None:
-        assert missing.isprintable()
-        return
-    assert announced in (None, len(body))
-    if announced is None:
-        assert b"moov" in body
-        assert b"mdat" in body
-        assert _sum_of_boxes(body) == len(body)
-
-
-def _sum_of_boxes(body: bytes) -> int:
-    place = 0
-    while place < len(body):
-        length = int.from_bytes(body[place : place + 4])
-        place += int.from_bytes(body[place + 8 : place + 16]) if length == 1 else length
-    return place
+    found = judge(read_at, len(body), announced, frozenset(Container))
+    assert reads <= 4 * len(body) + 16
+    assert found.reason.isprintable()
+    assert bool(found.reason) is (found.state is not State.WHOLE)
+    if found.state is State.WHOLE:
+        assert announced in (None, len(body))
+        assert containers_of(body[:512])
+        if announced is None and Container.WEBM not in containers_of(body[:512]):
+            assert b"moov" in body
 
 
 def check_redirect(url: str, location: str | None) -> None:
     """A download goes to a plain URL of the web, byte for byte, and never from https to http, or is refused."""
     try:
-        before = read_url(url)
+        before = parse_url(url)
         target = next_hop(url, location)
-        after = read_url(target)
+        after = parse_url(target)
     except ManxueUnsafeUrlError as error:
         assert str(error).isprintable()
         return

@@ -7,8 +7,8 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from airflow_provider_manxue._core.media import Validators
 from airflow_provider_manxue._core.polling import PollPolicy
-from airflow_provider_manxue.media import Version
 from soak.draw import Draw, json_of
 from soak.properties import (
     ANSWERS,
@@ -84,8 +84,8 @@ _RETRY_AFTERS = (
 )
 _LATE = (0.0, 0.0, 0.5, 3.0, 29.0, 700.0, -0.5, -60.0)
 _VERSIONS = (
-    None, Version(), Version(size=10), Version('"a"', None, 10), Version(None, "Wed, 21 Oct 2026 07:28:00 GMT", 10),
-    Version('"b"', None, 5),
+    None, Validators(), Validators(size=10), Validators('"a"', None, 10), Validators(None, "Wed, 21 Oct 2026 07:28:00 GMT", 10),
+    Validators('"b"', None, 5),
 )  # fmt: skip
 
 

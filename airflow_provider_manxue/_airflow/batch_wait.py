@@ -37,6 +37,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueInputError,
     ManxueTransientError,
 )
+from airflow_provider_manxue.models import without_url
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -272,7 +273,8 @@ class BatchVideoWait(ManxueWaitBase):
             self.log.warning("The results could not be stored (%s).", type(error).__name__)
 
     def _push_results(self, context: Context, progress: BatchProgress) -> list[dict[str, Any]]:
-        self._seen = tasks = to_tasks(progress.ids, progress.known)
+        tasks = to_tasks(progress.ids, progress.known)
+        self._seen = [without_url(task) for task in tasks]
         errors = {
             video: outcome for video, outcome in progress.known.items() if isinstance(outcome, ManxueError)
         }

@@ -14,6 +14,7 @@ from airflow_provider_manxue._core.events import needs_final_poll, parse_event, 
 from airflow_provider_manxue._core.poller import Poller
 from airflow_provider_manxue._core.worker_pass import WorkerPass
 from airflow_provider_manxue.exceptions import ManxueError
+from airflow_provider_manxue.models import without_url
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -153,5 +154,5 @@ class SingleVideoWait(ManxueWaitBase):
     def _push_result(self, context: Context, task: VideoTask) -> dict[str, Any]:
         if self.do_xcom_push:
             self._push_xcoms(context, task.to_xcoms())
-        self._seen = [task.to_dict()]
+        self._seen = [without_url(task.to_dict())]
         return task.to_dict()

@@ -118,7 +118,7 @@ class ManxueWaitBase(BaseSensorOperator):
 
         :param task_instance: the task instance, which has ended.
         """
-        from airflow_provider_manxue.lineage import lineage_of
+        from airflow_provider_manxue._airflow.lineage import lineage_of
 
         return lineage_of(self._seen)
 

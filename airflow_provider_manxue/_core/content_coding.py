@@ -35,13 +35,22 @@ def decode_body(body: bytes, content_encoding: str, limit: int) -> bytes:
     :param limit: bytes that each step may return at most.
     :raises ManxueTransientError: if the body is longer, cut off, damaged, or in a coding that needs another library.
     """
-    names = (token.partition(";")[0].strip().lower() for token in content_encoding.split(","))
-    codings = [name for name in names if name in _GZIP or name == "deflate" or name in _UNSUPPORTED]
+    codings = real_codings(content_encoding)
     if len(codings) > MAX_CODINGS:
         raise ManxueTransientError(f"the response has a body in {len(codings)} content codings")
     for coding in reversed(codings):
         body = _decode(body, coding, limit)
     return body
+
+
+def real_codings(content_encoding: str) -> list[str]:
+    """
+    Return the codings that a header names. Some stores keep words in it that are none, such as ``aws-chunked``.
+
+    :param content_encoding: the header ``Content-Encoding``; empty if it is absent.
+    """
+    names = (token.partition(";")[0].strip().lower() for token in content_encoding.split(","))
+    return [name for name in names if name in _GZIP or name == "deflate" or name in _UNSUPPORTED]
 
 
 def _decode(body: bytes, coding: str, limit: int) -> bytes:

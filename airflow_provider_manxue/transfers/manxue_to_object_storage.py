@@ -2,46 +2,63 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+import warnings
+from collections.abc import Collection, Mapping
 from datetime import timedelta
-from functools import cached_property
-from typing import TYPE_CHECKING, Any
-from urllib.parse import quote, unquote
+from functools import cached_property, partial
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import BaseOperator, XComArg
 
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
+from airflow_provider_manxue._core.destination import UNVERIFIED_SUFFIX, names_one_file, parse_destination
 from airflow_provider_manxue._core.ids import parse_video_task_id
+from airflow_provider_manxue._core.media_urls import AddressPolicy
 from airflow_provider_manxue._core.rendering import is_rendered_later
 from airflow_provider_manxue.exceptions import (
+    ManxueAuthenticationError,
     ManxueError,
     ManxueExistsError,
     ManxueInputError,
     ManxueNotCompletedError,
+    ManxuePermissionError,
+    ManxueRedirectError,
     ManxueRefusedError,
     ManxueResultMissingError,
     ManxueTransientError,
+    ManxueUnverifiedVideoError,
     ManxueVideoFailedError,
 )
 from airflow_provider_manxue.links.manxue import ManxueSavedVideoLink
-from airflow_provider_manxue.models import TaskStatus, VideoTask
+from airflow_provider_manxue.models import TaskStatus, VideoTask, without_url
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from airflow.providers.common.compat.sdk import Context
     from airflow.providers.openlineage.extractors import OperatorLineage
 
-    from airflow_provider_manxue.download import Deadline
+    from airflow_provider_manxue._client.downloader import Deadline, Downloader, PartialDownload
+    from airflow_provider_manxue._client.storage import Existing, Store
     from airflow_provider_manxue.hooks.manxue import ManxueHook
-    from airflow_provider_manxue.storage import Store
 
 DEFAULT_TIMEOUT = 60 * 60.0
 DEFAULT_MAX_BYTES = 4 * 1024**3
 """Far above any video of the service; a body that never ends stops here."""
 
 _IF_EXISTS = ("overwrite", "skip", "fail")
+_CONTAINERS = ("mp4", "quicktime", "webm")
+
+_REFUSALS = (
+    ManxueAuthenticationError,
+    ManxuePermissionError,
+    ManxueRedirectError,
+    ManxueRefusedError,
+    ManxueTransientError,
+)
+"""Responses of the service in place of a URL, after which a URL that is known may still work."""
 
 
 class ManxueToObjectStorageOperator(BaseOperator):
@@ -62,11 +79,14 @@ class ManxueToObjectStorageOperator(BaseOperator):
         ``/`` is a folder; the file's name is then the percent-encoded id with ``.mp4``.
     :param manxue_conn_id: (templated) id of the Airflow connection of the service.
     :param storage_conn_id: (templated) id of the Airflow connection of the store, if it needs one.
-    :param if_exists: what to do if there is such an object already: ``overwrite``, ``skip`` or ``fail``.
+    :param if_exists: what to do if there is such a file already: ``overwrite``, ``skip`` or ``fail``. An empty file is
+        no video, so ``skip`` replaces it.
+    :param containers: kinds of files that are saved: ``mp4``, ``quicktime``, ``webm``. None for MP4, and for another one
+        if the media host announces its media type.
     :param max_bytes: a longer video is refused; None for no limit.
     :param timeout: seconds (or ``timedelta``) within which all must be done.
-    :param allow_private_addresses: also fetch from addresses that are not public. They are allowed as well if the
-        connection's host is such an address, or ``localhost``.
+    :param allow_private_addresses: also fetch from addresses that are not public: True for all, or a list of host names,
+        addresses and networks. The connection's host is allowed if it is such an address, or ``localhost``.
     :raises ManxueInputError: if an argument cannot be used.
     """
 
@@ -82,33 +102,53 @@ class ManxueToObjectStorageOperator(BaseOperator):
         manxue_conn_id: str = DEFAULT_CONN_ID,
         storage_conn_id: str | None = None,
         if_exists: str = "overwrite",
+        containers: Collection[str] | None = None,
         max_bytes: int | None = DEFAULT_MAX_BYTES,
         timeout: timedelta | float = DEFAULT_TIMEOUT,
-        allow_private_addresses: bool = False,
+        allow_private_addresses: bool | Sequence[str] = False,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        self._url_at_hand = _SecretUrl()
         self.video_task_id = video_task_id
         self.destination = destination
         self.manxue_conn_id = manxue_conn_id
         self.storage_conn_id = storage_conn_id
         self.if_exists = if_exists
+        self.containers = containers
         self.max_bytes = max_bytes
         self.timeout = timeout
         self.allow_private_addresses = allow_private_addresses
         self._saved: tuple[dict[str, Any], str, int] | None = None
         self._check_arguments()
 
+    @property
+    def video_task_id(self) -> Any:
+        """The id of the video, or its whole task without the URL, which Airflow and OpenLineage would store."""
+        return self._video_task_id
+
+    @video_task_id.setter
+    def video_task_id(self, value: Any) -> None:
+        if isinstance(value, Mapping) and str(value.get("video_url")).startswith(("http:", "https:")):
+            self._url_at_hand = _SecretUrl(str(value["video_url"]))
+            value = {name: field for name, field in value.items() if name != "video_url"}
+        self._video_task_id = value
+
     def _check_arguments(self) -> None:
         """Refuse at parse time what rendering cannot cure."""
         if not is_rendered_later(self.video_task_id):
             parse_video_task_id(self.video_task_id)
         if not is_rendered_later(self.destination):
-            read_destination(self.destination, "id")
+            parse_destination(self.destination, "id")
         if self.if_exists not in _IF_EXISTS:
             raise ManxueInputError(
                 f"if_exists must be one of {', '.join(map(repr, _IF_EXISTS))}, not {self.if_exists!r}."
             )
+        if self.containers is not None and not _is_selection(self.containers, _CONTAINERS):
+            raise ManxueInputError(
+                f"containers must be some of {', '.join(map(repr, _CONTAINERS))}, or None, not {self.containers!r}."
+            )
+        AddressPolicy.parse(self.allow_private_addresses)
         if self.max_bytes is not None and not _is_positive(self.max_bytes):
             raise ManxueInputError(
                 f"max_bytes must be a positive number of bytes, or None, not {self.max_bytes!r}."
@@ -123,76 +163,141 @@ class ManxueToObjectStorageOperator(BaseOperator):
 
         return ManxueHook(self.manxue_conn_id)
 
+    @classmethod
+    def partial(cls, *, task_id: str, destination: str | XComArg | None = None, **kwargs: Any) -> Any:
+        """
+        Return an operator to be mapped; warns of a destination that all its tasks would share.
+
+        :param task_id: id of the mapped task.
+        :param destination: as in the constructor.
+        :param kwargs: other arguments of the constructor.
+        """
+        if names_one_file(destination):
+            warnings.warn(
+                f"Each mapped task saves its video to the one file {destination!r}. End the destination with '/', so that "
+                f"each file is named after its id, or map it as well.",
+                stacklevel=2,
+            )
+        if destination is not None:
+            kwargs["destination"] = destination
+        return super().partial(task_id=task_id, **kwargs)
+
     def execute(self, context: Context) -> str:
         """
         Save the video.
 
         :return: the URI of the saved video.
+        :raises ManxueError: if it is not stored whole under its name.
         """
-        from airflow_provider_manxue.download import Deadline
-        from airflow_provider_manxue.storage import open_store
+        from airflow_provider_manxue._client.downloader import Deadline
+        from airflow_provider_manxue._client.storage import open_store
 
         deadline = Deadline(_seconds(self.timeout))
         video_task_id = parse_video_task_id(self.video_task_id)
-        uri = read_destination(self.destination, video_task_id)
+        uri = parse_destination(self.destination, video_task_id)
         with open_store(uri, self.storage_conn_id or None) as store:
-            found = self._size_of_existing(store, uri)
-            if found is None:
-                self._save(context, store, uri, deadline)
+            existing = self._look(store)
+            if self._is_in_the_way(existing, uri):
+                result = self._skipped(existing, uri)
             else:
-                self.log.info("%s is there already (%d bytes); nothing is fetched.", uri, found)
-                self._push(context, size=found, content_type=None, sha256=None)
-            self._push(context, video_task_id=video_task_id)
-            if (web_address := store.web_address()) is not None:
-                self._push(context, web_address=web_address)
+                result = self._save(store, existing, uri, deadline)
+            web_address = store.web_address()
+        # Outside of the block: an XCom that cannot be pushed is no error of the store.
+        self._push(context, **result, video_task_id=video_task_id)
+        if web_address is not None:
+            self._push(context, web_address=web_address)
         return uri
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
         """
-        Tell OpenLineage, if it is installed and asks, which video was saved, and where.
+        Return which video was saved, and where, for OpenLineage, if it is installed.
 
         :param task_instance: the task instance, which has ended.
         """
-        from airflow_provider_manxue.lineage import lineage_of
+        from airflow_provider_manxue._airflow.lineage import lineage_of
 
         if self._saved is None:
             return lineage_of([])
         video, uri, size = self._saved
         return lineage_of([video], saved=(uri, size))
 
-    def _size_of_existing(self, store: Store, uri: str) -> int | None:
-        """Return the length of an object that stands in the way; None if there is none, or it may be replaced."""
-        if self.if_exists == "overwrite":
-            return None
-        found = store.size()
-        if found is not None and self.if_exists == "fail":
-            raise ManxueExistsError(f"{uri} is there already ({found} bytes), and if_exists is 'fail'.")
-        return found
+    def _look(self, store: Store) -> Existing:
+        """Look what is there. A store that only takes files may forbid it, if they may be replaced."""
+        from airflow_provider_manxue._client.storage import Existing
 
-    def _save(self, context: Context, store: Store, uri: str, deadline: Deadline) -> None:
-        from airflow_provider_manxue.download import Downloader, Wire
+        try:
+            return store.look()
+        except PermissionError:
+            if self.if_exists != "overwrite":
+                raise
+            return Existing()
 
-        fresh_url = FreshUrl(self.hook, self.video_task_id, self.log)
-        downloader = Downloader(
-            fresh_url=fresh_url,
-            wire=Wire(
-                self.hook.settings,
-                allow_private_addresses=self.allow_private_addresses,
-                deadline=deadline,
-            ),
+    def _is_in_the_way(self, existing: Existing, uri: str) -> bool:
+        """Return whether a file that is there already ends the task well."""
+        from airflow_provider_manxue._client.storage import Found
+
+        if self.if_exists == "fail" and existing.found is not Found.NOTHING:
+            raise _exists_error(uri, existing)
+        return self.if_exists == "skip" and existing.found is Found.FILE
+
+    def _skipped(self, existing: Existing, uri: str) -> dict[str, Any]:
+        self.log.info("%s is there already (%d bytes); nothing is stored.", uri, existing.size)
+        return {"size": existing.size, "content_type": None, "sha256": None}
+
+    def _save(self, store: Store, existing: Existing, uri: str, deadline: Deadline) -> dict[str, Any]:
+        from airflow_provider_manxue._client.storage import Found
+
+        url_refresher = UrlRefresher(self.hook, self.video_task_id, self._url_at_hand.value, self.log)
+        downloader = self._downloader(url_refresher, deadline)
+        create = self.if_exists != "overwrite" and existing.found is Found.NOTHING
+        with store.temporary_file() as (file, path):
+            download = downloader.fetch(file)
+            check = partial(deadline.check, "all is received, and is being stored")
+            if download.doubt:
+                self._keep_unverified(download, path, uri, check)
+            try:
+                if create and self._is_in_the_way(store.look(), uri):
+                    raise FileExistsError
+                store.put(path, download.media_type, check, create=create)
+            except FileExistsError:
+                # Another task was faster.
+                found = store.look()
+                if self._is_in_the_way(found, uri):
+                    return self._skipped(found, uri)
+                raise
+        self._saved = without_url(url_refresher.video), uri, download.received
+        self.log.info("Saved %s (%d bytes, SHA-256 %s).", uri, download.received, download.sha256)
+        return {"size": download.received, "content_type": download.media_type, "sha256": download.sha256}
+
+    def _downloader(self, url_refresher: UrlRefresher, deadline: Deadline) -> Downloader:
+        from airflow_provider_manxue._client.downloader import Downloader
+        from airflow_provider_manxue._client.media_client import MediaClient
+        from airflow_provider_manxue._core.media import Container
+
+        settings = self.hook.settings
+        policy = AddressPolicy.parse(self.allow_private_addresses, urlsplit(settings.base_url).hostname or "")
+        return Downloader(
+            refresh_url=url_refresher,
+            client=MediaClient(settings, policy=policy, deadline=deadline),
+            containers=None if self.containers is None else frozenset(map(Container, self.containers)),
             max_bytes=self.max_bytes,
             deadline=deadline,
             log=self.log,
         )
-        with store.temporary_file() as (file, path):
-            copy = downloader.fetch(file)
-            content_type, sha256 = copy.content_type or "video/mp4", copy.sha256
-            # Another task may have been faster.
-            if self._size_of_existing(store, uri) is None:
-                store.put(path, content_type, lambda: deadline.check("all is received, and is being stored"))
-        self._saved = fresh_url.video, uri, copy.received
-        self.log.info("Saved %s (%d bytes, SHA-256 %s).", uri, copy.received, sha256)
-        self._push(context, size=copy.received, content_type=content_type, sha256=sha256)
+
+    def _keep_unverified(
+        self, download: PartialDownload, path: Path, uri: str, check: Callable[[], None]
+    ) -> NoReturn:
+        """Store what may not be a whole video under another name, since its URL will expire."""
+        from airflow_provider_manxue._client.storage import open_store
+
+        name = uri + UNVERIFIED_SUFFIX
+        with open_store(name, self.storage_conn_id or None) as store:
+            store.put(path, download.media_type, check, create=False)
+        raise ManxueUnverifiedVideoError(
+            f"All {download.received} announced bytes were received, but {download.doubt}. They were saved as {name}. "
+            f"Check that file, and rename it if it is the video."
+        )
 
     def _push(self, context: Context, **values: Any) -> None:
         if self.do_xcom_push:
@@ -200,19 +305,32 @@ class ManxueToObjectStorageOperator(BaseOperator):
                 context["ti"].xcom_push(key=key, value=value)
 
 
-class FreshUrl:
+class _SecretUrl:
+    """A URL that is not shown, also where all attributes of an operator are."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: str | None = None) -> None:
+        self.value = value
+
+    def __repr__(self) -> str:
+        return "***" if self.value else ""
+
+
+class UrlRefresher:
     """
-    Asks the service where a video is; each answer may sign the URL anew.
+    Asks the service for the URL of a video; each response may have a new signature.
 
     :param hook: asks the service.
-    :param video_task_id: the id, or a whole task. Its URL is given out once, when the service has none.
-    :param log: the task's logger, where it is told that this URL is used.
+    :param video_task_id: the id, or a whole task.
+    :param known_url: the URL in the argument, if there is one. It is returned once, when the service has none.
+    :param log: the task's logger, for the use of that URL.
     """
 
-    def __init__(self, hook: ManxueHook, video_task_id: Any, log: Any) -> None:
+    def __init__(self, hook: ManxueHook, video_task_id: Any, known_url: str | None, log: Any) -> None:
         self._hook = hook
         self._video_task_id = parse_video_task_id(video_task_id)
-        self._known_url = video_task_id.get("video_url") if isinstance(video_task_id, Mapping) else None
+        self._known_url = known_url
         self._log = log
         self.video: dict[str, Any] = {"id": self._video_task_id}
         """What is known of the video, under the service's field names."""
@@ -226,7 +344,7 @@ class FreshUrl:
         problem: ManxueError
         try:
             task = self._hook.get_video_task(self._video_task_id)
-        except (ManxueRefusedError, ManxueTransientError) as error:
+        except _REFUSALS as error:
             problem = error
         else:
             self.video = task.to_dict()
@@ -237,7 +355,7 @@ class FreshUrl:
             raise problem
         self._log.warning("%s The URL that was passed on is used instead.", problem)
         url, self._known_url = self._known_url, None
-        return str(url)
+        return url
 
 
 def _why_there_is_none(task: VideoTask) -> ManxueError:
@@ -255,38 +373,17 @@ def _why_there_is_none(task: VideoTask) -> ManxueError:
     )
 
 
-def read_destination(destination: Any, video_task_id: str) -> str:
-    """
-    Return the URI of the video to be.
+def _exists_error(uri: str, existing: Existing) -> ManxueExistsError:
+    return ManxueExistsError(f"{uri} is there already ({existing.size} bytes), and if_exists is 'fail'.")
 
-    :param destination: what the author passed.
-    :param video_task_id: id of the task, for the name of a file in a folder.
-    :raises ManxueInputError: if it is not the URI of a file or folder.
-    """
-    if not isinstance(destination, str) or not destination.isprintable():
-        raise ManxueInputError(f"destination must be the URI of a file or folder, not {destination!r}.")
-    destination = destination.strip()
-    scheme, colon, rest = destination.partition("://")
-    if not colon or not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme, re.ASCII):
-        raise ManxueInputError(
-            f"destination {destination!r} has no scheme. Use for example s3://bucket/folder/ or, for a local path, "
-            f"file:///data/videos/."
-        )
-    host, slash, name = rest.partition("/")
-    if scheme in {"file", "local"} and host:
-        raise ManxueInputError(
-            f"destination {destination!r} is not the absolute path of a local file. Use three slashes: "
-            f"file:///data/videos/."
-        )
-    if not slash or not (name or host):
-        raise ManxueInputError(
-            f"destination {destination!r} names no file. End it with '/' for a folder, in which the file is named "
-            f"after the id."
-        )
-    if ".." in re.split(r"[/\\]", unquote(rest)):
-        # A part of it may come from the service, by a template.
-        raise ManxueInputError(f"destination {destination!r} holds '..'. Name the folder itself.")
-    return f"{destination}{quote(video_task_id, safe='')}.mp4" if destination.endswith("/") else destination
+
+def _is_selection(value: Any, names: Sequence[str]) -> bool:
+    return (
+        not isinstance(value, str)
+        and isinstance(value, Collection)
+        and bool(value)
+        and set(value) <= set(names)
+    )
 
 
 def _seconds(span: timedelta | float) -> float:

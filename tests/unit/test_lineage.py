@@ -9,8 +9,8 @@ import sys
 import pytest
 from openlineage.client.serde import Serde
 
+from airflow_provider_manxue._airflow.lineage import lineage_of
 from airflow_provider_manxue.exceptions import ManxueVideoFailedError
-from airflow_provider_manxue.lineage import lineage_of
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
 from airflow_provider_manxue.testing import Emulator, Script
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator

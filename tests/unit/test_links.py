@@ -4,11 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
+from airflow_provider_manxue._client.storage import aws_console_page, google_console_page
 from airflow_provider_manxue.links import manxue as links
 from airflow_provider_manxue.links.manxue import ManxueSavedVideoLink, ManxueVideoLink, video_link_xcom
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
-from airflow_provider_manxue.storage import aws_console_page, google_console_page
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
 
 TI_KEY = object()

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_manxue._core.media import Validators
 from airflow_provider_manxue._core.polling import PollPolicy
-from airflow_provider_manxue.media import Version
 from soak import properties
 from soak.inputs import FINDINGS, SEEDS
 from soak.properties import ANSWERS, KEY
@@ -277,7 +277,7 @@ media_headers = st.lists(
     max_size=5,
 )
 versions = st.none() | st.builds(
-    Version, etag=st.sampled_from([None, '"a"']), modified=st.none(), size=st.sampled_from([None, 5, 10])
+    Validators, etag=st.sampled_from([None, '"a"']), modified=st.none(), size=st.sampled_from([None, 5, 10])
 )
 boxes = st.builds(
     lambda kind, body, error: (len(body) + 8 + error).to_bytes(4) + kind + body,

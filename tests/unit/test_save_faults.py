@@ -20,8 +20,8 @@ import boto3
 import pytest
 from s3fs import S3FileSystem
 
-from airflow_provider_manxue import download as download_module
-from airflow_provider_manxue import storage as storage_module
+from airflow_provider_manxue._client import downloader as download_module
+from airflow_provider_manxue._client import storage as storage_module
 from airflow_provider_manxue.exceptions import (
     ManxueDownloadError,
     ManxueError,
@@ -356,7 +356,7 @@ class TestAlways:
         [
             ("media_length_too_long", f"ended after {SIZE} of {SIZE + 10} bytes|nothing from byte"),
             ("media_length_too_short", "the MP4 is longer than the body"),
-            ("media_html", r"no MP4 \(text/html; charset=utf-8\)"),
+            ("media_html", r"no video \(text/html; charset=utf-8\)"),
             ("media_empty", "empty body"),
             ("media_gzip", r"compressed the video \(gzip\)"),
             ("media_redirect", "redirected.invalid: the host name was not found"),
@@ -386,7 +386,7 @@ class TestAlways:
 
     def test_an_error_page_in_json(self, saves):
         saves.emulator.answer_all_with(Answer(json={"code": 403}), on="media")
-        saves.assert_fails(ManxueDownloadError, r"no MP4 \(application/json\)")
+        saves.assert_fails(ManxueDownloadError, r"no video \(application/json\)")
 
     @pytest.mark.parametrize("chunked", [True, False])
     def test_a_video_that_is_too_long(self, saves, chunked):
@@ -505,7 +505,7 @@ class TestExisting:
 WORKER = """
 import json, os, resource, signal, sys
 from s3fs import S3FileSystem
-from airflow_provider_manxue import download, storage
+from airflow_provider_manxue._client import downloader, storage
 from airflow_provider_manxue.exceptions import ManxueStorageError
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
 
@@ -566,10 +566,10 @@ def test_on_a_full_disk(saves, worker):
 @pytest.mark.parametrize(
     ("place", "moment"),
     [
-        ("local", "download.Copy, 'write', 3"),
+        ("local", "downloader.PartialDownload, 'write', 3"),
         ("local", "storage.os, 'fsync', 1"),
         ("local", "storage.Path, 'replace', 1"),
-        ("s3", "download.Copy, 'write', 3"),
+        ("s3", "downloader.PartialDownload, 'write', 3"),
         ("s3", "S3FileSystem, 'call_s3', 1, 'create_multipart_upload'"),
         ("s3", "S3FileSystem, 'call_s3', 2, 'upload_part'"),
         ("s3", "S3FileSystem, 'call_s3', 1, 'complete_multipart_upload'"),
@@ -638,7 +638,7 @@ class TestLocalFile:
         def refuse(path, mode):
             raise PermissionError(13, "Permission denied", str(path))
 
-        monkeypatch.setattr(storage_module, "_EarlyFile", refuse)
+        monkeypatch.setattr(storage_module, "FileIO", refuse)
         with pytest.raises(ManxueStorageError, match="permission denied"):
             saves.run()
         assert saves.downloads == []
@@ -697,9 +697,9 @@ class TestS3:
         modes = []
         put = storage_module.ObjectStore.put
 
-        def watched(store, path, *arguments):
+        def watched(store, path, *arguments, **options):
             modes.append(stat.S_IMODE(path.stat().st_mode))
-            put(store, path, *arguments)
+            put(store, path, *arguments, **options)
 
         monkeypatch.setattr(storage_module.ObjectStore, "put", watched)
         saves.assert_saved()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
-import os
 import subprocess
 import sys
-import threading
+import warnings
 from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,8 +15,11 @@ from types import SimpleNamespace
 import pytest
 
 from airflow.providers.common.compat.sdk import DAG, AirflowException, AirflowFailException, XComArg
+from airflow.providers.openlineage.utils.utils import TaskInfoComplete
 
-from airflow_provider_manxue import download, storage
+from airflow_provider_manxue._client import downloader, storage
+from airflow_provider_manxue._core import media_urls
+from airflow_provider_manxue._core.destination import parse_destination
 from airflow_provider_manxue.exceptions import (
     ManxueDownloadError,
     ManxueExistsError,
@@ -26,14 +29,14 @@ from airflow_provider_manxue.exceptions import (
     ManxueResultMissingError,
     ManxueStorageError,
     ManxueUnsafeUrlError,
+    ManxueUnverifiedVideoError,
     ManxueVideoFailedError,
 )
 from airflow_provider_manxue.sensors.manxue import ManxueVideoSensor
-from airflow_provider_manxue.testing import Emulator
+from airflow_provider_manxue.testing import Answer, Emulator
 from airflow_provider_manxue.transfers.manxue_to_object_storage import (
     DEFAULT_MAX_BYTES,
     ManxueToObjectStorageOperator,
-    read_destination,
 )
 
 
@@ -95,6 +98,13 @@ class TestArguments:
             ({"destination": "s3://bucket/%2e%2E/a.mp4"}, r"holds '\.\.'"),
             ({"destination": "s3://bucket/a/..%2f..%2fb.mp4"}, r"holds '\.\.'"),
             ({"destination": "file:///videos/..\\a.mp4"}, r"holds '\.\.'"),
+            ({"destination": "s3://bucket/a?b.mp4"}, r"holds '\?' or '#'"),
+            ({"destination": "file:///videos/a#1/"}, r"holds '\?' or '#'"),
+            ({"containers": "mp4"}, "containers must be"),
+            ({"containers": ["avi"]}, "containers must be"),
+            ({"containers": []}, "containers must be"),
+            ({"allow_private_addresses": "10.0.0.1"}, "allow_private_addresses must be"),
+            ({"allow_private_addresses": ["http://a/"]}, "allow_private_addresses must be"),
             ({"if_exists": "replace"}, "if_exists must be one of 'overwrite', 'skip', 'fail', not 'replace'"),
             ({"max_bytes": 0}, "max_bytes must be"),
             ({"max_bytes": "1 GB"}, "max_bytes must be"),
@@ -181,7 +191,7 @@ class TestDestination:
         ],
     )
     def test_that_is_a_folder_gets_the_name_of_the_id(self, destination, uri):
-        assert read_destination(destination, "a/b c") == uri
+        assert parse_destination(destination, "a/b c") == uri
 
     def test_of_mapped_tasks_differ(self, emulator, save, tmp_path):
         ids = [emulator.add_task("completed", id=name) for name in ("a/b", "a b", "é")]
@@ -240,77 +250,131 @@ def test_a_timeout_may_be_a_timedelta(emulator, save):
 
 
 def test_a_private_address_is_refused_unless_allowed(emulator, save, monkeypatch):
+    """The emulator's own host counts as another one here."""
     task_id = emulator.add_task("completed")
-    real = download.is_public
-    seen = []
-
-    def only_the_service_is_public(address):
-        seen.append(address)
-        return len(seen) > 1 or real(address)
-
-    monkeypatch.setattr(download, "is_public", only_the_service_is_public)
-    with pytest.raises(ManxueUnsafeUrlError):
+    monkeypatch.setattr(media_urls, "_own_addresses", lambda host: ())
+    with pytest.raises(ManxueUnsafeUrlError, match=r"allow_private_addresses=\['127\.0\.0\.1'\]"):
         save(task_id)
-    seen.clear()
-    save(task_id, allow_private_addresses=True)
+    for allowed in (True, ["127.0.0.1"], ["127.0.0.0/8"]):
+        save(task_id, allow_private_addresses=allowed)
 
 
-class TestChecksum:
-    def threads(self):
-        return [one for one in threading.enumerate() if one.name.startswith("manxue-sha256")]
+def test_checksum_is_that_of_all_chunks(emulator, save):
+    task_id = emulator.add_task("completed", size=40 * 2**20)
+    _, xcom = save(task_id)
 
-    def test_is_that_of_all_chunks(self, emulator, save):
-        task_id = emulator.add_task("completed", size=40 * 2**20)
-        _, xcom = save(task_id)
+    video = emulator.task(task_id).video
+    assert xcom["sha256"] == hashlib.sha256(video.read(0, video.size)).hexdigest()
 
-        video = emulator.task(task_id).video
-        assert xcom["sha256"] == hashlib.sha256(video.read(0, video.size)).hexdigest()
 
-    def test_leaves_no_thread(self, emulator, save):
-        save(emulator.add_task("completed"))
-        with pytest.raises(ManxueDownloadError):
-            save(emulator.add_task("completed"), max_bytes=1)
+class TestUrlAtHand:
+    """The sensor's whole task is passed on, with a URL that still works."""
 
-        assert self.threads() == []
+    @pytest.mark.parametrize("refusal", ["http_401", "http_403", "http_404", "503", "redirect"])
+    def test_is_used_when_the_service_refuses(self, emulator, save, refusal):
+        task_id = emulator.add_task("completed")
+        whole = {"id": task_id, "video_url": emulator.video_url(task_id)}
+        answers = {
+            "redirect": Answer(status=302),
+            "http_401": Answer(status=401),
+            "http_403": Answer(status=403),
+        }
+        emulator.answer_all_with(answers.get(refusal, refusal), on="query")
 
-    def test_that_cannot_be_computed_is_an_error_before_anything_is_stored(
-        self, emulator, save, tmp_path, monkeypatch
+        assert save(whole)[1]["size"] > 0
+
+    def test_is_in_no_attribute_of_the_task(self, emulator, tmp_path):
+        task_id = emulator.add_task("completed")
+        url = emulator.video_url(task_id)
+        one = operator(video_task_id="{{ later }}", destination=f"file://{tmp_path}/")
+        one.video_task_id = {"id": task_id, "video_url": url, "status": "completed"}
+        assert one.video_task_id == {"id": task_id, "status": "completed"}
+        one.execute({"ti": FakeTaskInstance()})
+
+        # Airflow's own copy of the arguments is shown nowhere.
+        assert {name for name, value in vars(one).items() if url in repr(value)} <= {
+            "_BaseOperator__init_kwargs"
+        }
+        assert "signature" not in json.dumps(dict(TaskInfoComplete(one)), default=str)
+
+    def test_may_still_be_a_template(self):
+        whole = {"id": "{{ params.id }}", "video_url": "{{ params.url }}"}
+        assert operator(video_task_id=whole).video_task_id == whole
+
+
+class TestContainers:
+    WEBM = b"\x1a\x45\xdf\xa3\x84" + bytes(4) + b"\x18\x53\x80\x67\x40\x64" + bytes(100)
+
+    def answer(self, emulator, body, kind, **values):
+        emulator.answer_all_with(Answer(body=body, headers={"Content-Type": kind}, **values), on="media")
+
+    def test_that_the_host_announces_are_saved(self, emulator, save):
+        self.answer(emulator, self.WEBM, "video/webm")
+        assert save(emulator.add_task("completed"))[1]["content_type"] == "video/webm"
+
+    def test_that_the_author_names_are_saved(self, emulator, save):
+        self.answer(emulator, self.WEBM, "application/octet-stream")
+        assert save(emulator.add_task("completed"), containers=("webm",))[1]["content_type"] == "video/webm"
+
+    @pytest.mark.parametrize(
+        ("body", "arguments"),
+        [
+            (WEBM, {}),
+            (b"\0\1\2" * 500, {}),
+            (b"\0\0\0\x10ftypisom" + bytes(500), {}),
+            (WEBM, {"containers": ["mp4"]}),
+        ],
+    )
+    def test_that_cannot_be_judged_are_kept_under_another_name(
+        self, emulator, save, tmp_path, body, arguments
     ):
-        class Broken:
-            def update(self, chunk):
-                raise MemoryError
+        task_id = emulator.add_task("completed")
+        self.answer(emulator, body, "application/octet-stream")
+        with pytest.raises(ManxueUnverifiedVideoError, match=rf"{task_id}\.mp4\.unverified"):
+            save(task_id, **arguments)
 
-        monkeypatch.setattr(download, "hashlib", SimpleNamespace(sha256=Broken))
-        with pytest.raises(ManxueStorageError, match="MemoryError"):
+        assert [path.name for path in tmp_path.iterdir()] == [f"{task_id}.mp4.unverified"]
+        assert (tmp_path / f"{task_id}.mp4.unverified").read_bytes() == body
+
+    def test_that_are_kept_are_retried_by_the_next_try(self, emulator, save, tmp_path):
+        task_id = emulator.add_task("completed")
+        emulator.fail_next(1, Answer(body=bytes(100), headers={"Content-Type": "video/mp4"}), on="media")
+        with pytest.raises(ManxueUnverifiedVideoError):
+            save(task_id, if_exists="skip")
+
+        assert save(task_id, if_exists="skip")[1]["sha256"]
+
+    @pytest.mark.parametrize("kind", ["text/html", "application/json", "application/xml"])
+    @pytest.mark.parametrize("body", ["<html>", '{"a": 1}', ""])
+    def test_of_pages_are_refused_without_a_pause(self, emulator, save, monkeypatch, kind, body):
+        slept = []
+        monkeypatch.setattr(downloader.time, "sleep", slept.append)
+        self.answer(emulator, body, kind)
+        with pytest.raises(ManxueDownloadError, match="instead of the video, also from a new URL"):
             save(emulator.add_task("completed"))
 
-        assert list(tmp_path.iterdir()) == []
-        assert self.threads() == []
+        assert sum(slept) == 0
 
 
-class TestDisk:
-    @pytest.fixture
-    def begun(self, monkeypatch):
-        """The parts of files that the disk was told to begin with."""
-        begun = []
-        monkeypatch.setattr(
-            os, "posix_fadvise", lambda handle, start, length, advice: begun.append((start, length))
-        )
-        return begun
+class TestMapped:
+    @pytest.mark.parametrize(
+        ("destination", "warns"),
+        [("s3://b/a.mp4", True), ("s3://b/x/", False), ("s3://b/{{ ti.map_index }}.mp4", False)],
+    )
+    def test_with_one_name_warns_at_parse_time(self, destination, warns):
+        with DAG("dag", schedule=None), warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            ManxueToObjectStorageOperator.partial(task_id="save", destination=destination).expand(
+                video_task_id=["a", "b"]
+            )
+        assert bool([one for one in caught if "the one file" in str(one.message)]) is warns
 
-    def test_begins_early_with_a_local_file(self, emulator, save, begun):
-        save(emulator.add_task("completed", size=20 * 2**20))
-
-        assert begun == [(0, 8 * 2**20), (8 * 2**20, 8 * 2**20)]
-
-    def test_is_spared_a_file_that_is_only_passed_on(self, upload, begun):
-        upload("gs", FakeStore(), size=20 * 2**20)
-
-        assert begun == []
-
-    def test_need_not_know_how(self, emulator, save, monkeypatch):
-        monkeypatch.delattr(os, "posix_fadvise", raising=False)
-        assert save(emulator.add_task("completed", size=20 * 2**20))[1]["size"] == 20 * 2**20
+    def test_over_names_does_not_warn(self):
+        with DAG("dag", schedule=None), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            ManxueToObjectStorageOperator.partial(task_id="save").expand_kwargs(
+                [{"video_task_id": "a", "destination": "s3://b/a.mp4"}]
+            )
 
 
 class TestLog:
@@ -330,7 +394,7 @@ class TestLog:
     def test_tells_the_progress_now_and_then(self, emulator, save, lines, monkeypatch):
         moments = iter(range(100_000))
         monkeypatch.setattr(
-            download, "time", SimpleNamespace(monotonic=lambda: next(moments), time=lambda: 0.0, sleep=None)
+            downloader, "time", SimpleNamespace(monotonic=lambda: next(moments), time=lambda: 0.0, sleep=None)
         )
         save(emulator.add_task("completed", size=20 * 2**20))
         told = [text for _, text in lines if text.startswith("Received")]
@@ -340,7 +404,7 @@ class TestLog:
 
     def test_tells_troubles_but_no_url(self, emulator, save, lines, caplog, monkeypatch):
         caplog.set_level(logging.DEBUG)
-        monkeypatch.setattr(download.time, "sleep", lambda seconds: None)
+        monkeypatch.setattr(downloader.time, "sleep", lambda seconds: None)
         emulator.fail_next(1, "media_cut")
         task_id = emulator.add_task("completed")
         save({"id": task_id, "video_url": emulator.video_url(task_id)})
@@ -392,7 +456,7 @@ class FakeStore:
     def info(self, path):
         if path not in self.files:
             raise FileNotFoundError(path)
-        return {"size": len(self.files[path])}
+        return {"size": len(self.files[path]), "type": "file"}
 
 
 @pytest.fixture
@@ -413,15 +477,18 @@ class TestStores:
         [
             ("gs", {"content_type": "video/mp4", "chunksize": 8 * 2**20}),
             ("gcs", {"content_type": "video/mp4", "chunksize": 8 * 2**20}),
-            ("abfs", {"overwrite": True, "max_concurrency": 1}),
-            ("abfss", {"overwrite": True, "max_concurrency": 1}),
+            ("abfs", {"max_concurrency": 1}),
+            ("abfss", {"max_concurrency": 1}),
         ],
     )
     def test_that_commit_at_the_end_are_given_the_file(self, upload, scheme, options):
         store = FakeStore()
         _, xcom = upload(scheme, store)
 
-        assert store.calls == [("put_file", "bucket/folder/a.mp4", options)]
+        [(call, remote, given)] = store.calls
+        assert (call, remote) == ("put_file", "bucket/folder/a.mp4")
+        assert options.items() <= given.items()
+        assert scheme.startswith("g") or given["content_settings"]["content_type"] == "video/mp4"
         assert len(store.files["bucket/folder/a.mp4"]) == xcom["size"]
 
     def test_of_another_kind_get_it_under_another_name_first(self, upload):
@@ -448,7 +515,7 @@ class TestStores:
             if "stored" in doing:
                 raise ManxueDownloadError(doing)
 
-        monkeypatch.setattr(download.Deadline, "check", check)
+        monkeypatch.setattr(downloader.Deadline, "check", check)
         with pytest.raises(ManxueDownloadError, match="is being stored"):
             upload("gs", FakeStore())
 

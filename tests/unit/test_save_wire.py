@@ -7,18 +7,22 @@ import itertools
 import socket
 import threading
 import time
+from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
 
-from airflow_provider_manxue import download
+from airflow_provider_manxue._client import dialer
+from airflow_provider_manxue._client.downloader import Deadline
+from airflow_provider_manxue._client.media_client import MediaClient
 from airflow_provider_manxue._core.connection import parse_connection
-from airflow_provider_manxue.download import Deadline, Wire
+from airflow_provider_manxue._core.media import BrokenTransferError
+from airflow_provider_manxue._core.media_urls import AddressPolicy
 from airflow_provider_manxue.exceptions import (
     ManxueConfigurationError,
     ManxueDownloadError,
     ManxueUnsafeUrlError,
 )
-from airflow_provider_manxue.media import BrokenTransferError
 from airflow_provider_manxue.testing import Emulator
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nvideo"
@@ -122,7 +126,8 @@ def wire(base_url="https://service.example", *, allow=True, timeout=5.0, **extra
     settings = parse_connection(
         "test", host=base_url, password="the-key", extra={"request_timeout": 2, **extra}
     )
-    return Wire(settings, allow_private_addresses=allow, deadline=Deadline(timeout))
+    policy = AddressPolicy.parse(allow, urlsplit(base_url).hostname)
+    return MediaClient(settings, policy=policy, deadline=Deadline(timeout))
 
 
 def fetch(one, url, **headers):
@@ -263,7 +268,7 @@ class TestAddress:
     @pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "fd00::1"])
     def test_that_is_not_public_is_refused(self, names, dialled, address):
         names["media.example"] = [address]
-        with pytest.raises(ManxueUnsafeUrlError, match="allow_private_addresses=True"):
+        with pytest.raises(ManxueUnsafeUrlError, match="allow_private_addresses="):
             fetch(wire(allow=False), "https://media.example/v?secret")
         assert dialled == []
 
@@ -273,12 +278,65 @@ class TestAddress:
             fetch(wire(allow=True), "https://media.example/v")
         assert dialled == [("10.0.0.1", 443)]
 
-    @pytest.mark.parametrize("base_url", ["http://127.0.0.1:1", "https://10.9.8.7", "http://localhost:1"])
-    def test_is_allowed_if_the_connection_names_such_a_one(self, names, dialled, base_url):
-        names["media.example"] = ["10.0.0.1"]
+    @pytest.mark.parametrize(
+        ("base_url", "address"),
+        [
+            ("http://127.0.0.1:1", "127.0.0.1"),
+            ("https://10.9.8.7", "10.9.8.7"),
+            ("http://localhost:1", "::1"),
+            ("http://localhost:1", "127.0.0.1"),
+        ],
+    )
+    def test_of_the_connection_allows_itself_and_no_other(self, names, dialled, base_url, address):
+        names["media.example"] = [address]
         with pytest.raises(BrokenTransferError):
             fetch(wire(base_url, allow=False), "https://media.example/v")
+        assert dialled == [(address, 443)]
+
+        for other in ("10.0.0.1", "169.254.169.254", "127.0.0.2"):
+            names["media.example"] = [other]
+            with pytest.raises(ManxueUnsafeUrlError):
+                fetch(wire(base_url, allow=False), "https://media.example/v")
+        assert dialled == [(address, 443)]
+
+    @pytest.mark.parametrize(
+        "allow",
+        [["media.example"], ["MEDIA.example."], ["10.0.0.0/8"], ["10.0.0.1"], ("x.example", "10.0.0.1")],
+    )
+    def test_may_be_listed(self, names, dialled, allow):
+        names["media.example"] = ["10.0.0.1"]
+        with pytest.raises(BrokenTransferError):
+            fetch(wire(allow=allow), "https://media.example/v")
         assert dialled == [("10.0.0.1", 443)]
+
+        names["evil.example"] = ["192.168.0.1"]
+        with pytest.raises(ManxueUnsafeUrlError):
+            fetch(wire(allow=allow), "https://evil.example/v")
+
+    def test_of_many_are_tried_within_one_timeout(self, names, monkeypatch):
+        """A silent name with fifteen addresses once took fifteen timeouts."""
+        names["media.example"] = [f"93.184.216.{number}" for number in range(1, 16)]
+        clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+        waited = []
+
+        def be_silent(address, timeout):
+            waited.append(timeout)
+            clock.now += timeout
+            raise TimeoutError("timed out")
+
+        monkeypatch.setattr(dialer, "time", clock)
+        monkeypatch.setattr(socket, "create_connection", be_silent)
+        with pytest.raises(BrokenTransferError):
+            fetch(wire(timeout=60), "https://media.example/v")
+        assert len(waited) == dialer.MAX_ADDRESSES
+        assert sum(waited) == pytest.approx(2)
+
+    def test_that_cannot_be_looked_up_in_time(self, monkeypatch):
+        never = threading.Event()
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: never.wait(30))
+        with pytest.raises(BrokenTransferError, match="no answer"):
+            fetch(wire(request_timeout=0.2), "https://media.example/v")
+        never.set()
 
     @pytest.mark.parametrize("addresses", [["10.0.0.1"], ["93.184.216.34", "10.0.0.1"]])
     def test_of_a_service_allows_nothing_by_what_its_name_server_says(self, names, dialled, addresses):
@@ -298,7 +356,7 @@ class TestAddress:
     def test_is_looked_up_once_and_then_kept(self, dialled, monkeypatch):
         """A name server that changes its mind after the check gains nothing."""
         answers = [["93.184.216.35"], ["127.0.0.1"]]
-        monkeypatch.setattr(download, "_addresses", lambda host, port: answers.pop(0))
+        monkeypatch.setattr(dialer, "_look_up", lambda host, port, timeout: answers.pop(0))
         with pytest.raises(BrokenTransferError):
             fetch(wire(allow=False), "http://media.example/v")
         assert dialled == [("93.184.216.35", 80)]

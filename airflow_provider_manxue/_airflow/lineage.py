@@ -1,5 +1,5 @@
 """
-What OpenLineage is told of a task that has ended.
+Lineage of a task that has ended, for OpenLineage.
 
 Nothing imports this module before OpenLineage asks, so that its library is not needed otherwise.
 """
@@ -7,7 +7,6 @@ Nothing imports this module before OpenLineage asks, so that its library is not 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from attrs import define
 
@@ -17,6 +16,8 @@ from airflow.providers.common.compat.openlineage.facet import (
     RunFacet,
 )
 from airflow.providers.openlineage.extractors import OperatorLineage
+
+from airflow_provider_manxue.models import without_url
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -40,13 +41,12 @@ def lineage_of(
     videos: Iterable[Mapping[str, Any]], saved: tuple[str, int] | None = None
 ) -> OperatorLineage[Any, Any]:
     """
-    Return what a task has to do with videos.
+    Return the lineage of a task.
 
     :param videos: the videos, under the service's field names.
     :param saved: URI and length in bytes of the file that the video was saved to.
     """
-    fields = ("id", "model", "status", "actualDuration")
-    described = [{name: video[name] for name in fields if video.get(name) is not None} for video in videos]
+    described = [without_url(video) for video in videos]
     return OperatorLineage(
         outputs=[] if saved is None else [_dataset(*saved)],
         run_facets={FACET: ManxueVideosRunFacet(videos=described)} if described else {},
@@ -55,12 +55,13 @@ def lineage_of(
 
 def _dataset(uri: str, size: int) -> OutputDataset:
     """Name a file as OpenLineage's naming convention has it: the store as namespace, the path in it as name."""
-    parts = urlsplit(uri)
-    is_local = not parts.netloc
-    namespace = parts.scheme if is_local else f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+    scheme, _, rest = uri.partition("://")
+    host, _, path = rest.partition("/")
+    is_local = not host
+    namespace = scheme if is_local else f"{scheme}://{host.rpartition('@')[2]}"
     statistics = OutputStatisticsOutputDatasetFacet(size=size, fileCount=1)
     return OutputDataset(
         namespace=namespace,
-        name=parts.path if is_local else parts.path.lstrip("/"),
+        name=f"/{path}" if is_local else path,
         outputFacets={"outputStatistics": statistics},
     )

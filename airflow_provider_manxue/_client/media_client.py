@@ -1,0 +1,217 @@
+"""
+Sends GET requests to media hosts.
+
+It speaks HTTP through the standard library, since HTTP libraries rewrite a URL's percent-encoding, and a signature may
+cover it. The API key is not known here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import ssl
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
+
+import requests
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy
+from urllib3.util import make_headers
+
+from airflow_provider_manxue._client.dialer import dial
+from airflow_provider_manxue._client.request_deadline import SocketDeadline
+from airflow_provider_manxue._core.media import BrokenTransferError
+from airflow_provider_manxue._core.media_urls import (
+    MAX_REDIRECTS,
+    is_redirect,
+    literal_address,
+    next_hop,
+    parse_url,
+    request_target,
+)
+from airflow_provider_manxue._core.responses import clean_text, no_answer, user_agent
+from airflow_provider_manxue.exceptions import ManxueConfigurationError, ManxueUnsafeUrlError
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Iterator
+    from urllib.parse import SplitResult
+
+    from airflow_provider_manxue._client.downloader import Deadline
+    from airflow_provider_manxue._core.media_urls import AddressPolicy
+    from airflow_provider_manxue.models import ManxueSettings
+
+
+class MediaClient:
+    """
+    Sends GET requests, byte for byte and without credentials, to hosts that may be asked.
+
+    Each request has a connection of its own, to the very address that was checked, so that a name server cannot
+    change its mind in between. At the deadline the connection is cut, whatever it is waiting for.
+
+    :param settings: the connection, for its proxy, its authorities and its timeout.
+    :param policy: which addresses it may go to.
+    :param deadline: when to give up.
+    """
+
+    def __init__(self, settings: ManxueSettings, *, policy: AddressPolicy, deadline: Deadline) -> None:
+        self._settings = settings
+        self._policy = policy
+        self._deadline = deadline
+
+    @contextlib.contextmanager
+    def get(self, url: str, headers: dict[str, str]) -> Iterator[http.client.HTTPResponse]:
+        """
+        Request a URL, and follow its redirects.
+
+        :param url: the URL. Its query is a secret, and is in no error.
+        :param headers: headers for this request.
+        :raises BrokenTransferError: if there is no response.
+        :raises ManxueUnsafeUrlError: if it leads to where a download must not go.
+        """
+        for _ in range(MAX_REDIRECTS + 1):
+            with self._get_once(url, headers) as response:
+                if not is_redirect(response.status):
+                    yield response
+                    return
+                url = next_hop(url, response.headers.get("Location"))
+        raise ManxueUnsafeUrlError(f"The media host answered with more than {MAX_REDIRECTS} redirects.")
+
+    @contextlib.contextmanager
+    def _get_once(self, url: str, headers: dict[str, str]) -> Iterator[http.client.HTTPResponse]:
+        parts = parse_url(url)
+        host = parts.hostname or ""
+        self._deadline.check(f"no answer from {host} yet")
+        with contextlib.ExitStack() as stack:
+            try:
+                connection = self._connect(url, parts)
+                stack.callback(connection.http.close)
+                # Taken now, since http.client forgets it while a response is still being read.
+                stack.callback(SocketDeadline(connection.http.sock, self._deadline.remaining).cancel)
+                _send(connection, {"Host": parts.netloc, **headers})
+                response = stack.enter_context(connection.http.getresponse())
+            except (OSError, http.client.HTTPException, ValueError) as error:
+                raise BrokenTransferError(str(no_answer(error, host))) from None
+            yield response
+
+    def _connect(self, url: str, parts: SplitResult) -> _Connection:
+        # The environment counts as it does for requests to the service.
+        environment = requests.Session().merge_environment_settings(
+            url, self._proxies(), None, self._settings.verify, None
+        )
+        tls = self._tls(environment["verify"]) if parts.scheme == "https" else None
+        proxy_url = select_proxy(url, environment["proxies"])
+        host, port = parts.hostname or "", parts.port or (443 if tls else 80)
+        if proxy_url is None:
+            connection = http.client.HTTPConnection(host, port)
+            sock = self._dial(host, port)
+            connection.sock = self._handshake(tls, sock, host) if tls else sock
+            return _Connection(connection, request_target(url))
+        # The proxy looks the name up, so all that can be checked is an address that stands in the URL itself.
+        literal = literal_address(host)
+        if literal is not None:
+            self._policy.allowed(host, [literal])
+        return self._connect_to_proxy(_Proxy.parse(proxy_url), url, parts, tls)
+
+    def _connect_to_proxy(
+        self, proxy: _Proxy, url: str, parts: SplitResult, tls: ssl.SSLContext | None
+    ) -> _Connection:
+        timeout = self._connect_timeout
+        if tls:
+            connection = http.client.HTTPSConnection(proxy.host, proxy.port, timeout=timeout, context=tls)
+            connection.set_tunnel(parts.hostname or "", parts.port or 443, proxy.headers)
+            opened = _Connection(connection, request_target(url))
+        else:
+            plain = http.client.HTTPConnection(proxy.host, proxy.port, timeout=timeout)
+            opened = _Connection(plain, f"http://{parts.netloc}{request_target(url)}", proxy.headers)
+        # The way that http.client offers for a socket of one's own.
+        opened.http._create_connection = _dial_proxy  # type: ignore[attr-defined]
+        opened.http.connect()
+        return opened
+
+    @property
+    def _connect_timeout(self) -> float:
+        return max(0.1, min(self._settings.request_timeout, self._deadline.remaining))
+
+    def _dial(self, host: str, port: int) -> socket.socket:
+        return dial(host, port, self._connect_timeout, lambda found: self._policy.allowed(host, found))
+
+    def _handshake(self, tls: ssl.SSLContext, sock: socket.socket, host: str) -> ssl.SSLSocket:
+        """Set TLS up within one timeout; that of a socket starts again with each packet."""
+        wrapped = tls.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+        cutoff = SocketDeadline(wrapped, self._connect_timeout)
+        try:
+            wrapped.do_handshake()
+        except BaseException:
+            wrapped.close()
+            raise
+        finally:
+            cutoff.cancel()
+        return wrapped
+
+    def _proxies(self) -> dict[str, str]:
+        proxy = self._settings.proxy
+        return {"http": proxy, "https": proxy} if proxy else {}
+
+    def _tls(self, verify: Any) -> ssl.SSLContext:
+        authorities = verify if isinstance(verify, str) else DEFAULT_CA_BUNDLE_PATH
+        if Path(authorities).is_dir():
+            context = ssl.create_default_context(capath=authorities)
+        else:
+            context = ssl.create_default_context(cafile=authorities)
+        if self._settings.ca_bundle:
+            context.load_verify_locations(self._settings.ca_bundle)
+        if verify is False:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    """An open connection, the request target, and headers for a proxy at its other end."""
+
+    http: http.client.HTTPConnection
+    target: str
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class _Proxy:
+    host: str
+    port: int
+    headers: dict[str, str]
+
+    @classmethod
+    def parse(cls, url: str) -> _Proxy:
+        """Parse a proxy's URL; the environment also knows kinds that the connection's field does not take."""
+        parts = urlsplit(url if "://" in url else f"http://{url}")
+        if parts.scheme != "http" or not parts.hostname:
+            raise ManxueConfigurationError(
+                f"The environment names a {clean_text(parts.scheme)!r} proxy for the media host; only http:// proxies "
+                f"can be used. Name one in the connection's extra field 'proxy', or the host in NO_PROXY."
+            )
+        headers: dict[str, str] = {}
+        if parts.username is not None:
+            login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
+            headers["Proxy-Authorization"] = make_headers(proxy_basic_auth=login)["proxy-authorization"]
+        return cls(parts.hostname, parts.port or 80, headers)
+
+
+def _dial_proxy(address: tuple[str, int], timeout: float, source: None) -> socket.socket:
+    return dial(*address, timeout)
+
+
+def _send(connection: _Connection, headers: dict[str, str]) -> None:
+    connection.http.putrequest("GET", connection.target, skip_host=True, skip_accept_encoding=True)
+    # A compressed body could not be continued, and its length would say nothing about the video's.
+    usual = {
+        "User-Agent": user_agent(),
+        "Accept": "*/*",
+        "Accept-Encoding": "identity",
+        "Connection": "close",
+    }
+    for name, value in {**headers, **usual, **connection.headers}.items():
+        connection.http.putheader(name, value)
+    connection.http.endheaders()

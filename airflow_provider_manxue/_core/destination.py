@@ -1,0 +1,58 @@
+"""Names of the files that videos are saved to."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+from urllib.parse import quote, unquote
+
+from airflow_provider_manxue.exceptions import ManxueInputError
+
+UNVERIFIED_SUFFIX = ".unverified"
+"""Appended to the name of a file that may not be a whole video."""
+
+
+def parse_destination(destination: Any, video_task_id: str) -> str:
+    """
+    Return the URI of the file that a video is saved to.
+
+    :param destination: what the author passed.
+    :param video_task_id: id of the task, for the name of a file in a folder.
+    :raises ManxueInputError: if it is not the URI of a file or folder.
+    """
+    if not isinstance(destination, str) or not destination.isprintable():
+        raise ManxueInputError(f"destination must be the URI of a file or folder, not {destination!r}.")
+    destination = destination.strip()
+    scheme, colon, rest = destination.partition("://")
+    if not colon or not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme, re.ASCII):
+        raise ManxueInputError(
+            f"destination {destination!r} has no scheme. Use for example s3://bucket/folder/ or, for a local path, "
+            f"file:///data/videos/."
+        )
+    host, slash, name = rest.partition("/")
+    if scheme in {"file", "local"} and host:
+        raise ManxueInputError(
+            f"destination {destination!r} is not the absolute path of a local file. Use three slashes: "
+            f"file:///data/videos/."
+        )
+    if not slash or not (name or host):
+        raise ManxueInputError(
+            f"destination {destination!r} names no file. End it with '/' for a folder, in which the file is named "
+            f"after the id."
+        )
+    if set("?#") & set(rest):
+        # Libraries of stores cut names there, each in its own way.
+        raise ManxueInputError(f"destination {destination!r} holds '?' or '#'. Use another name.")
+    if ".." in re.split(r"[/\\]", unquote(rest)):
+        # A part of it may come from the service, by a template.
+        raise ManxueInputError(f"destination {destination!r} holds '..'. Name the folder itself.")
+    return f"{destination}{quote(video_task_id, safe='')}.mp4" if destination.endswith("/") else destination
+
+
+def names_one_file(destination: object) -> bool:
+    """
+    Return whether a destination is the same file for each task of a mapped operator.
+
+    :param destination: what the author passed to ``partial()``.
+    """
+    return isinstance(destination, str) and "{" not in destination and not destination.strip().endswith("/")

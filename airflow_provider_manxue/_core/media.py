@@ -1,0 +1,444 @@
+"""
+Meaning of a media host's responses: versions, parts, containers, retries. No I/O happens here.
+
+A download is right when it has every byte of one version of the video. Nothing that a server does by mistake
+is taken for that: each response is compared with what the first one promised.
+"""
+
+from __future__ import annotations
+
+import random
+import re
+from dataclasses import dataclass, replace
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from airflow_provider_manxue._core.content_coding import real_codings
+from airflow_provider_manxue._core.mp4 import Assessment, State, assess_mp4
+from airflow_provider_manxue._core.responses import clean_text, parse_retry_after
+from airflow_provider_manxue.exceptions import ManxueDownloadError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+    from email.message import Message
+
+    from airflow_provider_manxue._core.mp4 import ReadAt
+    from airflow_provider_manxue.exceptions import ManxueTransientError
+
+HEAD_BYTES = 512
+"""Bytes from the start of a body that tell a video from an error page."""
+
+ERROR_BYTES = 8192
+"""Bytes of an error response that are read for the store's error code."""
+
+_MAX_ATTEMPTS = 10
+_MAX_PAUSE = 60.0
+_MAX_RETRY_AFTER = 15 * 60.0
+_EXPIRED_URL = frozenset({401, 403, 404, 410})
+_EXPIRY_CODE = re.compile("expir|token|signature|authori[sz]ation|skewed", re.IGNORECASE)
+_ERROR_CODE = re.compile(
+    rb"""<Code>\s*([A-Za-z][A-Za-z_.]{2,39})\s*</Code>|"(?:code|error)"\s*:\s*"([A-Za-z][A-Za-z_.]{2,39})\"""",
+    re.IGNORECASE,
+)
+"""The code of an error in XML or JSON. Letters only, so that no signature is taken for one."""
+
+
+class BrokenTransferError(ManxueDownloadError):
+    """
+    A transfer did not come to its end. Another attempt may.
+
+    :param message: what happened.
+    :param retry_after: seconds to wait, as the server asked for, if it did.
+    """
+
+    def __init__(self, message: str, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class ChangedVideoError(BrokenTransferError):
+    """What was received so far cannot be continued. The download starts again from the first byte."""
+
+
+class ExpiredUrlError(BrokenTransferError):
+    """The URL is no longer valid. The service may know a new one."""
+
+
+class NoVideoError(ExpiredUrlError):
+    """The body is a page, a text or empty. Some hosts respond to an expired URL like that."""
+
+
+# --- responses ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Validators:
+    """
+    What tells one version of a video from another (RFC 9110, section 8.8).
+
+    :param etag: the ``ETag``, weak or strong, if there is one.
+    :param modified: ``Last-Modified``, if there is one.
+    :param size: the announced length of the whole, if there is one.
+    :param is_dated: ``Last-Modified`` is sure to change with the content, so that it is a strong validator.
+    :param coding: the content codings that the response names, joined by commas.
+    """
+
+    etag: str | None = None
+    modified: str | None = None
+    size: int | None = None
+    is_dated: bool = False
+    coding: str = ""
+
+    @property
+    def if_range(self) -> str | None:
+        """The value for ``If-Range``. Without a strong validator, a transfer cannot be continued safely."""
+        if _is_strong(self.etag):
+            return self.etag
+        return self.modified if self.is_dated else None
+
+    def contradict(self, other: Validators) -> bool:
+        """Return whether another response was about another version, by what it says."""
+        if self.coding != other.coding or _differ(self.size, other.size):
+            return True
+        if self.etag and other.etag:
+            if self.etag.removeprefix("W/") != other.etag.removeprefix("W/"):
+                return True
+            if _is_strong(self.etag) and _is_strong(other.etag):
+                return False
+        return _differ(self.modified, other.modified)
+
+    def merged(self, other: Validators) -> Validators:
+        """Return these validators, with what only the other response knew of the length."""
+        return replace(self, size=other.size if self.size is None else self.size)
+
+
+def _differ(one: object, other: object) -> bool:
+    return one is not None and other is not None and one != other
+
+
+def _is_strong(etag: str | None) -> bool:
+    return etag is not None and etag.startswith('"')
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """
+    A part of the video that a response brings.
+
+    :param start: where in the video its first byte belongs.
+    :param validators: those of the version that it is a part of.
+    :param content_type: the media type that it was announced with.
+    """
+
+    start: int
+    validators: Validators
+    content_type: str | None
+
+
+def parse_part(
+    status: int,
+    headers: Message,
+    length: int | None,
+    *,
+    offset: int = 0,
+    known: Validators | None = None,
+    error_body: bytes = b"",
+    now: float = 0.0,
+) -> Part:
+    """
+    Decide what the body of a response is.
+
+    :param status: HTTP status of the response, which is no redirect.
+    :param headers: its headers.
+    :param length: length of its body, if it was announced.
+    :param offset: where the requested part begins.
+    :param known: validators of the version that the bytes before ``offset`` belong to.
+    :param error_body: the first bytes of the body of an error, for the store's error code.
+    :param now: seconds since the epoch, for a ``Retry-After`` that is a date.
+    :raises BrokenTransferError: if the body is of no use.
+    """
+    if status == 416 and offset:
+        return _nothing_left(headers, offset, known or Validators())
+    if status == 200:
+        return Part(0, _validators(headers, length), headers.get("Content-Type"))
+    if status == 206:
+        return _parse_range(headers, length, offset, known or Validators())
+    code = error_code(headers, error_body)
+    told = f"the media host answered HTTP {status}{f' ({code})' if code else ''}"
+    if status in _EXPIRED_URL or (status == 400 and _EXPIRY_CODE.search(code)):
+        raise ExpiredUrlError(told)
+    raise BrokenTransferError(told, parse_retry_after(headers.get_all("Retry-After", []), now))
+
+
+def error_code(headers: Message, body: bytes) -> str:
+    """
+    Return the store's own code of an error, such as ``AccessDenied``; empty if there is none.
+
+    :param headers: headers of the response.
+    :param body: the first bytes of its body.
+    """
+    named = re.fullmatch(r"[A-Za-z]{3,40}", headers.get("x-ms-error-code", ""))
+    if named:
+        return named[0]
+    found = _ERROR_CODE.search(body)
+    return (found[1] or found[2]).decode() if found else ""
+
+
+def _parse_range(headers: Message, length: int | None, offset: int, known: Validators) -> Part:
+    content_range = headers.get("Content-Range", "")
+    match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", content_range.strip(), re.ASCII)
+    if match is None:
+        raise ChangedVideoError(
+            f"the media host sent a part that was not asked for ({clean_text(content_range)!r})"
+        )
+    first, last = int(match[1]), int(match[2])
+    total = None if match[3] == "*" else int(match[3])
+    if first == 0 and _is_range(first, last, total, length):
+        # Its first byte is the video's: whole or not, nothing before it is needed.
+        return Part(0, _validators(headers, total), headers.get("Content-Type"))
+    if not offset:
+        raise ChangedVideoError(
+            f"the media host sent a part that was not asked for ({clean_text(content_range)!r})"
+        )
+    total = known.size if total is None else total
+    if first != offset or not _is_range(first, last, total, length):
+        raise ChangedVideoError(
+            f"the media host sent another part ({content_range!r}) than the one from byte {offset}"
+        )
+    return _continued(offset, known, _validators(headers, total), headers.get("Content-Type"))
+
+
+def _is_range(first: int, last: int, total: int | None, length: int | None) -> bool:
+    return first <= last and length in (None, last - first + 1) and (total is None or last < total)
+
+
+def _nothing_left(headers: Message, offset: int, known: Validators) -> Part:
+    """Read a response that says that nothing follows. The video is whole if it was cut just before its end."""
+    match = re.fullmatch(r"bytes \*/(\d{1,18})", headers.get("Content-Range", "").strip(), re.ASCII)
+    said = replace(_validators(headers, int(match[1]) if match else None), coding=known.coding)
+    if said.size != offset or known.contradict(said):
+        raise ChangedVideoError(f"the media host has nothing from byte {offset} on")
+    return _continued(offset, known, said, None)
+
+
+def _continued(offset: int, known: Validators, said: Validators, content_type: str | None) -> Part:
+    if known.contradict(said):
+        raise ChangedVideoError("the media host sent a part of another version of the video")
+    # The first response's validators stay, so that the If-Range of a later attempt is still about its version.
+    return Part(offset, known.merged(said), content_type)
+
+
+def _validators(headers: Message, size: int | None) -> Validators:
+    etag = (headers.get("ETag") or "").strip()
+    return Validators(
+        etag if re.fullmatch(r'(W/)?"[\x21\x23-\x7e\x80-\xff]*"', etag) else None,
+        (headers.get("Last-Modified") or "").strip() or None,
+        size,
+        _is_dated(headers),
+        ", ".join(real_codings(headers.get("Content-Encoding") or "")),
+    )
+
+
+def _is_dated(headers: Message) -> bool:
+    """Return whether the video cannot have changed again within the second of ``Last-Modified`` (RFC 9110, 8.8.2.2)."""
+    try:
+        modified, sent = (parsedate_to_datetime(headers[name]) for name in ("Last-Modified", "Date"))
+        return (sent - modified).total_seconds() >= 1
+    except (TypeError, ValueError, OverflowError):
+        return False
+
+
+# --- containers -----------------------------------------------------------------------------------------
+
+
+class Container(StrEnum):
+    """Kinds of files that a video comes in."""
+
+    MP4 = "mp4"
+    QUICKTIME = "quicktime"
+    WEBM = "webm"
+
+
+_EBML_MAGIC = b"\x1a\x45\xdf\xa3"
+_SEGMENT_ID = b"\x18\x53\x80\x67"
+_QUICKTIME_FIRST = frozenset({b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
+_TEXT_TYPE = re.compile(
+    r"text/.*|application/(.*\+)?(json|xml)|image/svg\+xml|application/xhtml\+xml", re.IGNORECASE
+)
+
+
+def containers_of(head: bytes) -> frozenset[Container]:
+    """
+    Return the kinds of files that a body may be, by its first bytes; empty if it is none of them.
+
+    :param head: the first bytes of the body.
+    """
+    if head[4:8] == b"ftyp":
+        is_quicktime = head[8:12] == b"qt  "
+        return frozenset({Container.MP4, Container.QUICKTIME} if is_quicktime else {Container.MP4})
+    if head[4:8] in _QUICKTIME_FIRST:
+        return frozenset({Container.QUICKTIME})
+    return frozenset({Container.WEBM} if head.startswith(_EBML_MAGIC) else ())
+
+
+def accepted_containers(
+    wanted: Collection[Container] | None, content_type: str | None
+) -> frozenset[Container]:
+    """
+    Return the kinds of files that are saved.
+
+    :param wanted: those that the author named; None for MP4, and another one that the host announces.
+    :param content_type: the media type of the response.
+    """
+    if wanted is not None:
+        return frozenset(wanted)
+    announced = (video_type(content_type) or "").removeprefix("video/")
+    return frozenset({Container.MP4, *(one for one in Container if one == announced)})
+
+
+def check_head(head: bytes, content_type: str | None, coding: str) -> None:
+    """
+    Tell a video from an error page.
+
+    :param head: the first bytes of the body.
+    :param content_type: the media type that it was announced with.
+    :param coding: the content codings that the response names.
+    :raises NoVideoError: if they are the beginning of a text, or nothing.
+    :raises BrokenTransferError: if the body is compressed.
+    """
+    if containers_of(head):
+        # Some stores keep a Content-Encoding that is none of the body: the bytes decide.
+        return
+    if not head:
+        raise NoVideoError("the media host sent an empty body instead of the video")
+    if coding:
+        raise BrokenTransferError(f"the media host compressed the video ({coding}), which was not asked for")
+    kind = (content_type or "").partition(";")[0].strip()
+    if _is_text(head) or _TEXT_TYPE.fullmatch(kind):
+        raise NoVideoError(
+            f"the media host sent a body that is no video ({clean_text(content_type or 'no media type')}) instead of the video"
+        )
+
+
+def _is_text(head: bytes) -> bool:
+    """Return whether a body begins as HTML, XML, JSON or plain text does, in any encoding of Unicode."""
+    for bom, encoding in ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"", "utf-8")):
+        if head.startswith(bom):
+            # The last character may be cut.
+            text = head.decode(encoding, "ignore")
+            return (
+                len(text.encode(encoding)) >= len(head) - 3 and re.search(r"[\0-\x08\x0e-\x1f]", text) is None
+            )
+    return False
+
+
+def judge(
+    read_at: ReadAt, received: int, announced: int | None, accepted: Collection[Container]
+) -> Assessment:
+    """
+    Decide whether a body that has ended is the whole video.
+
+    An announced length must be met. That alone does not show a length that was announced too small, so the container
+    must not describe more than there is. Without an announced length, the container must show its end itself.
+
+    :param read_at: reads so many bytes from a position of the body; fewer at its end.
+    :param received: length of the body.
+    :param announced: length that it should have, if that is known.
+    :param accepted: kinds of files that are saved.
+    """
+    if announced is not None and received != announced:
+        return Assessment(State.INCOMPLETE, f"the body ended after {received} of {announced} bytes")
+    found = _judge_container(read_at, received, accepted)
+    if found.state is State.INCOMPLETE or (announced is None and found.state is State.WHOLE):
+        return found
+    if announced is None:
+        return Assessment(State.INCOMPLETE, f"no length was announced, and {found.reason}")
+    return found if found.state is State.UNKNOWN else Assessment(State.WHOLE)
+
+
+def _judge_container(read_at: ReadAt, size: int, accepted: Collection[Container]) -> Assessment:
+    kinds = containers_of(read_at(0, HEAD_BYTES))
+    if not kinds:
+        return Assessment(State.UNKNOWN, "the body is no MP4, QuickTime or WebM file")
+    if not kinds & set(accepted):
+        names = ", ".join(sorted(accepted))
+        return Assessment(
+            State.UNKNOWN,
+            f"the body is a {'/'.join(sorted(kinds))} file, and accepted are {names}. Set the argument containers",
+        )
+    return _assess_webm(read_at, size) if Container.WEBM in kinds else assess_mp4(read_at, size)
+
+
+def _assess_webm(read_at: ReadAt, size: int) -> Assessment:
+    """Compare the end of the ``Segment``, which holds all media data of a WebM file (RFC 8794, RFC 9559)."""
+    header_length, header_body = _variable_int(read_at(4, 8), 4)
+    if header_length is not None:
+        segment = header_body + header_length
+        head = read_at(segment, 12)
+        if head[:4] == _SEGMENT_ID:
+            length, body = _variable_int(head[4:], segment + 4)
+            if length is not None and body + length > size:
+                return Assessment(
+                    State.INCOMPLETE, f"the WebM is longer than the body, which ended after {size} bytes"
+                )
+            if length is not None:
+                return Assessment(State.WHOLE)
+    return Assessment(State.PLAUSIBLE, "the WebM does not show where it ends")
+
+
+def _variable_int(data: bytes, position: int) -> tuple[int | None, int]:
+    """Return a length of EBML, None if it is not known, and the position behind it."""
+    width = 9 - data[0].bit_length() if data and data[0] else 0
+    if not width or len(data) < width:
+        return None, position
+    value = int.from_bytes(data[:width]) & ((1 << 7 * width) - 1)
+    return (None if value == (1 << 7 * width) - 1 else value), position + width
+
+
+def video_type(content_type: str | None) -> str | None:
+    """
+    Return the media type under which a store may show what was received; None if the host named no video.
+
+    A store that serves a file as a web page would run the scripts in it.
+    """
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    return kind if re.fullmatch(r"video/[a-z0-9.+-]{1,100}", kind) else None
+
+
+# --- retries --------------------------------------------------------------------------------------------
+
+
+class Retries:
+    """Decides whether a broken download is worth another attempt, and when."""
+
+    def __init__(self) -> None:
+        self._most = 0
+        self._failures = 0
+        self._attempts = 0
+        self._pages = 0
+
+    def pause_after(self, error: BrokenTransferError | ManxueTransientError, received: int) -> float:
+        """
+        Return how long to wait before the next attempt, in seconds.
+
+        :param error: why the last attempt ended. An outage of the service itself is waited out, since nothing
+            but the service knows where the video is.
+        :param received: bytes of the video that were there then. More than in any attempt before is progress.
+        :raises ManxueDownloadError: if it is time to give up.
+        """
+        if received > self._most:
+            self._most, self._failures, self._attempts, self._pages = received, 0, 0, 0
+        self._attempts += 1
+        self._failures += isinstance(error, BrokenTransferError)
+        self._pages += isinstance(error, NoVideoError)
+        if self._pages > 1:
+            raise ManxueDownloadError(f"The video could not be fetched: {error}, also from a new URL.")
+        if self._failures >= _MAX_ATTEMPTS:
+            raise ManxueDownloadError(
+                f"The video could not be fetched: {error}. There was no progress in {_MAX_ATTEMPTS} attempts."
+            )
+        if isinstance(error, ExpiredUrlError) and self._failures == 1:
+            return 0.0
+        backoff = min(_MAX_PAUSE, 2.0 ** min(self._attempts - 1, 10)) * random.uniform(0.75, 1.25)  # noqa: S311
+        return max(backoff, min(error.retry_after or 0.0, _MAX_RETRY_AFTER))

@@ -1,0 +1,268 @@
+"""
+Where a download may go: URLs, redirects and addresses. No I/O happens here.
+
+The ranges of addresses are listed here, since what Python counts as public differs between its versions.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import quote, urljoin, urlsplit
+
+from airflow_provider_manxue.exceptions import ManxueInputError, ManxueUnsafeUrlError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+    from urllib.parse import SplitResult
+
+    Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+    Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+MAX_REDIRECTS = 5
+
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_VISIBLE_ASCII = "".join(map(chr, range(0x21, 0x7F)))
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE | re.ASCII)
+
+
+# --- URLs -----------------------------------------------------------------------------------------------
+
+
+def parse_url(url: str) -> SplitResult:
+    """
+    Parse a video's URL.
+
+    :return: its parts, with the host in the ASCII form that name servers and proxies are asked for: what is
+        checked is then what they see.
+    :raises ManxueUnsafeUrlError: if it is not a plain URL of the web.
+    """
+    try:
+        parts = urlsplit(url)
+        _ = parts.port, url.encode()
+        if not parts.netloc.isascii():
+            parts = parts._replace(netloc=parts.netloc.encode("idna").decode("ascii"))
+    except ValueError:
+        raise ManxueUnsafeUrlError("The URL of the video cannot be read.") from None
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ManxueUnsafeUrlError(
+            f"The video is at a {parts.scheme!r} URL; only http and https are fetched."
+        )
+    if "@" in parts.netloc:
+        raise ManxueUnsafeUrlError("The URL of the video holds a user name or a password.")
+    if not re.fullmatch(r"[a-z0-9_.:-]+", parts.hostname):
+        # Not repeated: it may hold what a terminal obeys.
+        raise ManxueUnsafeUrlError("The URL of the video names no valid host.")
+    return parts
+
+
+def is_redirect(status: int) -> bool:
+    """Return whether an answer sends the client elsewhere."""
+    return status in _REDIRECTS
+
+
+def next_hop(url: str, location: str | None) -> str:
+    """
+    Return where a redirect leads.
+
+    :param url: the URL that answered with the redirect.
+    :param location: its ``Location``.
+    :raises ManxueUnsafeUrlError: if it must not be followed.
+    """
+    if not location:
+        raise ManxueUnsafeUrlError("The media host answered with a redirect that leads nowhere.")
+    target = _as_in_browsers(location)
+    # An absolute URL is kept byte for byte; joining could rewrite it.
+    if not _SCHEME.match(target):
+        target = _joined(url, target)
+    if parse_url(target).scheme == "http" and parse_url(url).scheme == "https":
+        raise ManxueUnsafeUrlError("The media host answered with a redirect from https to http.")
+    return target
+
+
+def _as_in_browsers(location: str) -> str:
+    """
+    Read a ``Location`` as browsers do (WHATWG URL): without blanks around it, line breaks and tabs, and with each
+    backslash before the query as a slash.
+    """
+    try:
+        # http.client decodes headers as Latin-1; what servers send is UTF-8.
+        location = location.encode("latin-1").decode()
+    except UnicodeError:
+        location = quote(location.encode("latin-1", "replace"), safe=_VISIBLE_ASCII + " ")
+    location = re.sub(r"[\t\r\n]", "", location.strip("".join(map(chr, range(0x21)))))
+    path, mark, query = re.fullmatch(r"([^?#]*)([?#]?)(.*)", location, re.DOTALL).groups()  # type: ignore[union-attr]
+    path = path.replace("\\", "/")
+    # Any number of slashes begins the host, also without any after the scheme.
+    path = re.sub(r"^(https?):/*", r"\1://", path, flags=re.IGNORECASE)
+    return re.sub("^/{2,}", "//", path) + mark + query
+
+
+def _joined(url: str, reference: str) -> str:
+    try:
+        return urljoin(url, reference)
+    except ValueError:
+        raise ManxueUnsafeUrlError("The media host answered with a redirect that cannot be read.") from None
+
+
+def request_target(url: str) -> str:
+    """
+    Return path and query of a URL, byte for byte: a signature may cover its very spelling.
+
+    What cannot stand in a request at all (spaces, characters outside of ASCII) is percent-encoded.
+    """
+    rest = re.sub(r"^[^:]*://[^/?#]*", "", url).partition("#")[0]
+    return quote(rest if rest.startswith("/") else f"/{rest}", safe=_VISIBLE_ASCII)
+
+
+# --- addresses ------------------------------------------------------------------------------------------
+
+_NOT_PUBLIC = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            # IANA's registry of special-purpose IPv4 addresses (RFC 6890), whole blocks.
+            "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
+            "192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16",
+            "192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
+            "168.63.129.16/32",  # Azure's host agent, which gives out credentials of the machine
+            # The same for IPv6, as far as it is in 2000::/3.
+            "2001::/23", "2001:db8::/32", "2620:4f:8000::/48", "3fff::/20",
+        ),
+    )
+)  # fmt: skip
+_GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
+"""All of IPv6 that was ever assigned to public hosts."""
+
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_6TO4 = ipaddress.ip_network("2002::/16")
+_LOCALHOST = ("127.0.0.1", "::1")
+
+
+@dataclass(frozen=True, slots=True)
+class AddressPolicy:
+    """
+    Which addresses a download may go to: public ones, and those that are allowed.
+
+    :param everything: all addresses are allowed.
+    :param hosts: names of hosts whose addresses are allowed, whatever they are.
+    :param networks: networks that are allowed.
+    """
+
+    everything: bool = False
+    hosts: frozenset[str] = frozenset()
+    networks: tuple[Network, ...] = ()
+
+    @classmethod
+    def parse(cls, value: bool | Sequence[str], connection_host: str = "") -> AddressPolicy:
+        """
+        Parse the argument ``allow_private_addresses``.
+
+        :param value: True, False, or names of hosts, addresses and networks.
+        :param connection_host: host of the service. Its own address is allowed if it stands in the connection itself;
+            a name is not looked up, since its name server could lead anywhere.
+        :raises ManxueInputError: if the argument cannot be used.
+        """
+        if isinstance(value, bool):
+            entries: Sequence[Any] = ()
+        elif isinstance(value, (list, tuple, set, frozenset)) and all(_is_entry(one) for one in value):
+            entries = tuple(value)
+        else:
+            raise ManxueInputError(
+                f"allow_private_addresses must be True, False, or a list of host names, addresses and networks such as "
+                f"'10.0.0.0/8', not {value!r:.200}."
+            )
+        networks = [network for one in entries if (network := _network(one)) is not None]
+        networks += [
+            network for one in _own_addresses(connection_host) if (network := _network(one)) is not None
+        ]
+        names = frozenset(_host_key(one) for one in entries if _network(one) is None)
+        return cls(value is True, names, tuple(networks))
+
+    def allowed(self, host: str, addresses: list[str]) -> list[str]:
+        """
+        Return those addresses of a host that may be asked, at least one.
+
+        :param host: host of the URL.
+        :param addresses: what it was resolved to.
+        :raises ManxueUnsafeUrlError: if there is none.
+        """
+        found = [one for one in addresses if self._allows(host, one)]
+        if not found:
+            raise ManxueUnsafeUrlError(
+                f"The video is on {host}, whose address ({', '.join(addresses)}) is not public, so it is not fetched. "
+                f"Set allow_private_addresses=[{host!r}] if that is right."
+            )
+        return found
+
+    def _allows(self, host: str, address: str) -> bool:
+        if self.everything or _host_key(host) in self.hosts or is_public(address):
+            return True
+        ip = _parse_address(address)
+        return any(ip in network for network in self.networks)
+
+
+def _is_entry(value: object) -> bool:
+    return isinstance(value, str) and bool(_network(value) or re.fullmatch(r"[A-Za-z0-9_.-]+", value.strip()))
+
+
+def _network(text: str) -> Network | None:
+    try:
+        return ipaddress.ip_network(text.strip().strip("[]"), strict=False)
+    except ValueError:
+        return None
+
+
+def _host_key(host: str) -> str:
+    return host.strip().rstrip(".").lower()
+
+
+def _own_addresses(connection_host: str) -> tuple[str, ...]:
+    literal = literal_address(connection_host)
+    if literal is None:
+        return ()
+    return _LOCALHOST if "localhost" in connection_host.lower() else (literal,)
+
+
+def literal_address(host: str) -> str | None:
+    """Return the address that a host name is, without asking a name server, in any notation systems take."""
+    host = host.rstrip(".")
+    if host.lower() == "localhost" or host.lower().endswith(".localhost"):
+        return "127.0.0.1"
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        pass
+    try:
+        return socket.inet_ntoa(socket.inet_aton(host))
+    except (OSError, ValueError):
+        return None
+
+
+def is_public(address: str) -> bool:
+    """Return whether an IP address belongs to the public internet."""
+    ip = _parse_address(address)
+    if isinstance(ip, ipaddress.IPv6Address) and (ip not in _GLOBAL_UNICAST or _is_isatap(ip)):
+        return False
+    return not any(ip in network for network in _NOT_PUBLIC)
+
+
+def _parse_address(address: str) -> Address:
+    """Parse an address, and an IPv6 address that stands for an IPv4 one as that: mapped, NAT64 (RFC 6052), 6to4."""
+    ip = ipaddress.ip_address(address.partition("%")[0])
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip
+    if ip in _NAT64:
+        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    if ip in _6TO4:
+        return ipaddress.IPv4Address(int(ip) >> 80 & 0xFFFFFFFF)
+    return ip.ipv4_mapped or ip
+
+
+def _is_isatap(ip: ipaddress.IPv6Address) -> bool:
+    """Return whether an IPv6 address wraps an IPv4 one for a tunnel inside of a site (RFC 5214)."""
+    return int(ip) >> 32 & 0xFCFFFFFF == 0x00005EFE

@@ -1,0 +1,367 @@
+"""
+Whether an MP4 or QuickTime file is whole (ISO/IEC 14496-12). No I/O happens here; the media data is not decoded.
+
+Theory of operation: walk the boxes of the top level, then read from ``moov`` and from each ``moof`` where the samples
+are. The file is whole if every sample ends inside of it. What is behind the last known box does not matter.
+"""
+
+from __future__ import annotations
+
+import enum
+import sys
+from array import array
+from collections import deque
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    ReadAt = Callable[[int, int], bytes]
+    """Reads so many bytes from a position of the file; fewer at its end."""
+
+_MAX_BOXES = 100_000
+"""Boxes of a file that are read; a real one has hundreds, with a fragment for each frame some thousands."""
+
+_MAX_TABLE = 8 * 2**20
+"""Bytes of one table that are read: two million samples, nine hours at 60 frames a second."""
+
+_TOP_LEVEL = frozenset(
+    {
+        b"ftyp", b"styp", b"moov", b"moof", b"mdat", b"imda", b"free", b"skip", b"wide", b"uuid", b"meta", b"udta",
+        b"pdin", b"sidx", b"ssix", b"prft", b"emsg", b"mfra", b"meco", b"pnot",
+    }
+)  # fmt: skip
+"""Boxes of the top level. Another name behind them may be text that somebody appended."""
+
+
+class State(enum.Enum):
+    """What the structure of a file shows."""
+
+    WHOLE = enum.auto()
+    """Nothing is missing."""
+
+    PLAUSIBLE = enum.auto()
+    """Nothing is known to be missing, but only an announced length can show that."""
+
+    UNKNOWN = enum.auto()
+    """The structure cannot be read, or describes no video."""
+
+    INCOMPLETE = enum.auto()
+    """Bytes are missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Assessment:
+    """
+    The state of a file.
+
+    :param state: what its structure shows.
+    :param reason: what is missing or cannot be read; empty for a whole file.
+    """
+
+    state: State
+    reason: str = ""
+
+
+class _UnreadableError(Exception):
+    """A box or a table contradicts another one, or is too long to be read."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Box:
+    kind: bytes
+    start: int
+    body: int
+    end: int
+
+
+@dataclass(slots=True)
+class _TopLevel:
+    boxes: dict[bytes, list[_Box]] = field(default_factory=dict)
+    position: int = 0
+    cut: bool = False
+    readable: bool = True
+
+    def of(self, kind: bytes) -> list[_Box]:
+        return self.boxes.get(kind, [])
+
+
+def assess_mp4(read_at: ReadAt, size: int) -> Assessment:
+    """
+    Decide whether a file is whole.
+
+    :param read_at: reads bytes of the file.
+    :param size: its length in bytes.
+    """
+    top = _walk(read_at, size)
+    if top.cut:
+        return Assessment(
+            State.INCOMPLETE, f"the MP4 is longer than the body, which ended after {size} bytes"
+        )
+    if not top.of(b"moov"):
+        where = "has no 'moov' box" if top.readable else f"cannot be read from byte {top.position} on"
+        return Assessment(State.UNKNOWN, f"the MP4 {where}")
+    try:
+        return _assess_samples(_Reader(read_at, size), top, size)
+    except _UnreadableError as error:
+        return Assessment(State.UNKNOWN, f"the MP4 cannot be read: {error}")
+
+
+def _assess_samples(reader: _Reader, top: _TopLevel, size: int) -> Assessment:
+    movie = _read_movie(reader, top.of(b"moov")[0])
+    fragments = [_read_fragment(reader, box, movie.default_sizes) for box in top.of(b"moof")]
+    end = max(
+        [movie.end, *(one.end for one in fragments), *(_index_end(reader, box) for box in top.of(b"sidx"))]
+    )
+    if end > size:
+        return Assessment(
+            State.INCOMPLETE,
+            f"the MP4 describes media data up to byte {end}, the body ended after {size} bytes",
+        )
+    if movie.samples or sum(one.samples for one in fragments):
+        if movie.is_fragmented and not fragments:
+            return Assessment(State.UNKNOWN, "the MP4 has none of the fragments that it announces")
+        if fragments and not (top.of(b"sidx") or top.of(b"mfra")):
+            return Assessment(State.PLAUSIBLE, "a fragmented MP4 without an index may have further fragments")
+        return Assessment(State.WHOLE)
+    if movie.tracks or not any(box.end > box.body for box in top.of(b"mdat")):
+        return Assessment(State.UNKNOWN, "the MP4 holds no media data")
+    if not top.readable:
+        return Assessment(State.PLAUSIBLE, f"the MP4 does not end where the body did, after {size} bytes")
+    return Assessment(State.PLAUSIBLE, "the MP4 describes no track")
+
+
+def _walk(read_at: ReadAt, size: int) -> _TopLevel:
+    """Read the headers of the top level up to the end, a cut box, or what is no box."""
+    top = _TopLevel()
+    for _ in range(_MAX_BOXES):
+        if top.position == size:
+            return top
+        box = _header(read_at, top.position, size)
+        if box is None:
+            break
+        if box.end > size:
+            # Appended text can look like the header of a box of gigabytes.
+            top.cut = box.kind in _TOP_LEVEL
+            break
+        top.boxes.setdefault(box.kind, []).append(box)
+        top.position = box.end
+    top.readable = False
+    return top
+
+
+def _header(read_at: ReadAt, start: int, limit: int) -> _Box | None:
+    """Read the header of a box (4.2); None if there is none. A length of 0 means up to the limit."""
+    head = read_at(start, 16)[: limit - start]
+    length, kind, body = int.from_bytes(head[:4]), head[4:8], start + 8
+    if len(head) < 8 or not all(0x20 <= byte < 0x7F or byte == 0xA9 for byte in kind):
+        return None
+    if length == 0 and kind in _TOP_LEVEL:
+        return _Box(kind, start, body, limit)
+    if length == 1:
+        if len(head) < 16:
+            return _Box(kind, start, body, limit + 1)
+        length, body = int.from_bytes(head[8:]), start + 16
+    return _Box(kind, start, body, start + length) if start + length >= body else None
+
+
+# --- samples --------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Samples:
+    """How many samples a part of the file describes, and where the last one ends."""
+
+    samples: int = 0
+    end: int = 0
+
+    def add(self, samples: int, end: int) -> None:
+        self.samples += samples
+        self.end = max(self.end, end) if samples else self.end
+
+
+@dataclass(slots=True)
+class _Movie(_Samples):
+    tracks: int = 0
+    is_fragmented: bool = False
+    default_sizes: dict[int, int] = field(default_factory=dict)
+
+
+class _Reader:
+    """Reads boxes inside of boxes, and their tables, within the limits."""
+
+    def __init__(self, read_at: ReadAt, size: int) -> None:
+        self._read_at = read_at
+        self._size = size
+        self._boxes_left = _MAX_BOXES
+
+    def children(self, box: _Box) -> Iterator[_Box]:
+        """Yield the boxes inside of a box, up to the first that is none."""
+        position = box.body
+        while position < box.end:
+            self._boxes_left -= 1
+            if self._boxes_left < 0:
+                raise _UnreadableError(f"it has more than {_MAX_BOXES} boxes")
+            child = _header(self._read_at, position, box.end)
+            if child is None or child.end > box.end:
+                return
+            yield child
+            position = child.end
+
+    def find(self, box: _Box, *path: bytes) -> _Box | None:
+        """Return the first box at a path of names."""
+        found: _Box | None = box
+        for kind in path:
+            found = (
+                next((child for child in self.children(found) if child.kind == kind), None) if found else None
+            )
+        return found
+
+    def fields(self, box: _Box, limit: int = _MAX_TABLE) -> bytes:
+        """Return the body of a box, which must not be longer than the limit."""
+        if box.end - box.body > limit:
+            raise _UnreadableError(f"its {box.kind.decode('latin-1')!r} table has {box.end - box.body} bytes")
+        return self._read_at(box.body, box.end - box.body)
+
+
+def _numbers(data: bytes, start: int, count: int, width: int) -> array[int]:
+    """Return so many unsigned numbers of 1, 2, 4 or 8 bytes."""
+    part = data[start : start + count * width]
+    if len(part) < count * width:
+        raise _UnreadableError("a table is shorter than it says")
+    numbers = array({1: "B", 2: "H", 4: "I", 8: "Q"}[width], part)
+    if sys.byteorder == "little":
+        numbers.byteswap()
+    return numbers
+
+
+def _number(data: bytes, start: int, width: int = 4) -> int:
+    return _numbers(data, start, 1, width)[0]
+
+
+def _read_movie(reader: _Reader, moov: _Box) -> _Movie:
+    movie = _Movie()
+    for box in reader.children(moov):
+        if box.kind == b"trak":
+            movie.tracks += 1
+            movie.add(*_read_track(reader, box))
+        elif box.kind == b"mvex":
+            movie.is_fragmented = True
+            for child in reader.children(box):
+                if child.kind == b"trex":
+                    values = reader.fields(child)
+                    movie.default_sizes[_number(values, 4)] = _number(values, 16)
+    return movie
+
+
+def _read_track(reader: _Reader, trak: _Box) -> tuple[int, int]:
+    """Return the number of samples of a track, and where the last one ends (8.7.3 to 8.7.5)."""
+    table = reader.find(trak, b"mdia", b"minf", b"stbl")
+    boxes = {box.kind: box for box in reader.children(table)} if table else {}
+    sizes_box, runs_box = boxes.get(b"stsz") or boxes.get(b"stz2"), boxes.get(b"stsc")
+    offsets_box = boxes.get(b"stco") or boxes.get(b"co64")
+    if sizes_box is None or runs_box is None or offsets_box is None:
+        raise _UnreadableError("a track has no table of samples")
+    count, sizes = _sample_sizes(sizes_box.kind, reader.fields(sizes_box))
+    offsets_data = reader.fields(offsets_box)
+    offsets = _numbers(offsets_data, 8, _number(offsets_data, 4), 4 if offsets_box.kind == b"stco" else 8)
+    if not count:
+        return 0, 0
+    runs_data = reader.fields(runs_box)
+    runs = _numbers(runs_data, 8, 3 * _number(runs_data, 4), 4)
+    return count, _chunks_end(count, sizes, offsets, list(zip(runs[::3], runs[1::3], strict=True)))
+
+
+def _sample_sizes(kind: bytes, data: bytes) -> tuple[int, int | Sequence[int]]:
+    """Return how many samples there are, and the size of all or of each."""
+    size, count = _number(data, 4), _number(data, 8)
+    if kind == b"stz2":
+        if size not in (8, 16):
+            raise _UnreadableError(f"its sizes of samples have {size} bits")
+        return count, _numbers(data, 12, count, size // 8)
+    return count, size or _numbers(data, 12, count, 4)
+
+
+def _chunks_end(
+    count: int, sizes: int | Sequence[int], offsets: Sequence[int], runs: list[tuple[int, int]]
+) -> int:
+    """Return where the last chunk ends. A run holds from its first chunk up to the next run's."""
+    end, samples_left = 0, count
+    each = iter(sizes) if not isinstance(sizes, int) else iter(())
+    waiting, per_chunk = deque(runs), 0
+    for number, offset in enumerate(offsets, 1):
+        while waiting and waiting[0][0] <= number:
+            per_chunk = waiting.popleft()[1]
+        here = min(per_chunk, samples_left)
+        samples_left -= here
+        length = here * sizes if isinstance(sizes, int) else sum(islice(each, here))
+        end = max(end, offset + length)
+    if samples_left:
+        raise _UnreadableError(f"its chunks hold {count - samples_left} of {count} samples")
+    return end
+
+
+# --- fragments ------------------------------------------------------------------------------------------
+
+_BASE_OFFSET, _DESCRIPTION, _DURATION, _SIZE = 0x1, 0x2, 0x8, 0x10
+"""Flags of ``tfhd``: which fields there are (8.8.7)."""
+
+_DATA_OFFSET, _FIRST_FLAGS, _SAMPLE_SIZE, _SAMPLE_FIELDS = 0x1, 0x4, 0x200, (0x100, 0x200, 0x400, 0x800)
+"""Flags of ``trun`` (8.8.8)."""
+
+
+def _read_fragment(reader: _Reader, moof: _Box, default_sizes: dict[int, int]) -> _Samples:
+    found = _Samples()
+    position = moof.start
+    for traf in reader.children(moof):
+        if traf.kind != b"traf":
+            continue
+        header = reader.find(traf, b"tfhd")
+        if header is None:
+            raise _UnreadableError("a fragment has no header")
+        base, default = _fragment_defaults(reader.fields(header), moof.start, default_sizes)
+        position = base
+        for run in reader.children(traf):
+            if run.kind == b"trun":
+                samples, start, length = _read_run(reader.fields(run), default)
+                position = (position if start is None else base + start) + length
+                found.add(samples, position)
+    return found
+
+
+def _fragment_defaults(data: bytes, moof_start: int, default_sizes: dict[int, int]) -> tuple[int, int]:
+    """Return the offset that the runs of a fragment count from, and the size of their samples."""
+    flags, track = _number(data, 0) & 0xFFFFFF, _number(data, 4)
+    base = _number(data, 8, 8) if flags & _BASE_OFFSET else moof_start
+    size_at = (
+        8
+        + (8 if flags & _BASE_OFFSET else 0)
+        + (4 if flags & _DESCRIPTION else 0)
+        + (4 if flags & _DURATION else 0)
+    )
+    return base, _number(data, size_at) if flags & _SIZE else default_sizes.get(track, 0)
+
+
+def _read_run(data: bytes, default: int) -> tuple[int, int | None, int]:
+    """Return the number of samples of a run, where their data begins if it says so, and its length."""
+    flags, count = _number(data, 0) & 0xFFFFFF, _number(data, 4)
+    start = int.from_bytes(data[8:12], signed=True) if flags & _DATA_OFFSET else None
+    entries_at = 8 + (4 if flags & _DATA_OFFSET else 0) + (4 if flags & _FIRST_FLAGS else 0)
+    if not flags & _SAMPLE_SIZE:
+        return count, start, count * default
+    width = sum(bool(flags & one) for one in _SAMPLE_FIELDS)
+    entries = _numbers(data, entries_at, count * width, 4)
+    return count, start, sum(entries[bool(flags & _SAMPLE_FIELDS[0]) :: width])
+
+
+def _index_end(reader: _Reader, sidx: _Box) -> int:
+    """Return where the last range of a segment index ends (8.16.3)."""
+    data = reader.fields(sidx)
+    width = 4 if _number(data, 0) >> 24 == 0 else 8
+    first = _number(data, 12 + width, width)
+    count_at = 12 + 2 * width + 2
+    count = _number(data, count_at, 2)
+    references = _numbers(data, count_at + 2, 3 * count, 4)
+    return sidx.end + first + sum(one & 0x7FFFFFFF for one in references[::3])
