@@ -50,7 +50,7 @@ class BatchVideoWait(ManxueWaitBase):
     Base of the tasks that wait for many videos.
 
     :ivar video_task_ids: the ids, as the author passes them.
-    :ivar tolerate_failures: succeed although some videos failed or did not come in time.
+    :ivar tolerate_failures: succeed although some videos failed or were not ready in time.
     """
 
     video_task_ids: Any
@@ -73,7 +73,7 @@ class BatchVideoWait(ManxueWaitBase):
     def _resume(
         self, context: Context, event: Any, started_at: float | None, *, kept: bool
     ) -> list[dict[str, Any]]:
-        """Read what has ended, since events have no URL, and poll what the event does not name as polled."""
+        """Read the videos that have ended, since events have no URL, and poll those that the event names as not polled."""
         ids, now = parse_video_task_ids(self.video_task_ids), time.time()
         progress = BatchProgress(
             ids, started_at or start_of(event) or now, now, has_worked=worked_before(event)
@@ -102,7 +102,7 @@ class BatchVideoWait(ManxueWaitBase):
 
     def _check_ceilings(self, ids: list[str]) -> None:
         """
-        Refuse a batch whose result Airflow would not take in the end, and warn of one that it may not even defer.
+        Refuse a batch whose result Airflow would not accept, and warn of a batch that may be too large to defer.
 
         :raises ManxueInputError: if a downstream task maps over a result that is longer than Airflow allows.
         """
@@ -126,7 +126,8 @@ class BatchVideoWait(ManxueWaitBase):
         """
         Fail on this worker if the connection cannot be used, and not in the triggerer.
 
-        Airflow reports an outage of a secrets backend as a missing connection, so that is looked up again for a moment.
+        Airflow reports an outage of a secrets backend as a missing connection, so that a missing one is looked up again
+        for ``NOT_FOUND_GRACE_TIME``.
         """
         ends_at = time.time() + NOT_FOUND_GRACE_TIME
         while True:
@@ -136,7 +137,7 @@ class BatchVideoWait(ManxueWaitBase):
                 if time.time() >= ends_at:
                     raise
                 time.sleep(NOT_FOUND_GRACE_TIME / 3)
-            except ManxueTransientError:  # Airflow could not be asked just now: the trigger asks again
+            except ManxueTransientError:  # not loaded just now: the trigger tries again
                 return
             else:
                 return
@@ -144,7 +145,7 @@ class BatchVideoWait(ManxueWaitBase):
     # --- a pass on this worker ----------------------------------------------------------------------------
 
     def _wait(self, context: Context, progress: BatchProgress) -> list[dict[str, Any]]:
-        """Poll what is not known, and hand over what is known in every ending."""
+        """Poll the videos without an outcome, and push the known results in every ending."""
         now = time.time()
         grace = self._load_grace(context)
         deadline = self._limits.deadline(progress.started_at, now, progress.ended_by_airflow)
@@ -179,7 +180,7 @@ class BatchVideoWait(ManxueWaitBase):
         return self._push_results(context, progress)
 
     def _poll(self, context: Context, poller: Poller, now: float) -> None:
-        """Run the engine in a thread: ``execution_timeout`` interrupts this one."""
+        """Run the engine in a thread, so that ``execution_timeout`` can interrupt this one."""
         from airflow_provider_manxue._client.async_client import AsyncClient
         from airflow_provider_manxue._client.drivers import AsyncDriver
         from airflow_provider_manxue._client.threaded import run_interruptibly
@@ -212,7 +213,7 @@ class BatchVideoWait(ManxueWaitBase):
     def _rate(self) -> float:
         try:
             return self.hook.settings.requests_per_second
-        except ManxueError:  # it cannot be read just now: the pass ends before its length matters
+        except ManxueError:  # not loaded just now: the pass ends before its length matters
             return 1.0
 
     def _give_slot_back(
@@ -232,7 +233,7 @@ class BatchVideoWait(ManxueWaitBase):
     def _leave_worker(
         self, context: Context, progress: BatchProgress, left: list[str], due_at: float, deadline: float
     ) -> NoReturn:
-        """Defer, and wait for the videos that are left."""
+        """Defer for the videos that are left."""
         from airflow_provider_manxue.triggers.manxue import ManxueVideoBatchTrigger
 
         if not progress.completed.isdisjoint(left):
@@ -241,7 +242,7 @@ class BatchVideoWait(ManxueWaitBase):
         if progress.known:
             self._push_xcoms(context, {KEPT_KEY: to_kept(progress.known, progress.read_at)})
             kept = {"kept": True}
-        # The result of a part is put together on a worker.
+        # A worker merges the results of the parts.
         ending = self._ending_arguments() if left == progress.ids else {}
         self._log_start(f"{len(set(left))} videos", progress.started_at)
         trigger = partial(
@@ -255,7 +256,10 @@ class BatchVideoWait(ManxueWaitBase):
         try:
             value = ti.xcom_pull(task_ids=ti.task_id, key=KEPT_KEY, map_indexes=ti.map_index)
         except Exception as error:  # noqa: BLE001 - all videos are read again then
-            self.log.warning("What this task has read before could not be loaded (%s).", type(error).__name__)
+            self.log.warning(
+                "The earlier results of this task could not be loaded (%s). All videos are read again.",
+                type(error).__name__,
+            )
             return {}, {}
         return parse_kept(value)
 
@@ -269,7 +273,7 @@ class BatchVideoWait(ManxueWaitBase):
         try:
             for key, value in {**to_xcoms(tasks), "return_value": tasks}.items():
                 context["ti"].xcom_push(key=key, value=value)
-        except Exception as error:  # noqa: BLE001 - the task fails for another reason, which is to be seen
+        except Exception as error:  # noqa: BLE001 - the task fails with its own error
             self.log.warning("The results could not be stored (%s).", type(error).__name__)
 
     def _push_results(self, context: Context, progress: BatchProgress) -> list[dict[str, Any]]:

@@ -39,7 +39,7 @@ class SingleVideoWait(ManxueWaitBase):
         defers again; a video that was seen completed is read until 5 minutes after the deadline.
 
         :param event: the trigger's event.
-        :param started_at: when the wait began, in seconds since the epoch; None if the event says so.
+        :param started_at: when the wait began, in seconds since the epoch; None if the event names it.
         :param try_number: number of the try that deferred.
         """
         started_at = started_at or start_of(event) or time.time()
@@ -64,7 +64,7 @@ class SingleVideoWait(ManxueWaitBase):
         return self._wait(context, video_task_id, before or time.time(), has_worked=before is not None)
 
     def _resume_stale(self, context: Context, video_task_id: str) -> dict[str, Any]:
-        """Begin a retry that Airflow resumed with the event of an earlier try: as any other try."""
+        """Begin the wait of a retry that Airflow resumed with the event of an earlier try."""
         self.log.info("This try was resumed with the event of an earlier one; the wait begins again.")
         return self._wait(context, video_task_id, time.time())
 
@@ -82,7 +82,7 @@ class SingleVideoWait(ManxueWaitBase):
         )
 
     def _awaited_id(self, context: Context) -> str:
-        """Return the id of the awaited video, where the arguments of a deferral are lost."""
+        """Return the id of the awaited video, for a worker without the arguments of the deferral."""
         raise NotImplementedError
 
     def _wait(

@@ -105,7 +105,7 @@ def _why_neither(task: BaseOperator) -> str | None:
 
 
 def _is_overridden(task: BaseOperator, *methods: str) -> bool:
-    """Return whether a subclass from outside of this package or Airflow has put its own method in place."""
+    """Return whether a subclass from outside of this package and Airflow overrides a method."""
     ours = ("airflow_provider_manxue.", "airflow.")
     return any(not getattr(type(task), method).__module__.startswith(ours) for method in methods)
 

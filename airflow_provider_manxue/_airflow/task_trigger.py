@@ -28,12 +28,12 @@ if TYPE_CHECKING:
 
 
 class CannotStartInTriggererError(Exception):
-    """Carries why a task cannot begin in the triggerer."""
+    """Error with the reason why a task cannot begin in the triggerer."""
 
 
 class StartFromTrigger(BaseTrigger):
     """
-    A trigger whose task may begin and end with it.
+    Base of a trigger with which a task may begin and end.
 
     :param manxue_conn_id: id of the Airflow connection, a template, or a reference to an XCom.
     :param arguments: the other arguments that both triggers have in common.
@@ -61,9 +61,9 @@ class StartFromTrigger(BaseTrigger):
         return self.timeout_after.timestamp() if self.timeout_after else None
 
     def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
-        """Render the templates of a wait that begins here; if that fails, a worker shall say so."""
+        """Render the templates of a wait that begins here; if that fails, a worker raises the error."""
         if self._given_times:
-            return  # all has been rendered on a worker, and an id may hold anything
+            return  # a worker has rendered them, and an id may contain braces
         try:
             super().render_template_fields(context, jinja_env or self._template_env())
         except Exception as error:  # noqa: BLE001 - templates raise anything
@@ -71,9 +71,9 @@ class StartFromTrigger(BaseTrigger):
 
     def _template_env(self) -> jinja2.Environment:
         """
-        Return Airflow's sandbox, but a strict one: here are no macros and variables of the Dag's own.
+        Return Airflow's sandbox, with errors for undefined names: the triggerer has no macros and variables of the Dag.
 
-        A worker may know what is undefined here, so an empty text in its place would be a wrong id.
+        A name that is undefined here may be defined on a worker, and an empty text would be a wrong id.
         """
         from jinja2 import StrictUndefined
         from jinja2.nativetypes import NativeEnvironment
@@ -96,7 +96,7 @@ class StartFromTrigger(BaseTrigger):
         return renders_natively(self.task)
 
     def _log_start(self, what: str, times: PollTimes) -> None:
-        """Tell the log what is awaited from now on, unless a worker has done so."""
+        """Log the start of the wait, unless a worker has done so."""
         if not self._given_times:
             text = announcement(
                 what,
@@ -110,10 +110,10 @@ class StartFromTrigger(BaseTrigger):
 
     async def _begin(self, value: Any) -> tuple[Any, PollTimes]:
         """
-        Return what to wait for, and the times of the wait.
+        Return the id or ids to wait for, and the times of the wait.
 
         :param value: the id or ids, as the arguments have them.
-        :raises CannotStartInTriggererError: if that is not known here.
+        :raises CannotStartInTriggererError: if the triggerer cannot resolve them.
         """
         if self._given_times:
             return value, self._given_times
@@ -136,7 +136,7 @@ class StartFromTrigger(BaseTrigger):
 
     async def _ended_here(self, values: Mapping[str, Any], link: tuple[str, str] | None = None) -> bool:
         """
-        Do for a success what a worker would do, if that is possible.
+        Finish a successful task as a worker would do, if that is possible.
 
         :param values: the XComs of the task, its return value among them.
         :param link: key and address of a link on the task's page.
@@ -152,9 +152,9 @@ class StartFromTrigger(BaseTrigger):
                 await xcoms.push(values)
                 if link is not None:
                     await xcoms.push_link(*link)
-        except Exception as error:  # noqa: BLE001 - nothing may be lost because Airflow cannot take it just now
+        except Exception as error:  # noqa: BLE001 - a worker can still store the result
             self.log.warning(
-                "The result could not be stored here (%s); a worker does it.", type(error).__name__
+                "The triggerer could not store the result (%s). A worker stores it.", type(error).__name__
             )
             return False
         return True

@@ -28,12 +28,12 @@ class StartFromTriggerSensor(ManxueWaitBase):
 
     def _begin_and_end_in_triggerer(self, start: bool, end: bool, trigger: str, field: str) -> None:
         """
-        Set the attributes that make Airflow start and end the task in the triggerer, unless that would lose something.
+        Set the attributes that make Airflow start and end the task in the triggerer, unless a worker is needed.
 
         The attributes are set on the instance: a mapped task would use those of a class without expanding them.
 
-        :param start: whether the author wants the task to start in the triggerer.
-        :param end: whether the author wants the task to end there.
+        :param start: whether the task should start in the triggerer.
+        :param end: whether the task should end there.
         :param trigger: name of the trigger's class.
         :param field: name of the field, and of the trigger's argument, that holds the id or ids.
         """

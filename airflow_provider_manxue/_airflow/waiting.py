@@ -1,4 +1,4 @@
-"""What all tasks share that wait for videos: times, modes, how they end, and what is kept over a deferral."""
+"""The base of all tasks that wait for videos: times, modes, endings, and the state that outlives a deferral."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ PUSH_RETRY_TIME = 60.0
 """Seconds for which pushing a result to XCom is retried."""
 
 GRACE_KEY = "manxue_grace"
-"""Key in the task state store under which a rescheduled task keeps the starts of its grace periods."""
+"""Key in the task state store under which a rescheduled task stores the starts of its grace periods."""
 
 
 class ManxueWaitBase(BaseSensorOperator):
@@ -88,7 +88,7 @@ class ManxueWaitBase(BaseSensorOperator):
         self._check_waiting()
 
     def _check_waiting(self) -> None:
-        """Refuse at parse time what rendering cannot cure, and warn of what is allowed but has no effect."""
+        """Refuse at parse time arguments that rendering cannot correct, and warn of those without effect."""
         if not isinstance(self.manxue_conn_id, (str, XComArg)) or self.manxue_conn_id == "":
             raise ManxueInputError(
                 f"manxue_conn_id must be the id of a connection, not {self.manxue_conn_id!r}."
@@ -107,7 +107,7 @@ class ManxueWaitBase(BaseSensorOperator):
 
     @cached_property
     def hook(self) -> ManxueHook:
-        """The hook; imported here, since a Dag file that is parsed needs no HTTP library."""
+        """The hook. It is imported here, since parsing a Dag file needs no HTTP library."""
         from airflow_provider_manxue.hooks.manxue import ManxueHook
 
         return ManxueHook(self.manxue_conn_id)
@@ -134,7 +134,7 @@ class ManxueWaitBase(BaseSensorOperator):
         """
         Resume where Airflow itself ended the deferral. The stored arguments of the deferral are lost then.
 
-        :param reason: why, in Airflow's words.
+        :param reason: Airflow's reason.
         """
         raise NotImplementedError
 
@@ -158,7 +158,7 @@ class ManxueWaitBase(BaseSensorOperator):
 
     @property
     def _is_rescheduled(self) -> bool:
-        """Whether each poll is a process of its own, which knows nothing of the one before."""
+        """Whether each poll is a process of its own, without the state of the one before."""
         return bool(self.reschedule and not self.deferrable)
 
     @property
@@ -179,7 +179,7 @@ class ManxueWaitBase(BaseSensorOperator):
         return self._limits.latest_start(time.time(), reason)
 
     def _end_if_out_of_time(self, poller: Poller) -> None:
-        """End what is left once ``execution_timeout`` has passed: no pause of the service extends it."""
+        """End the remaining videos once ``execution_timeout`` has passed."""
         if self._limits.is_over(poller.started_at, now := time.time()):
             poller.give_up(now)
 
@@ -224,11 +224,11 @@ class ManxueWaitBase(BaseSensorOperator):
         raise AirflowRescheduleException(datetime.fromtimestamp(at, tz=UTC))
 
     def _log_start(self, what: str, started_at: float) -> None:
-        """Log what is awaited from now on."""
+        """Log the start of the wait."""
         how = "in the triggerer and without a worker slot" if self.deferrable else "on this worker"
         try:
             where = f"at {urlsplit(self.hook.settings.base_url).hostname}"
-        except ManxueError:  # it cannot be read just now, and the wait goes on
+        except ManxueError:  # not loaded just now, and the wait continues
             where = f"over the connection {self.manxue_conn_id!r}"
         text = announcement(
             what,
@@ -240,11 +240,11 @@ class ManxueWaitBase(BaseSensorOperator):
         )
         self.log.info(text)
 
-    # --- what is kept between two processes -------------------------------------------------------------
+    # --- state between two processes -------------------------------------------------------------
 
     def _load_grace(self, context: Context) -> dict[str, float] | None:
         """
-        Return since when there is trouble, by its subject. A rescheduled task keeps that in the task state store.
+        Return since when there is trouble, by its subject. A rescheduled task stores that in the task state store.
 
         :return: None if it is not known, since Airflow has no such store (3.3 and later have one).
         """
@@ -258,7 +258,7 @@ class ManxueWaitBase(BaseSensorOperator):
             if kept and self._began_before(context) is None:  # by an earlier try: the store outlives tries
                 store.delete(GRACE_KEY)
                 kept = None
-        except Exception as error:  # noqa: BLE001 - a store can be anyone's, and fail in any way
+        except Exception as error:  # noqa: BLE001 - a store of another package can fail in any way
             self.log.warning("The task state store could not be read (%s).", type(error).__name__)
             return None
         return {str(name): float(since) for name, since in kept.items()} if isinstance(kept, dict) else {}  # type: ignore[arg-type]  # written here
@@ -270,16 +270,16 @@ class ManxueWaitBase(BaseSensorOperator):
             return
         try:
             context["task_state_store"].set(GRACE_KEY, dict(now))
-        except Exception as error:  # noqa: BLE001 - a store can be anyone's, and fail in any way
+        except Exception as error:  # noqa: BLE001 - a store of another package can fail in any way
             self.log.warning("The task state store could not be written (%s).", type(error).__name__)
 
     def _ending_arguments(self) -> dict[str, Any]:
-        """Return the arguments of a trigger that say how the task ends; by default on a worker."""
+        """Return the arguments of a trigger with which the task ends in the triggerer; none by default."""
         return {}
 
     def _is_stale(self, context: Context, try_number: int | None) -> bool:
         """
-        Return whether this is a retry that resumes with the deferral of an earlier try, as Airflow 3.0 lets it.
+        Return whether this is a retry that resumes with the deferral of an earlier try, as on Airflow 3.0.
 
         :param try_number: number of the try that deferred.
         """
@@ -294,7 +294,7 @@ class ManxueWaitBase(BaseSensorOperator):
 
     def _push_xcoms(self, context: Context, values: Mapping[str, Any]) -> None:
         """
-        Push values to XCom, again and again for a minute: the video is paid for.
+        Push values to XCom. Retries for a minute, since the video is paid for.
 
         :raises ManxueError: if they cannot be stored; a retry of the task reads the video again.
         """
@@ -335,7 +335,7 @@ def _retry(push: Callable[[], Any], key: str) -> None:
         try:
             push()
             return
-        except Exception as error:  # noqa: BLE001 - an XCom backend can be anyone's, and fail in any way
+        except Exception as error:  # noqa: BLE001 - an XCom backend of another package can fail in any way
             left = ends_at - time.time()
             if left <= 0:
                 raise ManxueError(
@@ -350,7 +350,7 @@ def _first_reschedule_date(ti: Any, context: Context) -> datetime | None:
     if hasattr(ti, "get_first_reschedule_date"):
         first: datetime | None = ti.get_first_reschedule_date(context)
         return first
-    # Airflow 2 keeps the question in a function of its own base sensor.
+    # Airflow 2 has this in a function of its base sensor.
     from airflow.sensors.base import _orig_start_date
 
     first_try = (ti.max_tries or 0) - (ti.task.retries or 0) + 1

@@ -1,5 +1,5 @@
 """
-Reading and writing of XComs in a trigger, for its own task instance, without a worker.
+XComs of a trigger's own task instance, read and written without a worker.
 
 Airflow's calls block, and a custom backend may use the network, so each call runs in a thread.
 """
@@ -70,12 +70,12 @@ class XComs:
         )
 
     async def _pull_all(self, task_id: str, key: str) -> list[Any]:
-        """Read one value for each map index: the triggerer answers no question for all of them at once."""
+        """Read one value for each map index: the triggerer cannot read all of them at once (Airflow 3.3.2)."""
         count = await asyncio.to_thread(
             self._ti.get_ti_count, dag_id=self._ti.dag_id, task_ids=[task_id], run_ids=[self._ti.run_id]
         )
         values = [await self._pull(task_id, key, map_index) for map_index in range(count)]
-        # As on a worker: what has pushed nothing, such as a skipped task, is left out.
+        # As on a worker: a task that has pushed nothing, such as a skipped one, is left out.
         return [value for value in values if value is not None]
 
     async def push(self, values: Mapping[str, Any]) -> None:
@@ -90,19 +90,19 @@ class XComs:
         await asyncio.to_thread(BaseXCom.set, key=key, value=address, **self._mine)
 
     async def forget(self, *keys: str) -> None:
-        """Delete what an earlier try has left, as Airflow does before it starts a task on a worker."""
+        """Delete the XComs of an earlier try, as Airflow does before it starts a task on a worker."""
         for key in keys:
             await asyncio.to_thread(XCom.delete, key=key, **self._mine)
 
 
 def render_pull(pull: XComPull, value: Any, *, native: bool) -> Any:
     """
-    Return what the template that a pull comes from yields on a worker.
+    Return the value that the template of a pull has on a worker.
 
     :param pull: the pull.
     :param value: the XCom.
     :param native: whether the Dag or the task has ``render_template_as_native_obj``.
-    :raises LookupError: if a subscript is not in the value; a worker decides what that means.
+    :raises LookupError: if a subscript is not in the value; a worker handles that.
     :raises TypeError: if the value has no subscripts.
     """
     for step in pull.path:

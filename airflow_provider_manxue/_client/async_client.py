@@ -1,5 +1,5 @@
 """
-The async client: polls the service for all waits of an event loop.
+The async client of all waits of an event loop.
 
 Nothing heavy is imported with this module, since the triggerer imports triggers on its event loop. The HTTP library is
 imported, and certificates are loaded, in a thread when the first wait needs them.
@@ -48,16 +48,16 @@ if TYPE_CHECKING:
     from airflow_provider_manxue.models import ManxueSettings, VideoTask
 
 KEEP_ALIVE = 75.0
-"""Seconds for which an idle connection to the service is kept: longer than the usual interval between polls."""
+"""Seconds for which an idle connection to the service stays open: longer than the usual interval between polls."""
 
 
 class Throttle:
     """
-    What was learnt about a connection: its rate limiter, and whether its credentials were refused.
+    The rate limiter of a connection, and the state of its credentials.
 
-    It outlives the client, which is closed with its last wait: a wait that comes next must not poll into a pause.
+    It outlives the client, which is closed with its last wait: the next wait must not poll into a pause.
 
-    :param settings: the settings to which that applies.
+    :param settings: the settings of the connection.
     :param name: id of the connection, for the log.
     """
 
@@ -67,7 +67,7 @@ class Throttle:
         self.credentials = CredentialProbes(self.limiter)
 
     def apply(self, settings: ManxueSettings) -> None:
-        """Take over the settings of an edited connection. What was refused before says nothing about them."""
+        """Apply the settings of an edited connection. A refusal of earlier ones means nothing for them."""
         self.limiter.configure(settings.requests_per_second, settings.max_connections)
         if settings != self._settings:
             self._settings = settings
@@ -92,15 +92,15 @@ async def shared_client() -> AsyncIterator[AsyncClient]:
         client.users -= 1
         if not client.users:
             del _clients[loop]
-            # The last wait may be leaving because it was cancelled; sockets are closed nevertheless.
+            # The last wait may leave because it was cancelled. Sockets are closed in that case, too.
             await asyncio.shield(spawn_background(client.close()))
 
 
 class AsyncClient:
     """
-    Polls the service for many waits, over few connections.
+    Client that polls the service for many waits, over few connections.
 
-    It sends each request at once: the caller acquires the connection's rate limiter before, and tells it the outcome.
+    It sends each request at once. The caller acquires the connection's rate limiter before, and reports the outcome to it.
 
     :param load_connection: reads an Airflow connection by its id.
     :param throttles: what was learnt about connections before, by id; None for nothing.
@@ -136,7 +136,7 @@ class AsyncClient:
 
         :param conn_id: id of the Airflow connection.
         :raises ManxueConfigurationError: if the connection is missing or cannot be used, and has not worked before.
-        :raises ManxueTransientError: if Airflow could not be asked, or the session could not be opened.
+        :raises ManxueTransientError: if the connection could not be loaded just now, or the session could not be opened.
         """
         await self._cache.get(conn_id)
         return self._throttles[conn_id].limiter

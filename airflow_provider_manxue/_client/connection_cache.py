@@ -6,7 +6,7 @@ replaced at once, so that sending a request never waits for Airflow, for TLS or 
 
 A request that finds its entry older than half of ``CONNECTION_TTL`` starts a look-up, and uses the entry as it is. The
 look-up is bounded in time, reads the connection, and opens another session only if the files or fields that a session is
-set up from have changed. If it fails, the entry stays in use: without limit if Airflow could not be asked, for
+set up from have changed. If it fails, the entry stays in use: without limit if Airflow could not load the connection, for
 ``GRACE_TIME`` if the connection does not exist or cannot be used. Only a connection without any entry fails at once.
 """
 
@@ -120,7 +120,7 @@ class Endpoint:
 
 class ConnectionCache:
     """
-    Holds an endpoint for each Airflow connection in use.
+    Cache of an endpoint for each Airflow connection in use.
 
     :param load_connection: reads an Airflow connection by its id.
     :param open_endpoint: makes the endpoint for settings, given the present one. It returns the present one if nothing
@@ -180,7 +180,7 @@ class ConnectionCache:
 
         :param conn_id: id of the Airflow connection.
         :raises ManxueConfigurationError: if the connection is missing or cannot be used.
-        :raises ManxueTransientError: if Airflow could not be asked, or the session could not be opened.
+        :raises ManxueTransientError: if the connection could not be loaded just now, or the session could not be opened.
         """
         return await self._connection(conn_id).get()
 
@@ -362,15 +362,15 @@ async def load_connection(conn_id: str) -> ManxueSettings:
 
     :param conn_id: id of the Airflow connection.
     :raises ManxueConfigurationError: if it is missing or a field of it cannot be used.
-    :raises ManxueTransientError: if Airflow could not be asked.
+    :raises ManxueTransientError: if the connection could not be loaded just now.
     """
     try:
         connection = await _get_connection(conn_id)
     except ManxueError:
         raise
     except Exception as error:  # noqa: BLE001
-        # What keeps Airflow from answering may have passed at the next poll. The text of the error is left out, as
-        # it may hold a part of the connection.
+        # The cause may have passed at the next poll. The text of the error is left out, as it may hold a part of the
+        # connection.
         raise unreadable_connection(conn_id, error) from None
     return await asyncio.to_thread(
         parse_connection,

@@ -1,4 +1,4 @@
-"""The drivers of the polling engine: they send what it asks for, and hand back what came. They decide nothing."""
+"""The drivers of the polling engine. They send the polls that are due and pass the outcomes back, and decide nothing."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def frames_of(error: BaseException) -> str:
 
 class _Reporter:
     """
-    Writes the log of a wait, and turns exceptions that are not ours into an error of ours.
+    Log of a wait, and conversion of unexpected exceptions into ``ManxueInternalError``.
 
     :param log: the log of the task.
     """
@@ -52,7 +52,7 @@ class _Reporter:
 
     def unexpected(self, error: BaseException) -> ManxueInternalError:
         """
-        Log an exception that is not ours, once for each kind, and return the error that stands for it.
+        Log an unexpected exception, once for each kind, and return the error for it.
 
         Neither its message nor its cause is logged: those of HTTP libraries hold headers and URLs.
         """
@@ -65,7 +65,7 @@ class _Reporter:
 
 class BlockingDriver:
     """
-    Polls one video from a worker, through the hook.
+    Driver that polls one video from a worker, through the hook.
 
     :param poller: the engine.
     :param get_video_task: sends one request.
@@ -107,16 +107,16 @@ class BlockingDriver:
                 self._pass.note_response(time.time())
         except ManxueError as error:
             outcome = error
-        except Exception as error:  # noqa: BLE001 - a wait must outlive what a library raises
+        except Exception as error:  # noqa: BLE001 - a wait must survive the exceptions of a library
             outcome = self._reporter.unexpected(error)
         self._poller.handle(video_task_id, outcome, sent_at=sent_at, now=time.time())
 
 
 class AsyncDriver:
     """
-    Polls one video or many on an event loop, through the shared client and the connection's rate limiter.
+    Driver that polls one video or many on an event loop, through the shared client and the connection's rate limiter.
 
-    It is driven by callbacks: one timer, and one task for each request in flight, however many videos there are.
+    It works with callbacks: one timer, and one task for each request in flight, however many videos there are.
 
     :param poller: the engine.
     :param client: sends the requests.
@@ -224,7 +224,7 @@ class AsyncDriver:
             self._poller, now, is_polling=is_polling, next_grant_at=next_grant_at
         ):
             return False
-        # Another process goes on, whose rate limiter knows nothing of this one's pause.
+        # Another process continues, and its rate limiter does not know of this pause.
         self._poller.hold_until(next_grant_at)
         return True
 
@@ -325,10 +325,10 @@ class AsyncDriver:
 
     def _unexpected(self, error: BaseException) -> ManxueInternalError:
         """
-        Return the error that stands for an exception that is not ours: a wait must outlive what a library raises.
+        Return the error for an unexpected exception: a wait must survive the exceptions of a library.
 
-        That may be a cancellation, if requests share a future, such as a look-up of an address. One that ends the wait is
-        raised again.
+        The exception may be a cancellation, if requests share a future, such as a look-up of an address. A cancellation of
+        the wait itself is raised again.
         """
         if isinstance(error, asyncio.CancelledError) and self._finished.done():
             raise error

@@ -1,7 +1,7 @@
 """
 TLS and proxy set-up, and the limits of a response's head, for both clients.
 
-Neither ``requests`` nor ``aiohttp`` is asked what the environment says, so that both clients use the same proxy and
+Neither ``requests`` nor ``aiohttp`` reads the environment, so that both clients use the same proxy and
 the same certificate authorities. No module of ``requests`` is imported here: its modules import each other in a circle,
 and two threads that import different ones of them at once can each get one that is only half loaded.
 """
@@ -33,7 +33,7 @@ MAX_HEADERS = 99
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 _PASSING_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR, errno.ESTALE})
-"""Errors of opening a file that say nothing about the file."""
+"""Errors of opening a file whose cause is not the file."""
 
 
 def unusable_address(settings: ManxueSettings) -> ManxueConfigurationError:
@@ -205,7 +205,7 @@ def _load_authorities(path: str, source: str) -> ssl.SSLContext:
     try:
         if Path(path).is_dir():
             return ssl.create_default_context(capath=path)
-        # OpenSSL does not always tell why it could not read a file; the system does.
+        # OpenSSL does not always report why it could not read a file. The system does.
         with Path(path).open("rb"):
             pass
         return ssl.create_default_context(cafile=path)

@@ -68,7 +68,7 @@ SHARED_FACTOR = 0.6
 """Part of the configured rate: a service that throttles below it probably has another client."""
 
 SETTLED_FACTOR = 0.9
-"""Part of the last ceiling: a rate that is throttled below it is still falling, and says nothing about the limit."""
+"""Part of the last ceiling: a rate that is throttled below it is still falling, and does not show the limit."""
 
 SHARED_EPISODES = 3
 """Settled episodes in succession, below `SHARED_FACTOR`, after which the limiter logs a warning."""

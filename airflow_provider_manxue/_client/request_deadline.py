@@ -1,8 +1,8 @@
 """
-An end in time for what a server sends.
+A deadline for reading a response.
 
-The timeout of a socket starts anew with each packet, and ``http.client`` reads headers, interim answers and trailers
-for as long as they come: whoever sends one byte now and then could hold a worker for ever.
+The timeout of a socket starts again with each packet, and ``http.client`` reads headers, interim responses and trailers for
+as long as they come. A server that sends one byte now and then could hold a worker without end.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
 
 class SocketDeadline(threading.Timer):
     """
-    Cuts a connection at a moment, whatever is being waited for, unless it is cancelled before.
+    Timer that cuts a connection, unless it is cancelled before.
 
     :param sock: the connection's socket.
-    :param seconds: how far away the moment is.
+    :param seconds: seconds until then.
     """
 
     def __init__(self, sock: Any, seconds: float) -> None:
         super().__init__(min(max(0.0, seconds), threading.TIMEOUT_MAX), self._cut)
-        # TLS inside of TLS, as by a proxy that is asked over TLS, is no socket, but has one.
+        # TLS inside of TLS, as with a proxy that is reached over TLS, is no socket, but has one.
         self._sock = getattr(sock, "socket", sock)
         self.expired = False
         self.daemon = True
@@ -40,15 +40,15 @@ class SocketDeadline(threading.Timer):
     def _cut(self) -> None:
         self.expired = True
         with contextlib.suppress(OSError):
-            # Below TLS, which keeps its state: what comes after is an end, and never taken for plain text.
+            # Below TLS, whose state remains: the next read sees an end, and never plain text.
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
 
 class DeadlineAdapter(HTTPAdapter):
     """
-    Lets ``requests`` wait for the head of an answer for the timeout of the request, and no longer.
+    Adapter of ``requests`` that bounds the wait for the head of a response by the timeout of the request.
 
-    The socket is kept at the raw answer, as ``sock``, so that whoever reads the body can bound that too.
+    The raw response has the socket, as ``sock``, so that reading the body can be bounded as well.
     """
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -68,7 +68,7 @@ def _bound(manager: PoolManager) -> None:
 
 
 def _response_in_time(connection: HTTPConnection) -> HTTPResponse:
-    # Kept here, since http.client forgets it once the last answer has begun.
+    # Taken here, since http.client drops it once the last response has begun.
     sock = connection.sock
     if connection.timeout is None:
         return HTTPConnection.getresponse(connection)

@@ -1,4 +1,4 @@
-"""Many videos in one wait: its ids, and what it hands over. No I/O happens here."""
+"""A batch: many videos in one wait, with its progress and its results. No I/O happens here."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MYSQL_TEXT = 65_535
 """Bytes that MySQL holds in the column in which Airflow stores the arguments of a trigger."""
 
 KEPT_KEY = "manxue_kept"
-"""XCom key of what a worker has read before it defers again."""
+"""XCom key of the tasks that a worker has read before it defers again."""
 
 MAX_NAMED = 100
 """Videos that the error of a batch names with their messages at most."""
@@ -47,7 +47,7 @@ def to_tasks(ids: Iterable[str], outcomes: Mapping[str, Outcome]) -> list[dict[s
     """
     Return the tasks in the order of the ids, for XCom.
 
-    :param ids: the ids that were asked for; one may stand there more than once.
+    :param ids: the ids of the author; one may be named more than once.
     :param outcomes: how the wait for each of them ended; an error goes into the field ``error`` of its task. A video
         without an outcome was not read.
     """
@@ -58,7 +58,7 @@ def to_tasks(ids: Iterable[str], outcomes: Mapping[str, Outcome]) -> list[dict[s
 
 def to_xcoms(tasks: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """
-    Return what a wait for many videos hands to the next tasks, beside its return value, by XCom key.
+    Return the XComs of a wait for many videos, beside its return value, by key.
 
     :param tasks: the tasks, as :func:`to_tasks` returns them.
     """
@@ -95,16 +95,16 @@ def batch_error(errors: Mapping[str, ManxueError]) -> ManxueError:
         kind = ManxueTimeoutError
     elif kinds - {ManxueVideoFailedError, ManxueMediaTypeError}:
         kind = ManxueError
-    text = f"{len(errors)} of the videos did not come; the results of the others are in XCom."
+    text = f"{len(errors)} of the videos were not completed; the results of the others are in XCom."
     return kind(text + "".join(named))
 
 
-# --- what a worker has read before it defers again ------------------------------------------------------------
+# --- tasks that a worker has read before it defers again ------------------------------------------------------------
 
 
 def to_kept(outcomes: Mapping[str, Outcome], read_at: Mapping[str, float]) -> dict[str, Any]:
     """
-    Return what is known of the videos of a batch, for the task's own XCom.
+    Return the known outcomes of a batch, for the task's own XCom.
 
     :param outcomes: how the wait for some of them has ended.
     :param read_at: when each task was read, in seconds since the epoch.
@@ -125,10 +125,10 @@ def to_kept(outcomes: Mapping[str, Outcome], read_at: Mapping[str, float]) -> di
 
 def parse_kept(value: Any) -> tuple[dict[str, Outcome], dict[str, float]]:
     """
-    Parse what :func:`to_kept` has written.
+    Parse the value that :func:`to_kept` returns.
 
-    :return: the outcomes by id, and when each task was read. Both are empty if the value is anything else: then all
-        videos are read again.
+    :return: the outcomes by id, and when each task was read. Both are empty if the value is anything else. The
+        worker reads all videos again then.
     """
     outcomes: dict[str, Outcome] = {}
     read_at: dict[str, float] = {}
@@ -205,7 +205,7 @@ class BatchProgress:
         return "completed" if video in self.completed else ""
 
     def take(self, poller: Poller) -> None:
-        """Take over what a poller has found out. An older task is better than an error of reading it again."""
+        """Add the outcomes of a poller. An older task is better than an error of reading it again."""
         for video, outcome in poller.outcomes.items():
             if isinstance(outcome, VideoTask) or video not in self.known:
                 self.known[video] = outcome
@@ -213,5 +213,5 @@ class BatchProgress:
                     self.read_at[video] = poller.ended_at[video]
 
     def fail(self, error: ManxueError) -> None:
-        """Let the wait for all that is not known end with an error."""
+        """Set an error as the outcome of all videos without one."""
         self.known |= dict.fromkeys(self.left, error)

@@ -1,7 +1,7 @@
 """
-The fields of an Airflow connection of type ``manxue``, and what they mean.
+The fields of an Airflow connection of type ``manxue``. No I/O happens here.
 
-Nothing here asks Airflow or the network: the functions take plain values, so that the worker, the triggerer
+The functions take plain values, so that the worker, the triggerer
 and the tests read a connection in the same way.
 """
 
@@ -92,7 +92,7 @@ def missing_connection(conn_id: str) -> ManxueConnectionNotFoundError:
 
 
 class _Reader:
-    """Reads one connection's fields; each method returns a good value or raises, naming the field."""
+    """Reader of one connection's fields. Each method returns a valid value, or raises an error that names the field."""
 
     def __init__(self, conn_id: str, extra: Mapping[str, Any]) -> None:
         self.conn_id = conn_id
@@ -142,7 +142,7 @@ class _Reader:
         if schema and schema.lower() not in {"http", "https"}:
             raise self.error("schema", f"{schema!r} is neither 'https' nor 'http'", "Leave it empty.")
         if "@" in host:
-            # Not repeated: what stands before the @ may be a password.
+            # Not repeated: the part before the @ may be a password.
             raise self.error("host", "it holds a user name or a password", "Put the API key into 'password'.")
         text = host if "://" in host else f"{schema.lower() or 'https'}://{host}"
         if "?" in host or "#" in host:
@@ -255,7 +255,7 @@ class _Reader:
 
 def is_host_name(hostname: str) -> bool:
     """
-    Return whether a name server can be asked for a host name (RFC 1035, section 2.3.4), or it is an address.
+    Return whether a host name can be resolved (RFC 1035, section 2.3.4), or is an address.
 
     :param hostname: the name, in ASCII; a trailing dot is allowed.
     """
@@ -283,7 +283,7 @@ def is_proxy_url(url: str) -> bool:
 
 
 def is_loopback(hostname: str) -> bool:
-    """Return whether a host name means this very machine, without asking a name server."""
+    """Return whether a host name means this machine, without resolving it."""
     if hostname.lower() == "localhost":
         return True
     try:

@@ -1,8 +1,8 @@
 """
 Content codings of responses (RFC 9110, section 8.4). No I/O happens here.
 
-Both clients ask for ``identity``. Some gateways compress nevertheless, and some put words into ``Content-Encoding``
-that name no coding. The bytes decide: a body that is not compressed is returned as it is, whatever the header says.
+Both clients request ``identity``. Some gateways compress nevertheless, and some put tokens into ``Content-Encoding``
+that name no coding. The bytes decide: a body that is not compressed is returned as it is, also if the header names a coding.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _decode(body: bytes, coding: str, limit: int) -> bytes:
         return body
     if coding in _UNSUPPORTED:
         raise ManxueTransientError(
-            f"the response has a body in the content coding {coding!r}, which was not asked for and cannot be decoded"
+            f"the response has a body in the content coding {coding!r}, which was not requested and cannot be decoded"
         )
     try:
         return _inflate(body, _ZLIB_BITS, limit)[0]

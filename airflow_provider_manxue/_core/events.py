@@ -1,8 +1,8 @@
 """
-The events by which a trigger hands a wait back to a worker, written and parsed in one place.
+The events with which a trigger returns a wait to a worker. No I/O happens here.
 
-An event says how the wait ended and holds neither a URL nor a key: Airflow writes it to the log and keeps it
-in the metadata database. An event that is not understood fails the task; none is taken for a success.
+An event reports how the wait ended, and has neither a URL nor a key: Airflow writes it to the log and stores it in the
+metadata database. An event that is not understood fails the task, and is never a success.
 """
 
 from __future__ import annotations
@@ -48,8 +48,8 @@ _END_OF_TIME = 1e11
 """Seconds since the epoch beyond which a number is no moment of a wait."""
 
 _CODES = string.ascii_letters + string.digits
-"""One character for each distinct state of a batch. The last one stands for all states beyond: those videos are polled by
-the worker."""
+"""One character for each distinct state of a batch. The last one is for all states beyond: the worker polls those
+videos."""
 
 _ERRORS: dict[str, type[ManxueError]] = {
     "failed": ManxueVideoFailedError,
@@ -83,7 +83,7 @@ def completed_event(
 
     :param video_task_id: id of the task.
     :param last_answer: the last status in the log, so that the worker does not log it again.
-    :param started_at: when the wait began, in seconds since the epoch, if the worker does not know.
+    :param started_at: when the wait began, in seconds since the epoch, if the worker does not know it.
     """
     return {
         "version": VERSION,
@@ -109,7 +109,7 @@ def error_event(
     :param error: the error.
     :param final_poll: whether a timeout was decided by a final poll. If not, the worker polls.
     :param has_worked: whether a response was parsed as a task before.
-    :param started_at: when the wait began, in seconds since the epoch, if the worker does not know.
+    :param started_at: when the wait began, in seconds since the epoch, if the worker does not know it.
     """
     is_timeout = isinstance(error, ManxueTimeoutError)
     return {
@@ -138,7 +138,7 @@ def says_begin(event: Any) -> bool:
 
 
 def start_of(event: Any) -> float | None:
-    """Return when the wait began, in seconds since the epoch; None if the event does not say."""
+    """Return when the wait began, in seconds since the epoch; None if the event does not name it."""
     started_at = event.get("started_at") if isinstance(event, dict) else None
     if isinstance(started_at, (int, float)) and 0 <= started_at < _END_OF_TIME:
         return float(started_at)
@@ -181,12 +181,12 @@ def worked_before(event: Any) -> bool:
 @dataclass(frozen=True, slots=True)
 class BatchStates:
     """
-    What the trigger knows about the videos of a batch.
+    The states of the videos of a batch, as the trigger has seen them.
 
     :param errors: the errors with which some of the waits ended, by id.
     :param to_read: ids of the videos that have ended at the service: their URLs, or reasons, are read by the worker.
     :param failed: those of them that have failed.
-    :param to_poll: ids of the videos of which the worker has to find out the state.
+    :param to_poll: ids of the videos whose state the worker must poll.
     """
 
     errors: dict[str, ManxueError] = field(default_factory=dict)
@@ -206,13 +206,13 @@ def batch_event(
     """
     Return the event of a wait for many videos: below 64 KiB for 10,000 of them.
 
-    Each video has one character, which stands for an entry in the table of distinct states.
+    Each video has one character, the key of an entry in the table of distinct states.
 
     :param ids: the distinct ids, in order.
     :param outcomes: how the wait for each of them ended.
     :param not_polled: ids of those that timed out without a final poll.
     :param has_worked: whether a response was parsed as a task.
-    :param started_at: when the wait began, in seconds since the epoch, if the worker does not know.
+    :param started_at: when the wait began, in seconds since the epoch, if the worker does not know it.
     """
     states = [_state(video, outcomes[video], video in not_polled) for video in ids]
     codes = _codes(states)
@@ -328,7 +328,7 @@ def _status_of(error: ManxueError) -> str:
 
 
 def describe_error(error: ManxueError) -> list[str]:
-    """Return the stored form of an error: its status word and its message."""
+    """Return the stored form of an error: its status and its message."""
     return [_status_of(error), str(error)]
 
 
@@ -346,6 +346,6 @@ def _restored(status: Any, message: Any, event: Any) -> ManxueError:
 
 def _not_understood(event: Any) -> ManxueError:
     return ManxueError(
-        f"The trigger handed over an event that this version of the provider does not understand: {event!r:.300}. "
+        f"The trigger returned an event that this version of the provider does not understand: {event!r:.300}. "
         f"Clear the task to wait again; workers and triggerers must run the same version of the provider."
     )

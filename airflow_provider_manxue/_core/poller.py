@@ -1,4 +1,4 @@
-"""The polling engine: which video is polled when, and what follows from each response. No I/O happens here."""
+"""The polling engine: when each video is polled, and the effect of each response. No I/O happens here."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ Outcome = VideoTask | ManxueError
 """How the wait for a video has ended: the completed task, or an error."""
 
 CONNECTION = ""
-"""Stands for the connection where trouble is kept by its subject; no video has an empty id."""
+"""Key of the connection among the subjects of trouble. No video has an empty id."""
 
 _OF_ONE_VIDEO = (ManxueRefusedError, ManxueResultMissingError, ManxuePermissionError)
 
@@ -64,7 +64,7 @@ _OF_ONE_VIDEO = (ManxueRefusedError, ManxueResultMissingError, ManxuePermissionE
 @dataclass(slots=True)
 class _Video:
     """
-    A video that is awaited.
+    A video for which the wait has not ended.
 
     :param due_at: when its next poll is due.
     :param deadline: the moment after which no regular poll of it begins.
@@ -72,11 +72,12 @@ class _Video:
     :param status: the last status that the service reported, in a few words.
     :param trouble: the last error, if no usable response came after it.
     :param grace_since: since when the service refuses the id, forbids it, or leaves out the URL.
-    :param refused_since: since when the key is refused for this video, whatever it is for others.
+    :param refused_since: since when the key is refused for this video, even if it is accepted for others.
     :param url_since: since when the service reports an unknown status together with a URL.
-    :param final_time: seconds that final polls in a row have been in flight in vain, with the delays between them. The time
-        in the queue of the rate limiter is not counted: with many videos a single retry could take longer than the window.
-    :param final_pauses: final polls in a row after which the service, or its rate limit, wanted a pause.
+    :param final_time: seconds that final polls without a usable response have been in flight, with the delays between them.
+        The time in the queue of the rate limiter is not counted: with many videos a single retry could take longer than the
+        window.
+    :param final_pauses: final polls in a row after which the service, or its rate limit, requested a pause.
     """
 
     id: str
@@ -96,9 +97,9 @@ class _Video:
 
 class Poller:
     """
-    Waits for one video or many.
+    Engine of a wait for one video or many.
 
-    A driver polls what :meth:`take_due` names, hands what came back to :meth:`handle`, and begins again at
+    A driver polls the videos that :meth:`take_due` returns, passes each outcome to :meth:`handle`, and begins again at
     :attr:`next_due`, until the poller is :attr:`done`. Times are seconds since the epoch, since a wait outlives the
     process that began it.
 
@@ -115,7 +116,7 @@ class Poller:
         know them, so that there trouble passes until the deadline.
     :param last_status: the last status of the one video that is awaited.
     :param quick_retries: retry every transient error quickly, as a worker does that holds a slot meanwhile.
-    :param holds_slot: whether a worker slot is held to the end, as in poke mode. Only a pause that the service asked for
+    :param holds_slot: whether a worker slot is held to the end, as in poke mode. Only a pause that the service requested
         moves the final poll then.
     :param log: selects the log lines; made here if it is None.
     :param chance: source of numbers from 0 to 1, for the jitter.
@@ -186,7 +187,7 @@ class Poller:
         self._lines: list[LogLine] = []
         self._warned_of_other_id = False
 
-    # --- what a driver asks ---------------------------------------------------------------------------------
+    # --- state, for a driver ---------------------------------------------------------------------------------
 
     @property
     def done(self) -> bool:
@@ -195,7 +196,7 @@ class Poller:
 
     @property
     def is_retrying(self) -> bool:
-        """Whether a quick retry is pending, for which a worker may keep its slot for a moment."""
+        """Whether a quick retry is pending, for which a worker may hold its slot for a moment."""
         return bool(self._retrying or self._looks_again)
 
     @property
@@ -266,11 +267,11 @@ class Poller:
         self._lines.clear()
         return lines
 
-    # --- what came back -------------------------------------------------------------------------------------
+    # --- outcomes of polls -------------------------------------------------------------------------------------
 
     def handle(self, video_task_id: str, outcome: Outcome, *, sent_at: float, now: float) -> None:
         """
-        Take in a response, or the lack of one.
+        Process the outcome of a poll.
 
         :param video_task_id: id of the video that was polled.
         :param outcome: the parsed task, or the error.
@@ -290,7 +291,7 @@ class Poller:
 
     def connection_failed(self, error: ManxueError, now: float) -> None:
         """
-        Take in that the connection cannot be used, so that nothing was sent.
+        Process an error of the connection, with which nothing was sent.
 
         :param error: why.
         :param now: the current time.
@@ -320,13 +321,13 @@ class Poller:
         return quick_retry_delay(failures + 2) if is_quick else self.policy.error_interval(failures)
 
     def give_up(self, now: float) -> None:
-        """End what remains in a timeout, since no time is left for its final poll."""
+        """End the remaining videos in a timeout, since no time is left for their final polls."""
         for video in list(self._waiting.values()):
             self.not_polled.add(video.id)
             self._end(video, self._timed_out(video), now)
 
     def give_up_overdue(self, now: float) -> None:
-        """End in a timeout what a pause of the service moves further than a final poll may be moved."""
+        """End the videos in a timeout whose next poll a pause moves further than a final poll may be moved."""
         at = max(now, self.resumes_at)
         for video in list(self._waiting.values()):
             if at > latest_final_poll(video.deadline):
@@ -342,7 +343,7 @@ class Poller:
             self._warned_of_other_id = True
             text = (
                 f"The service responded with the id {clean_text(task.reported_id)!r} to a poll of the video {video.id!r}. The "
-                f"id that was asked for is kept."
+                f"requested id is used."
             )
             self._lines.append(LogLine(logging.WARNING, text))
         if task.status is TaskStatus.FAILED:
@@ -389,7 +390,7 @@ class Poller:
     def _handle_connection_error(self, video: _Video, error: ManxueError, now: float) -> None:
         if isinstance(error, ManxueAuthenticationError):
             video.refused_since = now if video.refused_since is None else video.refused_since
-            # Good responses for other videos say that the connection is well, again and again.
+            # Good responses for other videos reset the trouble of the connection each time.
             if self.has_worked and self._grace_ends and now - video.refused_since >= GRACE_TIME:
                 self._end(video, error, now)
                 return
@@ -468,7 +469,7 @@ class Poller:
             video.failures += 1
             self._schedule(video, now + min(self.policy.error_interval(video.failures), GRACE_TIME / 4), now)
 
-    # --- what follows ---------------------------------------------------------------------------------------
+    # --- schedule and end ---------------------------------------------------------------------------------------
 
     def _grace_time(self, error: ManxueError) -> float:
         if self.has_worked or isinstance(error, ManxueInternalError):

@@ -29,7 +29,7 @@ MIN_FIRST_POLL_DELAY = 10.0
 lose a race against the scheduler, which then takes the task for killed (seen on Airflow 3.3.2)."""
 
 MAX_URL_AGE = 300.0
-"""Seconds for which a video's URL is handed over as it was read; an older one is read again, so that it lasts."""
+"""Seconds for which a video's URL is used as it was read. An older one is read again, so that it lasts."""
 
 CREDENTIAL_PROBES = (30.0, 60.0, 120.0, GRACE_TIME)
 """Seconds after a 401 at which one request tries the credentials again."""
@@ -38,7 +38,7 @@ MIN_INTERVAL = 1.0
 """Seconds; no setting makes a wait poll more often."""
 
 JITTER = 0.1
-"""Fraction of an interval by which polls are spread, so that waits that began together drift apart."""
+"""Jitter, as a fraction of the interval, so that waits that began together drift apart."""
 
 MAX_QUICK_RETRY_DELAY = 60.0
 """Seconds; the longest delay between two quick retries, which begin with one second."""

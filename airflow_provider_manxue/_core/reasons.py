@@ -1,8 +1,8 @@
 """
 Reasons that the service gives for an error or a failed video, in JSON and in text bodies. No I/O happens here.
 
-The documented field is ``error``. Relays and gateways in front of the service use other fields, nest them, or answer
-with plain text or a web page. The texts returned here are raw: callers pass them through ``clean_text``.
+The documented field is ``error``. Relays and gateways in front of the service use other fields, nest them, or send
+plain text or a web page. The texts returned here are raw: callers pass them through ``clean_text``.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _NO_REASON = frozenset(
 _SUCCESS_CODES = frozenset(
     {"", "0", "00000", "200", "201", "202", "ok", "success", "succeed", "succeeded", "true"}
 )
-"""Values of ``code`` that mean success, lower case: documented as ``"0"``, seen as a number and as words."""
+"""Values of ``code`` that mean success, lower case: documented as ``"0"``, seen as a number and as text."""
 
 _LONGEST_NO_REASON = 20
 """Characters, with blanks around. Longer texts are not compared."""
@@ -65,7 +65,7 @@ _READ_BYTES = 16 * 1024
 """Bytes of a text body that are decoded. Only a few hundred characters are shown."""
 
 _ENCODINGS = ("utf-8", "gb18030")
-"""Encodings that are tried in turn. The service and gateways in its country also write GBK, often undeclared."""
+"""Encodings, in the order in which they are tried. The service and gateways in its country also write GBK, often undeclared."""
 
 
 def is_success_code(code: Any) -> bool:

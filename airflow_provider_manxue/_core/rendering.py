@@ -1,4 +1,4 @@
-"""What can be said of an argument before Airflow renders it."""
+"""Arguments that Airflow renders at run time. No I/O happens here."""
 
 from __future__ import annotations
 

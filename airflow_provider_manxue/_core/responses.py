@@ -46,13 +46,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 MAX_BODY = 1024 * 1024
-"""Bytes of an answer that are read at most; a task's answer is well below 10 KiB."""
+"""Bytes of a response that are read at most. That of a task is well below 10 KiB."""
 
 MAX_DEPTH = 100
-"""Levels of lists and objects in an answer at most; Airflow fails to store an XCom of some hundred."""
+"""Levels of lists and objects in a response at most. Airflow fails to store an XCom of some hundred."""
 
 _MAX_MESSAGE = 500
-"""Characters of the service's own words that are shown at most."""
+"""Characters of the service's own text that are shown at most."""
 
 _MAX_EXCERPT = 200
 """Characters of a whole response that are quoted at most."""
@@ -93,7 +93,7 @@ _LONGEST_WORD = 100
 _UNDER_WAY = frozenset({TaskStatus.QUEUED, TaskStatus.PROCESSING})
 
 _ENVELOPE_ERRORS = frozenset({"error", "fail"})
-"""Status words that an error response has as well: alone, they do not say that a video failed."""
+"""Status words that an error response has as well: alone, they do not mean that a video failed."""
 
 _TASK_FIELDS = ("object", "created", "model", "actualDuration", "progress")
 """Fields of a task, beside those of its id and its URL. An error response has none of them."""
@@ -136,16 +136,16 @@ def parse_task(
     secret: str = "",
 ) -> VideoTask:
     """
-    Read an answer of the service to a query or an order.
+    Parse a response of the service to a query or an order.
 
-    :param http_status: HTTP status of the answer.
-    :param body: the answer's body, decoded from any transfer coding.
-    :param video_task_id: the id that was asked for. It is the id of the task returned, whatever the response names;
+    :param http_status: HTTP status of the response.
+    :param body: the response's body, decoded from any transfer coding.
+    :param video_task_id: the requested id. It is the id of the task returned, also if the response names another one;
         another id goes into ``reported_id``. Empty for the response to an order, which names a new id.
-    :param retry_after: values of the ``Retry-After`` headers of the answer.
+    :param retry_after: values of the ``Retry-After`` headers of the response.
     :param now: seconds since the epoch, for a ``Retry-After`` that is a date.
     :param secret: the API key, so that no error text can repeat it.
-    :raises ManxueError: of the kind that fits, if the answer is not a task's description.
+    :raises ManxueError: of the kind that fits, if the response does not describe a task.
     """
     answer = parse_json(body, secret)
     if not 200 <= http_status < 300:
@@ -166,7 +166,7 @@ def parse_task(
 def parse_json(body: bytes, secret: str = "") -> Any:
     """
     Read JSON, without what must not be stored: the API key, should the service repeat it, and what JSON columns
-    of databases refuse (NaN and infinities, NUL and lone surrogates in text). What is nested too deep is no answer.
+    of databases refuse (NaN and infinities, NUL and lone surrogates in text). A value that is nested too deep is not used.
     """
     try:
         answer = _JSON.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
@@ -229,7 +229,7 @@ def _unwrap(answer: dict[str, Any], http_status: int, secret: str) -> Mapping[st
     """
     Return the task's own fields, whether they came flat or in ``data``.
 
-    A task with a status is read, whatever ``code`` its envelope has. Without a status, the code decides.
+    A task with a status is read, with any ``code`` of its envelope. Without a status, the code decides.
     """
     places = (inner_object(answer), answer)
     for place in places:
@@ -302,7 +302,7 @@ def _answered_id(fields: Mapping[str, Any], answer: Mapping[str, Any], video_tas
 def _reason_of_task(
     fields: Mapping[str, Any], answer: Mapping[str, Any], status: TaskStatus, url: str | None
 ) -> str:
-    """Find ``error``. If the video failed, or its URL is missing, also find what stands in for it."""
+    """Find ``error``. If the video failed, or its URL is missing, also find a substitute for it."""
     if status is TaskStatus.FAILED or not (url or status in _UNDER_WAY):
         return reason_in_task(fields, answer, inner_object(fields))
     error = fields.get("error")
@@ -414,7 +414,7 @@ def _one_retry_after(value: str, now: float) -> float | None:
 
 
 def _reason_of_error(answer: Any, body: bytes, secret: str) -> str:
-    """Find the service's own words in a response that is no task: in its JSON, or in its text."""
+    """Find the service's own text in a response that is no task: in its JSON, or in its text body."""
     if answer is not None:
         code = code_in(answer) if isinstance(answer, dict) else ""
         return clean_text(reason_in_response(answer) or code, secret)
@@ -474,12 +474,12 @@ def _tail(message: str) -> str:
 
 def no_answer(error: BaseException, hostname: str) -> ManxueTransientError:
     """
-    Return the error for a request that got no answer.
+    Return the error for a request that got no response.
 
     :param error: what the HTTP library raised.
-    :param hostname: the host that was asked.
+    :param hostname: host of the request.
     """
-    return ManxueTransientError(f"no answer from {hostname}: {_reason(error)}")
+    return ManxueTransientError(f"no response from {hostname}: {_reason(error)}")
 
 
 def _reason(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""Selects which poll results are logged: status changes and new errors, not every poll."""
+"""The log lines of a wait: status changes and new errors, not every poll. No I/O happens here."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class LogLine:
 
 @dataclass(slots=True)
 class _TroubleLog:
-    """Lets each kind of trouble into the log once in a while."""
+    """Filter that passes each kind of trouble at intervals of ``REPEAT_AFTER``."""
 
     _logged_at: dict[str, float] = field(default_factory=dict)
 
     def is_due(self, error: ManxueError, now: float) -> bool:
-        # The service's own words may differ in every response, so the kind is what precedes them.
+        # The service's own text may differ in each response, so the kind is the part before it.
         kind = str(error).partition(":")[0]
         if now - self._logged_at.get(kind, float("-inf")) < REPEAT_AFTER:
             return False
@@ -46,7 +46,7 @@ class _TroubleLog:
     @staticmethod
     def describe(error: ManxueError) -> str:
         pause = error.retry_after if isinstance(error, ManxueTransientError) else None
-        return str(error) if pause is None else f"{error}, asked for a pause of {pause:g} s"
+        return str(error) if pause is None else f"{error}, requested a pause of {pause:g} s"
 
 
 class StatusLog:
@@ -55,7 +55,7 @@ class StatusLog:
 
     :param video_task_id: id of the task.
     :param started_at: when the wait began, in seconds since the epoch.
-    :param last_status: the last status that is in the log already, in a few words.
+    :param last_status: the last status that is in the log already.
     """
 
     next_line_at = float("inf")
@@ -71,7 +71,7 @@ class StatusLog:
     def lines_for(
         self, video_task_id: str, outcome: VideoTask | ManxueError, now: float
     ) -> tuple[LogLine, ...]:
-        """Take in a response, or the lack of one, and return the lines for it."""
+        """Process the outcome of a poll, and return the lines for it."""
         if isinstance(outcome, ManxueError):
             self._failures += 1
             if not self._trouble.is_due(outcome, now):
@@ -79,7 +79,7 @@ class StatusLog:
             text = f"no usable response yet: {self._trouble.describe(outcome)}"
             return (self._line(logging.WARNING, text, now),)
         recovered, self._failures = self._failures > 1, 0
-        # One line for all unknown words, since a word may hold a number that counts.
+        # One line for all unknown statuses, since their text may contain a counter.
         status = describe(outcome)
         key = outcome.status.value if outcome.status is TaskStatus.UNKNOWN else status
         if key == self._last_status and not recovered:
@@ -125,7 +125,7 @@ class BatchLog:
     def lines_for(
         self, video_task_id: str, outcome: VideoTask | ManxueError, now: float
     ) -> tuple[LogLine, ...]:
-        """Take in a response, or the lack of one, and return the lines for it."""
+        """Process the outcome of a poll, and return the lines for it."""
         if isinstance(outcome, VideoTask):
             self._set(video_task_id, outcome.status.value, now)
             return self.progress(now)
@@ -204,7 +204,7 @@ def announcement(
 
 
 def describe(outcome: VideoTask | ManxueError) -> str:
-    """Describe in a few words what the service responded."""
+    """Describe the status of a task for the log."""
     if isinstance(outcome, ManxueError):
         return str(outcome)
     if outcome.status is TaskStatus.UNKNOWN:

@@ -160,8 +160,8 @@ def check_template(text: str, *, own_names: Collection[str] = (), own_filters: C
     Check that a template has the same value in the triggerer as on a worker, or is one constant ``xcom_pull``.
 
     :param text: the template.
-    :param own_names: macros of the Dag, which a worker finds in place of Jinja's own functions.
-    :param own_filters: filters of the Dag, which a worker finds in place of Jinja's and Airflow's.
+    :param own_names: macros of the Dag, which replace Jinja's own functions on a worker.
+    :param own_filters: filters of the Dag, which replace Jinja's and Airflow's on a worker.
     :raises WorkerOnlyTemplateError: if that is not the case, or not certain.
     """
     if "{" not in text:
@@ -342,7 +342,7 @@ class _Checker:
         return kinds.pop() if len(kinds) == 1 else _Kind.CALENDAR
 
     def _text(self, node: nodes.Node) -> _Kind:
-        """Check an expression whose value holds no date, whatever its operands are."""
+        """Check an expression whose value has no date, with any operands."""
         self._common(node.iter_child_nodes())
         return _Kind.DATA
 

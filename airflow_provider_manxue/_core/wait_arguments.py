@@ -28,7 +28,7 @@ class WaitArguments:
 
     A worker that defers passes the times of the wait. A wait that begins in the triggerer has ``timeout`` and
     ``execution_timeout`` instead: its arguments are part of the Dag and the same for each run, so that its times follow from
-    the one that Airflow keeps.
+    the one that Airflow stores.
 
     :param poke_interval: seconds between two polls of a video.
     :param started_at: when the wait began, in seconds since the epoch; None if it begins in the triggerer.

@@ -49,10 +49,10 @@ def video_failed(video_task_id: str, reason: str) -> ManxueVideoFailedError:
 
 def result_missing(video_task_id: str, reason: str | None) -> ManxueResultMissingError:
     """Return the error of a completed video without a URL."""
-    said = f" The service says: {reason}." if reason else ""
+    reported = f" Reason from the service: {reason}." if reason else ""
     return ManxueResultMissingError(
-        f"The video {video_task_id!r} is completed, but the response has no URL of the video.{said} Ask the support of "
-        f"the service with this id."
+        f"The video {video_task_id!r} is completed, but the response has no URL of the video.{reported} Report this "
+        f"id to the support of the service."
     )
 
 
@@ -62,6 +62,6 @@ def with_likely_causes(error: ManxueError, video_task_id: str) -> ManxueError:
         return error
     return type(error)(
         f"The service does not return the video {video_task_id!r}: {error}. Likely causes: the id is not one "
-        f"that the create call returned, it belongs to another API key, the task is older than the service keeps "
-        f"its records (about a day), or the connection's host has a wrong path."
+        f"that the create call returned, it belongs to another API key, the task is older than the service stores "
+        f"records (about a day), or the connection's host has a wrong path."
     )

@@ -18,7 +18,7 @@ MAX_EXTRA_TIME = 60.0
 
 class WorkerPass:
     """
-    One bounded pass of a worker over the videos of its task.
+    A bounded pass of a worker over the videos of its task.
 
     The pass ends when each video has been polled and no quick retry is pending, or at its bounds.
 
@@ -29,13 +29,13 @@ class WorkerPass:
 
     def __init__(self, started_at: float, videos: int, rate: float) -> None:
         self.longest = videos / rate + MAX_EXTRA_TIME
-        """Seconds that the pass may take by a clock that nobody sets: the worker's own may be set back meanwhile."""
+        """Seconds that the pass may take, for a monotonic clock: the wall clock of the worker may be set back meanwhile."""
         self._ends_at = started_at + self.longest
         self._last_response_at = started_at
         self._has_response = False
 
     def note_response(self, now: float) -> None:
-        """Take note of a usable response."""
+        """Record a usable response."""
         self._last_response_at = now
         self._has_response = True
 
@@ -46,7 +46,7 @@ class WorkerPass:
 
     def end_overdue(self, poller: Poller, now: float, *, is_rescheduled: bool) -> None:
         """
-        End what the next pass must not poll again, at the end of this one.
+        End the videos that the next pass must not poll again.
 
         :param poller: the engine.
         :param now: the current time.
@@ -69,7 +69,7 @@ class WorkerPass:
         :param poller: the engine.
         :param now: the current time.
         :param is_polling: whether requests are queued or in flight.
-        :param next_grant_at: when the rate limiter lets the next request go.
+        :param next_grant_at: when the rate limiter grants the next request.
         """
         if now >= self.ends_at or next_grant_at > self.ends_at:
             return True

@@ -1,4 +1,4 @@
-"""The hook: what a worker says to the service, over ``requests``."""
+"""The hook: the requests of a worker, sent with ``requests``."""
 
 from __future__ import annotations
 
@@ -52,18 +52,18 @@ if TYPE_CHECKING:
     from airflow_provider_manxue.models import ManxueSettings, VideoTask
 
 _NO_ANSWER = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
-"""What the libraries raise when a request gets no answer."""
+"""Exceptions of the libraries for a request that gets no response."""
 
 _BAD_ADDRESS = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError)
-"""What the libraries raise for a host or proxy to which no request can be sent."""
+"""Exceptions of the libraries for a host or proxy that cannot be used."""
 
 _PROBE_ID = "airflow-connection-test"
-"""An id that no task has: asking for it costs nothing."""
+"""An id that no task has. A query for it costs nothing."""
 
 
 class BearerAuth(AuthBase):
     """
-    Puts the API key into the one header where it belongs.
+    Authentication by a request header that has the API key.
 
     :param api_key: the key.
     """
@@ -79,7 +79,7 @@ class BearerAuth(AuthBase):
 
 class ManxueHook(BaseHook):
     """
-    Talks to the sd2_manxue video-generation service.
+    Client of the sd2_manxue video-generation service.
 
     One call is one request, with two exceptions: a query that was refused for its key (401) is repeated if the
     connection meanwhile holds another key, and ``create_video`` if the order certainly was not accepted. Redirects are not followed,
@@ -127,7 +127,7 @@ class ManxueHook(BaseHook):
         Read the connection again.
 
         :raises ManxueConfigurationError: if it is missing or a field of it cannot be used.
-        :raises ManxueTransientError: if Airflow could not be asked.
+        :raises ManxueTransientError: if the connection could not be loaded from Airflow just now.
         """
         try:
             connection = self.get_connection(self.manxue_conn_id)
@@ -157,9 +157,9 @@ class ManxueHook(BaseHook):
         session.trust_env = False
         for scheme in ("http://", "https://"):
             session.mount(scheme, DeadlineAdapter())
-        # Cookies would be kept for as long as the session is, however many come.
+        # No cookies: the session would store any number of them.
         session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
-        # A compressed answer could be small on the wire and huge in memory; a task's answer needs none.
+        # A compressed response could be small on the wire and huge in memory.
         session.headers.update(
             {"User-Agent": user_agent(), "Accept": "application/json", "Accept-Encoding": "identity"}
         )
@@ -167,7 +167,7 @@ class ManxueHook(BaseHook):
 
     def get_conn(self) -> requests.Session:
         """
-        Return the session, which keeps its connections open between calls.
+        Return the session. Its connections stay open between calls.
 
         It holds no key, and takes neither a proxy nor a CA bundle from the environment.
         """
@@ -175,13 +175,13 @@ class ManxueHook(BaseHook):
 
     def get_video_task(self, video_task_id: str) -> VideoTask:
         """
-        Ask for the state of a task: ``GET {base}/v1/result/{id}``.
+        Query the state of a task: ``GET {base}/v1/result/{id}``.
 
-        :param video_task_id: id of the task, or the whole answer of the create call.
+        :param video_task_id: id of the task, or the whole response of the create call.
         :raises ManxueInputError: if the id cannot be one; nothing was sent.
         :raises ManxueConfigurationError: if the connection is missing or cannot be used; nothing was sent.
-        :raises ManxueTransientError: if there was no usable answer (no connection, timeout, 408, 425, 429, 5xx).
-        :raises ManxueError: of another kind for any other answer that is not a task.
+        :raises ManxueTransientError: if there was no usable response (no connection, timeout, 408, 425, 429, 5xx).
+        :raises ManxueError: of another kind for any other response that is not a task.
         """
         task_id = parse_video_task_id(video_task_id)
         settings = self.settings
@@ -331,9 +331,9 @@ class ManxueHook(BaseHook):
 
     def test_connection(self) -> tuple[bool, str]:
         """
-        Ask for a task that does not exist, and report what was seen; nothing is ordered.
+        Query a task that does not exist, and report the response. Nothing is ordered.
 
-        :return: whether the service was reached and did not refuse the key, and what it answered.
+        :return: whether the service was reached and did not refuse the key, and its response.
         """
         try:
             settings = self.settings
@@ -348,7 +348,7 @@ class ManxueHook(BaseHook):
                     f"{settings.base_url} was reached, but it does not know the path ({error}). Check the host.",
                 )
             return True, (
-                f"{settings.base_url} was reached and did not refuse the key. It answered to the question for a "
+                f"{settings.base_url} was reached and did not refuse the key. Its response to a query of a "
                 f"task that does not exist: {error}."
             )
         except ManxueError as error:
@@ -358,7 +358,7 @@ class ManxueHook(BaseHook):
 
 class _TrackedBody:
     """
-    A request's body that knows whether any of it was handed to a connection.
+    The body of a request, with whether any of it was passed to a connection.
 
     HTTP libraries read it only when the connection is made, the proxy passed and the TLS handshake done.
     """
@@ -397,7 +397,7 @@ def _exchange(
     url: str,
     body: _TrackedBody | None = None,
 ) -> _Answer:
-    """Send one request and read its response, within bounds: ``request_timeout`` is for all of it."""
+    """Send one request and read its response. ``request_timeout`` bounds both together."""
     ends_at = time.monotonic() + settings.request_timeout
     with session.request(
         method,
@@ -405,7 +405,7 @@ def _exchange(
         data=body,
         headers={"Content-Type": "application/json"} if body else None,
         auth=BearerAuth(settings.api_key),
-        # That of the wait for the head is what the connection has left of it.
+        # The wait for the head gets the time that connecting has left.
         timeout=urllib3.Timeout(total=settings.request_timeout),  # type: ignore[arg-type] # unknown to its types
         allow_redirects=False,
         stream=True,
@@ -431,7 +431,7 @@ def _proxies(settings: ManxueSettings) -> dict[str, str]:
 
 
 def _read_body(response: Response, content: bytearray, timeout: float, ends_at: float) -> None:
-    """Read a body that may be endless, slow or compressed against our wish, within bounds."""
+    """Read a body within bounds: it may be endless, slow, or compressed in spite of the request."""
     raw: Any = response.raw
     cutoff = SocketDeadline(raw.sock, ends_at - time.monotonic())
     try:
@@ -443,7 +443,7 @@ def _read_body(response: Response, content: bytearray, timeout: float, ends_at: 
         cutoff.cancel()
     if cutoff.expired:
         raise ManxueTransientError(
-            f"HTTP {response.status_code} with an answer that took longer than {timeout:g} s"
+            f"HTTP {response.status_code} with a response that took longer than {timeout:g} s"
         )
 
 

@@ -1,4 +1,4 @@
-"""The triggers: they wait in the triggerer, and hold no worker slot."""
+"""The triggers of the sensors. They poll in the triggerer, without a worker slot."""
 
 from __future__ import annotations
 
@@ -45,22 +45,22 @@ _MAX_SLEEP = 60.0
 
 
 class _WaitTrigger(StartFromTrigger):
-    """Base of both triggers: runs the polling engine over the client that all waits of the triggerer share."""
+    """Base of both triggers. Runs the polling engine with the client that all waits of the triggerer share."""
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, and yield the one event that says how the wait ended."""
+        """Wait, and yield one event with the end of the wait."""
         async with shared_client() as client:
             if isinstance(self.manxue_conn_id, str) and self._template_error is None:
                 client.prepare(self.manxue_conn_id)
             try:
                 event = await self._event(client)
-            except Exception as error:  # noqa: BLE001 - Airflow would log its text, which may hold a header or a URL
+            except Exception as error:  # noqa: BLE001 - Airflow would log its text, which may contain a header or a URL
                 event = self._unexpected_event(error)
         yield event
 
     @abc.abstractmethod
     async def _event(self, client: AsyncClient) -> TriggerEvent:
-        """Wait, and return the event that says how the wait ended."""
+        """Wait, and return the event with the end of the wait."""
 
     def _unexpected_event(self, error: Exception) -> TriggerEvent:
         kind = f"{type(error).__module__}.{type(error).__qualname__}"
@@ -79,7 +79,8 @@ class _WaitTrigger(StartFromTrigger):
             deadline=times.deadline,
             first_poll_at=first,
             first_polls_until=last,
-            # One that starts again does not know its responses, and counts as having worked, as a later poke does.
+            # A trigger that starts again does not know its earlier responses. It counts as having worked, as a later
+            # poke does.
             has_worked=self.arguments.has_worked or times.resumed_at > times.first_poll_at,
             **state,
         )
@@ -97,11 +98,11 @@ class _WaitTrigger(StartFromTrigger):
 
 class ManxueVideoTrigger(_WaitTrigger):
     """
-    Waits until a video has ended, or the deadline has passed.
+    Trigger that fires when a video has ended, or the deadline has passed.
 
     Times are absolute, in seconds since the epoch, and not of a monotonic clock: Airflow starts a trigger again,
     with the same arguments, whenever the triggerer is restarted, and the wait continues.
-    The arguments are stored in the metadata database; they have neither a key nor a URL.
+    The arguments are stored in the metadata database; they contain neither a key nor a URL.
 
     :param video_task_id: id of the task. In a wait that begins here also a template, or a reference to an XCom.
     :param grace_since: since when the service refuses the id or leaves out the URL, or None.
@@ -207,7 +208,7 @@ class ManxueVideoTrigger(_WaitTrigger):
 
 class ManxueVideoBatchTrigger(_WaitTrigger):
     """
-    Waits until each of many videos has ended, or the deadline has passed.
+    Trigger that fires when each of many videos has ended, or the deadline has passed.
 
     An error that concerns the connection and not a single video ends the wait for all at once.
 
@@ -307,7 +308,7 @@ class ManxueVideoBatchTrigger(_WaitTrigger):
         )
 
     async def _freshened(self, waited: Poller, client: AsyncClient) -> dict[str, Outcome]:
-        """Return the tasks. Those are read again whose URLs have aged while the others were awaited."""
+        """Return the tasks. Those whose URLs have aged in the meantime are read again."""
         now = time.time()
         aged = [video for video, ended_at in waited.ended_at.items() if now - ended_at > MAX_URL_AGE]
         times = PollTimes(waited.started_at, now, now, now)

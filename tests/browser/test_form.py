@@ -88,7 +88,7 @@ ENDINGS = {
     "right key": ({}, "Test Connection Successful", "was reached and did not refuse the key"),
     "wrong key": ({"password": "wrong"}, "Test Connection Failed", "refused the API key (HTTP 401"),
     "wrong path": ({"path": "/elsewhere"}, "Test Connection Failed", "/elsewhere: HTTP 501"),
-    "wrong host": ({"host": "http://127.0.0.1:1"}, "Test Connection Failed", "no answer from 127.0.0.1"),
+    "wrong host": ({"host": "http://127.0.0.1:1"}, "Test Connection Failed", "no response from 127.0.0.1"),
 }
 
 

@@ -84,7 +84,7 @@ def test_limiter_of_a_missing_connection_is_an_error(service):
         (aiohttp.InvalidURL("http://x"), ManxueConfigurationError, "field 'host'"),
         (UnicodeError("label empty or too long"), ManxueConfigurationError, "field 'host'"),
         (ValueError("port out of range"), ManxueConfigurationError, "field 'host'"),
-        (aiohttp.ServerDisconnectedError(), ManxueTransientError, "no answer from one.example.com"),
+        (aiohttp.ServerDisconnectedError(), ManxueTransientError, "no response from one.example.com"),
         (TimeoutError(), ManxueTransientError, "timed out"),
         (OSError(24, "Too many open files"), ManxueTransientError, "too many open files"),
     ],

@@ -298,7 +298,7 @@ class TestOutcomes:
         failure = batch_error(dict(zip("ab", errors, strict=True)))
         assert type(failure) is kind
         assert str(failure) == (
-            "2 of the videos did not come; the results of the others are in XCom.\n- a: x\n- b: y"
+            "2 of the videos were not completed; the results of the others are in XCom.\n- a: x\n- b: y"
         )
 
 

@@ -93,16 +93,16 @@ def test_id_reaches_the_service_as_one_path_segment(emulator, ask, video_task_id
         (Answer(json={}), ManxueTransientError, "describes no task"),
         (Answer.named("http_200_business_error"), ManxueRefusedError, "No handler found"),
         (Answer.named("object_image_generation"), ManxueMediaTypeError, "image.generation"),
-        (Answer(reset="before"), ManxueTransientError, "no answer from 127.0.0.1"),
-        (Answer(reset="after"), ManxueTransientError, "no answer from 127.0.0.1"),
-        (Answer(truncate=10), ManxueTransientError, "HTTP 200|no answer"),
-        (Answer(truncate=10, chunked=True), ManxueTransientError, "HTTP 200|no answer"),
+        (Answer(reset="before"), ManxueTransientError, "no response from 127.0.0.1"),
+        (Answer(reset="after"), ManxueTransientError, "no response from 127.0.0.1"),
+        (Answer(truncate=10), ManxueTransientError, "HTTP 200|no response"),
+        (Answer(truncate=10, chunked=True), ManxueTransientError, "HTTP 200|no response"),
         (Answer(hang=True), ManxueTransientError, "timed out"),
         (Answer(endless=True), ManxueTransientError, "more than 1048576 bytes"),
         (
             Answer(body=b"\x0b\x02\x80ab\x03", headers={"Content-Encoding": "br"}),
             ManxueTransientError,
-            "'br', which was not asked for",
+            "'br', which was not requested",
         ),
         (Answer(bytes_per_second=30), ManxueTransientError, "longer than 1 s|timed out"),
     ],
@@ -141,7 +141,7 @@ def test_redirect_is_not_followed(emulator, ask):
 def test_refused_connection_is_named_shortly(emulator, ask):
     with emulator.outage("refuse"), pytest.raises(ManxueTransientError) as raised:
         ask()
-    assert str(raised.value) == "no answer from 127.0.0.1: connection refused"
+    assert str(raised.value) == "no response from 127.0.0.1: connection refused"
 
 
 def test_unknown_host_is_named(emulator, ask, connect):

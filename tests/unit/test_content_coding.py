@@ -54,7 +54,7 @@ def test_compressed_body_without_a_coding_is_kept():
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "compress"])
 def test_coding_that_needs_a_library_is_named(coding):
-    with pytest.raises(ManxueTransientError, match=f"coding '{coding}', which was not asked for"):
+    with pytest.raises(ManxueTransientError, match=f"coding '{coding}', which was not requested"):
         decode_body(b"\x0b\x02\x80ab\x03", coding, LIMIT)
 
 

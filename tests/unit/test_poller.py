@@ -639,7 +639,7 @@ def test_url_that_stays_away_ends_with_its_own_error():
     error = str(run(task("completed", error="the disk is full")).end)
 
     assert (
-        "'v' is completed, but the response has no URL of the video. The service says: the disk is full."
+        "'v' is completed, but the response has no URL of the video. Reason from the service: the disk is full."
         in error
     )
     assert "another API key" not in error

@@ -1140,7 +1140,7 @@ NO_ANSWERS = {
 def test_a_request_without_an_answer_is_told_by_its_plain_reason(make, reason):
     text = str(no_answer(make(), "h.example.com"))
 
-    assert text == f"no answer from h.example.com: {reason}"
+    assert text == f"no response from h.example.com: {reason}"
     assert KEY not in text
     assert SIGNED not in text
 
@@ -1156,7 +1156,7 @@ def test_a_chain_of_causes_that_bites_its_own_tail_ends():
     first, second = ValueError("a"), ValueError("b")
     first.__context__, second.__context__ = second, first
 
-    assert str(no_answer(first, "h")) == "no answer from h: ValueError"
+    assert str(no_answer(first, "h")) == "no response from h: ValueError"
 
 
 def test_the_key_is_taken_out_of_fields_that_repeat_it():

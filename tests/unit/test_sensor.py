@@ -159,7 +159,7 @@ class TestTimeout:
         assert service.asked_at[-1] == pytest.approx(100)
 
     def test_names_an_outage_that_was_the_last_answer(self, world, service, mode):
-        service.answers("queued", ManxueTransientError("no answer from host: connection refused"))
+        service.answers("queued", ManxueTransientError("no response from host: connection refused"))
         with pytest.raises(ManxueTimeoutError, match="connection refused"):
             world.run(sensor(mode, timeout=120))
 
@@ -227,7 +227,7 @@ class TestOutage:
     @pytest.mark.parametrize("seconds", [600, 7200])
     def test_of_any_length_is_survived(self, world, service, mode, seconds):
         trouble = [
-            ManxueTransientError("no answer from host: connection refused"),
+            ManxueTransientError("no response from host: connection refused"),
             ManxueTransientError("HTTP 503"),
             ManxueTransientError("HTTP 200 with a body that is not a JSON object"),
         ]

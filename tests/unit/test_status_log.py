@@ -99,14 +99,16 @@ def test_trouble_whose_details_differ_has_one_line(log):
 
 
 def test_trouble_of_another_kind_is_logged_at_once(log):
-    lines = logged(log, ManxueTransientError("HTTP 503"), ManxueTransientError("no answer from h: timed out"))
+    lines = logged(
+        log, ManxueTransientError("HTTP 503"), ManxueTransientError("no response from h: timed out")
+    )
 
     assert len(lines) == 2
 
 
 def test_alternating_trouble_does_not_fill_the_log(log):
     answers = [
-        ManxueTransientError(text) for text in ("HTTP 502", "HTTP 503: busy", "no answer from h: reset")
+        ManxueTransientError(text) for text in ("HTTP 502", "HTTP 503: busy", "no response from h: reset")
     ]
 
     assert [after for after, _, _ in logged(log, *answers * 8)] == [0.0, 30.0, 60.0, 630.0, 660.0, 690.0]
@@ -154,9 +156,9 @@ def test_separate_failures_are_no_outage(log):
     ("pause", "wish"),
     [
         (None, ""),
-        (0.0, ", asked for a pause of 0 s"),
-        (5400.0, ", asked for a pause of 5400 s"),
-        (1.5, ", asked for a pause of 1.5 s"),
+        (0.0, ", requested a pause of 0 s"),
+        (5400.0, ", requested a pause of 5400 s"),
+        (1.5, ", requested a pause of 1.5 s"),
     ],
 )
 def test_pause_that_the_service_asks_for_is_logged_uncut(log, pause, wish):
@@ -315,7 +317,7 @@ def test_trouble_of_a_batch_is_logged_as_that_of_one_video():
 
     assert [minute for minute, _ in lines] == [0, 10, 20, 30, 40]
     assert lines[0][1].text == (
-        "No usable response yet for some of the 5 videos, such as v0: HTTP 503: maintenance 0, asked for a pause of 60 s "
+        "No usable response yet for some of the 5 videos, such as v0: HTTP 503: maintenance 0, requested a pause of 60 s "
         "(after 0:00:00)"
     )
 
