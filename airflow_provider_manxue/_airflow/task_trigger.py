@@ -40,7 +40,7 @@ class StartFromTrigger(BaseTrigger):
     """
 
     timeout_after: datetime | None = None
-    """When Airflow ends the trigger; set by the triggerer."""
+    """Moment at which Airflow ends the trigger; set by the triggerer."""
 
     def __init__(self, manxue_conn_id: Any, arguments: WaitArguments) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -57,7 +57,7 @@ class StartFromTrigger(BaseTrigger):
 
     @property
     def _ends_at(self) -> float | None:
-        """When Airflow ends the trigger, in seconds since the epoch."""
+        """Moment at which Airflow ends the trigger, in seconds since the epoch."""
         return self.timeout_after.timestamp() if self.timeout_after else None
 
     def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:

@@ -194,7 +194,7 @@ class ManxueWaitBase(BaseSensorOperator):
         **next_kwargs: Any,
     ) -> NoReturn:
         """
-        Defer, and go on with ``execute_complete``.
+        Defer, and resume with ``execute_complete``.
 
         :param trigger: makes the trigger from the arguments that both triggers have in common.
         :param arguments: those arguments, but for the times.
@@ -313,7 +313,7 @@ class ManxueWaitBase(BaseSensorOperator):
 
     @contextlib.contextmanager
     def _apply_skip_policy(self) -> Iterator[None]:
-        """Apply ``soft_fail`` and ``never_fail``, in one place for all modes and versions of Airflow."""
+        """Apply ``soft_fail`` and ``never_fail``, the same in all modes and versions of Airflow."""
         try:
             yield
         except (AirflowSkipException, AirflowRescheduleException):

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 # Episodes. The rate is lowered once for each episode of throttling, by `DECREASE`. An episode begins with a 429 to
 # a request that was sent after the last decrease, and ends with any other response to such a request. Within an
 # episode a 429 only lengthens the pause: 1, 2, 4 ... 60 s, or `Retry-After` if that is longer. A request that was
-# sent before the pause began says nothing about it, so ten requests in flight lengthen it once. This way a service
+# sent before the pause began is no sign of it, so ten requests in flight lengthen it once. This way a service
 # that is out of order for a minute costs one decrease, not ten.
 #
 # Recovery. The rate returns from the end of the pause, by time and not by responses, from the decreased rate to the

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
 Outcome = VideoTask | ManxueError
-"""How the wait for a video has ended: the completed task, or an error."""
+"""The end of the wait for a video: the completed task, or an error."""
 
 CONNECTION = ""
 """Key of the connection among the subjects of trouble. No video has an empty id."""
@@ -69,7 +69,7 @@ class _Video:
     :param due_at: when its next poll is due.
     :param deadline: the moment after which no regular poll of it begins.
     :param to_read: whether it was seen completed or failed, so that only its URL or its reason is missing.
-    :param status: the last status that the service reported, in a few words.
+    :param status: the last status that the service reported, as the log has it.
     :param trouble: the last error, if no usable response came after it.
     :param grace_since: since when the service refuses the id, forbids it, or leaves out the URL.
     :param refused_since: since when the key is refused for this video, even if it is accepted for others.
@@ -206,12 +206,12 @@ class Poller:
 
     @property
     def next_due(self) -> float | None:
-        """When the next poll is due; None if all that remain are in flight."""
+        """Moment of the next poll; None if all that remain are in flight."""
         return max(self._heap[0][0], self._not_before) if self._heap else None
 
     @property
     def resumes_at(self) -> float:
-        """When the next poll of what remains is due, with what is in flight counted as lost."""
+        """Moment of the next poll of the remaining videos, if the polls in flight are lost."""
         return max(
             self._not_before,
             self._lifted_pause,
@@ -220,7 +220,7 @@ class Poller:
 
     @property
     def next_line_at(self) -> float:
-        """When a log line is due without another response."""
+        """Moment of the next log line without another response."""
         return self._log.next_line_at
 
     @property
@@ -416,7 +416,7 @@ class Poller:
             delay = self.policy.error_interval(video.failures)
             delay = max(delay * (1 + self._spread()), MIN_INTERVAL)
         if pause:
-            # After a pause that all waits were told to make, they come back one by one.
+            # After a pause of all waits, their polls are spread.
             delay = max(delay, pause + self._chance() * self.policy.interval * JITTER)
         self._schedule(video, now + delay, now, floor=now + pause)
 

@@ -47,7 +47,7 @@ MAX_QUICK_RETRY_DELAY = 60.0
 @dataclass(frozen=True, slots=True)
 class PollPolicy:
     """
-    How often to poll.
+    The intervals between polls.
 
     :param interval: seconds between two polls.
     :param exponential_backoff: let the interval grow with the time waited.

@@ -109,7 +109,7 @@ _KNOWN_FIELDS = frozenset({*_DOCUMENTED_FIELDS, *_URL_FIELDS})
 
 def result_url(base_url: str, video_task_id: str) -> str:
     """
-    Return the address that answers for one task.
+    Return the URL of one task.
 
     :param base_url: the service's base URL, without ``/v1``.
     :param video_task_id: the id; every character outside of RFC 3986's unreserved ones is percent-encoded,
@@ -198,7 +198,7 @@ _JSON = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_finite)
 
 
 def _is_plain(body: bytes, secret: str) -> bool:
-    """Return whether no text in a body can need care, as in most answers; a wait reads thousands of them."""
+    """Return whether no text in a body needs cleaning. That is so in most responses, and a wait reads thousands."""
     signs = (b"\\", b"\0", *(form.encode() for form in _forms_of(secret)))
     return body.isascii() and not any(sign in body for sign in signs)
 
@@ -382,7 +382,7 @@ def _http_error(http_status: int, message: str, retry_after: float | None) -> Ma
         return ManxueTransientError(seen, retry_after)
     if http_status < 400:
         return ManxueRedirectError(
-            f"The service answered with a redirect (HTTP {http_status}), which is not followed because the API "
+            f"The service responded with a redirect (HTTP {http_status}), which is not followed because the API "
             f"key would travel with it. Put the final address into the connection's host."
         )
     return ManxueRefusedError(seen)

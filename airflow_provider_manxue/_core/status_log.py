@@ -59,7 +59,7 @@ class StatusLog:
     """
 
     next_line_at = float("inf")
-    """When a line is due without another response; a single video has none."""
+    """Moment of the next line without another response. A single video has none."""
 
     def __init__(self, video_task_id: str, started_at: float, last_status: str = "") -> None:
         self._video_task_id = video_task_id

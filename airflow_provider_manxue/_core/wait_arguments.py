@@ -28,20 +28,7 @@ class WaitArguments:
 
     A worker that defers passes the times of the wait. A wait that begins in the triggerer has ``timeout`` and
     ``execution_timeout`` instead: its arguments are part of the Dag and the same for each run, so that its times follow from
-    the one that Airflow stores.
-
-    :param poke_interval: seconds between two polls of a video.
-    :param started_at: when the wait began, in seconds since the epoch; None if it begins in the triggerer.
-    :param deadline: the moment after which no regular poll begins.
-    :param first_poll_at: when to poll first.
-    :param exponential_backoff: let the interval grow with the time waited.
-    :param max_wait: longest interval in seconds, or None.
-    :param has_worked: whether a response was parsed as a task before.
-    :param defer_timeout_margin: seconds from the deadline to Airflow's own timeout of the deferral.
-    :param timeout: seconds that a wait that begins in the triggerer may take.
-    :param execution_timeout: seconds that a task that begins in the triggerer may take, or None.
-    :param end_from_trigger: end the task in the triggerer if it succeeds.
-    :param do_xcom_push: push the result when the task ends in the triggerer.
+    the one that Airflow stores. Both triggers describe each argument.
     """
 
     poke_interval: float
@@ -71,7 +58,7 @@ class WaitArguments:
 
     @property
     def policy(self) -> PollPolicy:
-        """How often to poll."""
+        """The intervals between polls."""
         return PollPolicy(self.poke_interval, self.exponential_backoff, self.max_wait)
 
     def given_times(self, now: float) -> PollTimes | None:
@@ -111,6 +98,6 @@ class WaitArguments:
         :param times: the times of the wait.
         :param ends_at: when Airflow ends the trigger, if it does.
         """
-        if ends_at is None or self.started_at is not None:
+        if ends_at is None or self.given_times(times.resumed_at) is not None:
             ends_at = times.deadline + self.defer_timeout_margin
         return latest_in_trigger(times.deadline, ends_at, times.resumed_at)

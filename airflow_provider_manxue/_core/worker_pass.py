@@ -41,7 +41,7 @@ class WorkerPass:
 
     @property
     def ends_at(self) -> float:
-        """When the worker leaves at the latest, unless another usable response arrives."""
+        """The latest end of the pass, unless another usable response arrives."""
         return min(self._ends_at, self._last_response_at + PATIENCE)
 
     def end_overdue(self, poller: Poller, now: float, *, is_rescheduled: bool) -> None:

@@ -105,7 +105,7 @@ class ManxueVideoBatchSensor(StartFromTriggerSensor, BatchVideoWait):
     Sensor that waits until each of many videos is ready, with one deferral and one trigger for all of them.
 
     That costs two starts of a worker process in all, instead of two for each video. A failed video is logged at
-    once, and the others are still awaited. At the end, and also at the deadline, all results are in XCom:
+    once, and the wait for the rest continues. At the end, and also at the deadline, all results are in XCom:
     ``video_url`` and ``actualDuration`` as lists in the order of the ids (None where there is no video), and as
     ``return_value`` the list of the whole tasks, those that failed with their ``error``. Then the task fails,
     naming each video that was not completed, or succeeds if ``tolerate_failures`` is set.
@@ -170,7 +170,7 @@ class ManxueVideoBatchSensor(StartFromTriggerSensor, BatchVideoWait):
         :param event: the trigger's event.
         :param started_at: when the wait began, in seconds since the epoch; None if the event names it.
         :param try_number: number of the try that deferred.
-        :param kept: whether the task has read a part before it deferred.
+        :param kept: whether the task has read a part before it deferred, which is in its XCom ``manxue_kept``.
         """
         if self._begins_on_worker(event) or self._is_stale(context, try_number):
             return self.execute(context)

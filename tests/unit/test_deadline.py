@@ -1,0 +1,59 @@
+"""The bounds that follow from a deadline."""
+
+from __future__ import annotations
+
+import pytest
+
+from airflow_provider_manxue._core.deadline import (
+    EVENT_MARGIN,
+    FINAL_POLL_WINDOW,
+    MAX_OVERSHOOT,
+    PollTimes,
+    TimeLimits,
+    final_polls_failed,
+    latest_on_worker,
+)
+from airflow_provider_manxue._core.wait_arguments import WaitArguments
+
+START = 1_800_000_000.0
+
+
+@pytest.mark.parametrize(("now", "begins"), [(0.0, 600.0), (900.0, 900.0)])
+def test_batch_on_a_worker_gets_a_round_and_the_overshoot(now, begins):
+    latest = latest_on_worker(START + 600, START + now, round_time=100.0)
+    assert latest == START + begins + 100 + MAX_OVERSHOOT
+
+
+@pytest.mark.parametrize(
+    ("reason", "ago"), [("Trigger timeout", 300.0), ("Trigger failure", 0.0), ("unknown", 0.0)]
+)
+def test_wait_that_airflow_timed_out_began_its_whole_time_ago(reason, ago):
+    assert TimeLimits(600.0, 300.0).latest_start(START, reason) == START - ago
+
+
+@pytest.mark.parametrize("ends_at", [None, START + 5000])
+def test_trigger_of_a_worker_counts_from_its_deadline(ends_at):
+    times = PollTimes(START, START + 600, START + 30, resumed_at=START)
+    arguments = WaitArguments(
+        poke_interval=30.0,
+        started_at=START,
+        deadline=START + 600,
+        first_poll_at=START + 30,
+        defer_timeout_margin=900.0,
+    )
+    assert arguments.gives_up_at(times, ends_at) == START + 600 + 900 - EVENT_MARGIN
+
+
+@pytest.mark.parametrize("ends_at", [START + 1000, START + 5000])
+def test_trigger_without_a_worker_counts_from_the_end_that_airflow_sets(ends_at):
+    times = PollTimes(START, START + 600, START, resumed_at=START)
+    assert WaitArguments(poke_interval=30.0).gives_up_at(times, ends_at) == ends_at - EVENT_MARGIN
+
+
+@pytest.mark.parametrize(
+    ("waited", "pause", "failed"),
+    [(FINAL_POLL_WINDOW, 0.0, True), (FINAL_POLL_WINDOW - 1, 0.0, False), (60.0, 60.0, False)],
+)
+def test_final_polls_fail_after_their_window_unless_paused(waited, pause, failed):
+    deadline, now = START + 600, START + 600 + waited
+    assert final_polls_failed(now, deadline, START, resumes_at=now + pause) is failed
