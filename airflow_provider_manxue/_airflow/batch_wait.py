@@ -168,7 +168,7 @@ class BatchVideoWait(ManxueWaitBase):
         try:
             if not poller.done:
                 self._poll(context, poller, now)
-                self._end_if_out_of_time(poller)
+                self._end_if_out_of_time(poller, progress.ended_by_airflow)
         except BaseException:
             progress.take(poller)
             self._push_what_is_known(context, progress)

@@ -178,9 +178,11 @@ class ManxueWaitBase(BaseSensorOperator):
             return started_at.timestamp()
         return self._limits.latest_start(time.time(), reason)
 
-    def _end_if_out_of_time(self, poller: Poller) -> None:
-        """End the remaining videos once ``execution_timeout`` has passed."""
-        if self._limits.is_over(poller.started_at, now := time.time()):
+    def _end_if_out_of_time(self, poller: Poller, ended_by_airflow: str) -> None:
+        """End the remaining videos once no limit leaves them any time."""
+        limits, started_at, now = self._limits, poller.started_at, time.time()
+        is_late = bool(ended_by_airflow and poller.grace) and limits.is_grace_over(started_at, now)
+        if limits.is_over(started_at, now) or is_late:
             poller.give_up(now)
 
     def _defer(

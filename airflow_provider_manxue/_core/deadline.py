@@ -151,6 +151,15 @@ class TimeLimits:
         """Return whether ``execution_timeout`` has passed, which no pause of the service extends."""
         return now >= started_at + self.execution_timeout
 
+    def is_grace_over(self, started_at: float, now: float) -> bool:
+        """
+        Return whether no grace period begins any more, where Airflow has ended the deferral.
+
+        The start of a grace period is lost each time that Airflow ends a deferral. Without this bound, a wait would last as
+        long as Airflow ends deferral after deferral.
+        """
+        return now >= latest_final_poll(started_at + self.wait_timeout) + DEFER_TIMEOUT_MARGIN
+
     def deadline(self, started_at: float, now: float, ended_by_airflow: str = "") -> float:
         """
         Return the deadline of what a worker polls.

@@ -138,6 +138,14 @@ class TestEndOfADeferralByAirflow:
         result = world.run_deferred(deferred(), again.value)
         assert set(status_of(result)) == {"completed"}
 
+    @pytest.mark.parametrize(("later", "ending"), [(3000, TaskDeferred), (3700, ManxueTimeoutError)])
+    def test_long_after_the_deadline_grants_no_grace(self, world, service, clock, deferred, later, ending):
+        """Its start is lost with each deferral that Airflow ends, so a wait would never end."""
+        clock.now += later
+        service.answers(ManxueAuthenticationError("HTTP 401"))
+        with pytest.raises(ending):
+            fail(deferred(), world, "Trigger failure")
+
     def test_by_a_crash_before_the_deadline_is_an_error_that_a_retry_cures(
         self, world, service, clock, deferred
     ):
