@@ -339,6 +339,7 @@ class _Judgement:
             and (b'"completed"' not in exchange.body or b'"video_url": "http' in exchange.body)
             and attempt.begun_at <= exchange.at
             and exchange.ended_at <= attempt.ended_at
+            and not self._is_forgotten(attempt, exchange)
         ]
         if since and isinstance(error, ManxueConfigurationError):
             # Waits that share a client go on with its last settings, and it begins for them when Airflow fails.
@@ -346,6 +347,16 @@ class _Judgement:
             since = [min(max(since), max(at for at in began if at <= attempt.ended_at))]
         if since and not self.schedule.steps and attempt.ended_at < max(since) + GRACE_TIME - EPSILON:
             yield f"worked, and ended within the time of grace with {error!r}"
+
+    def _is_forgotten(self, attempt, exchange):
+        """
+        Return whether a triggerer was lost in the first interval of a wait that began there.
+
+        Nothing is stored of such a wait, so the next triggerer takes it for a new one.
+        """
+        lost_at = exchange.process.lost_at
+        is_early = lost_at is not None and lost_at <= attempt.begun_at + self.plan.interval
+        return self.plan.mode == "from_trigger" and is_early
 
     # --- what it hands over ---------------------------------------------------------------------------------
 
