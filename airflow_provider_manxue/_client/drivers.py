@@ -147,6 +147,7 @@ class AsyncDriver:
         self._pass = worker_pass
         self._limiter: AdaptiveRateLimiter | None = None
         self._queued: dict[str, tuple[Request, bool]] = {}
+        self._is_promoted = False
         self._in_flight: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
@@ -191,6 +192,9 @@ class AsyncDriver:
 
     def _take_step(self) -> None:
         poller, now = self._poller, time.time()
+        if now >= poller.deadline and not self._is_promoted:
+            self._is_promoted = True
+            self._promote()
         if now >= self._give_up_at:
             poller.give_up(now)
         self._reporter.write_lines(poller)
@@ -245,8 +249,6 @@ class AsyncDriver:
 
     def _on_timer(self) -> None:
         self._timer, self._timer_at = None, float("inf")
-        if self._limiter is not None and time.time() >= self._poller.deadline:
-            self._promote()
         self._advance()
 
     def _promote(self, videos: list[str] | None = None) -> None:

@@ -123,7 +123,9 @@ class TestWithoutResponse:
 
     def test_gives_the_reason(self):
         refused = order_without_response(ConnectionRefusedError(111, "no"), "media.example", body_left=False)
-        assert str(refused) == "The order was not accepted: no answer from media.example: connection refused"
+        assert (
+            str(refused) == "The order was not accepted: no response from media.example: connection refused"
+        )
         known = order_without_response(ManxueTransientError("the proxy is away"), "host", body_left=True)
         assert "outcome of the order is unknown: the proxy is away. It may have been accepted" in str(known)
 

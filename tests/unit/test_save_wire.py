@@ -334,7 +334,7 @@ class TestAddress:
     def test_that_cannot_be_looked_up_in_time(self, monkeypatch):
         never = threading.Event()
         monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: never.wait(30))
-        with pytest.raises(BrokenTransferError, match="no answer"):
+        with pytest.raises(BrokenTransferError, match="no response"):
             fetch(wire(request_timeout=0.2), "https://media.example/v")
         never.set()
 

@@ -16,7 +16,7 @@ from airflow_provider_manxue._client.async_client import AsyncClient
 from airflow_provider_manxue._client.credentials import CredentialProbes
 from airflow_provider_manxue._client.drivers import AsyncDriver
 from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
-from airflow_provider_manxue._core import poller, status_log, worker_pass
+from airflow_provider_manxue._core import batch, poller, status_log, worker_pass
 from airflow_provider_manxue._core import responses as protocol
 from airflow_provider_manxue._core.poller import Poller
 from airflow_provider_manxue._core.status_log import BatchLog
@@ -24,7 +24,6 @@ from airflow_provider_manxue._core.worker_pass import WorkerPass
 from airflow_provider_manxue.exceptions import ManxueOrderNotAcceptedError
 from airflow_provider_manxue.hooks.manxue import ManxueHook
 from airflow_provider_manxue.models import TaskStatus
-from airflow_provider_manxue.sensors import manxue as sensors
 from airflow_provider_manxue.triggers import manxue as trigger_module
 from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
 from soak.schedules import play_range
@@ -308,7 +307,7 @@ def test_oracle_sees_progress_that_is_told_late(monkeypatch):
 
 
 def test_oracle_sees_progress_of_a_part_of_a_batch(monkeypatch):
-    target = (sensors._BatchWait, "ended_before", lambda self, left: None)
+    target = (batch.BatchProgress, "ended_before", lambda self, left: None)
     assert is_found("progress of", monkeypatch, target, first_seed=1400)
 
 
