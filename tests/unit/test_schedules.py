@@ -80,11 +80,11 @@ def test_seed_replays_its_schedule():
 # --- the oracle -----------------------------------------------------------------------------------------------
 
 
-def is_found(words, monkeypatch, *targets, first_seed=0):
+def is_found(words, monkeypatch, *targets, first_seed=0, seeds=None):
     """Plant bugs, and return whether the oracle says so of one of the next schedules."""
     for target, name, value in targets:
         monkeypatch.setattr(target, name, value)
-    seeds = range(first_seed, first_seed + 300)
+    seeds = seeds or range(first_seed, first_seed + 300)
     return any(words in text for seed in seeds for texts in play_range([seed]).values() for text in texts)
 
 
@@ -279,8 +279,8 @@ def test_oracle_sees_a_request_into_a_pause(monkeypatch):
 def test_oracle_sees_a_key_that_is_tried_again_and_again(monkeypatch):
     target = (CredentialProbes, "refused", lambda self, error: error)
     quick = (poller, "next_credential_probe", lambda refused_for: refused_for + 5.0)
-    # Few schedules have a wait that outlives such a refusal; this one has it with and without a task state store.
-    assert is_found("a key that is refused", monkeypatch, target, quick, first_seed=2047)
+    # Few schedules have a wait that outlives such a refusal: the first ones with a task state store, the others without.
+    assert is_found("a key that is refused", monkeypatch, target, quick, seeds=(1049, 1740, 4794, 8967))
 
 
 def test_oracle_sees_progress_that_is_not_true(monkeypatch):
