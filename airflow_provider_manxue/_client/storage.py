@@ -12,6 +12,7 @@ import contextlib
 import enum
 import errno
 import hashlib
+import inspect
 import logging
 import os
 import re
@@ -248,6 +249,7 @@ class ObjectStore:
         self._fs: AbstractFileSystem = path.fs
         self._scheme = path.protocol
         self._path = path.path
+        self._can_create = self._scheme in _CREATE_ONLY and _can_create(self._fs)
 
     def temporary_file(self) -> AbstractContextManager[tuple[FileIO, Path]]:
         """Open it in the folder for such files, which others use too. It need not reach the disk."""
@@ -258,7 +260,7 @@ class ObjectStore:
         try:
             info = self._info(self._path)
         except PermissionError as error:
-            if self._scheme not in _CREATE_ONLY:
+            if not self._can_create:
                 raise
             log.warning("The store does not allow a look at what is there (%s).", clean_text(error))
             return Existing()
@@ -290,6 +292,7 @@ class ObjectStore:
 
     def put(self, path: Path, content_type: str, check: Callable[[], None], *, create: bool) -> None:
         """Upload a whole file; the object appears, or is replaced, at the very end."""
+        create = create and self._can_create  # otherwise the caller's look is all there is
         size, mark, leftover = path.stat().st_size, secrets.token_hex(16), None
         options: dict[str, Any]
         try:
@@ -388,6 +391,11 @@ class ObjectStore:
             self._fs.rm_file(temporary)
         else:
             self._fs.mv(temporary, self._path)
+
+
+def _can_create(fs: AbstractFileSystem) -> bool:
+    """Return whether a store's library can create an object without replacing one, which those of 2024 cannot."""
+    return "mode" in inspect.signature(getattr(fs, "_put_file", fs.put_file)).parameters
 
 
 def _md5(path: Path) -> str:

@@ -60,7 +60,7 @@ def run(airflow: LocalAirflow, dag: str, count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("count", [8, pytest.param(40, marks=pytest.mark.heavy)])
-def test_orders_beyond_the_room_wait_without_timeout_and_are_billed_once(
+def test_orders_beyond_the_room_wait_and_are_billed_once(
     airflow: LocalAirflow, service: Emulator, count: int
 ) -> None:
     before = len(service.ledger.orders)
@@ -94,7 +94,7 @@ def test_orders_beyond_the_room_hold_no_worker_slot_without_timeout(
     assert airflow.wait_for_run("orders_wait_for_room", run_id) == "success"
 
 
-def test_pool_with_deferred_tasks_leaves_no_order_to_be_turned_away_without_timeout(
+def test_pool_with_deferred_tasks_leaves_no_order_to_be_turned_away(
     airflow: LocalAirflow, service: Emulator
 ) -> None:
     before = len(service.ledger.orders)

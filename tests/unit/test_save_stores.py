@@ -90,6 +90,10 @@ class FakeFileSystem:
 
 
 class FakeS3(FakeFileSystem):
+    def put_file(self, local, remote, callback, mode="overwrite"):
+        """Is not used; as in the library, its signature shows what an upload in parts can do as well."""
+        raise NotImplementedError
+
     def open(self, path, mode, *, block_size, autocommit, **options):
         fs, buffer = self, io.BytesIO()
 
