@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import ssl
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy
 from urllib3.util import make_headers
 
 from airflow_provider_manxue._client.dialer import dial
-from airflow_provider_manxue._client.request_deadline import SocketDeadline
+from airflow_provider_manxue._client.request_deadline import SocketDeadline, setup_deadline
 from airflow_provider_manxue._core.media import BrokenTransferError
 from airflow_provider_manxue._core.media_urls import (
     MAX_REDIRECTS,
@@ -105,8 +106,7 @@ class MediaClient:
         host, port = parts.hostname or "", parts.port or (443 if tls else 80)
         if proxy_url is None:
             connection = http.client.HTTPConnection(host, port)
-            sock = self._dial(host, port)
-            connection.sock = self._handshake(tls, sock, host) if tls else sock
+            connection.sock = self._dial(host, port, tls)
             return _Connection(connection, request_target(url))
         # The proxy looks the name up, so all that can be checked is an address that stands in the URL itself.
         literal = literal_address(host)
@@ -125,30 +125,40 @@ class MediaClient:
         else:
             plain = http.client.HTTPConnection(proxy.host, proxy.port, timeout=timeout)
             opened = _Connection(plain, f"http://{parts.netloc}{request_target(url)}", proxy.headers)
-        # The way that http.client offers for a socket of one's own.
-        opened.http._create_connection = _dial_proxy  # type: ignore[attr-defined]
-        opened.http.connect()
+        with contextlib.ExitStack() as setup:
+
+            def dial_proxy(address: tuple[str, int], timeout: float, source: None) -> socket.socket:
+                ends_at = time.monotonic() + timeout
+                sock = dial(*address, timeout)
+                setup.enter_context(setup_deadline(sock, ends_at - time.monotonic()))
+                return sock
+
+            # The way that http.client offers for a socket of one's own.
+            opened.http._create_connection = dial_proxy  # type: ignore[attr-defined]
+            try:
+                opened.http.connect()
+            except BaseException:
+                opened.http.close()
+                raise
         return opened
 
     @property
     def _connect_timeout(self) -> float:
         return max(0.1, min(self._settings.request_timeout, self._deadline.remaining))
 
-    def _dial(self, host: str, port: int) -> socket.socket:
-        return dial(host, port, self._connect_timeout, lambda found: self._policy.allowed(host, found))
-
-    def _handshake(self, tls: ssl.SSLContext, sock: socket.socket, host: str) -> ssl.SSLSocket:
-        """Set TLS up within one timeout; that of a socket starts again with each packet."""
-        wrapped = tls.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
-        cutoff = SocketDeadline(wrapped, self._connect_timeout)
+    def _dial(self, host: str, port: int, tls: ssl.SSLContext | None) -> socket.socket:
+        """Connect to a host, with TLS if there is a context, within one timeout."""
+        timeout = self._connect_timeout
+        ends_at = time.monotonic() + timeout
+        sock = dial(host, port, timeout, lambda found: self._policy.allowed(host, found))
+        if tls is None:
+            return sock
         try:
-            wrapped.do_handshake()
+            with setup_deadline(sock, ends_at - time.monotonic()):
+                return tls.wrap_socket(sock, server_hostname=host)
         except BaseException:
-            wrapped.close()
+            sock.close()
             raise
-        finally:
-            cutoff.cancel()
-        return wrapped
 
     def _proxies(self) -> dict[str, str]:
         proxy = self._settings.proxy
@@ -197,10 +207,6 @@ class _Proxy:
             login = f"{unquote(parts.username)}:{unquote(parts.password or '')}"
             headers["Proxy-Authorization"] = make_headers(proxy_basic_auth=login)["proxy-authorization"]
         return cls(parts.hostname, parts.port or 80, headers)
-
-
-def _dial_proxy(address: tuple[str, int], timeout: float, source: None) -> socket.socket:
-    return dial(*address, timeout)
 
 
 def _send(connection: _Connection, headers: dict[str, str]) -> None:

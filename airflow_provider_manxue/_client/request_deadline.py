@@ -1,8 +1,8 @@
 """
-A deadline for reading a response.
+Deadlines for setting a connection up, and for reading a response.
 
-The timeout of a socket starts again with each packet, and ``http.client`` reads headers, interim responses and trailers for
-as long as they come. A server that sends one byte now and then could hold a worker without end.
+The timeout of a socket starts again with each address and each packet, and ``http.client`` reads headers, interim responses
+and trailers for as long as they come. A server that sends one byte now and then could hold a worker without end.
 """
 
 from __future__ import annotations
@@ -10,14 +10,20 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from http.client import HTTPException
 from typing import TYPE_CHECKING, Any
 
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.exceptions import LocationParseError
+
+from airflow_provider_manxue._client.dialer import dial
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from urllib3 import HTTPResponse, PoolManager, ProxyManager
 
 
@@ -44,9 +50,32 @@ class SocketDeadline(threading.Timer):
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
 
+@contextlib.contextmanager
+def setup_deadline(sock: socket.socket, seconds: float) -> Iterator[None]:
+    """
+    Bound what follows on a new connection, such as a proxy's response to ``CONNECT`` and the TLS handshake.
+
+    :param sock: the connection's socket.
+    :param seconds: seconds until the connection is cut.
+    :raises TimeoutError: if it was.
+    """
+    # TLS takes the descriptor over, so that the cut needs one of its own.
+    with sock.dup() as duplicate:
+        cutoff = SocketDeadline(duplicate, seconds)
+        try:
+            yield
+        except (OSError, HTTPException):
+            if not cutoff.expired:
+                raise
+        finally:
+            cutoff.cancel()
+    if cutoff.expired:
+        raise TimeoutError("timed out")
+
+
 class DeadlineAdapter(HTTPAdapter):
     """
-    Adapter of ``requests`` that bounds the wait for the head of a response by the timeout of the request.
+    Adapter of ``requests`` that bounds connecting, and then the wait for the head of a response, by the timeout of the request.
 
     The raw response has the socket, as ``sock``, so that reading the body can be bounded as well.
     """
@@ -87,12 +116,34 @@ def _response_in_time(connection: HTTPConnection) -> HTTPResponse:
     return response
 
 
-class _HttpConnection(HTTPConnection):
+class _InTime(HTTPConnection):
+    """Connects within one timeout: the look-up, all addresses, a proxy's response to ``CONNECT``, and TLS."""
+
+    def connect(self) -> None:
+        with contextlib.ExitStack() as self._setup:
+            super().connect()
+
+    def _new_conn(self) -> socket.socket:
+        if self.timeout is None:
+            return super()._new_conn()
+        timeout = float(self.timeout)
+        ends_at = time.monotonic() + timeout
+        try:
+            sock = dial(self._dns_host, self.port, timeout)
+        except UnicodeError as error:
+            raise LocationParseError(self.host) from error  # as urllib3 itself
+        for option in self.socket_options or ():
+            sock.setsockopt(*option)
+        self._setup.enter_context(setup_deadline(sock, ends_at - time.monotonic()))
+        return sock
+
+
+class _HttpConnection(_InTime):
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as in urllib3 itself
         return _response_in_time(self)
 
 
-class _HttpsConnection(HTTPSConnection):
+class _HttpsConnection(_InTime, HTTPSConnection):
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as in urllib3 itself
         return _response_in_time(self)
 

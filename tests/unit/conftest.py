@@ -6,6 +6,9 @@ import asyncio
 import contextlib
 import itertools
 import random
+import socket
+import threading
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -103,3 +106,21 @@ def settings_of():
         return parse_connection("test", host=base_url, password=api_key, extra=extra)
 
     return make
+
+
+@pytest.fixture
+def dripping_proxy():
+    """A proxy that sends the head of its response to ``CONNECT`` byte by byte, without an end."""
+    with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as server:
+        threading.Thread(target=_drip, args=(server,), daemon=True).start()
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+def _drip(server):
+    with contextlib.suppress(OSError):
+        sock, _ = server.accept()
+        with sock:
+            sock.sendall(b"HTTP/1.1 200 ")
+            while True:
+                sock.sendall(b"x")
+                time.sleep(0.02)

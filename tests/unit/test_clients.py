@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+import socket
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from airflow_provider_manxue import __version__
-from airflow_provider_manxue._client import async_client, connection_cache
+from airflow_provider_manxue._client import async_client, connection_cache, dialer
 from airflow_provider_manxue._client.async_client import shared_client
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
@@ -494,3 +496,30 @@ def test_time_of_a_request_is_that_of_all_of_its_parts(emulator, connect):
     emulator.answer_all_with(Answer(delay=0.4, body=b"{" + b" " * 398 + b"}", bytes_per_second=1000))
     with pytest.raises(ManxueTransientError, match=r"longer than 0\.6 s|timed out"):
         ManxueHook(CONN_ID).get_video_task("a")
+
+
+class TestConnectingOfAWorker:
+    def test_is_bounded_by_one_timeout_for_all_addresses(self, connect, emulator, monkeypatch):
+        """Fifteen silent addresses once took fifteen timeouts."""
+        connect(emulator, host="http://service.example", request_timeout=8, allow_http=True)
+        clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+        waited = []
+
+        def be_silent(address, timeout):
+            waited.append(timeout)
+            clock.now += timeout
+            raise TimeoutError("timed out")
+
+        addresses = [f"192.0.2.{number}" for number in range(1, 16)]
+        monkeypatch.setattr(dialer, "_look_up", lambda host, port, timeout: addresses)
+        monkeypatch.setattr(dialer, "time", clock)
+        monkeypatch.setattr(socket, "create_connection", be_silent)
+        with pytest.raises(ManxueTransientError, match=r"service\.example: timed out"):
+            ManxueHook(CONN_ID).get_video_task("a")
+        assert len(waited) == dialer.MAX_ADDRESSES
+        assert sum(waited) == pytest.approx(8)
+
+    def test_includes_the_response_of_a_proxy(self, connect, emulator, dripping_proxy):
+        connect(emulator, host="https://service.example", request_timeout=0.3, proxy=dripping_proxy)
+        with pytest.raises(ManxueTransientError, match="timed out"):
+            ManxueHook(CONN_ID).get_video_task("a")

@@ -277,7 +277,7 @@ def test_timeout_of_the_task_before_anything_was_sent_stays_one(emulator, monkey
     def end(*args, **kwargs):
         raise AirflowTaskTimeout("execution_timeout")
 
-    monkeypatch.setattr(socket, "getaddrinfo", end)
+    monkeypatch.setattr(socket, "create_connection", end)
     with pytest.raises(AirflowTaskTimeout):
         ManxueHook().create_video(**ORDER)
     assert posts(emulator) == 0

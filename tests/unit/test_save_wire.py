@@ -383,6 +383,10 @@ class TestProxy:
         assert request_line(host.heard[0]) == "GET http://media.example/a HTTP/1.1"
         assert header(host.heard[0], "Proxy-Authorization") == []
 
+    def test_that_answers_connect_without_an_end_is_cut(self, dripping_proxy):
+        with pytest.raises(BrokenTransferError, match="timed out"):
+            fetch(wire(proxy=dripping_proxy, request_timeout=0.3), "https://media.example/a")
+
     def test_is_left_out_where_the_environment_says_so(self, host, monkeypatch):
         monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
         monkeypatch.setenv("no_proxy", "127.0.0.1")
