@@ -15,6 +15,7 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_manxue._core.order_timing import OrderProgress
 from airflow_provider_manxue.exceptions import (
+    ManxueConfigurationError,
     ManxueError,
     ManxueOrderError,
     ManxueOrderNotAcceptedError,
@@ -22,6 +23,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueOrderUnknownError,
     ManxueRefusedError,
     ManxueTimeoutError,
+    ManxueTransientError,
     ManxueVideoFailedError,
 )
 
@@ -42,6 +44,7 @@ def place_order(
     store: OrderStore,
     bounds: OrderBounds,
     wait_for_room: Callable[[OrderProgress, float], None],
+    unbound_ti: Any,
     log: Any,
 ) -> str:
     """
@@ -53,6 +56,7 @@ def place_order(
     :param store: persists its record.
     :param bounds: until when it may be sent.
     :param wait_for_room: called with the progress and the time of the next attempt. It returns then, or leaves the worker.
+    :param unbound_ti: the task instance, if nothing is persisted and a retry must not order again; else None.
     :param log: log of the task.
     :raises ManxueOrderTimeoutError: if none was accepted in time.
     :raises ManxueOrderError: if it was rejected, or its outcome is unknown.
@@ -60,7 +64,8 @@ def place_order(
     while True:
         bounds.check(progress.started_at, time.time())
         try:
-            return _send_once(request, hook, store)
+            with _retry_only_unsent(unbound_ti):
+                return _send_once(request, hook, store)
         except ManxueOrderNotAcceptedError as error:
             error.raise_cause()
             progress = OrderProgress(progress.started_at, progress.attempts + 1, store.intent_since)
@@ -135,15 +140,40 @@ def track_order(video_task_id: str, store: OrderStore, ti: Any) -> Iterator[None
         store.mark_done(video_task_id)
 
 
-def _forbid_retry(ti: Any) -> None:
+@contextlib.contextmanager
+def _retry_only_unsent(ti: Any) -> Iterator[None]:
+    """
+    Forbid a retry before the order is sent, and allow it again if it certainly was not accepted.
+
+    So no moment is left between the response and :func:`track_order` in which a signal leads to a retry that orders again.
+    """
+    if ti is None:
+        yield
+        return
+    allow_retry = _forbid_retry(ti)
+    try:
+        yield
+    except (ManxueTransientError, ManxueConfigurationError):
+        allow_retry()
+        raise
+
+
+def _forbid_retry(ti: Any) -> Callable[[], None]:
     """
     Let Airflow fail the task without a retry, whatever happens to it in this process from now on.
 
     After ``execute`` Airflow itself pushes the return value and runs ``post_execute``, where no code of ours can convert an
     exception. Airflow 2.11 decides by ``ti.task.retries`` (``models/taskinstance.py``), 3.0 to 3.2 by a field of the server's
     context (``sdk/execution_time/task_runner.py``).
+
+    :return: a function that restores both.
     """
-    with contextlib.suppress(Exception):
-        ti.task.retries = 0
-    with contextlib.suppress(Exception):
-        ti._ti_context_from_server.should_retry = False
+    with contextlib.ExitStack() as restore:
+        for holder, name, value in (
+            (getattr(ti, "task", None), "retries", 0),
+            (getattr(ti, "_ti_context_from_server", None), "should_retry", False),
+        ):
+            if hasattr(holder, name):
+                restore.callback(setattr, holder, name, getattr(holder, name))
+                setattr(holder, name, value)
+        return restore.pop_all().close

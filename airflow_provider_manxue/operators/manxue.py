@@ -269,6 +269,7 @@ class ManxueCreateVideoOperator(SingleVideoWait):
             store=store,
             bounds=self._order_bounds,
             wait_for_room=wait_for_room,
+            unbound_ti=context["ti"] if self.durable and not store.enabled else None,
             log=self.log,
         )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from unittest.mock import Mock
@@ -20,7 +21,9 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
+from airflow_provider_manxue._airflow.order_store import OrderStore
 from airflow_provider_manxue.exceptions import (
+    ManxueConfigurationError,
     ManxueError,
     ManxueInputError,
     ManxueOrderError,
@@ -351,6 +354,47 @@ def test_whatever_airflow_does_after_the_task_below_3_3_is_not_retried(emulator,
     operator.execute(context)
     assert operator.retries == 0  # Airflow 2.11 decides by it
     assert context["ti"]._ti_context_from_server.should_retry is False  # 3.0 to 3.2
+
+
+@pytest.mark.parametrize("signal", [AirflowTaskTimeout, SystemExit, RuntimeError])
+def test_signal_between_the_response_and_the_wait_below_3_3_is_not_retried(
+    emulator, old, monkeypatch, signal
+):
+    operator, context, server = retried(old)
+
+    def end(store, video_task_id):
+        raise signal("execution_timeout")
+
+    monkeypatch.setattr(OrderStore, "mark_ordered", end)
+    with pytest.raises(signal):
+        operator.execute(context)
+    assert emulator.ledger.billed == 1
+    assert (operator.retries, server.should_retry) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("target", "error"),
+    [
+        ((socket, "create_connection"), AirflowTaskTimeout("execution_timeout")),
+        ((ManxueHook, "send_order"), ManxueConfigurationError("Connection field 'host': bad.")),
+    ],
+)
+def test_order_that_was_not_sent_below_3_3_is_retried(emulator, old, monkeypatch, target, error):
+    operator, context, server = retried(old)
+    monkeypatch.setattr(*target, Mock(side_effect=error))
+    with pytest.raises(type(error)):
+        operator.execute(context)
+    assert emulator.ledger.billed == 0
+    assert (operator.retries, server.should_retry) == (2, True)
+
+
+def retried(task):
+    """Return a task that Airflow would retry: its operator, its context, and what the server says of it."""
+    operator = task._operator({"deferrable": False, "retries": 2})
+    context = task.context
+    server = SimpleNamespace(should_retry=True)
+    context["ti"].task, context["ti"]._ti_context_from_server = operator, server
+    return operator, context, server
 
 
 def test_retries_stay_where_the_order_is_bound_or_meant_to_be_repeated(emulator, task, old):
