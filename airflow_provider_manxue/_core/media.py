@@ -384,7 +384,8 @@ def _assess_webm(read_at: ReadAt, size: int) -> Assessment:
                 )
             if length is not None:
                 return Assessment(State.WHOLE)
-    return Assessment(State.PLAUSIBLE, "the WebM does not show where it ends")
+            return Assessment(State.PLAUSIBLE, "the WebM does not show where it ends")
+    return Assessment(State.UNKNOWN, "the WebM has no segment")
 
 
 def _variable_int(data: bytes, position: int) -> tuple[int | None, int]:

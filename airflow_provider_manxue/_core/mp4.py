@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 _MAX_BOXES = 100_000
 """Boxes of a file that are read; a real one has hundreds, with a fragment for each frame some thousands."""
 
+_MIN_BOX = 8
+"""Bytes of the shortest box, which is only a header."""
+
 _MAX_TABLE = 8 * 2**20
 """Bytes of one table that are read: two million samples, nine hours at 60 frames a second."""
 
@@ -126,11 +129,9 @@ def _assess_samples(reader: _Reader, top: _TopLevel, size: int) -> Assessment:
         if fragments and not (top.of(b"sidx") or top.of(b"mfra")):
             return Assessment(State.PLAUSIBLE, "a fragmented MP4 without an index may have further fragments")
         return Assessment(State.WHOLE)
-    if movie.tracks or not any(box.end > box.body for box in top.of(b"mdat")):
-        return Assessment(State.UNKNOWN, "the MP4 holds no media data")
-    if not top.readable:
-        return Assessment(State.PLAUSIBLE, f"the MP4 does not end where the body did, after {size} bytes")
-    return Assessment(State.PLAUSIBLE, "the MP4 describes no track")
+    return Assessment(
+        State.UNKNOWN, "the MP4 holds no media data" if movie.tracks else "the MP4 describes no track"
+    )
 
 
 def _walk(read_at: ReadAt, size: int) -> _TopLevel:
@@ -243,7 +244,9 @@ def _number(data: bytes, start: int, width: int = 4) -> int:
 
 def _read_movie(reader: _Reader, moov: _Box) -> _Movie:
     movie = _Movie()
+    position = moov.body
     for box in reader.children(moov):
+        position = box.end
         if box.kind == b"trak":
             movie.tracks += 1
             movie.add(*_read_track(reader, box))
@@ -253,6 +256,8 @@ def _read_movie(reader: _Reader, moov: _Box) -> _Movie:
                 if child.kind == b"trex":
                     values = reader.fields(child)
                     movie.default_sizes[_number(values, 4)] = _number(values, 16)
+    if moov.end - position >= _MIN_BOX:
+        raise _UnreadableError(f"its 'moov' cannot be read from byte {position} on")
     return movie
 
 
@@ -297,6 +302,8 @@ def _chunks_end(
         here = min(per_chunk, samples_left)
         samples_left -= here
         length = here * sizes if isinstance(sizes, int) else sum(islice(each, here))
+        if length and offset < _MIN_BOX:
+            raise _UnreadableError("its media data would begin in front of every box")
         end = max(end, offset + length)
     if samples_left:
         raise _UnreadableError(f"its chunks hold {count - samples_left} of {count} samples")

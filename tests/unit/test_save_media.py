@@ -326,6 +326,7 @@ class TestContainer:
             (WEBM[:-1], False, State.INCOMPLETE),
             (OPEN_WEBM, True, State.WHOLE),
             (OPEN_WEBM, False, State.INCOMPLETE),
+            (EBML + bytes(100), True, State.UNKNOWN),
         ],
     )
     def test_webm_has_its_segment(self, body, announced, state):

@@ -162,9 +162,25 @@ class TestBoxes:
     def test_without_moov_or_media_data_are_no_video(self, body):
         assert assess(body).state is State.UNKNOWN
 
-    def test_without_a_track_need_an_announced_length(self):
-        assert assess(FTYP + EMPTY_MOOV + MDAT).state is State.PLAUSIBLE
-        assert assess(FTYP + box(b"moov", b"y" * 100) + MDAT + TAILS["JSON"]).state is State.PLAUSIBLE
+    @pytest.mark.parametrize(
+        "damaged",
+        [
+            EMPTY_MOOV,
+            box(b"moov", b"y" * 100),
+            box(b"moov", bytes(100)),
+            box(b"moov", moov(table([100], [FIRST]))[8:], bytes(40)),
+            moov(table([40, 60], [0, 0])),
+        ],
+        ids=["empty", "garbage", "zeros", "zeros behind a track", "zeros as offsets"],
+    )
+    def test_with_a_damaged_moov_are_no_video(self, damaged):
+        """Neither an announced length nor a text behind the last box makes them one."""
+        assert assess(FTYP + MDAT + damaged).state is State.UNKNOWN
+        assert assess(FTYP + MDAT + damaged + TAILS["JSON"]).state is State.UNKNOWN
+
+    def test_may_have_a_terminator_in_moov(self):
+        one = box(b"moov", moov(table([100], [FIRST]))[8:], bytes(4))
+        assert assess(FTYP + MDAT + one).state is State.WHOLE
 
     def test_without_number_are_not_all_read(self):
         assert assess(FTYP + box(b"free") * 100_001).state is State.UNKNOWN
