@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import json
+import math
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -144,7 +145,7 @@ class _Reader:
         if "@" in host:
             # Not repeated: the part before the @ may be a password.
             raise self.error("host", "it holds a user name or a password", "Put the API key into 'password'.")
-        text = host if "://" in host else f"{schema.lower() or 'https'}://{host}"
+        text = host if "://" in host else f"{schema or 'https'}://{host}"
         if "?" in host or "#" in host:
             # Not repeated: it may hold the key.
             raise self.error("host", "it holds more than a base URL", remedy)
@@ -185,9 +186,9 @@ class _Reader:
         if value is None:
             return default
         try:
-            number = float("nan") if isinstance(value, bool) else float(value)
+            number = math.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError, OverflowError):
-            number = float("nan")
+            number = math.nan
         if least <= number <= most:
             return number
         raise self.error(
@@ -259,10 +260,8 @@ def is_host_name(hostname: str) -> bool:
 
     :param hostname: the name, in ASCII; a trailing dot is allowed.
     """
-    if ":" in hostname:
-        return True
-    labels = hostname.removesuffix(".").split(".")
-    return len(hostname) <= 254 and all(1 <= len(label) <= 63 for label in labels)
+    name = hostname.removesuffix(".")
+    return len(name) <= 253 and all(1 <= len(label) <= 63 for label in name.split("."))
 
 
 def is_proxy_url(url: str) -> bool:

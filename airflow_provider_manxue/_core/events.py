@@ -232,7 +232,7 @@ def _codes(states: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
     codes: dict[tuple[str, str], str] = {}
     left = MAX_TABLE
     for state, _ in Counter(states).most_common():
-        size = len(json.dumps(state)) + 5
+        size = len(json.dumps(state))
         if size <= left and len(codes) < len(_CODES) - 1:
             left -= size
             codes[state] = _CODES[len(codes)]

@@ -191,8 +191,10 @@ def is_id(text: str) -> bool:
 
 
 def _digits(number: int) -> str | None:
-    # Python refuses to write numbers of more than 4,300 digits.
-    return str(number) if number.bit_length() <= 4 * _MAX_ID_LENGTH else None
+    try:
+        return str(number)
+    except ValueError:  # Python refuses to write numbers of more than 4,300 digits.
+        return None
 
 
 def _is_serialized(text: str) -> bool:

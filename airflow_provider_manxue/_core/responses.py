@@ -271,7 +271,7 @@ def _task_of(
             f"Pass the id of a video task."
         )
     inner = inner_object(fields)
-    url = _video_url(fields) or (_video_url(inner) if inner else None)
+    url = _video_url(fields) or _video_url(inner)
     word = _status_word(fields, is_order=not video_task_id, has_url=bool(url))
     status = _STATUS_WORDS.get(word) or _STATUS_WORDS.get(_squeezed(word), TaskStatus.UNKNOWN)
     answered_id = _answered_id(fields, answer, video_task_id)
@@ -314,7 +314,7 @@ def _status_word(fields: Mapping[str, Any], *, is_order: bool, has_url: bool) ->
     # The older response to an order names the id only: the video waits in the queue.
     if word == "" and is_order and not has_url:
         return TaskStatus.QUEUED.value
-    return word if isinstance(word, str) else str(word)
+    return str(word)
 
 
 def _squeezed(word: str) -> str:
@@ -378,7 +378,7 @@ def _http_error(http_status: int, message: str, retry_after: float | None) -> Ma
         )
     if http_status == 429:
         return ManxueRateLimitError(seen, retry_after)
-    if http_status in {408, 425} or http_status >= 500 or http_status < 200:
+    if http_status in {408, 425} or not 300 <= http_status < 500:
         return ManxueTransientError(seen, retry_after)
     if http_status < 400:
         return ManxueRedirectError(

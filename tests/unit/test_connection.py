@@ -18,6 +18,9 @@ from airflow_provider_manxue.models import ManxueSettings
 
 KEY = "sk-very-secret-key"
 PREFIX = "/kyyReactApiServer"
+LONGEST_NAME = ".".join(["a" * 61, *["b" * 63] * 3])
+"""A host name of 253 characters, without its trailing dot."""
+
 EXTRA = (
     "request_timeout",
     "verify",
@@ -127,6 +130,8 @@ def test_a_prefix_of_ones_own_stays(host, base_url):
         ({"host": "h.example.com", "port": 0}, "https://h.example.com"),
         ({"host": "h.example.com."}, "https://h.example.com."),
         ({"host": f"{'a' * 63}.example.com"}, f"https://{'a' * 63}.example.com"),
+        ({"host": LONGEST_NAME}, f"https://{LONGEST_NAME}"),
+        ({"host": f"{LONGEST_NAME}."}, f"https://{LONGEST_NAME}."),
         ({"host": "h.example.com", "schema": "https"}, "https://h.example.com"),
         ({"host": "h.example.com", "schema": "HTTPS"}, "https://h.example.com"),
         ({"host": "localhost", "schema": "http", "port": 8080}, "http://localhost:8080"),
@@ -156,7 +161,7 @@ def test_port_and_schema_complete_the_host_but_do_not_override_it(fields, base_u
         ({"host": "https://.example.com"}, "host"),
         ({"host": "https://example.com.."}, "host"),
         ({"host": f"https://{'a' * 64}.example.com"}, "host"),
-        ({"host": "https://" + "a." * 127 + "example"}, "host"),
+        ({"host": f"a{LONGEST_NAME}"}, "host"),
         ({"host": "https://h.example.com:0"}, "host"),
         ({"host": "https://h.example.com:"}, "host"),
         ({"host": "https://h.example.com:", "port": 8443}, "host"),

@@ -1,6 +1,7 @@
 """Bodies that are compressed although `identity` was asked for, and headers that name no coding."""
 
 import gzip
+import tracemalloc
 import zlib
 
 import pytest
@@ -58,6 +59,12 @@ def test_coding_that_needs_a_library_is_named(coding):
         decode_body(b"\x0b\x02\x80ab\x03", coding, LIMIT)
 
 
+@pytest.mark.parametrize("body", [b"\x0b\x02ab\x03", b"\x8bab\x80"], ids=["UTF-8", "no control characters"])
+def test_compressed_body_is_not_taken_for_text(body):
+    with pytest.raises(ManxueTransientError, match="coding 'br'"):
+        decode_body(body, "br", LIMIT)
+
+
 @pytest.mark.parametrize("compress", [gzip.compress, zlib.compress, raw_deflate])
 def test_body_at_the_limit_is_decoded(compress):
     header = "gzip" if compress is gzip.compress else "deflate"
@@ -83,19 +90,34 @@ def test_bomb_inside_of_a_bomb_is_refused():
         decode_body(body, "gzip, gzip", LIMIT)
 
 
+@pytest.mark.parametrize("header", ["gzip", "deflate"])
+def test_bomb_takes_no_more_memory_than_the_limit(header):
+    compress = gzip.compress if header == "gzip" else zlib.compress
+    body = compress(b"\0" * 10_000_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(ManxueTransientError, match="more than 1000 bytes"):
+            decode_body(body, header, LIMIT)
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
 @pytest.mark.parametrize(
     ("body", "header", "problem"),
     [
-        (gzip.compress(TEXT, mtime=0)[:-9], "gzip", "cut off"),
-        (gzip.compress(TEXT, mtime=0)[:5], "gzip", "cut off"),
-        (zlib.compress(TEXT)[:-5], "deflate", "cut off"),
-        (gzip.compress(TEXT, mtime=0)[:-8] + b"12345678", "gzip", "damaged"),
-        (b"\xff\xfe\x00\x01", "deflate", "damaged"),
+        (gzip.compress(TEXT, mtime=0)[:-9], "gzip", "a compressed body that is cut off"),
+        (gzip.compress(TEXT, mtime=0)[:5], "gzip", "a compressed body that is cut off"),
+        (zlib.compress(TEXT)[:-5], "deflate", "a compressed body that is cut off"),
+        (gzip.compress(TEXT, mtime=0)[:-8] + b"12345678", "gzip", "a damaged compressed body"),
+        (b"\xff\xfe\x00\x01", "deflate", "a damaged compressed body"),
     ],
 )
 def test_damaged_body_may_be_better_next_time(body, header, problem):
-    with pytest.raises(ManxueTransientError, match=problem):
+    with pytest.raises(ManxueTransientError) as caught:
         decode_body(body, header, LIMIT)
+
+    assert str(caught.value) == f"the response has {problem}"
 
 
 def test_codings_beyond_the_limit_are_refused():

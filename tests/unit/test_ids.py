@@ -6,7 +6,13 @@ from types import SimpleNamespace
 import pytest
 from jinja2.nativetypes import NativeEnvironment
 
-from airflow_provider_manxue._core.ids import as_list, names_a_task, parse_video_task_id, parse_video_task_ids
+from airflow_provider_manxue._core.ids import (
+    MAX_TASK_TEXT,
+    as_list,
+    names_a_task,
+    parse_video_task_id,
+    parse_video_task_ids,
+)
 from airflow_provider_manxue.exceptions import ManxueInputError
 from airflow_provider_manxue.models import TaskStatus, VideoTask
 
@@ -92,7 +98,10 @@ def test_an_id_is_opaque(value):
         ("a\u200bb", "is not an id"),
         ("a\ud800", "is not an id"),
         ("a\u202eb", "is not an id"),
-        ("a" * 1001, "is not an id"),
+        ("a" * 1001, "(a text of 1001 characters) is not an id"),
+        pytest.param(10**1001, "(a text of 1002 characters) is not an id", id="long number"),
+        ("a" * 99 + "\x7f", f"'{'a' * 99}\\x7f' is not an id"),
+        ("a" * 100 + "\x7f", "(a text of 101 characters) is not an id"),
     ],
 )
 def test_what_cannot_be_an_id_is_refused_with_the_reason(value, problem):
@@ -118,8 +127,14 @@ def test_id_of_digits_survives_a_native_template(rendered, task_id):
 def test_number_of_a_native_template_is_refused_if_digits_are_lost():
     value = NativeEnvironment().from_string("{{ x }}").render(x="1e5")
 
-    with pytest.raises(ManxueInputError, match="XComArg or the whole response of the create call"):
+    with pytest.raises(ManxueInputError) as caught:
         parse_video_task_id(value)
+
+    assert str(caught.value) == (
+        "video_task_id is a floating-point number, so the digits of the id are lost. A template with "
+        "render_template_as_native_obj=True does that to an id such as '1e5'. Pass the XComArg or the whole response "
+        "of the create call instead."
+    )
 
 
 @pytest.mark.parametrize(
@@ -158,6 +173,15 @@ def test_text_of_a_task_that_cannot_be_read_is_refused_with_the_remedy():
         parse_video_task_id("{'id': ")
 
     assert "a text of 7 characters that looks like an object or a list" in str(caught.value)
+
+
+def test_text_of_a_task_is_read_up_to_its_limit():
+    text = '{"id": "proj_1"}'
+    text += " " * (MAX_TASK_TEXT - len(text))
+
+    assert parse_video_task_id(text) == "proj_1"
+    with pytest.raises(ManxueInputError, match="cannot be parsed"):
+        parse_video_task_id(f"{text} ")
 
 
 @pytest.mark.parametrize(
