@@ -55,9 +55,6 @@ _SUCCESS_CODES = frozenset(
 )
 """Values of ``code`` that mean success, lower case: documented as ``"0"``, seen as a number and as text."""
 
-_LONGEST_NO_REASON = 20
-"""Characters, with blanks around. Longer texts are not compared."""
-
 _MAX_NESTING = 4
 _MAX_ITEMS = 10
 
@@ -150,7 +147,7 @@ def _text_in(place: Mapping[str, Any], fields: tuple[str, ...], depth: int = 0) 
 def _text_of(value: Any, fields: tuple[str, ...], depth: int) -> str:
     """Find a text in a value that may be nested. Numbers count as codes, and are left out."""
     if isinstance(value, str):
-        return "" if len(value) < _LONGEST_NO_REASON and value.strip().lower() in _NO_REASON else value
+        return "" if value.strip().lower() in _NO_REASON else value
     if depth > _MAX_NESTING:
         return ""
     if isinstance(value, Mapping):

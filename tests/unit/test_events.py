@@ -12,10 +12,12 @@ from airflow_provider_manxue._core.events import (
     batch_event,
     begin_event,
     completed_event,
+    describe_error,
     error_event,
     needs_final_poll,
     parse_batch_event,
     parse_event,
+    restore_error,
     says_begin,
     start_of,
     worked_before,
@@ -70,6 +72,7 @@ def test_the_events_hold_these_fields_and_no_others():
         "video_task_id": "proj_1",
         "message": "bad prompt",
     }
+    assert error_event("proj_1", ManxueTimeoutError("too late"))["final_poll"] is True
 
 
 def test_the_last_answer_may_be_unknown():
@@ -128,6 +131,9 @@ NOT_UNDERSTOOD = [
     {"version": 1, "status": ["completed"]},
     {"version": 1, "status": {"completed": True}},
     {"version": 1, "status": True},
+    {"version": 1, "status": "completed"},
+    {"version": 1, "status": "completed", "video_task_id": ""},
+    {"version": 1, "status": "completed", "video_task_id": 5},
     [completed_event("proj_1")],
 ]
 
@@ -137,7 +143,7 @@ def test_an_event_that_is_not_understood_is_an_error_and_never_a_success(event):
     error = parse_event(event)
 
     assert type(error) is ManxueError
-    assert "Clear the task" in str(error)
+    assert f"does not understand: {event!r}. Clear the task" in str(error)
 
 
 def test_an_event_that_is_not_understood_is_shown_within_bounds():
@@ -171,15 +177,20 @@ def test_nothing_else_tells_a_worker_to_begin(event):
     "event_of",
     [
         lambda start: completed_event("p", started_at=start),
+        lambda start: error_event("p", ManxueTimeoutError("too late"), started_at=start),
         lambda start: batch_event([], {}, started_at=start),
     ],
 )
 def test_the_event_says_when_the_wait_began_if_the_worker_does_not_know(event_of):
-    assert start_of(through_database(event_of(1_800_000_000.5))) == 1_800_000_000.5
+    for start in (0.0, 0.5, 1_800_000_000.5):
+        assert start_of(through_database(event_of(start))) == start
     assert start_of(event_of(None)) is None
 
 
-@pytest.mark.parametrize("event", [None, [], "completed", {"started_at": None}, {"started_at": "now"}])
+@pytest.mark.parametrize(
+    "event",
+    [None, [], "completed", {"started_at": None}, {"started_at": "now"}, {"started_at": -1}, {"started_at": 1e11}],
+)
 def test_the_beginning_may_be_unknown(event):
     assert start_of(event) is None
 
@@ -203,7 +214,7 @@ def test_an_error_of_a_batch_that_is_not_understood_is_one_all_the_same(describe
     states = parse_batch_event({"version": 1, "status": "ended", "errors": {"p": described}}, ["p"])
 
     assert type(states.errors["p"]) is ManxueError
-    assert "does not understand" in str(states.errors["p"])
+    assert f"does not understand: {described!r}." in str(states.errors["p"])
     assert not states.to_read
 
 
@@ -217,6 +228,40 @@ def test_a_batch_of_which_the_old_form_does_not_say_how_one_timed_out_is_polled(
 
     assert (states.to_read, states.to_poll) == (["done"], ["late"])
     assert type(states.errors["bad"]) is ManxueVideoFailedError
+    assert str(states.errors["bad"]) == "no"
+
+
+def test_timeout_of_a_whole_batch_without_a_final_poll_is_polled():
+    event = error_event("", ManxueTimeoutError("too late"), final_poll=False)
+
+    assert parse_batch_event(event, ["a", "b"]).to_poll == ["a", "b"]
+
+
+@pytest.mark.parametrize("kind", [exceptions.ManxueAuthenticationError, ManxueTimeoutError])
+def test_error_of_a_whole_batch_is_raised(kind):
+    with pytest.raises(kind, match="^why it ended$"):
+        parse_batch_event(error_event("", kind("why it ended")), ["a", "b"])
+
+
+def test_event_of_a_batch_holds_these_fields_and_no_others():
+    outcomes = {
+        "a": VideoTask("a", TaskStatus.COMPLETED),
+        "b": ManxueVideoFailedError("The service could not generate the video 'b': no."),
+        "c": ManxueTimeoutError("too late"),
+    }
+
+    assert batch_event(list("abc"), outcomes, not_polled={"c"}) == {
+        "version": 1,
+        "status": "polled",
+        "ids": "ea7fb08b7a2dc461",
+        "states": "abc",
+        "table": {
+            "a": ["completed", ""],
+            "b": ["failed", "The service could not generate the video {id}: no."],
+            "c": ["not_polled", ""],
+        },
+        "has_worked": True,
+    }
 
 
 def test_each_video_of_a_batch_arrives_with_its_state():
@@ -247,8 +292,15 @@ def test_a_batch_of_other_ids_is_polled_as_a_whole(ids):
 def test_a_batch_without_states_is_not_understood(lost):
     event = batch_event(["a"], {"a": ManxueVideoFailedError("no")})
 
-    with pytest.raises(ManxueError, match="does not understand"):
+    with pytest.raises(ManxueError, match=r"does not understand: \{'version'"):
         parse_batch_event({**event, lost: None}, ["a"])
+
+
+def test_error_of_an_unknown_kind_in_a_batch_is_shown():
+    event = batch_event(["a"], {"a": ManxueVideoFailedError("no")})
+    states = parse_batch_event({**event, "table": {"a": ["strange", "no"]}}, ["a"])
+
+    assert "does not understand: 'strange'." in str(states.errors["a"])
 
 
 @pytest.mark.parametrize("entry", [None, "failed", ["failed"], ["failed", None], ["failed", "no", "more"]])
@@ -271,9 +323,38 @@ def test_ten_thousand_reasons_fit_into_64_kib(words, kind):
 
 
 def test_a_long_reason_of_a_failure_is_read_again():
-    event = batch_event(["a"], {"a": ManxueVideoFailedError("x" * (events.MAX_REASON + 1))})
+    reasons = {"a": "x" * events.MAX_REASON, "b": "x" * (events.MAX_REASON + 1)}
+    outcomes = {"done": VideoTask("done", TaskStatus.COMPLETED)}
+    outcomes |= {video: ManxueVideoFailedError(reason) for video, reason in reasons.items()}
+    states = parse_batch_event(batch_event(list(outcomes), outcomes), list(outcomes))
 
-    assert parse_batch_event(event, ["a"]).to_read == ["a"]
+    assert (states.to_read, states.failed) == (["done", "b"], ["b"])
+    assert str(states.errors["a"]) == reasons["a"]
+
+
+def test_a_long_reason_of_another_error_is_cut():
+    event = batch_event(["a"], {"a": exceptions.ManxueRefusedError("x" * 3 * events.MAX_REASON)})
+
+    assert str(parse_batch_event(event, ["a"]).errors["a"]) == "x" * 2 * events.MAX_REASON
+
+
+def test_states_beyond_the_table_are_polled():
+    ids = [f"proj_{number}" for number in range(100)]
+    event = batch_event(ids, {video: ManxueVideoFailedError(f"reason of {video}") for video in ids})
+    states = parse_batch_event(event, ids)
+
+    assert {video: str(error) for video, error in states.errors.items()} == {
+        video: f"reason of {video}" for video in ids[:61]
+    }
+    assert states.to_poll == ids[61:]
+
+
+def test_states_that_fill_the_table_are_kept(monkeypatch):
+    outcomes = {"a": ManxueVideoFailedError("no")}
+    size = len('["failed", "no"]')
+    for limit, to_poll in ((size, []), (size - 1, ["a"])):
+        monkeypatch.setattr(events, "MAX_TABLE", limit)
+        assert parse_batch_event(batch_event(["a"], outcomes), ["a"]).to_poll == to_poll
 
 
 # --- what else travels ----------------------------------------------------------------------------------
@@ -310,6 +391,17 @@ def test_a_wait_that_has_worked_says_so():
 @pytest.mark.parametrize("event", [None, [], "completed", {}, {"has_worked": "yes"}, begin_event("x")])
 def test_no_other_event_says_that_a_wait_has_worked(event):
     assert not worked_before(event)
+
+
+@pytest.mark.parametrize("kind", LASTING)
+def test_described_error_is_restored(kind):
+    restored = restore_error(through_database(describe_error(kind("why it ended"))))
+
+    assert (type(restored), str(restored)) == (kind, "why it ended")
+
+
+def test_described_error_of_an_unknown_kind_is_shown():
+    assert "does not understand: ['strange', 'no']." in str(restore_error(["strange", "no"]))
 
 
 # --- the tree of errors ---------------------------------------------------------------------------------

@@ -168,6 +168,25 @@ def test_the_written_task_can_be_stored_as_json():
     assert task.extra == {"x": None, "y": [None, {"?z": "?"}]}
 
 
+@pytest.mark.parametrize(
+    ("body", "extra"),
+    [
+        (b'{"id":"a","x":1e999}', {"x": None}),
+        (b'{"id":"a","x":"\xed\xa0\x80"}', {"x": "?"}),
+        ('{"id":"a","x":"b\\u0000"}'.encode("utf-16-le"), {"x": "b"}),
+    ],
+    ids=["number", "surrogate", "UTF-16"],
+)
+def test_rare_form_of_a_body_is_read_without_what_cannot_be_stored(body, extra):
+    assert parse_task(200, body).extra == extra
+
+
+def test_key_in_a_body_in_utf_16_is_not_repeated():
+    body = f'{{"id":"a","x":"{KEY}"}}'.encode("utf-16-le")
+
+    assert parse_task(200, body, secret=KEY).extra == {"x": "***"}
+
+
 def test_neither_the_video_url_nor_unknown_fields_show_in_a_tasks_repr():
     task = task_of(
         {"id": "p", "status": "completed", "video_url": VIDEO, "last_frame_url": "https://x/frame"}
@@ -247,6 +266,11 @@ def test_url_without_a_status_is_kept(answer):
     assert (task.status, task.status_word, task.video_url) == (TaskStatus.UNKNOWN, "", VIDEO)
 
 
+def test_order_with_a_url_but_no_status_is_unknown():
+    for answer in ({"id": "p", "url": VIDEO}, {"id": "p", "data": {"url": VIDEO}}):
+        assert task_of(answer, video_task_id="").status is TaskStatus.UNKNOWN
+
+
 @pytest.mark.parametrize("word", ["failed", "fail", "error"])
 def test_failed_task_with_a_url_has_failed(word):
     """The service says so; the URL may be that of a preview or of the reference material."""
@@ -276,7 +300,8 @@ def test_status_of_an_error_response_is_no_failed_video(answer):
 def test_status_error_of_a_task_is_a_failed_video(sign):
     value = {"id": "p", "task_id": "p", "object": "video"}.get(sign)
 
-    assert task_of({"status": "error", sign: value}).status is TaskStatus.FAILED
+    for beside in ({}, {"code": 7}):
+        assert task_of({"status": "error", sign: value, **beside}).status is TaskStatus.FAILED
 
 
 def test_an_unknown_status_keeps_the_word_of_the_service_cleaned():
@@ -454,6 +479,8 @@ def test_a_model_is_a_text_or_left_out(came):
         ({"msg": "bad prompt", "request_id": "02178"}, "bad prompt"),
         ({"error": {"message": "bad prompt"}}, "bad prompt"),
         ({"prompt": "too long"}, '{"prompt": "too long"}'),
+        ({"提示词": "过长"}, '{"提示词": "过长"}'),
+        ([1, 2], "[1, 2]"),
         ({"message": ""}, None),
         ("null", None),
         (True, None),
@@ -492,7 +519,34 @@ def test_reason_beside_error_is_found(word, fields):
 
 
 def test_reason_in_the_envelope_of_a_failed_task_is_found():
-    assert task_of({"code": 0, "msg": "policy", "data": {"id": "p", "status": "failed"}}).error == "policy"
+    failed = {"id": "p", "status": "failed"}
+
+    assert task_of({"code": 0, "msg": "policy", "data": failed}).error == "policy"
+    assert task_of({"code": 0, "msg": "ok", "data": {**failed, "error": "policy"}}).error == "policy"
+
+
+def nested_in(name, levels, value):
+    for _ in range(levels):
+        value = {name: value} if name else [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    ("name", "levels", "error"),
+    [("message", 5, "policy"), ("message", 6, None), ("", 4, "policy"), ("", 5, None)],
+)
+def test_text_of_a_reason_is_found_down_to_its_depth(name, levels, error):
+    """In five objects, with the task, or in four lists."""
+    fields = nested_in(name, levels, "policy")
+    task = {"id": "p", "status": "failed", **(fields if name else {"message": fields})}
+
+    assert task_of(task).error == error
+
+
+@pytest.mark.parametrize(("levels", "error"), [(6, "42"), (7, '{"error": ' * 6 + "42" + "}" * 6)])
+def test_code_of_a_reason_is_found_down_to_its_depth(levels, error):
+    """A deeper one is shown with all that is around it."""
+    assert task_of({"id": "p", "status": "failed", **nested_in("error", levels, 42)}).error == error
 
 
 @pytest.mark.parametrize(
@@ -616,6 +670,10 @@ def test_id_that_was_asked_for_is_never_replaced(answered, reported):
     assert "reported_id" not in task.to_dict()
 
 
+def test_id_of_the_envelope_is_not_that_of_the_task():
+    assert task_of({"id": "request-7", "data": {"status": "queued"}}).reported_id is None
+
+
 def test_an_order_that_failed_at_once_is_a_failed_task():
     assert (
         task_of({"id": "proj_1", "status": "failed", "error": "x"}, video_task_id="").status
@@ -697,23 +755,46 @@ def test_an_http_status_other_than_success_decides_alone(http_status, kind, body
         (b'{"error":"Not Found","message":"No handler"}', "No handler"),
         (b'{"code":7}', "code 7"),
         (b'{"code":"0"}', None),
+        (b'{"error":{"code":"E7"}}', "E7"),
         (b'["a"]', "a"),
+        (b'[{"msg":"a"},{"msg":"b"}]', "a; b"),
+        (b'[[[[["a"]]]]]', "a"),
+        (b'[[[[[["a"]]]]]]', None),
+        (b"[]", None),
         (b'"text"', "text"),
         (b"<html>Bad Gateway</html>", "Bad Gateway"),
+        (b"\xef\xbb\xbf\r\n <html>Bad Gateway</html>", "Bad Gateway"),
+        (b'<title lang="en">Bad</title><svg><title>Gateway</title></svg><p class="a">Sorry', "Bad Gateway"),
+        (b'<script src="a">1</script><p>Sorry', "Sorry"),
         (b"<title>413 Request Entity Too Large</title>", "413 Request Entity Too Large"),
         (b"<style>a{}</style><script>1<2</script><h1>Not &amp; here</h1><p>Sorry", "Not & here Sorry"),
         (b"prompt is too long: at most 2500 characters", "prompt is too long: at most 2500 characters"),
         ("提示词过长".encode(), "提示词过长"),
         ("提示词过长".encode("gbk"), "提示词过长"),
         (("题" * 10_000).encode()[: 16 * 1024], "题" * 499 + "…"),
+        (b"XML is not accepted", "XML is not accepted"),
+        (f"Bearer {KEY} refused".encode(), "Bearer *** refused"),
+        (b"nine word\x01", "nine word"),
+        (b"8 words \x01", None),
+        (b"with a NUL in a long text\0", None),
         (bytes(range(1, 32)) * 9, None),
         (b"\x1f\x8b\x00\x00", None),
         (b'{"video_url":"https:\\/\\/x\\/a\\u003fsig=abc', None),
+        (b'["https:\\/\\/x\\/a\\u003fsig=abc', None),
         (b"", None),
     ],
 )
 def test_the_words_of_the_service_are_found_in_an_error_answer(body, words):
-    assert str(error_of(404, body)) == ("HTTP 404" if words is None else f"HTTP 404: {words}")
+    tail = "" if words is None else f": {words}"
+
+    assert str(error_of(404, body, secret=KEY)) == f"HTTP 404{tail}"
+
+
+@pytest.mark.parametrize(
+    ("body", "words"), [(b"Bad Gateway", ": Bad Gateway"), (b'["busy"]', ": busy"), (b"[]", ""), (b"5", "")]
+)
+def test_success_without_an_object_is_reported_with_its_text(body, words):
+    assert str(error_of(200, body)) == f"HTTP 200 with a body that is not a JSON object{words}"
 
 
 @pytest.mark.parametrize(
@@ -760,6 +841,8 @@ def test_a_success_that_describes_no_task_may_be_better_next_time(body):
         ({"code": False, "msg": "no"}, ("code False", "no")),
         ({"code": 0, "msg": "gone", "data": None}, ("gone",)),
         ({"error": "gone"}, ("gone",)),
+        ({"error": 42}, ("an error instead of a task: 42",)),
+        ({"code": 500.0, "id": "p"}, ("code 500.0",)),
         ({"message": "gone"}, ("gone",)),
     ],
 )
@@ -793,6 +876,33 @@ def test_no_error_repeats_the_key_or_a_signature(http_status, name):
         assert "\n" not in text
 
 
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"code": 1234567890},
+        {"error": {"code": 1234567890}},
+        {"code": 7, "error": 1234567890},
+    ],
+)
+@pytest.mark.parametrize("http_status", [200, 404])
+def test_error_does_not_repeat_a_key_of_digits(http_status, answer):
+    """In JSON, it may come as a number."""
+    shown = str(error_of(http_status, json.dumps(answer).encode(), secret="1234567890"))
+
+    assert "1234567890" not in shown
+    assert "***" in shown
+
+
+def test_task_does_not_repeat_a_key_of_digits():
+    task = task_of({"id": "p", "status": 1234567890, "error": 1234567890}, secret="1234567890")
+
+    assert (task.status_word, task.error) == ("***", "***")
+
+
+def test_text_body_does_not_repeat_a_key_in_character_references():
+    assert str(error_of(502, b"<p>Bearer sk-very&#45;secret-key", secret=KEY)) == "HTTP 502: Bearer ***"
+
+
 @pytest.mark.parametrize("http_status", [200, 400, 502])
 def test_text_body_does_not_repeat_the_key_or_a_signature(http_status):
     for padding in (0, 16 * 1024 - 20):
@@ -811,11 +921,12 @@ def test_page_of_any_length_is_read_in_a_moment(page):
     assert time.monotonic() - started_at < 1
 
 
-def test_a_wrong_media_type_does_not_repeat_the_key():
+@pytest.mark.parametrize("key", [KEY, 1234567890])
+def test_a_wrong_media_type_does_not_repeat_the_key(key):
     with pytest.raises(ManxueMediaTypeError) as caught:
-        task_of({"id": "p", "object": KEY, "status": "x"}, secret=KEY)
+        task_of({"id": "p", "object": key, "status": "x"}, secret=str(key))
 
-    assert KEY not in str(caught.value)
+    assert str(key) not in str(caught.value)
 
 
 # --- Retry-After ----------------------------------------------------------------------------------------
@@ -889,6 +1000,10 @@ def test_errors_without_the_header_carry_no_pause(http_status):
     assert str(error) == f"HTTP {http_status}"
 
 
+def test_date_of_a_pause_is_counted_from_the_epoch_by_default():
+    assert error_of(503, retry_after=[http_date(90)]).retry_after == 90.0
+
+
 def test_an_unreadable_retry_after_is_ignored_but_told():
     error = error_of(429, b'{"msg":"too many"}', retry_after=[f"soon\r\n{KEY}"], secret=KEY)
 
@@ -924,6 +1039,7 @@ def test_an_unreadable_retry_after_is_told_without_words_of_the_service_too():
         ("why? because", "why? because"),
         (r'{"url":"https:\/\/x\/a.mp4?sig=1"}', r'{"url":"https:\/\/x\/a.mp4?***"}'),
         ("https://x/a b.mp4?sig=1 2&key=3 now", "https://x/a b.mp4?*** 2&*** now"),
+        (r"https:\/\/x\/a b.mp4?sig=1 now", r"https:\/\/x\/a b.mp4?*** now"),
         ("why?a=b", "why?a=b"),
     ],
 )
@@ -934,6 +1050,9 @@ def test_foreign_text_is_made_fit_for_a_log(text, clean):
 def test_foreign_text_is_bounded():
     assert clean_text("x" * 500) == "x" * 500
     assert clean_text("x" * 501) == "x" * 499 + "…"
+    assert clean_text("7" * 500) == "7" * 500
+    assert clean_text("x" + " " * 1998 + "y") == "x y"
+    assert clean_text("x" + " " * 1999 + "y") == "x…"
     assert len(clean_text("x " * 1_000_000)) <= 500
 
 
@@ -960,7 +1079,9 @@ def test_a_key_at_the_bound_of_the_text_is_not_shown_in_part():
 
 
 def test_no_key_means_that_nothing_is_replaced():
-    assert clean_text("words", "") == "words"
+    for words in ("words", "XXXX-1234"):
+        assert clean_text(words) == clean_text(words, "") == words
+        assert task_of({"id": "p", "status": words}).status_word == words
 
 
 # --- addresses ------------------------------------------------------------------------------------------
