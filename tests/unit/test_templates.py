@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import jinja2.defaults
 import pytest
+from jinja2 import nodes
 
 from airflow_provider_manxue._core import templates
 from airflow_provider_manxue._core.templates import (
@@ -32,10 +33,15 @@ ALLOWED = [
     "{{ logical_date.int_timestamp }}",
     "{{ macros.ds_add(ds, -1) }}",
     "{{ macros.ds_format(ds, '%Y-%m-%d', '%d') }}",
+    "{{ macros.ds_add(data_interval_end.date(), 1) }}",
+    "{{ macros.ds_format(data_interval_end.date(), '%Y-%m-%d', '%d') }}",
+    "{{ (data_interval_end | default(ds)).year }}",
+    "{{ (data_interval_end | d(ds)).day }}",
     "{{ macros.datetime.strptime(ds, '%Y-%m-%d').year }}",
     "{{ macros.json.loads(params.text)['a'] }}",
     "{{ params.videos | map(attribute='id') | select('string') | list | first }}",
     "{{ range(3) | list | join(',') }}",
+    "{{ [3, -1, 2] | select('odd') | map('abs') | join(',') }}",
     "{{ params.a if params.b else task.task_id + dag.dag_id }}",
 ]
 """Templates with the same value in the triggerer as on a worker; ``test_template_values.py`` compares it."""
@@ -70,6 +76,9 @@ def test_whole_constant_pull_becomes_a_reference(template, pull):
         "{{ ti.xcom_pull('a', 'other', map_indexes=-1) }}",
         "{{ ti.xcom_pull('a', include_prior_dates=true, map_indexes=-1) }}",
         "{{ ti.xcom_pull('a', default='b', map_indexes=-1) }}",
+        "{{ ti.xcom_pull('a', task_ids='b', map_indexes=-1) }}",
+        "{{ ti.xcom_pull('a', map_indexes=-1).items }}",
+        "{{ ti.xcom_pull('a', map_indexes=-1).append }}",
         "{{ ti.xcom_pull(*params.a, map_indexes=-1) }}",
         "{{ ti.xcom_pull('a', map_indexes=-1, **params.a) }}",
         "{{ ti.xcom_pull('a', map_indexes=-1)[params.k] }}",
@@ -101,6 +110,8 @@ def test_any_other_pull_is_left_to_a_worker(template):
         ("{{ ti.xcom_pull('a') }}", "{{ ti.xcom_pull('a', map_indexes=-1) }}"),
         ("{{ task_instance.xcom_pull(task_ids='a', key='k')['x'] }}",
          "{{ task_instance.xcom_pull('a', key='k', map_indexes=-1) }}"),
+        ("{{ ti.xcom_pull('a', none, 'k', true) }}", "{{ ti.xcom_pull('a', key='k', map_indexes=-1) }}"),
+        ("{{ ti.xcom_pull('a', none, 'k', true, 1) }}", "{{ ti.xcom_pull(..., map_indexes=-1) }}"),
         ("x_{{ ti.xcom_pull('a', map_indexes=3) }}", "{{ ti.xcom_pull('a', map_indexes=3) }}"),
         ("a{% if ti.xcom_pull(var) %}b{% endif %}", "{{ ti.xcom_pull(..., map_indexes=-1) }}"),
     ],
@@ -162,6 +173,8 @@ def test_template_of_known_names_is_allowed(template):
         ("{{ '{0.age}'.format(logical_date) }}", "a date to a function or method"),
         ("{{ logical_date.strftime('%s') }}", "'strftime'"),
         ("{{ logical_date.strftime(params.form) }}", "'strftime'"),
+        ("{{ logical_date.strftime() }}", "'strftime'"),
+        ("{{ macros.ds_format(ds, '%Y', output_format='%s') }}", "'ds_format'"),
         ("{{ macros.datetime(2026, 1, 1).timestamp() }}", "'timestamp'"),
         ("{{ logical_date.naive().timestamp() }}", "'timestamp'"),
         ("{% set x = params.id %}{{ x }}", "statement"),
@@ -181,6 +194,33 @@ def test_any_other_name_is_left_to_a_worker(template, named):
     with pytest.raises(WorkerOnlyTemplateError) as reason:
         check_template(template)
     assert named in str(reason.value)
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{", "is not valid Jinja"),
+        ("{{ " + "(" * 5000, "is nested too deeply"),
+        ("{% set x = 1 %}", "has a statement other than {% if %}"),
+        ("{{ [logical_date] }}", "uses a date in a list, a dict or a format"),
+        ("{{ params[logical_date] }}", "has a date as a subscript"),
+        ("{{ logical_date[0] }}", "uses 'a subscript' of a date"),
+        ("{{ dict(a=logical_date) }}", "passes a date to a function or method"),
+        ("{{ params.a()() }}", "uses 'a call', which is not available in the triggerer"),
+        ("{{ logical_date | sum }}", "uses the filter 'sum' on a date"),
+    ],
+)
+def test_reason_is_stated_in_words(template, reason):
+    with pytest.raises(WorkerOnlyTemplateError) as caught:
+        check_template(template)
+    assert str(caught.value) == reason
+
+
+def test_expression_of_a_later_jinja_is_left_to_a_worker(monkeypatch):
+    tree = nodes.Template([nodes.Output([nodes.ContextReference()])])
+    monkeypatch.setattr(templates, "_parse", lambda text: tree)
+    with pytest.raises(WorkerOnlyTemplateError, match="^has an expression of the type ContextReference$"):
+        check_template("{{ ... }}")
 
 
 def test_names_that_the_dag_redefines_are_left_to_a_worker():
