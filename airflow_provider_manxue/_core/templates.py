@@ -137,7 +137,7 @@ _FORMATTERS = frozenset({"strftime", "ds_format"})
 _BY_NAME = {"map": 0, "select": 0, "reject": 0, "selectattr": 1, "rejectattr": 1}
 """Filters that call a filter or test by its name, and the position of that argument."""
 
-_PULL_ARGUMENTS = ("task_ids", "dag_id", "key", "include_prior_dates")
+_PULL_NAMES = ("task_ids", "dag_id", "key", "include_prior_dates")
 """Positional arguments of ``xcom_pull``, in their order."""
 
 _RETURN_KEY = "return_value"
@@ -241,9 +241,9 @@ def _pull_arguments(call: Any) -> dict[str, Any] | None:
     :param call: the call.
     :return: the arguments; None if their names are not known.
     """
-    pairs = [*zip(_PULL_ARGUMENTS, call.args, strict=False), *((word.key, word.value) for word in call.kwargs)]
+    pairs = [*zip(_PULL_NAMES, call.args, strict=False), *((word.key, word.value) for word in call.kwargs)]
     arguments = {name: _constant(node) for name, node in pairs}
-    is_clear = len(arguments) == len(pairs) and len(call.args) <= len(_PULL_ARGUMENTS)
+    is_clear = len(arguments) == len(pairs) and len(call.args) <= len(_PULL_NAMES)
     return arguments if is_clear and call.dyn_args is None and call.dyn_kwargs is None else None
 
 

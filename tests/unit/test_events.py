@@ -189,7 +189,15 @@ def test_the_event_says_when_the_wait_began_if_the_worker_does_not_know(event_of
 
 @pytest.mark.parametrize(
     "event",
-    [None, [], "completed", {"started_at": None}, {"started_at": "now"}, {"started_at": -1}, {"started_at": 1e11}],
+    [
+        None,
+        [],
+        "completed",
+        {"started_at": None},
+        {"started_at": "now"},
+        {"started_at": -1},
+        {"started_at": 1e11},
+    ],
 )
 def test_the_beginning_may_be_unknown(event):
     assert start_of(event) is None
@@ -239,7 +247,7 @@ def test_timeout_of_a_whole_batch_without_a_final_poll_is_polled():
 
 @pytest.mark.parametrize("kind", [exceptions.ManxueAuthenticationError, ManxueTimeoutError])
 def test_error_of_a_whole_batch_is_raised(kind):
-    with pytest.raises(kind, match="^why it ended$"):
+    with pytest.raises(kind, match=r"^why it ended$"):
         parse_batch_event(error_event("", kind("why it ended")), ["a", "b"])
 
 

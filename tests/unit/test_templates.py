@@ -219,7 +219,7 @@ def test_reason_is_stated_in_words(template, reason):
 def test_expression_of_a_later_jinja_is_left_to_a_worker(monkeypatch):
     tree = nodes.Template([nodes.Output([nodes.ContextReference()])])
     monkeypatch.setattr(templates, "_parse", lambda text: tree)
-    with pytest.raises(WorkerOnlyTemplateError, match="^has an expression of the type ContextReference$"):
+    with pytest.raises(WorkerOnlyTemplateError, match=r"^has an expression of the type ContextReference$"):
         check_template("{{ ... }}")
 
 
