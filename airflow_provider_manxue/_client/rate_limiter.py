@@ -191,12 +191,10 @@ class AdaptiveRateLimiter:
 
     def _change_rate(self, rate: float, now: float) -> None:
         present = self._rate_at(now)
-        if self._recovers_from is None:
-            self._low = self._ceiling = rate
-        elif rate < self._ceiling:
+        if rate < self._ceiling:
             self._ceiling = rate
             self._low = min(self._low, rate * DECREASE)
-        elif present >= self._max_rate and rate > present:
+        elif self._recovers_from is not None and rate > present >= self._max_rate:
             # Nothing was learnt about rates above the former limit: continue as at the end of a recovery.
             self._ceiling = present
             self._low = present * DECREASE
@@ -405,7 +403,8 @@ class AdaptiveRateLimiter:
     def _warn_if_shared(self, rate: float) -> None:
         if rate > self._max_rate * SHARED_FACTOR:
             self._shared_episodes = 0
-        if rate > self._max_rate * SHARED_FACTOR or rate < self._ceiling * SETTLED_FACTOR:
+            return
+        if rate < self._ceiling * SETTLED_FACTOR:
             return
         self._shared_episodes += 1
         if self._shared_episodes == SHARED_EPISODES:

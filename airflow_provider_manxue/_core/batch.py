@@ -111,7 +111,7 @@ def to_kept(outcomes: Mapping[str, Outcome], read_at: Mapping[str, float]) -> di
     """
     return {
         "tasks": {
-            video: [read_at.get(video, 0.0), outcome.to_dict()]
+            video: [read_at[video], outcome.to_dict()]
             for video, outcome in outcomes.items()
             if isinstance(outcome, VideoTask)
         },

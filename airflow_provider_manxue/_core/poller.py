@@ -308,7 +308,7 @@ class Poller:
         is_endless = self.has_worked and not self._grace_ends
         ends_at = float("inf") if is_endless else since + self._grace_time(error)
         if now >= ends_at:
-            self._end_all(error, now)
+            self._end_all(error)
         elif isinstance(error, ManxueAuthenticationError):
             probe = next_credential_probe(now - since) or now - since + CREDENTIAL_PROBES[-1]
             self._postpone(since + probe, error, now)
@@ -374,7 +374,7 @@ class Poller:
         if isinstance(error, ManxueInternalError):
             self._handle_internal(video, error, sent_at, now)
         elif isinstance(error, ManxueRedirectError):
-            self._end_all(error, now)
+            self._end_all(error)
         elif affects_all_videos(error):
             self._handle_connection_error(video, error, now)
         else:
@@ -446,7 +446,7 @@ class Poller:
         if is_forbidden:
             self._forbidden.add(video.id)
             if not self.has_worked and self._forbidden.issuperset(self._waiting):
-                self._end_all(error, now)
+                self._end_all(error)
                 return
         ends_at = video.grace_since + GRACE_TIME
         if now >= ends_at and self._grace_ends:
@@ -462,7 +462,7 @@ class Poller:
         if self._internal_since is None:
             self._internal_since = now
         if now - self._internal_since >= GRACE_TIME:
-            self._end_all(error, now)
+            self._end_all(error)
         elif sent_at >= video.deadline:
             self._retry_final(video, now, sent_at, 0.0, is_throttled=False)
         else:
@@ -514,7 +514,7 @@ class Poller:
         error = outcome if isinstance(outcome, ManxueError) else None
         self._lines += self._log.lines_for_end(video.id, error, now)
 
-    def _end_all(self, error: ManxueError, now: float) -> None:
+    def _end_all(self, error: ManxueError) -> None:
         for video in list(self._waiting.values()):
             self._set_retrying(video, retrying=False)
             self.outcomes[video.id] = error
