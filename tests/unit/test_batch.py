@@ -13,7 +13,9 @@ from airflow.providers.common.compat.sdk import DAG, AirflowSkipException, BaseO
 
 from airflow_provider_manxue._core.batch import (
     KEPT_KEY,
+    MAX_NAMED,
     MYSQL_TEXT,
+    BatchProgress,
     batch_error,
     parse_kept,
     stored_length,
@@ -302,6 +304,26 @@ class TestOutcomes:
         )
 
 
+@pytest.mark.parametrize(
+    ("count", "end"), [(MAX_NAMED, "\n- v99: x"), (MAX_NAMED + 2, "\n- v99: x\n- and 2 more")]
+)
+def test_error_of_a_large_batch_names_a_hundred_videos(count, end):
+    error = str(batch_error({f"v{number}": ManxueRefusedError("x") for number in range(count)}))
+
+    assert error.endswith(end)
+    assert error.count(": x") == MAX_NAMED
+
+
+def test_error_of_all_keeps_what_is_known():
+    progress = BatchProgress(["a", "b", "a", "c"], START, START)
+    ready, error = VideoTask("a", TaskStatus.COMPLETED), ManxueError("the event is not understood")
+    progress.known["a"] = ready
+    progress.fail(error)
+
+    assert progress.known == {"a": ready, "b": error, "c": error}
+    assert progress.left == []
+
+
 def test_progress_is_told_on_change_and_a_failure_at_once(world, videos, caplog, capsys):
     videos |= {
         "a": {"status": "failed", "error": "bad prompt"},
@@ -355,6 +377,11 @@ class TestCeilings:
         # Without a key of Airflow's in these tests, nothing is encrypted yet.
         stored = Fernet(Fernet.generate_key()).encrypt(Trigger.from_object(trigger).encrypted_kwargs.encode())
         assert len(stored) <= stored_length(ids) <= len(stored) + 500
+
+    @pytest.mark.parametrize("length", range(12, 66, 3))
+    def test_of_mysql_counts_what_encryption_adds(self, length):
+        text = json.dumps(["v" * length]) + " " * 300  # the other arguments
+        assert stored_length(["v" * length]) == len(Fernet(Fernet.generate_key()).encrypt(text.encode()))
 
 
 # --- the event ----------------------------------------------------------------------------------------------

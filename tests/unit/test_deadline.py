@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from airflow_provider_manxue._core.deadline import (
+    DEFER_TIMEOUT_MARGIN,
     EVENT_MARGIN,
     FINAL_POLL_WINDOW,
     MAX_OVERSHOOT,
     PollTimes,
     TimeLimits,
+    airflow_timeout,
     final_polls_failed,
+    latest_in_trigger,
     latest_on_worker,
 )
 from airflow_provider_manxue._core.wait_arguments import WaitArguments
@@ -51,8 +56,51 @@ def test_trigger_without_a_worker_counts_from_the_end_that_airflow_sets(ends_at)
 
 
 @pytest.mark.parametrize(
+    ("ends_at", "resumed_at", "latest"),
+    [
+        (5000.0, 0.0, 5000.0 - EVENT_MARGIN),
+        (600.0, 0.0, 600.0 + FINAL_POLL_WINDOW),
+        (600.0, 2000.0, 2000.0 + EVENT_MARGIN),
+    ],
+    ids=["the event has time", "final polls are retried", "a late trigger polls once"],
+)
+def test_trigger_stops_before_airflow_but_polls_in_any_case(ends_at, resumed_at, latest):
+    assert latest_in_trigger(START + 600, START + ends_at, START + resumed_at) == START + latest
+
+
+@pytest.mark.parametrize(
+    ("execution_timeout", "now", "margin"),
+    [
+        (math.inf, 0.0, DEFER_TIMEOUT_MARGIN),
+        (600.0, 0.0, FINAL_POLL_WINDOW + EVENT_MARGIN),
+        (900.0, 0.0, 300.0 + FINAL_POLL_WINDOW + EVENT_MARGIN),
+        (900.0, 700.0, 100.0 + 200.0 + FINAL_POLL_WINDOW + EVENT_MARGIN),
+        (900.0, 1000.0, 400.0 + FINAL_POLL_WINDOW + EVENT_MARGIN),
+    ],
+)
+def test_execution_timeout_bounds_the_margin_of_the_deferral(execution_timeout, now, margin):
+    limits = TimeLimits(600.0, execution_timeout)
+    assert limits.defer_timeout_margin(START, START + 600, START + now) == margin
+
+
+@pytest.mark.parametrize(("waited", "is_over"), [(299.0, False), (300.0, True)])
+def test_execution_timeout_ends_the_task(waited, is_over):
+    assert TimeLimits(600.0, 300.0).is_over(START, START + waited) is is_over
+
+
+@pytest.mark.parametrize(("now", "left"), [(0.0, 2400.0), (700.0, 1700.0), (9000.0, EVENT_MARGIN)])
+def test_airflow_ends_a_deferral_after_the_margin(now, left):
+    assert airflow_timeout(START + 600, DEFER_TIMEOUT_MARGIN, START + now) == left
+
+
+@pytest.mark.parametrize(
     ("waited", "pause", "failed"),
-    [(FINAL_POLL_WINDOW, 0.0, True), (FINAL_POLL_WINDOW - 1, 0.0, False), (60.0, 60.0, False)],
+    [
+        (FINAL_POLL_WINDOW, 0.0, True),
+        (FINAL_POLL_WINDOW - 1, 0.0, False),
+        (60.0, FINAL_POLL_WINDOW, True),
+        (60.0, 60.0, False),
+    ],
 )
 def test_final_polls_fail_after_their_window_unless_paused(waited, pause, failed):
     deadline, now = START + 600, START + 600 + waited

@@ -329,6 +329,16 @@ def test_further_429s_double_the_pause():
     assert rate == pytest.approx(8, rel=0.01)
 
 
+def test_429s_at_the_same_moment_pause_once():
+    async def main():
+        limiter = AdaptiveRateLimiter(10, 10)
+        await throttle(limiter)
+        limiter.on_throttled(now(), None)
+        return limiter.resumes_at - now()
+
+    assert run(main()) == pytest.approx(1)
+
+
 def test_429s_in_flight_lengthen_the_pause_once():
     async def main():
         limiter = AdaptiveRateLimiter(10, 10)
@@ -394,12 +404,12 @@ def test_success_sent_before_a_longer_pause_ends_the_episode():
     assert run(main()) == pytest.approx((8, 6.4), rel=0.01)
 
 
-def test_success_sent_before_the_decrease_changes_nothing():
+@pytest.mark.parametrize("before", [0.001, 0.0])
+def test_success_sent_before_the_decrease_changes_nothing(before):
     async def main():
         limiter = AdaptiveRateLimiter(10, 10)
-        sent_at = now()
         await throttle(limiter)
-        limiter.on_success(sent_at)
+        limiter.on_success(now() - before)
         return await throttle(limiter), limiter.rate
 
     assert run(main()) == pytest.approx((2, 8), rel=0.01)
@@ -560,6 +570,12 @@ async def find_limit(limiter, limit):
         await succeed(limiter)
 
 
+async def wait_for_rate(limiter, rate):
+    for _ in range(int(10 * RECOVERY_TIME)):
+        if limiter.rate < rate * 0.999:
+            await asyncio.sleep(0.1)
+
+
 async def meet_limit(limiter, episodes):
     for _ in range(episodes):
         await asyncio.sleep(RECOVERY_TIME)
@@ -579,9 +595,30 @@ def test_shared_limit_is_logged_once(caplog):
     with caplog.at_level(logging.WARNING):
         assert run(main()) == 0
     (record,) = caplog.records
-    assert "'manxue_default'" in record.getMessage()
-    assert "at about 5.1 requests per second, far below the configured 10." in record.getMessage()
-    assert "Another process seems to share the limit" in record.getMessage()
+    assert record.getMessage() == (
+        "Connection 'manxue_default': the service throttles this process at about 5.1 requests per second, far below the "
+        "configured 10. Another process seems to share the limit. Set 'requests_per_second' to this process's share of it, "
+        "or to the service's limit if that is lower."
+    )
+
+
+def test_episodes_near_the_own_limit_do_not_count_as_shared(caplog):
+    async def main():
+        limiter = AdaptiveRateLimiter(10, 10)
+        for limit in (10, 8, 7):
+            await wait_for_rate(limiter, limit)
+            await asyncio.sleep(await throttle(limiter))
+            await succeed(limiter)
+        await meet_limit(limiter, 1)  # at 7, which is settled and not far below
+        await throttle(limiter)  # at 5.6, still falling
+        await succeed(limiter)
+        await meet_limit(limiter, SHARED_EPISODES - 1)
+        early = len(caplog.records)
+        await meet_limit(limiter, 1)
+        return early, len(caplog.records)
+
+    with caplog.at_level(logging.WARNING):
+        assert run(main()) == (0, 1)
 
 
 def test_limit_that_is_still_searched_is_not_logged(caplog):
@@ -811,10 +848,23 @@ def test_configure_keeps_a_lower_learnt_rate():
         limiter.configure(90, 10)
         lowered = limiter.rate
         limiter.configure(200, 10)
-        return before, lowered, limiter.rate
+        raised = limiter.rate
+        await asyncio.sleep(limiter.resumes_at - now() + RECOVERY_TIME)
+        return before, lowered, raised, limiter.rate
 
-    before, lowered, raised = run(main())
+    before, lowered, raised, recovered = run(main())
     assert before == lowered == raised == pytest.approx(100 * DECREASE**5)
+    assert recovered == pytest.approx(100 * DECREASE**4)
+
+
+def test_configure_of_the_concurrency_keeps_a_low_rate():
+    async def main():
+        limiter = AdaptiveRateLimiter(MIN_RATE / 2, 10)
+        await throttle(limiter)
+        limiter.configure(MIN_RATE / 2, 5)
+        return limiter.rate
+
+    assert run(main()) == MIN_RATE / 2
 
 
 def test_configure_probes_up_to_a_raised_rate():
@@ -889,6 +939,18 @@ def test_cancelled_acquires_leave_no_gap():
     assert [moment for moment, _ in granted] == pytest.approx([0, 0.1, 0.2])
 
 
+def test_cancelled_final_poll_is_not_granted():
+    async def main():
+        limiter = AdaptiveRateLimiter(10, 10)
+        waits = Waits(limiter)
+        waits.submit("a")
+        limiter.cancel(waits.submit("b", final=True))
+        await asyncio.sleep(1)
+        return waits.names, limiter.estimated_wait()
+
+    assert run(main()) == (["a"], 0)
+
+
 @pytest.mark.parametrize("cancelled_first", [True, False])
 def test_grant_at_the_moment_of_a_cancellation_is_passed_on(cancelled_first):
     async def main():
@@ -936,6 +998,39 @@ def test_acquire_is_granted_in_the_order_of_submit():
         return [name for _, name in granted]
 
     assert run(main()) == ["a", "d", "b", "c"]
+
+
+@pytest.mark.parametrize(
+    ("options", "names"), [({}, ["final", "regular"]), ({"final": True}, ["regular", "final"])]
+)
+def test_acquire_counts_among_the_polls_of_its_kind(options, names):
+    """A final poll that is granted at once gives the next turn to a regular one."""
+
+    async def main():
+        limiter = AdaptiveRateLimiter(1, 10)
+        waits = Waits(limiter)
+        await limiter.acquire("first", **options)
+        waits.submit("regular")
+        waits.submit("final", final=True)
+        await asyncio.sleep(5)
+        return waits.names
+
+    assert run(main()) == names
+
+
+def test_acquire_is_fair_among_tasks():
+    async def main():
+        limiter, granted = AdaptiveRateLimiter(1, 10), []
+
+        async def poll(task):
+            await limiter.acquire(task)
+            granted.append(task)
+            limiter.release()
+
+        await asyncio.gather(*(poll(task) for task in ("first", "a", "a", "a", "b")))
+        return granted[1:]
+
+    assert run(main()) == ["a", "a", "b", "a"]
 
 
 def test_thousands_of_cancelled_acquires_are_skipped():

@@ -167,8 +167,16 @@ def test_pause_that_the_service_asks_for_is_logged_uncut(log, pause, wish):
     assert text == f"Video proj_1: no usable response yet: HTTP 429{wish} (after 0:00:00)"
 
 
-def test_resumed_wait_does_not_repeat_the_last_line():
-    assert logged(StatusLog("proj_1", START, "processing"), task("processing"), task("processing")) == []
+@pytest.mark.parametrize(
+    ("last_status", "answer"),
+    [
+        ("processing", task("processing")),
+        ("completed, 5 s long", task("completed", actual_duration=5.0)),
+        ("unknown status 'rendering 5%'", task("unknown", "rendering 6%")),
+    ],
+)
+def test_resumed_wait_does_not_repeat_the_last_line(last_status, answer):
+    assert logged(StatusLog("proj_1", START, last_status), answer, answer) == []
 
 
 @pytest.mark.parametrize("last_status", ["", "queued", "HTTP 503"])

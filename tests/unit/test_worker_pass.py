@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from airflow_provider_manxue._core.deadline import MAX_OVERSHOOT
 from airflow_provider_manxue._core.poller import Poller
 from airflow_provider_manxue._core.polling import PollPolicy
 from airflow_provider_manxue._core.worker_pass import MAX_EXTRA_TIME, PATIENCE, WorkerPass
@@ -51,12 +52,13 @@ def test_pass_ends_after_one_poll_of_each_but_for_quick_retries(worker_pass, out
     assert worker_pass.is_over(poller, START) is is_over
 
 
-def test_pass_ends_if_the_quick_retry_is_beyond_its_bound(worker_pass):
-    poller = poller_of("a")
+@pytest.mark.parametrize(("pause", "is_over"), [(PATIENCE, False), (PATIENCE + 1, True)])
+def test_pass_ends_if_the_quick_retry_is_beyond_its_bound(worker_pass, pause, is_over):
+    poller = poller_of("a", chance=lambda: 0.0)
     poller.take_due(START)
-    poller.handle("a", ManxueTransientError("HTTP 429", 31.0), sent_at=START, now=START)
+    poller.handle("a", ManxueTransientError("HTTP 429", pause), sent_at=START, now=START)
 
-    assert worker_pass.is_over(poller, START)
+    assert worker_pass.is_over(poller, START) is is_over
 
 
 def test_pass_ends_without_a_usable_response(worker_pass):
@@ -75,3 +77,20 @@ def test_usable_response_extends_the_pass_up_to_its_bound():
 def test_pass_ends_if_the_limiter_is_paused_beyond_its_bound(worker_pass):
     assert not worker_pass.is_over(poller_of("a"), START, next_grant_at=START + PATIENCE)
     assert worker_pass.is_over(poller_of("a"), START, is_polling=True, next_grant_at=START + PATIENCE + 0.1)
+
+
+@pytest.mark.parametrize(
+    ("has_response", "is_rescheduled", "ends"),
+    [(False, False, True), (False, True, True), (True, False, False), (True, True, True)],
+)
+def test_pause_beyond_the_last_final_poll_ends_a_pass_that_leads_nowhere(
+    worker_pass, has_response, is_rescheduled, ends
+):
+    """A pass that got a response has read a part, and the next one reads the rest after the pause."""
+    poller = poller_of("a")
+    poller.hold_until(START + 3600 + MAX_OVERSHOOT + 1)
+    if has_response:
+        worker_pass.note_response(START)
+    worker_pass.end_overdue(poller, START, is_rescheduled=is_rescheduled)
+
+    assert poller.done is ends
