@@ -10,6 +10,8 @@ from dataclasses import asdict, replace
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from airflow.providers.common.compat.sdk import AirflowTaskTimeout
+
 from airflow_provider_manxue._airflow.order_life import place_order, track_order
 from airflow_provider_manxue._airflow.order_store import OrderStore
 from airflow_provider_manxue._airflow.single_wait import SingleVideoWait
@@ -385,13 +387,15 @@ class ManxueCreateVideoOperator(SingleVideoWait):
 
     def _awaited_id(self, context: Context) -> str:
         """Return the id of the order that this task instance has placed: from its record, else from its XCom."""
-        ti = context["ti"]
+        ti, store = context["ti"], self._order_store(context)
         try:
-            record = self._order_store(context).load()
+            record = store.load()
             video_task_id = record.id if record else None
             if video_task_id is None:
                 video_task_id = ti.xcom_pull(task_ids=ti.task_id, key=_ID_KEY, map_indexes=ti.map_index)
-        except Exception as error:  # noqa: BLE001 - whatever it is, no retry may order again
+        except (Exception, AirflowTaskTimeout) as error:  # whatever it is, no retry may order again
+            if store.enabled and isinstance(error, AirflowTaskTimeout):
+                raise  # a retry continues with the record
             self.log.warning("The id of the order could not be loaded (%s).", type(error).__name__)
             video_task_id = None
         if not names_a_task(video_task_id):

@@ -92,6 +92,10 @@ def deferred(world, service, clock, orders, make):
     return make
 
 
+def out_of_time(*arguments, **others):
+    raise AirflowTaskTimeout("execution_timeout")
+
+
 def fail(task, world, words):
     return task.resume_execution("__fail__", {"error": words, "traceback": None}, world.context)
 
@@ -240,6 +244,20 @@ class TestEndOfTheDeferralOfAnOrder:
         world.store.get = away
         with pytest.raises(ManxueOrderUnknownError):
             fail(order(), world, "Trigger timeout")
+        assert orders == []
+
+    def test_out_of_time_is_never_repeated_below_3_3(self, world, orders, monkeypatch):
+        """Airflow would retry its own timeout, and the retry would order again."""
+        world.store = None
+        monkeypatch.setattr(world.ti, "xcom_pull", out_of_time)
+        with pytest.raises(ManxueOrderUnknownError):
+            fail(order(), world, "Trigger failure")
+        assert orders == []
+
+    def test_out_of_time_is_retried_with_a_record(self, world, orders):
+        world.store.get = out_of_time
+        with pytest.raises(AirflowTaskTimeout):
+            fail(order(), world, "Trigger failure")
         assert orders == []
 
 
