@@ -29,6 +29,9 @@ from soak.virtual import Worker
 from soak.world import PROCESS, RUN, Process, as_stored
 
 FAILED_DEFERRAL = "__fail__"
+CLEAR = "a clear"
+"""Why a deferral ends that a person clears."""
+
 DETECTION = 30.0
 """Seconds after which Airflow notices that a process is gone."""
 
@@ -47,6 +50,13 @@ class Killed:
         return "the worker was killed"
 
 
+class Cleared:
+    """A try that a person has ended while it was deferred, by a clear."""
+
+    def __str__(self):
+        return "a person has cleared the task"
+
+
 @dataclass
 class Attempt:
     """One try of a task, as the oracle needs it."""
@@ -63,6 +73,8 @@ class Attempt:
     has_lost_its_start: bool = False
     has_seen_the_end: bool = False
     rescheduled: list = field(default_factory=list)
+    workers: list = field(default_factory=list)
+    was_executed: bool = False
     result: object = None
 
 
@@ -127,8 +139,14 @@ class TaskInstance:
         self.reorders = 0  # orders that a person has asked for
         self.settled = []  # orders that are over and known
         self.videos = {}
+        self.was_cleared = False
         self.state = None
         world.instances[self.task_id] = self
+
+    @property
+    def orders(self):
+        """What the service has taken from this task instance."""
+        return [order for order in self.world.wire.service.orders if order.request["prompt"] == self.task_id]
 
     # --- what an operator asks of a task instance -----------------------------------------------------------
 
@@ -183,23 +201,37 @@ class TaskInstance:
             attempt.ended_at = self.world.loop.time()
             self.state = state_after(attempt.result)
             self.world.note(self.task_id, f"try {self.try_number}: {self.state}: {attempt.result}")
+            if self.state == "cleared":
+                self.clear()
+                continue
             if self.state != "up_for_retry":
                 return
-            if self.try_number > self.max_tries:
+            if self.try_number > self.max_tries or not (
+                self.task.retries or isinstance(attempt.result, Killed)
+            ):
                 self.state = "failed"
                 return
             await asyncio.sleep(self.plan.retry_delay)
 
     def clear(self):
-        """Do what Airflow does when a person clears the task."""
+        """Do what Airflow does when a person clears the task. Where nothing binds its order, it orders again then."""
         self.max_tries = self.try_number + self.plan.retries
+        self.last_step = None
+        if self.store is None:
+            self.give_up_orders()
+
+    def give_up_orders(self):
+        """Note that a person wants another order beside those that are there."""
+        known = [order.id for order in self.orders]
+        self.reorders += known != self.settled
+        self.settled = known
 
     async def _run_try(self, attempt):
         # Airflow 3.0 resumes a retry with what the try before has deferred with.
         step = self.last_step if self.plan.resumes_stale else None
         if self.task.start_from_trigger:
             step = await self._start_in_triggerer(attempt)
-        while not isinstance(step, Returned):
+        while not isinstance(step, (Returned, Cleared)):
             result = await self._work(step, attempt)
             if isinstance(result, TaskDeferred):
                 step = self.last_step = await self._deferred(result, attempt)
@@ -237,6 +269,10 @@ class TaskInstance:
         await asyncio.sleep(self.world.wire.lag() * 10)  # in the queue, and until the process is there
         process = Process(self.world, f"{self.task_id}'s worker", self._meet, self.task_id)
         self._begin(attempt)
+        attempt.workers.append(process)
+        self.task.retries = (
+            self.plan.retries
+        )  # each process parses the Dag file; the task may change it for its own one
         worker = Worker(self.world.loop, lambda: self._executed(step, process))
         worker.process = process
         alarm = None
@@ -274,6 +310,7 @@ class TaskInstance:
     def _executed(self, step, process):
         try:
             result = self._executed_by(copy.copy(self.task), step)
+            self.attempts[-1].was_executed = True
             if isinstance(result.value, (dict, list, str)) and self.plan.do_xcom_push:
                 process.boundary("before the result is pushed")
                 self.keep_xcom("return_value", result.value)
@@ -310,12 +347,8 @@ class TaskInstance:
         self.stored.append(stored)
         event = self.world.loop.create_future()
         runs = []
+        until, ending = self._ending_from_outside(timeout_after)
         with contextlib.suppress(TimeoutError):
-            # The scheduler looks for deferrals that have timed out now and then.
-            until = self.world.clock.until(timeout_after) + 15.0
-            failure = "Trigger timeout"
-            if self.plan.airflow_ends_at is not None and self.plan.airflow_ends_at < until:
-                until, failure = self.plan.airflow_ends_at, self.plan.airflow_reason
             async with asyncio.timeout(until):
                 while not event.done():
                     triggerer = await self._triggerers.one_that_is_up(event)
@@ -332,9 +365,12 @@ class TaskInstance:
                         await asyncio.wait({event}, timeout=DETECTION)
         for run in runs:
             run.end()
+        if not event.done() and ending is CLEAR:
+            self.was_cleared = True
+            return Cleared()
         if not event.done():
             attempt.has_lost_its_start = self.plan.has_start_date
-            return FAILED_DEFERRAL, {"error": failure}
+            return FAILED_DEFERRAL, {"error": ending}
         payload, run, fired_at = event.result()
         self.stored.append(json.dumps(payload))
         self.world.note(self.task_id, f"event {payload}")
@@ -347,6 +383,16 @@ class TaskInstance:
             return Returned(self.xcom.get("return_value"))
         method, arguments = resume
         return method, {**arguments, "event": as_stored(payload)}
+
+    def _ending_from_outside(self, timeout_after):
+        """Return the seconds after which a deferral ends that no event ends, and why: Airflow's reason, or a clear."""
+        # The scheduler looks for deferrals that have timed out now and then.
+        endings = [(self.world.clock.until(timeout_after) + 15.0, "Trigger timeout")]
+        if self.plan.airflow_ends_at is not None:
+            endings.append((self.plan.airflow_ends_at, self.plan.airflow_reason))
+        if self.plan.cleared_after is not None and not self.was_cleared:
+            endings.append((self.plan.cleared_after, CLEAR))
+        return min(endings, key=lambda ending: ending[0])
 
 
 def _states(event):
@@ -363,6 +409,8 @@ def state_after(result):
     """Return the state that Airflow gives to a task after a try."""
     if isinstance(result, Returned):
         return "success"
+    if isinstance(result, Cleared):
+        return "cleared"
     if isinstance(result, AirflowSkipException):
         return "skipped"
     if isinstance(result, (AirflowFailException, AirflowSensorTimeout)):

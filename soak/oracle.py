@@ -12,7 +12,6 @@ from airflow.providers.common.compat.sdk import AirflowSkipException, AirflowTas
 from airflow_provider_manxue._client.connection_cache import CONNECTION_TTL, LOOKUP_TIMEOUT
 from airflow_provider_manxue._core.batch import KEPT_KEY
 from airflow_provider_manxue._core.deadline import FINAL_POLL_WINDOW, MAX_OVERSHOOT
-from airflow_provider_manxue._core.order_record import KEY
 from airflow_provider_manxue._core.polling import GRACE_TIME, MAX_RETRY_AFTER, MIN_INTERVAL
 from airflow_provider_manxue._core.worker_pass import MAX_EXTRA_TIME
 from airflow_provider_manxue.exceptions import (
@@ -22,8 +21,6 @@ from airflow_provider_manxue.exceptions import (
     ManxueMediaTypeError,
     ManxueOrderError,
     ManxueOrderNotAcceptedError,
-    ManxueOrderRejectedError,
-    ManxueOrderUnknownError,
     ManxuePermissionError,
     ManxueRedirectError,
     ManxueRefusedError,
@@ -32,7 +29,8 @@ from airflow_provider_manxue.exceptions import (
     ManxueTransientError,
     ManxueVideoFailedError,
 )
-from soak.deployment import Killed, Returned
+from soak.deployment import Cleared, Killed, Returned
+from soak.order_oracle import order_findings
 from soak.plan import Video
 
 PROGRESS_INTERVAL = 10.0
@@ -77,9 +75,7 @@ class _Judgement:
 
     def __init__(self, world, schedule, instance):
         self.world, self.schedule, self.instance, self.plan = world, schedule, instance, instance.plan
-        self.orders = [
-            order for order in world.wire.service.orders if order.request["prompt"] == instance.task_id
-        ]
+        self.orders = instance.orders
         self.videos = dict(instance.videos)
         self.begins = dict.fromkeys(self.videos, 0.0)
         for order in self.orders:
@@ -99,14 +95,14 @@ class _Judgement:
         if self.instance.state == "success":
             yield from self._handed_over(self.instance.attempts[-1])
         if self.plan.kind == "order":
-            yield from self._money()
+            yield from order_findings(self.world, self.schedule, self.instance)
         yield from self._manners()
 
     # --- how a try has ended --------------------------------------------------------------------------------
 
     def _end(self, attempt):
         result = attempt.result
-        if isinstance(result, Killed):
+        if isinstance(result, (Killed, Cleared)):
             return
         if isinstance(result, Returned):
             yield from self._success(attempt)
@@ -144,7 +140,7 @@ class _Judgement:
         if self.plan.kind == "batch" and self.plan.tolerate:
             if not self.schedule.steps:
                 texts = [task["error"] or "" for task in attempt.result.value or ()]
-                yield from self._lost(attempt, "\n".join(texts), attempt.begun_at + self.plan.patience)
+                yield from self._lost(attempt, "\n".join(texts), self._deadline(attempt, attempt.begun_at))
             return
         if not self.plan.waits:
             return
@@ -161,30 +157,51 @@ class _Judgement:
         # Where a retry would order again, an order that is interrupted ends as a timeout, with more words than Airflow's.
         if str(error).startswith(("interrupted", "execution_timeout")):
             return
-        # Airflow drops the arguments of a deferral that it ends, and tells a worker only when the try began.
-        is_order = self.plan.kind == "order" and not attempt.has_lost_its_start
-        waits_since = attempt.waits_since if is_order else attempt.begun_at
+        earliest, latest = self._starts(attempt)
         clock = self.world.clock
         seen = GRACE_TIME if self._has_seen_the_end(attempt, attempt.decided_at) else 0.0
-        patience = self.plan.patience + seen
-        wall_deadline = clock.at(waits_since) + self.plan.patience
-        deadline = waits_since + patience
+        deadline = self._deadline(attempt, latest)
         at, steps = attempt.decided_at, self.schedule.steps
         # Airflow's own timeout of the trigger may strike while its clock is ahead for a moment.
         latest_shown = max(
-            clock.at(at), *(clock.before(moment) for moment, _ in steps if waits_since < moment <= at), 0.0
+            clock.at(at), *(clock.before(moment) for moment, _ in steps if earliest < moment <= at), 0.0
         )
         if self._airflow_may_end(attempt):
             return
-        if at < waits_since + self.plan.patience - EPSILON and latest_shown < wall_deadline - EPSILON:
-            yield f"timed out {waits_since + self.plan.patience - at:.3f} s early"
+        early = self._deadline(attempt, earliest) - at
+        if early > EPSILON and latest_shown < self._deadline(attempt, earliest, clock.at) - EPSILON:
+            yield f"timed out {early:.3f} s early"
         if steps:
             return
-        late = at - max(deadline, attempt.decider_since)
+        late = at - max(deadline + seen, attempt.decider_since)
         slack = self._overshoot(at)
         if self.plan.mode != "reschedule" and late > slack + EPSILON:
             yield f"timed out {late:.3f} s late"
-        yield from self._lost(attempt, str(error), max(waits_since + self.plan.patience, 0.0))
+        yield from self._lost(attempt, str(error), deadline)
+
+    def _starts(self, attempt):
+        """
+        Return the earliest and the latest moment from which the wait of a try can count its time.
+
+        The wait for an order begins when the order is accepted. Airflow drops the arguments of a deferral that it ends, and
+        tells a worker only when the try began. The record has the time of the order.
+        """
+        if self.plan.kind != "order":
+            return attempt.begun_at, attempt.begun_at
+        if not attempt.has_lost_its_start:
+            return attempt.waits_since, attempt.waits_since
+        return attempt.begun_at, attempt.begun_at if self.instance.store is None else attempt.waits_since
+
+    def _deadline(self, attempt, waits_since, shown_at=lambda moment: moment):
+        """
+        Return the deadline of a wait; ``execution_timeout`` counts from the start of its try.
+
+        :param shown_at: returns what a clock shows at a moment.
+        """
+        deadline = shown_at(waits_since) + self.plan.timeout
+        if not self.plan.deferrable:
+            return deadline
+        return min(deadline, shown_at(attempt.begun_at) + self.plan.execution_bound)
 
     def _airflow_may_end(self, attempt):
         """Return whether Airflow has ended a deferral of this try and said that its time is over, in whatever way."""
@@ -261,8 +278,7 @@ class _Judgement:
         if any(one.session is None or "worker" in one.process.name for one in sightings):
             return False
         tried_until = min(sightings[-1].ended_at + GRACE_TIME, deadline + MAX_OVERSHOOT)
-        if self.plan.execution_timeout:
-            tried_until = min(tried_until, deadline - self.plan.patience + self.plan.execution_timeout)
+        tried_until = min(tried_until, attempt.begun_at + self.plan.execution_bound)
         return attempt.decided_at >= tried_until - EPSILON
 
     def _is_troubled(self, begin, end):
@@ -405,38 +421,6 @@ class _Judgement:
                     yield f"false success for {task['id']}"
             elif not self.plan.tolerate:
                 yield f"succeeded with {task}"
-
-    # --- money ----------------------------------------------------------------------------------------------
-
-    def _money(self):
-        instance = self.instance
-        allowed = 1 + instance.reorders
-        if instance.store is None:
-            allowed += sum(
-                isinstance(attempt.result, (Killed, AirflowTaskTimeout)) for attempt in instance.attempts
-            )
-        billed = sum(order.billed for order in self.orders)
-        if billed > allowed:
-            yield f"bought {billed} times"
-        if instance.store is not None and self.orders and self.orders[-1].id not in instance.settled:
-            yield from self._is_not_lost(self.orders[-1])
-
-    def _is_not_lost(self, order):
-        value = self.instance.store.values.get(KEY)
-        record = json.loads(value) if value else {}
-        if isinstance(record, str):
-            record = {"id": record}
-        if record.get("id") == order.id or record.get("state") == "failed":
-            return
-        is_told = any(repr(order.id) in line and "By hand" in line for line in self.world.lines)
-        result = self.instance.attempts[-1].result
-        stops = record.get("state") == "intent" and self.instance.state != "success"
-        if not (stops or is_told or isinstance(result, ManxueOrderUnknownError)):
-            yield f"the order {order.id} is lost: {record}, {result!r}"
-        if isinstance(result, ManxueOrderUnknownError) and "Check with the service" not in str(result):
-            yield f"the error does not say what to check: {result}"
-        if isinstance(result, ManxueOrderRejectedError) and order.billed:
-            yield f"refused, but it was taken: {result}"
 
     # --- manners --------------------------------------------------------------------------------------------
 

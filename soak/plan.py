@@ -49,6 +49,17 @@ ON_CREATE = {
 }  # fmt: skip
 """Answers to orders; only some of them say what became of the order."""
 
+BUSY_CODE = 1302
+"""The code by which the service says that it has no room; some connections name it in ``busy_codes``."""
+
+BUSY = {
+    "busy_code": Answer(json={"code": BUSY_CODE, "data": None, "msg": "no room"}, processed=False),
+    "code_429": Answer(json={"code": 429, "data": None, "msg": "no room"}, processed=False),
+    "http_425": Answer(status=425),
+    "http_429_seconds": PASSING["http_429_seconds"],
+}
+"""Answers to orders for which there is no room."""
+
 MODES = ("deferred", "deferred", "poke", "reschedule", "from_trigger")
 
 
@@ -93,16 +104,17 @@ class Plan:
     airflow_reason: str = "Trigger failure"
     has_start_date: bool = True
     named_twice: bool = False
+    order_timeout: float | None = None
+    cleared_after: float | None = None
 
     @property
     def deferrable(self):
         return self.mode in {"deferred", "from_trigger"}
 
     @property
-    def patience(self):
-        """Seconds that a try may wait."""
-        bound = self.execution_timeout if self.deferrable and self.execution_timeout else float("inf")
-        return min(self.timeout, bound)
+    def execution_bound(self):
+        """Seconds that a try may take in all, infinite if there is no such limit."""
+        return self.execution_timeout or float("inf")
 
 
 @dataclass(frozen=True)
@@ -124,6 +136,7 @@ class Schedule:
     move: tuple[float, float] | None = None
     worker_fault_rate: float = 0.0
     is_crowd: bool = False
+    max_running: int | None = None
 
     def settings(self, name):
         """Return the values that a field of the connection has in the course of time."""
@@ -140,7 +153,7 @@ class Schedule:
             ("key rotated at the service and in Airflow", self.rotation), ("limit", self.rate_limit),
             ("requests in each minute", self.per_minute), ("look-ups fail", self.look_ups),
             ("edits of the connection", self.edits), ("service moved, and in Airflow", self.move),
-            ("random faults for workers", self.worker_fault_rate),
+            ("random faults for workers", self.worker_fault_rate), ("videos at a time", self.max_running),
         ):  # fmt: skip
             if value:
                 lines.append(f"  {name}: {value}")
@@ -148,14 +161,15 @@ class Schedule:
 
 
 def name_of(answer):
-    named = {**PASSING, **ENDING}
+    named = {**BUSY, **PASSING, **ENDING}
     return next((name for name in named if named[name] is answer), answer)
 
 
 def draw(seed):
     """Return the schedule of a seed."""
     # What came later is drawn apart, so that a seed keeps the schedule that it had.
-    return _more(random.Random(f"more of {seed}"), _draw(seed))
+    schedule = _more(random.Random(f"more of {seed}"), _draw(seed))
+    return _full_account(random.Random(f"room of {seed}"), schedule)
 
 
 def _draw(seed):
@@ -294,6 +308,53 @@ def _crowd(chance, schedule):
     )
 
 
+def _full_account(chance, schedule):
+    """Let several orders share an account that runs a few videos at a time, in one of eight schedules."""
+    if chance.random() >= 0.125:
+        return schedule
+    extra = {**schedule.extra, **chance.choice(({}, {"busy_codes": [BUSY_CODE]}))}
+    names = [f"task_{number}" for number in range(1, chance.choice((2, 3, 5)) + 1)]
+    return replace(
+        schedule,
+        extra=extra,
+        plans=tuple(_order_that_may_wait(chance, name, extra["request_timeout"]) for name in names),
+        max_running=chance.choice((0, 1, 1, 1, 2)),
+        windows=[*schedule.windows, *([_busy_window(chance)] if chance.random() < 0.4 else [])],
+        is_crowd=False,
+    )
+
+
+def _order_that_may_wait(chance, name, request_timeout):
+    plan = _mishaps(chance, _plan(chance, name, "order"))
+    plan = replace(
+        plan,
+        order_timeout=chance.choice((None, 20.0, 90.0, 400.0, 1000.0, 4000.0)),
+        execution_timeout=None,
+        has_store=chance.random() < 0.6,
+        on_create=plan.on_create if chance.random() < 0.3 else None,
+    )
+    if chance.random() < 0.3:  # around what an attempt needs
+        reserve = request_timeout + (2 * plan.interval if plan.waits else 0.0)
+        plan = replace(plan, execution_timeout=reserve + chance.choice((-1.0, 1.0, 40.0, 400.0)))
+    if chance.random() < 0.3:
+        plan = replace(plan, kills=_numbers(chance, chance.choice((20, 60, 120))))
+    if chance.random() < 0.3:
+        plan = replace(plan, interrupts=_numbers(chance, chance.choice((20, 60, 120))))
+    if plan.deferrable and chance.random() < 0.2:
+        plan = replace(plan, airflow_ends_at=chance.uniform(0, 150))
+    if plan.deferrable and chance.random() < 0.2:
+        plan = replace(plan, cleared_after=chance.uniform(0, 150))
+    if plan.deferrable and not plan.has_store and chance.random() < 0.4:
+        plan = replace(plan, resumes_stale=True)
+    return plan
+
+
+def _busy_window(chance):
+    """Return a window in which the service has no room for an order, and says so in one of several ways."""
+    begin = chance.choice((0.0, chance.uniform(0, 300)))
+    return begin, begin + chance.choice((5.0, 60.0, 400.0)), "create", chance.choice(list(BUSY.values()))
+
+
 def _window(chance):
     begin = chance.choice((0.0, chance.uniform(0, 500)))
     end = begin + chance.choice((5.0, 40.0, 150.0, 400.0))
@@ -313,7 +374,10 @@ def _absence(chance):
 
 
 def _task(chance, name):
-    kind = chance.choice(("sensor", "sensor", "batch", "order", "order"))
+    return _plan(chance, name, chance.choice(("sensor", "sensor", "batch", "order", "order")))
+
+
+def _plan(chance, name, kind):
     interval = chance.choice((10.0, 30.0, 60.0))
     timeout = interval * chance.choice((0.5, 2.0, 5.0, 10.0))
     if chance.random() < 0.01:

@@ -67,6 +67,7 @@ def operator_of(plan):
     mode = "reschedule" if plan.mode == "reschedule" else "poke"
     operator = copy.copy(_operator(plan.kind, plan.name, plan.deferrable, mode))
     vars(operator).update(
+        **({"order_timeout": plan.order_timeout} if plan.kind == "order" else {}),
         poke_interval=plan.interval,
         timeout=plan.timeout,
         execution_timeout=plan.execution_timeout and timedelta(seconds=plan.execution_timeout),
@@ -147,7 +148,7 @@ async def _play(world, schedule):
 
 async def _live(instance, world):
     await instance.live()
-    if instance.plan.person and instance.store is not None and instance.state == "failed":
+    if instance.plan.person and instance.state == "failed":
         await asyncio.sleep(600)
         _set_right(instance, world)
         await instance.run_tries()
@@ -155,20 +156,15 @@ async def _live(instance, world):
 
 def _set_right(instance, world):
     """Do what the documentation tells a person to do about an order that has failed."""
-    values = instance.store.values
-    known = [order.id for order in world.wire.service.orders if order.request["prompt"] == instance.task_id]
+    values = instance.store.values if instance.store else {}
     record = json.loads(values[KEY]) if KEY in values else None
     if record is not None and record["state"] == "intent":
-        known = [
-            order.id for order in world.wire.service.orders if order.request["prompt"] == instance.task_id
-        ]
-        if known:
-            values[KEY] = json.dumps(known[-1])
+        if instance.orders:
+            values[KEY] = json.dumps(instance.orders[-1].id)
         else:
             del values[KEY]
     elif record is not None and record["state"] in {"done", "failed"}:
-        instance.reorders += 1
-        instance.settled = known
+        instance.give_up_orders()
     instance.clear()
     world.note("a person", f"clears {instance.task_id}, with {values}")
 
@@ -195,7 +191,13 @@ def play(seed, schedule=None, prepare=lambda world: None):
 
     def make_wire(clock):
         return Wire(
-            clock, weather, KEYS[0], schedule.rate_limit, schedule.per_minute, schedule.worker_fault_rate
+            clock,
+            weather,
+            KEYS[0],
+            schedule.rate_limit,
+            schedule.per_minute,
+            schedule.worker_fault_rate,
+            schedule.max_running,
         )
 
     world = World(loop, schedule.steps, make_wire, KEYS[0], dict(schedule.extra))

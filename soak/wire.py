@@ -19,6 +19,7 @@ import aiohttp
 import requests
 import urllib3
 
+from airflow_provider_manxue.testing.account import Account
 from airflow_provider_manxue.testing.answer import Answer
 from airflow_provider_manxue.testing.faults import Dice, Faults
 from airflow_provider_manxue.testing.media import UrlSigner
@@ -131,9 +132,19 @@ class Wire:
     :param rate_limit: limit of the service, or None.
     :param per_minute: requests that it takes in each minute, or None.
     :param worker_fault_rate: part of the workers' requests that get a 500.
+    :param max_running: videos that the account runs at a time, or None.
     """
 
-    def __init__(self, clock, weather, api_key, rate_limit=None, per_minute=None, worker_fault_rate=0.0):
+    def __init__(
+        self,
+        clock,
+        weather,
+        api_key,
+        rate_limit=None,
+        per_minute=None,
+        worker_fault_rate=0.0,
+        max_running=None,
+    ):
         self._now = clock.elapsed
         self._worker_fault_rate = worker_fault_rate
         self.gone_host = None
@@ -148,6 +159,7 @@ class Wire:
             signer=UrlSigner(clock, 86400.0, exact=True),
             rate_limit=rate_limit,
             record_requests=False,
+            account=Account(max_running),
         )
         self.service.origin = "https://media.example"
         if per_minute:

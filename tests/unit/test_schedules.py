@@ -10,20 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_manxue._airflow import order_store, waiting
+from airflow_provider_manxue._airflow import order_life, order_store, waiting
 from airflow_provider_manxue._client import rate_limiter
 from airflow_provider_manxue._client.async_client import AsyncClient
 from airflow_provider_manxue._client.credentials import CredentialProbes
 from airflow_provider_manxue._client.drivers import AsyncDriver
 from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
-from airflow_provider_manxue._core import batch, poller, status_log, worker_pass
+from airflow_provider_manxue._core import batch, order_timing, poller, status_log, worker_pass
 from airflow_provider_manxue._core import responses as protocol
+from airflow_provider_manxue._core.order_timing import OrderBounds
 from airflow_provider_manxue._core.poller import Poller
 from airflow_provider_manxue._core.status_log import BatchLog
 from airflow_provider_manxue._core.worker_pass import WorkerPass
 from airflow_provider_manxue.exceptions import ManxueOrderNotAcceptedError
 from airflow_provider_manxue.hooks.manxue import ManxueHook
 from airflow_provider_manxue.models import TaskStatus
+from airflow_provider_manxue.operators import manxue as operator_module
+from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.triggers import manxue as trigger_module
 from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
 from soak.schedules import play_range
@@ -342,6 +345,70 @@ def test_oracle_sees_a_turn_that_is_left_unused(monkeypatch):
     real = AdaptiveRateLimiter._set_timer
     target = (AdaptiveRateLimiter, "_set_timer", lambda self, loop, when: real(self, loop, when + 1.0))
     assert is_found("left unused", monkeypatch, target)
+
+
+# --- orders that wait for room --------------------------------------------------------------------------------
+
+
+def test_oracle_sees_an_order_that_is_retried_without_a_store(monkeypatch):
+    monkeypatch.setattr(order_life, "_forbid_retry", lambda ti: None)
+    assert is_found("bought", monkeypatch, (order_life, "AirflowTaskTimeout", ZeroDivisionError))
+
+
+def test_oracle_sees_an_order_that_no_error_names(monkeypatch):
+    real = order_life.track_order
+
+    def silent(video_task_id, store, ti):
+        return real("of this task", store, ti)
+
+    assert is_found("is not named", monkeypatch, (operator_module, "track_order", silent))
+
+
+def test_oracle_sees_a_worker_that_waits_for_room(monkeypatch):
+    target = (operator_module, "MAX_DELAY_ON_WORKER", 1000.0)
+    assert is_found("while it waited for room", monkeypatch, target)
+
+
+def test_oracle_sees_a_worker_that_sends_again_and_again(monkeypatch):
+    target = (order_timing, "_MIN_ROOM_DELAY", 2.0)
+    assert is_found("times by one worker", monkeypatch, target)
+
+
+def test_oracle_sees_an_order_after_order_timeout(monkeypatch):
+    real = OrderBounds._last_attempt_at
+    target = (OrderBounds, "_last_attempt_at", lambda self, started_at: real(self, started_at) + 100.0)
+    assert is_found("s after order_timeout", monkeypatch, target)
+
+
+def test_oracle_sees_an_order_that_could_not_be_awaited(monkeypatch):
+    target = (OrderBounds, "_last_attempt_at", lambda self, started_at: started_at + self.order_timeout)
+    assert is_found("s left of execution_timeout", monkeypatch, target)
+
+
+def test_oracle_sees_a_timeout_that_counts_from_the_start_of_the_try(monkeypatch):
+    def begin(self, context, video_task_id):
+        return self._wait(context, video_task_id, operator_module.time.time() - self._order_time)
+
+    assert is_found("early", monkeypatch, (ManxueCreateVideoOperator, "_begin", begin))
+
+
+def test_oracle_sees_an_order_that_is_given_up_early(monkeypatch):
+    real = OrderBounds.next_attempt_at
+
+    def impatient(self, started_at, now, attempts, *others):
+        return real(self, started_at, now, attempts, *others) if attempts < 2 else None
+
+    assert is_found("gave up the order", monkeypatch, (OrderBounds, "next_attempt_at", impatient))
+
+
+def test_oracle_sees_an_order_into_a_pause(monkeypatch):
+    real = order_timing._with_jitter
+    target = (order_timing, "_with_jitter", lambda delay, retry_after, chance: real(delay, None, chance))
+    assert is_found("before a pause ended", monkeypatch, target)
+
+
+def test_oracle_sees_an_order_that_is_sent_again_at_once(monkeypatch):
+    assert is_found("ordered again after", monkeypatch, (order_timing, "_FIRST_DELAY", 0.5))
 
 
 @pytest.mark.parametrize("seed", FOUND)
