@@ -44,6 +44,7 @@ def play(seed: int, airflow: DistributedAirflow, emulator: Emulator, folder: Pat
         "seconds": round(night.took),
         "tries": tries(airflow, night.name),
         "busiest_requests_per_second": aftermath.busiest,
+        "orders_that_waited_for_room": aftermath.waited_for_room,
         "orders_that_need_a_person": aftermath.excused,
         "broken": broken,
     }

@@ -16,12 +16,10 @@ if TYPE_CHECKING:
     from dev.distributed_airflow import DistributedAirflow
     from soak.nights.night import Night, Video
 
-MAY_BE_BOUGHT = (
-    "It is not known whether the order was taken",
-    "An order was about to be sent at",
-)
+MAY_BE_BOUGHT = ("The outcome of the order is unknown", "The outcome of the order sent at")
 """How a task says that only a person can know what became of its order."""
-NOT_BOUGHT = ("The order was refused, and nothing was ordered",)
+NOT_BOUGHT = ("The order was rejected, and nothing was ordered",)
+WAITS_FOR_ROOM = "Waiting for room in the triggerer"
 WINDOW = 10.0
 LATE = 3.0
 """Seconds by which a fault may come late on a busy machine."""
@@ -63,6 +61,11 @@ class Aftermath:
         )
         return [text for check in checks for text in check]
 
+    @property
+    def waited_for_room(self) -> int:
+        """How many orders gave their worker slot back until the account had room."""
+        return sum(WAITS_FOR_ROOM in self._log(video, "order") for video in self._videos(*ORDERED))
+
     # --- videos -----------------------------------------------------------------------------------------
 
     def _orders(self) -> Iterator[str]:
@@ -86,13 +89,13 @@ class Aftermath:
     def _unless_excused(self, video: Video, bought: int) -> Iterator[str]:
         prompt, log = self.night.prompt(video), self._log(video, "order")
         unknown = any(text in log for text in MAY_BE_BOUGHT)
-        refused = bought == 0 and any(text in log for text in NOT_BOUGHT)
-        if not unknown and not refused:
+        rejected = bought == 0 and any(text in log for text in NOT_BOUGHT)
+        if not unknown and not rejected:
             yield f"{prompt}: the order failed and does not say why:\n{log[-3000:]}"
         elif not self._met_a_fault(prompt):
             yield f"{prompt}: the order was given up, though nothing was wrong:\n{log[-3000:]}"
         else:
-            self.excused.append(f"{prompt}: {'unknown' if unknown else 'refused'}, bought {bought}")
+            self.excused.append(f"{prompt}: {'unknown' if unknown else 'rejected'}, bought {bought}")
 
     def _met_a_fault(self, prompt: str) -> bool:
         """Whether the order was sent while the service was in trouble, or its worker may have been."""

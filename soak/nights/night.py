@@ -28,6 +28,8 @@ ORDERED = {"ordered_and_awaited": 5, "ordered": 4}
 AWAITED = {"batch": 8, "single": 1, "end_in_triggerer": 1, "all_in_triggerer": 1}
 """Those that wait for videos that are ordered already."""
 FAILING = {("ordered_and_awaited", 1), ("ordered", 2), ("batch", 3), ("batch", 6)}
+MAX_RUNNING = 6
+"""Ordered videos that the account runs at a time: fewer than are ordered at once, so that some orders wait for room."""
 VIDEOS = sum(ORDERED.values()) + sum(AWAITED.values())
 LONGEST_RUN = 1500.0
 TICK = 0.2
@@ -59,7 +61,7 @@ def stage(folder: Path) -> Iterator[tuple[DistributedAirflow, Emulator]]:
     :param folder: where everything is kept.
     """
     with (
-        Emulator() as emulator,
+        Emulator(max_running=MAX_RUNNING) as emulator,
         distributed_airflow(
             folder / "airflow", dags_folder=DAGS, concurrency=TASKS_AT_ONCE, config=CONFIG
         ) as airflow,
@@ -156,6 +158,7 @@ class Night:
         self.emulator.clear_requests()
         # What a video does is said here, by real time: the emulator's clock is one of the things that go wrong.
         self.emulator.default_script = Script.by_hand("processing")
+        self._make_room()
         self._rotate_key()()
         groups = [(group, index) for group, count in {**ORDERED, **AWAITED}.items() for index in range(count)]
         spread = self.schedule.end / len(groups)
@@ -165,6 +168,12 @@ class Night:
             if not video.is_ordered:
                 video.id = self.emulator.add_task()
             self.videos.append(video)
+
+    def _make_room(self) -> None:
+        """End the videos of earlier nights that no task awaits any more: they take room in the account."""
+        for order in self.emulator.ledger.orders:
+            if self.emulator.task(order.id).status == "processing":
+                self.emulator.set_status(order.id, "completed")
 
     # --- while it lasts ---------------------------------------------------------------------------------
 

@@ -2,10 +2,22 @@
 
 from collections import Counter
 from itertools import pairwise
+from unittest.mock import Mock
 
 import pytest
+import requests
 
-from soak.nights.night import VIDEOS
+from airflow_provider_manxue._core.order_outcomes import OrderOutcome, order_error
+from airflow_provider_manxue._core.order_record import (
+    OrderRecord,
+    OrderState,
+    TaskInstanceRef,
+    resumable_order,
+)
+from airflow_provider_manxue.exceptions import ManxueError, ManxueOrderUnknownError
+from airflow_provider_manxue.testing import Emulator
+from soak.nights.invariants import MAY_BE_BOUGHT, NOT_BOUGHT
+from soak.nights.night import MAX_RUNNING, ORDERED, VIDEOS, Night
 from soak.nights.schedule import DEPLOYMENT, SERVICE, Schedule
 
 NIGHTS = [Schedule.of(seed) for seed in range(1, 21)]
@@ -33,3 +45,39 @@ def test_faults_of_one_side_do_not_overlap(kinds):
     for night in NIGHTS:
         faults = [fault for fault in night.faults if fault.kind in kinds]
         assert all(one.until < other.at for one, other in pairwise(faults))
+
+
+def test_more_videos_are_ordered_than_the_account_runs_at_a_time():
+    assert 0 < MAX_RUNNING < sum(ORDERED.values())
+
+
+def test_a_night_begins_with_room_in_the_account(tmp_path):
+    """Videos of earlier nights that no task awaits any more would take that room."""
+    with Emulator(max_running=MAX_RUNNING) as emulator:
+        night = Night(NIGHTS[0], Mock(), emulator, tmp_path, print)
+
+        def order():
+            return requests.post(
+                f"{emulator.base_url}/v1/sd2_manxue/videos",
+                json={"prompt": "a cat", "model": "sd2_manxue_720p"},
+                headers={"Authorization": f"Bearer {emulator.api_key}"},
+                timeout=10,
+            ).status_code
+
+        night._prepare()
+        assert [order() for _ in range(MAX_RUNNING + 1)] == [200] * MAX_RUNNING + [429]
+        night._prepare()
+        assert order() == 200
+
+
+def test_the_words_by_which_an_order_is_excused_are_those_of_its_errors():
+    unknown = order_error(OrderOutcome.UNKNOWN, ManxueError("no response"))
+    rejected = order_error(OrderOutcome.REJECTED, ManxueError("HTTP 401"))
+    with pytest.raises(ManxueOrderUnknownError) as stopped:
+        resumable_order(
+            OrderRecord(OrderState.INTENT), lambda scheme: {}, TaskInstanceRef("dag", "run", "task", -1, 0)
+        )
+
+    for error in (unknown, stopped.value):
+        assert any(words in str(error) for words in MAY_BE_BOUGHT)
+    assert any(words in str(rejected) for words in NOT_BOUGHT)
