@@ -57,6 +57,7 @@ BUSY = {
     "code_429": Answer(json={"code": 429, "data": None, "msg": "no room"}, processed=False),
     "http_425": Answer(status=425),
     "http_429_seconds": PASSING["http_429_seconds"],
+    "http_429_cut": Answer(status=429, retry_after=90, truncate=5),
 }
 """Answers to orders for which there is no room."""
 

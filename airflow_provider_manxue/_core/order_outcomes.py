@@ -123,7 +123,8 @@ def parse_order_response(
         if failure is None and is_video and (nested := _nested_task(http_status, body, secret)):
             return nested
         outcome = classify_response(http_status, body, busy_codes)
-        raise order_error(outcome, failure or error, excerpt_of(body, secret)) from None
+        pause = getattr(error, "retry_after", None)  # a header, which is there also if the body broke off
+        raise order_error(outcome, failure or error, excerpt_of(body, secret), pause) from None
     if failure is not None:
         raise order_error(OrderOutcome.UNKNOWN, failure, excerpt_of(body, secret))
     if task.status is TaskStatus.FAILED:
@@ -155,18 +156,19 @@ def order_without_response(error: BaseException, hostname: str, *, body_left: bo
     return order_error(OrderOutcome.UNKNOWN if body_left else OrderOutcome.NOT_ACCEPTED, reason)
 
 
-def order_error(outcome: OrderOutcome, reason: ManxueError, excerpt: str = "") -> ManxueError:
+def order_error(
+    outcome: OrderOutcome, reason: ManxueError, excerpt: str = "", retry_after: float | None = None
+) -> ManxueError:
     """
     Return the error for an outcome, with what follows from it.
 
     :param outcome: the outcome.
     :param reason: what was seen.
     :param excerpt: the response, cleaned and cut, for a person who has to decide.
+    :param retry_after: seconds after which the service wants the order again, if it said so.
     """
     if outcome is OrderOutcome.NOT_ACCEPTED:
-        return ManxueOrderNotAcceptedError(
-            f"The order was not accepted: {reason}", getattr(reason, "retry_after", None)
-        )
+        return ManxueOrderNotAcceptedError(f"The order was not accepted: {reason}", retry_after)
     if outcome is OrderOutcome.REJECTED:
         return ManxueOrderRejectedError(f"The order was rejected, and nothing was ordered: {reason}")
     quoted = f" (response: {excerpt})" if excerpt and excerpt not in str(reason) else ""

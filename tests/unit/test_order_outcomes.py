@@ -138,7 +138,7 @@ class TestErrors:
         assert "Check with the service" in str(error)
 
     def test_of_an_order_that_was_not_accepted_may_be_retried(self):
-        error = order_error(NOT_ACCEPTED, ManxueTransientError("HTTP 429", 7.0))
+        error = order_error(NOT_ACCEPTED, ManxueTransientError("HTTP 429"), retry_after=7.0)
         assert not isinstance(error, AirflowFailException)
         assert error.retry_after == 7.0
         assert str(error) == "The order was not accepted: HTTP 429"
@@ -213,6 +213,12 @@ class TestResponse:
     def test_that_broke_off_is_decided_by_its_status(self, status, error, body):
         with pytest.raises(error, match="it broke"):
             self.parse(status, body, failure=ManxueTransientError("it broke"))
+
+    @pytest.mark.parametrize("failure", [None, ManxueTransientError("it broke")])
+    def test_that_turns_the_order_away_names_the_pause_also_if_it_broke_off(self, failure):
+        with pytest.raises(ManxueOrderNotAcceptedError) as raised:
+            parse_order_response(429, b"", retry_after=["90"], now=0, secret="key", failure=failure)
+        assert raised.value.retry_after == 90
 
     def test_that_broke_off_after_a_task_is_unknown_and_quoted(self):
         with pytest.raises(ManxueOrderUnknownError, match=r"it broke.*proj_1"):
