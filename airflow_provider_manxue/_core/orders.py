@@ -7,15 +7,14 @@ A request costs money, so its rules are checked before anything is sent. No I/O 
 from __future__ import annotations
 
 import hashlib
-import ipaddress
 import json
 import re
-import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from airflow_provider_manxue._core.media_urls import is_public, literal_address
 from airflow_provider_manxue._core.responses import clean_text
 from airflow_provider_manxue.exceptions import ManxueInputError
 
@@ -203,18 +202,8 @@ def _hostname(url: str) -> str:
 
 def is_private_host(hostname: str) -> bool:
     """Return whether a host name is literally this machine or an address that is not public, without a look-up."""
-    name = hostname.lower().rstrip(".")
-    if name == "localhost" or name.endswith(".localhost"):
-        return True
-    try:
-        return not ipaddress.ip_address(name).is_global
-    except ValueError:
-        pass
-    try:
-        # Forms such as 127.1 and 0x7f000001, which C libraries take for addresses.
-        return not ipaddress.ip_address(socket.inet_aton(name)).is_global
-    except (OSError, ValueError):
-        return False
+    address = literal_address(hostname)
+    return address is not None and not is_public(address)
 
 
 # --- the rules ------------------------------------------------------------------------------------------
