@@ -51,6 +51,21 @@ class SocketDeadline(threading.Timer):
 
 
 @contextlib.contextmanager
+def _cut_after(sock: Any, seconds: float) -> Iterator[None]:
+    cutoff = SocketDeadline(sock, seconds)
+    try:
+        yield
+    except (OSError, HTTPException):
+        if not cutoff.expired:
+            raise
+    finally:
+        cutoff.cancel()
+    if cutoff.expired:
+        # Also where nothing was raised: an end in the middle of the headers is taken for their end.
+        raise TimeoutError("timed out")
+
+
+@contextlib.contextmanager
 def setup_deadline(sock: socket.socket, seconds: float) -> Iterator[None]:
     """
     Bound what follows on a new connection, such as a proxy's response to ``CONNECT`` and the TLS handshake.
@@ -60,17 +75,8 @@ def setup_deadline(sock: socket.socket, seconds: float) -> Iterator[None]:
     :raises TimeoutError: if it was.
     """
     # TLS takes the descriptor over, so that the cut needs one of its own.
-    with sock.dup() as duplicate:
-        cutoff = SocketDeadline(duplicate, seconds)
-        try:
-            yield
-        except (OSError, HTTPException):
-            if not cutoff.expired:
-                raise
-        finally:
-            cutoff.cancel()
-    if cutoff.expired:
-        raise TimeoutError("timed out")
+    with sock.dup() as duplicate, _cut_after(duplicate, seconds):
+        yield
 
 
 class DeadlineAdapter(HTTPAdapter):
@@ -101,17 +107,8 @@ def _response_in_time(connection: HTTPConnection) -> HTTPResponse:
     sock = connection.sock
     if connection.timeout is None:
         return HTTPConnection.getresponse(connection)
-    cutoff = SocketDeadline(sock, float(connection.timeout))
-    try:
+    with _cut_after(sock, float(connection.timeout)):
         response = HTTPConnection.getresponse(connection)
-    except (OSError, HTTPException):
-        if not cutoff.expired:
-            raise
-    finally:
-        cutoff.cancel()
-    if cutoff.expired:
-        # Also where nothing was raised: an end in the middle of the headers is taken for their end.
-        raise TimeoutError
     response.sock = sock  # type: ignore[attr-defined]
     return response
 

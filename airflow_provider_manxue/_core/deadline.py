@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from datetime import timedelta
 
 from airflow_provider_manxue._core.polling import GRACE_TIME, MAX_RETRY_AFTER, MIN_FIRST_POLL_DELAY
 
@@ -34,6 +35,11 @@ LEGACY_DEFER_TIMEOUT_MARGIN = 900.0
 
 EVENT_MARGIN = 60.0
 """Seconds of that margin that are left for Airflow to handle the trigger's event."""
+
+
+def to_seconds(value: timedelta | float) -> float:
+    """Return a time that an author passes, in seconds. Whatever is no time is left for the caller to refuse."""
+    return value.total_seconds() if isinstance(value, timedelta) else value
 
 
 # --- bounds of the engine -----------------------------------------------------------------------------------

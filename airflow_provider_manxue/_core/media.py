@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_manxue._core.content_coding import real_codings
 from airflow_provider_manxue._core.mp4 import Assessment, State, assess_mp4
+from airflow_provider_manxue._core.polling import MAX_RETRY_AFTER
 from airflow_provider_manxue._core.responses import clean_text, parse_retry_after
 from airflow_provider_manxue.exceptions import ManxueDownloadError
 
@@ -34,7 +35,6 @@ ERROR_BYTES = 8192
 
 _MAX_ATTEMPTS = 10
 _MAX_PAUSE = 60.0
-_MAX_RETRY_AFTER = 15 * 60.0
 _EXPIRED_URL = frozenset({401, 403, 404, 410})
 _EXPIRY_CODE = re.compile("expir|token|signature|authori[sz]ation|skewed", re.IGNORECASE)
 _ERROR_CODE = re.compile(
@@ -442,4 +442,4 @@ class Retries:
         if isinstance(error, ExpiredUrlError) and self._failures == 1:
             return 0.0
         backoff = min(_MAX_PAUSE, 2.0 ** min(self._attempts - 1, 10)) * random.uniform(0.75, 1.25)  # noqa: S311
-        return max(backoff, min(error.retry_after or 0.0, _MAX_RETRY_AFTER))
+        return max(backoff, min(error.retry_after or 0.0, MAX_RETRY_AFTER))

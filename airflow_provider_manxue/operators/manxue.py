@@ -17,7 +17,7 @@ from airflow_provider_manxue._airflow.order_store import OrderStore
 from airflow_provider_manxue._airflow.single_wait import SingleVideoWait
 from airflow_provider_manxue._airflow.start_from_trigger import CAN_START_AND_END
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
-from airflow_provider_manxue._core.deadline import DEFER_TIMEOUT_MARGIN, EVENT_MARGIN, TimeLimits
+from airflow_provider_manxue._core.deadline import DEFER_TIMEOUT_MARGIN, EVENT_MARGIN, TimeLimits, to_seconds
 from airflow_provider_manxue._core.ids import names_a_task, parse_video_task_id
 from airflow_provider_manxue._core.order_record import OrderState, TaskInstanceRef
 from airflow_provider_manxue._core.order_timing import MAX_DELAY_ON_WORKER, OrderBounds, OrderProgress
@@ -154,7 +154,7 @@ class ManxueCreateVideoOperator(SingleVideoWait):
             )
         if not any(map(is_rendered_later, self._parameters.values())):
             parse_video_request(**self._parameters)
-        if self.order_timeout is not None and not to_seconds(self.order_timeout) > 0:
+        if self.order_timeout is not None and not self._order_timeout > 0:
             raise ManxueInputError(f"order_timeout must be a positive time, not {self.order_timeout!r}.")
         if self.durable and self.retries and not _HAS_STATE_STORE:
             warnings.warn(
@@ -279,10 +279,15 @@ class ManxueCreateVideoOperator(SingleVideoWait):
     def _order_bounds(self) -> OrderBounds:
         first_polls = 2 * self.poke_interval if self.wait_for_completion else 0.0
         return OrderBounds(
-            order_timeout=self.timeout if self.order_timeout is None else to_seconds(self.order_timeout),
+            order_timeout=self._order_timeout,
             execution_timeout=self._task_timeout,
             reserve=self.hook.settings.request_timeout + first_polls,
         )
+
+    @property
+    def _order_timeout(self) -> float:
+        """Seconds from the first start within which the order is sent."""
+        return float(self.timeout if self.order_timeout is None else to_seconds(self.order_timeout))
 
     @property
     def _task_timeout(self) -> float:
@@ -352,18 +357,16 @@ class ManxueCreateVideoOperator(SingleVideoWait):
         self._check_accepted(context, reason)
         video_task_id = self._awaited_id(context)
         with self._track_order_outcome(context, video_task_id):
-            self._push_id(
-                context, video_task_id
-            )  # a retry can resume here, without the XComs of the earlier try
+            # A retry can resume here, without the XComs of the earlier try.
+            self._push_id(context, video_task_id)
             return super()._resume_after_failure(context, reason)
 
     def _started_before_failure(self, context: Context, reason: str) -> float:
         """Return when the order was accepted, as far as its record shows: the time for which it waited for room is no wait."""
         first_start = super()._started_before_failure(context, reason)
         accepted_at = first_start
-        with contextlib.suppress(
-            Exception
-        ):  # a store can fail in any way, and a person may have edited the record
+        # A store can fail in any way, and a person may have edited the record.
+        with contextlib.suppress(Exception):
             record = self._order_store(context).load()
             if record and record.since:
                 accepted_at = max(first_start, datetime.fromisoformat(record.since).timestamp())
@@ -419,8 +422,3 @@ class ManxueCreateVideoOperator(SingleVideoWait):
         map_index = -1 if ti.map_index is None else ti.map_index
         ref = TaskInstanceRef(ti.dag_id, ti.run_id, ti.task_id, map_index, ti.max_tries)
         return OrderStore(context.get("task_state_store") if self.durable else None, ref, self.log)
-
-
-def to_seconds(value: timedelta | float) -> float:
-    """Return a time in seconds."""
-    return value.total_seconds() if isinstance(value, timedelta) else float(value)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Collection, Mapping
-from datetime import timedelta
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NoReturn
 from urllib.parse import urlsplit
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit
 from airflow.providers.common.compat.sdk import BaseOperator, XComArg
 
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
+from airflow_provider_manxue._core.deadline import to_seconds
 from airflow_provider_manxue._core.destination import UNVERIFIED_SUFFIX, names_one_file, parse_destination
 from airflow_provider_manxue._core.ids import parse_video_task_id
 from airflow_provider_manxue._core.media_urls import AddressPolicy
@@ -35,6 +35,7 @@ from airflow_provider_manxue.models import TaskStatus, VideoTask, without_url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import timedelta
     from pathlib import Path
 
     from airflow.providers.common.compat.sdk import Context
@@ -153,7 +154,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
             raise ManxueInputError(
                 f"max_bytes must be a positive number of bytes, or None, not {self.max_bytes!r}."
             )
-        if not _is_positive(_seconds(self.timeout)):
+        if not _is_positive(to_seconds(self.timeout)):
             raise ManxueInputError(f"timeout must be a positive number of seconds, not {self.timeout!r}.")
 
     @cached_property
@@ -192,7 +193,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
         from airflow_provider_manxue._client.downloader import Deadline
         from airflow_provider_manxue._client.storage import open_store
 
-        deadline = Deadline(_seconds(self.timeout))
+        deadline = Deadline(to_seconds(self.timeout))
         video_task_id = parse_video_task_id(self.video_task_id)
         uri = parse_destination(self.destination, video_task_id)
         with open_store(uri, self.storage_conn_id or None) as store:
@@ -384,10 +385,6 @@ def _is_selection(value: Any, names: Sequence[str]) -> bool:
         and bool(value)
         and set(value) <= set(names)
     )
-
-
-def _seconds(span: timedelta | float) -> float:
-    return span.total_seconds() if isinstance(span, timedelta) else span
 
 
 def _is_positive(value: Any) -> bool:

@@ -20,6 +20,7 @@ from airflow_provider_manxue._airflow import waiting as waiting_module
 from airflow_provider_manxue._airflow import xcoms as xcoms_module
 from airflow_provider_manxue._client import async_client as client_module
 from airflow_provider_manxue._client import credentials as credentials_module
+from airflow_provider_manxue._client import dialer
 from airflow_provider_manxue._client import drivers as drivers_module
 from airflow_provider_manxue._client import threaded as threaded_module
 from airflow_provider_manxue._core.connection import parse_connection
@@ -106,6 +107,22 @@ def settings_of():
         return parse_connection("test", host=base_url, password=api_key, extra=extra)
 
     return make
+
+
+@pytest.fixture
+def waited(monkeypatch):
+    """All addresses are silent. The seconds for which each of them is waited for, by a clock of its own."""
+    clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
+    seconds = []
+
+    def be_silent(address, timeout):
+        seconds.append(timeout)
+        clock.now += timeout
+        raise TimeoutError("timed out")
+
+    monkeypatch.setattr(dialer, "time", clock)
+    monkeypatch.setattr(socket, "create_connection", be_silent)
+    return seconds
 
 
 @pytest.fixture

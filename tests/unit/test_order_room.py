@@ -130,6 +130,16 @@ def test_order_timeout_is_the_timeout_by_default(emulator, task):
         task.run(timeout=300)
 
 
+def accepted(task, deferral, clock, **kwargs):
+    """Resume an order until it is accepted. Return the deferral in which its video is awaited."""
+    while isinstance(deferral.trigger, ManxueOrderRoomTrigger):
+        clock.advance(deferral.trigger.resume_at - clock.now())
+        with pytest.raises(TaskDeferred) as again:
+            resume(task, deferral, **kwargs)
+        deferral = again.value
+    return deferral
+
+
 @pytest.mark.parametrize("value", [0, -1, timedelta(0)])
 def test_order_timeout_that_makes_no_sense_is_refused(value):
     with pytest.raises(ManxueInputError, match="order_timeout"):
@@ -140,11 +150,7 @@ def test_timeout_begins_when_the_order_is_accepted(emulator, task, clock):
     emulator.fail_next(4, FULL, on="create")
     emulator.default_script = Script.by_hand("processing")
     deferral = defer(task, timeout=1000)
-    while isinstance(deferral.trigger, ManxueOrderRoomTrigger):
-        clock.advance(deferral.trigger.resume_at - clock.now())
-        with pytest.raises(TaskDeferred) as again:
-            resume(task, deferral, timeout=1000)
-        deferral = again.value
+    deferral = accepted(task, deferral, clock, timeout=1000)
     assert deferral.trigger.arguments.deadline == clock.now() + 1000
 
 
@@ -155,11 +161,7 @@ def test_execution_timeout_counts_from_the_first_start(emulator, task, clock):
     begun = clock.now()
     deferral = defer(task, **limits)
     assert deferral.timeout <= timedelta(seconds=1000)
-    while isinstance(deferral.trigger, ManxueOrderRoomTrigger):
-        clock.advance(deferral.trigger.resume_at - clock.now())
-        with pytest.raises(TaskDeferred) as again:
-            resume(task, deferral, **limits)
-        deferral = again.value
+    deferral = accepted(task, deferral, clock, **limits)
     assert clock.now() > begun + 60
     assert deferral.trigger.arguments.deadline == pytest.approx(begun + 1000)
     assert deferral.kwargs["order_time"] == pytest.approx(clock.now() - begun)
@@ -247,11 +249,7 @@ def test_wait_that_airflow_ends_counts_from_the_acceptance_of_the_order(emulator
     emulator.default_script = Script.by_hand("processing")
     begun = clock.now()
     deferral = defer(task, timeout=1000)
-    while isinstance(deferral.trigger, ManxueOrderRoomTrigger):
-        clock.advance(deferral.trigger.resume_at - clock.now())
-        with pytest.raises(TaskDeferred) as again:
-            resume(task, deferral, timeout=1000)
-        deferral = again.value
+    deferral = accepted(task, deferral, clock, timeout=1000)
     task.start_date = datetime.fromtimestamp(begun, tz=UTC)
     clock.advance(begun + 1100 - clock.now())
     assert clock.now() < deferral.trigger.arguments.deadline
