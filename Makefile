@@ -27,7 +27,7 @@ python_of = $(lastword $(subst -py, ,$(1)))
 
 # Airflow 2 runs one task at a time on SQLite, so there only the harness, the examples and timeouts are tried.
 EXAMPLE_TESTS = -m pytest tests/airflow -m 'not services and not heavy' -k 'test_harness or example_dag or timeout'
-UNIT_TESTS = -m pytest tests --ignore tests/airflow --ignore tests/browser -n 2
+UNIT_TESTS = -m pytest tests/unit -n 2
 COVERAGE = --cov --cov-report=term
 # Airflow 2.11.0 and 3.0 allow newer ones, but their object storage does not work with them.
 OLD_PATHLIB = universal-pathlib<0.3
@@ -98,10 +98,10 @@ dist: $(VENV)/.with-dist ## sdist and wheel in dist, checked, and tried in clean
 	$(BIN)/python -m dev.dist
 
 soak: $(VENV)/.with-distributed $(VENV)/.with-fuzz ## everything that runs long: a million schedules, the fuzzer, twenty nights on a distributed deployment (hours)
-	-$(BIN)/python -m soak.schedules --count 1000000 --keep
-	-$(BIN)/python -m soak.fuzz
-	-$(BIN)/python -m soak.nights --seeds 1-20
-	$(BIN)/python -m soak.report
+	-$(BIN)/python -m tests.simulation --count 1000000 --keep
+	-$(BIN)/python -m tests.fuzz
+	-$(BIN)/python -m tests.chaos --seeds 1-20
+	$(BIN)/python -m dev.long_runs
 
 mutants: $(VENV)/.with-mutation ## change the pure core in some 2,800 ways, and see which changes the tests notice (half an hour)
 	@AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python -m dev.mutants

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_manxue._core.deadline import DEFER_TIMEOUT_MARGIN
-from airflow_provider_manxue.testing import Answer, Emulator, Script, Step
+from airflow_provider_manxue.testing import Emulator, Response, Script, Step
 from benchmarks.failover import POSTGRES
 from benchmarks.from_trigger import DAGS, REPOSITORY
 from benchmarks.table import print_table
@@ -79,7 +79,9 @@ def measure() -> Iterator[dict[str, Any]]:
     """Let all waits run into their deadline, and yield how late each mode was at each service."""
     with Emulator() as emulator, postgres_database(POSTGRES) as url, tempfile.TemporaryDirectory() as home:
         emulator.add_task(id="answers", script=Script.by_hand("processing"))
-        emulator.add_task(id="hangs", script=Script((Step(status="processing", answer=Answer(hang=True)),)))
+        emulator.add_task(
+            id="hangs", script=Script((Step(status="processing", response=Response(hang=True)),))
+        )
         connection = json.loads(emulator.airflow_connection_json())
         connection["extra"] = {**connection.get("extra", {}), "request_timeout": REQUEST_TIMEOUT}
         with LocalAirflow(

@@ -22,7 +22,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from airflow_provider_manxue.testing import Answer, Emulator
+from airflow_provider_manxue.testing import Emulator, Response
 from benchmarks.fetch import RETRIES, TIMEOUT, TOOLS
 from benchmarks.waits import NO_LOG, ROOT
 
@@ -65,27 +65,27 @@ class Fault:
     """
 
     name: str
-    answers: Callable[[bytes], Sequence[Answer]] = lambda video: ()
+    answers: Callable[[bytes], Sequence[Response]] = lambda video: ()
     always: bool = False
     expired: bool = False
     full: bool = False
 
 
-def _cut(share: float) -> Answer:
-    return Answer(truncate=int(SIZE * share))
+def _cut(share: float) -> Response:
+    return Response(truncate=int(SIZE * share))
 
 
 def _faults() -> list[Fault]:
-    spoilt: dict[str, Callable[[bytes], Sequence[Answer]]] = {
+    spoilt: dict[str, Callable[[bytes], Sequence[Response]]] = {
         **{f"cut at {share:.0%}": lambda _, share=share: [_cut(share)] for share in (0.1, 0.5, 0.99)},
-        "chunked body ends early, no end mark": lambda _: [Answer(truncate=SIZE // 2, chunked=True)],
+        "chunked body ends early, no end mark": lambda _: [Response(truncate=SIZE // 2, chunked=True)],
         "chunked body ends early, with its end mark": lambda video: [
-            Answer(body=video[: SIZE // 2], chunked=True)
+            Response(body=video[: SIZE // 2], chunked=True)
         ],
-        "`Content-Length` 10 bytes too long": lambda _: [Answer(length_error=10)],
-        "`Content-Length` 10 bytes too short": lambda _: [Answer(length_error=-10)],
-        "HTML with status 200": lambda _: [Answer.named("media_html")],
-        "gzip though not asked for": lambda _: [Answer(gzip=True)],
+        "`Content-Length` 10 bytes too long": lambda _: [Response(length_error=10)],
+        "`Content-Length` 10 bytes too short": lambda _: [Response(length_error=-10)],
+        "HTML with status 200": lambda _: [Response.named("media_html")],
+        "gzip though not asked for": lambda _: [Response(gzip=True)],
     }
     return [
         Fault("none"),
@@ -93,13 +93,15 @@ def _faults() -> list[Fault]:
             Fault(f"{name}, {'always' if always else 'once'}", answers, always)
             for (name, answers), always in product(spoilt.items(), (False, True))
         ),
-        Fault("replaced in the middle", lambda _: [Answer(truncate=SIZE // 2, then_replace=True)]),
+        Fault("replaced in the middle", lambda _: [Response(truncate=SIZE // 2, then_replace=True)]),
         Fault(
-            "cut at 50%, then `Range` ignored", lambda _: [_cut(0.5), Answer(ignore_range=True)], always=True
+            "cut at 50%, then `Range` ignored",
+            lambda _: [_cut(0.5), Response(ignore_range=True)],
+            always=True,
         ),
         Fault("URL expired", expired=True),
         Fault("full disk", full=True),
-        Fault("slow link", lambda _: [Answer(bytes_per_second=SIZE / 4)], always=True),
+        Fault("slow link", lambda _: [Response(bytes_per_second=SIZE / 4)], always=True),
     ]
 
 

@@ -120,7 +120,7 @@ class Waits:
 
     def kill(self, name: str, job: int, what: str, *, restart: bool = False) -> Figures:
         """
-        Kill a triggerer, and watch until each of its waits is polled again.
+        ProcessKilled a triggerer, and watch until each of its waits is polled again.
 
         :param name: name of the component.
         :param job: id of its job.

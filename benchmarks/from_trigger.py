@@ -17,7 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from airflow_provider_manxue.testing import Answer, Emulator, Script, Step
+from airflow_provider_manxue.testing import Emulator, Response, Script, Step
 from benchmarks.table import print_table
 from dev.local_airflow import LocalAirflow
 
@@ -70,7 +70,7 @@ def measure(kind: str, waits: int) -> Figures:
     """Let so many videos be awaited in a fresh Airflow."""
     with Emulator(record_requests=False) as emulator, tempfile.TemporaryDirectory() as home:
         # HttpSensor takes any answer but 404 for the end of its wait.
-        pending = Step(status="processing", answer=Answer(status=404) if kind == "http" else None)
+        pending = Step(status="processing", response=Response(status=404) if kind == "http" else None)
         videos = [emulator.add_task(script=Script((pending,))) for _ in range(waits)]
         ready = Path(home, "ready")
         connection = json.loads(emulator.airflow_connection_json())

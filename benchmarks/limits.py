@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
 from benchmarks.table import print_table
-from soak.virtual import run
+from tests.support.virtual_time import run
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterable, Sequence

@@ -21,7 +21,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from airflow_provider_manxue.testing import Answer, Emulator
+from airflow_provider_manxue.testing import Emulator, Response
 from benchmarks.waits import NO_LOG, ROOT
 
 if TYPE_CHECKING:
@@ -70,7 +70,7 @@ def measure(folder: Path, rounds: int) -> Iterator[Round]:
     """Save the video again and again, by turns."""
     with Emulator() as service:
         task_id = service.add_task("completed", size=SIZE)
-        service.answer_all_with(Answer(bytes_per_second=BYTES_PER_SECOND), on="media")
+        service.respond_with(Response(bytes_per_second=BYTES_PER_SECOND), on="media")
         path = folder / "video.mp4"
         for number in range(rounds):
             curl_first = number % 2 == 0

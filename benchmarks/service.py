@@ -46,22 +46,22 @@ class Service:
         :param hidden: answer 404 instead of ``processing`` until then.
         :returns: the moment of each id.
         """
-        from airflow_provider_manxue.testing import Answer, Script, Step
+        from airflow_provider_manxue.testing import Response, Script, Step
 
-        pending = Answer(status=404) if hidden else None
+        pending = Response(status=404) if hidden else None
         tasks = {}
         for _ in range(count):
             completed_at = random.uniform(first, last)
             seconds = completed_at - self._emulator.clock.now()
-            steps = (Step(status="processing", seconds=seconds, answer=pending), Step(status="completed"))
+            steps = (Step(status="processing", seconds=seconds, response=pending), Step(status="completed"))
             tasks[self._emulator.add_task(Script(steps))] = completed_at
         return tasks
 
     def refuse_next(self, retry_after: float) -> None:
         """Answer the next query with 429."""
-        from airflow_provider_manxue.testing import Answer
+        from airflow_provider_manxue.testing import Response
 
-        self._emulator.fail_next(1, Answer(status=429, retry_after=retry_after), on="query")
+        self._emulator.fail_next(1, Response(status=429, retry_after=retry_after), on="query")
 
     def queries(self) -> list[Request]:
         """Return the queries so far."""

@@ -17,13 +17,13 @@ from unittest.mock import patch
 from airflow_provider_manxue._client import credentials, drivers
 from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
 from airflow_provider_manxue.models import TaskStatus, VideoTask
-from airflow_provider_manxue.testing.answer import Answer
+from airflow_provider_manxue.testing._response import Response
 from airflow_provider_manxue.triggers import manxue as triggers
 from benchmarks.situations import play_selected, report
-from soak.plan import Plan, Schedule, Video
-from soak.schedules import play
-from soak.virtual import run
-from soak.world import installed
+from tests.simulation.play import play
+from tests.simulation.schedule import Plan, Schedule, Video
+from tests.simulation.simulation import installed
+from tests.support.virtual_time import run
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -67,13 +67,13 @@ def flaky_thousand() -> None:
 
 def long_throttling() -> None:
     """429 for 3 minutes while the worker reads 50 finished videos."""
-    window = (21.0, 201.0, "query", Answer(status=429))
+    window = (21.0, 201.0, "query", Response(status=429))
     batch("429 for 3 min while the worker reads 50", 50, ready=5.0, windows=[window])
 
 
 def one_long_pause() -> None:
     """One 429 with Retry-After: 900 while the worker reads 100 finished videos."""
-    window = (30.0, 30.3, "query", Answer(status=429, headers={"Retry-After": "900"}))
+    window = (30.0, 30.3, "query", Response(status=429, headers={"Retry-After": "900"}))
     batch(
         "one 429 with Retry-After: 900 while the worker reads 100",
         100,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import json
 import os
 import random
@@ -83,6 +84,7 @@ class Report:
     :param cpu: CPU seconds in the measured stretch, less those of the idle process.
     :param resident: bytes of resident memory at its end.
     :param lags: by how many seconds the event loop was late, for each tick from start to end.
+    :param own_lags: the same without the time of Python's garbage collector, which the whole heap of Airflow decides.
     :param look_ups: how often Airflow was asked for the connection.
     :param delays: seconds from completion to event.
     :param refused_at: moments at which a 429 was read.
@@ -91,6 +93,7 @@ class Report:
     cpu: float = 0.0
     resident: int = 0
     lags: list[float] = field(default_factory=list)
+    own_lags: list[float] = field(default_factory=list)
     look_ups: int = 0
     delays: list[float] = field(default_factory=list)
     refused_at: list[float] = field(default_factory=list)
@@ -217,10 +220,11 @@ async def wait_on_loop(plan: Plan, report: Report) -> None:
     """Start the waits one after another, as the triggerer does, and measure until all have ended."""
     wait = await LOOPS[plan.kind](plan, report)
     _count_look_ups(report)
-    ticking = asyncio.create_task(tick(report.lags))
+    ticking = asyncio.create_task(tick(report.lags, report.own_lags))
     idle = await _idle_load()
     await _async_sleep_until(plan.begins_at)
     report.lags.clear()
+    report.own_lags.clear()
 
     async def one(task_id: str, completed_at: float) -> None:
         await wait(task_id)
@@ -239,13 +243,30 @@ async def wait_on_loop(plan: Plan, report: Report) -> None:
     ticking.cancel()
 
 
-async def tick(lags: list[float]) -> None:
-    """Note by how many seconds the event loop is late, again and again."""
+async def tick(lags: list[float], own_lags: list[float]) -> None:
+    """Measure by how many seconds the event loop is late at each tick, with and without garbage collection."""
     loop = asyncio.get_running_loop()
+    collector = CollectorTime()
+    gc.callbacks.append(collector)
     while True:
-        due = loop.time() + TICK
+        collected, due = collector.seconds, loop.time() + TICK
         await asyncio.sleep(TICK)
         lags.append(loop.time() - due)
+        own_lags.append(max(0.0, lags[-1] - (collector.seconds - collected)))
+
+
+class CollectorTime:
+    """Callback of the garbage collector that adds up the seconds of its passes."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._began_at = 0.0
+
+    def __call__(self, phase: str, _: dict[str, int]) -> None:
+        if phase == "start":
+            self._began_at = time.perf_counter()
+        else:
+            self.seconds += time.perf_counter() - self._began_at
 
 
 async def _idle_load() -> float:

@@ -77,7 +77,8 @@ class Figures:
     :param look_ups_per_1000_polls: look-ups of the Airflow connection.
     :param lag_p50: milliseconds that the event loop was late; None where there is none.
     :param lag_p99: the same; one tick of 100 was later.
-    :param lag_max: the worst one.
+    :param lag_max: the longest.
+    :param own_lag_max: the longest without the time of Python's garbage collector.
     :param resident: MiB of memory of the whole process.
     :param delay_p50: seconds from the completion at the service to the event.
     :param delay_p99: the same; one wait of 100 took longer.
@@ -94,6 +95,7 @@ class Figures:
     lag_p50: float | None
     lag_p99: float | None
     lag_max: float | None
+    own_lag_max: float | None
     resident: float
     delay_p50: float
     delay_p99: float
@@ -154,6 +156,7 @@ def _figures(plan: Plan, report: Report, running: Service) -> Figures:
         lag_p50=lag[0] if lag else None,
         lag_p99=lag[1] if lag else None,
         lag_max=lag[2] if lag else None,
+        own_lag_max=1000 * max(report.own_lags) if report.own_lags else None,
         resident=report.resident / 2**20,
         delay_p50=delay[0],
         delay_p99=delay[1],

@@ -10,20 +10,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from airflow_provider_manxue.testing.answer import OMIT, Answer, Raw
-    from airflow_provider_manxue.testing.catalogue import CATALOGUE, Variation
-    from airflow_provider_manxue.testing.client import EmulatorClient
-    from airflow_provider_manxue.testing.clock import Clock
-    from airflow_provider_manxue.testing.emulator import Emulator
-    from airflow_provider_manxue.testing.ledger import Ledger, Order
-    from airflow_provider_manxue.testing.rate import RateLimit
-    from airflow_provider_manxue.testing.record import RequestRecord
-    from airflow_provider_manxue.testing.script import Script, Step
+    from airflow_provider_manxue.testing._client import EmulatorClient
+    from airflow_provider_manxue.testing._clock import Clock
+    from airflow_provider_manxue.testing._emulator import Emulator
+    from airflow_provider_manxue.testing._ledger import Ledger, Order
+    from airflow_provider_manxue.testing._rate import RateLimit
+    from airflow_provider_manxue.testing._record import RequestRecord
+    from airflow_provider_manxue.testing._response import OMIT, Raw, Response
+    from airflow_provider_manxue.testing._scenarios import SCENARIOS, Scenario
+    from airflow_provider_manxue.testing._script import Script, Step
 
 __all__ = [
-    "CATALOGUE",
     "OMIT",
-    "Answer",
+    "SCENARIOS",
     "Clock",
     "Emulator",
     "EmulatorClient",
@@ -32,26 +31,27 @@ __all__ = [
     "RateLimit",
     "Raw",
     "RequestRecord",
+    "Response",
+    "Scenario",
     "Script",
     "Step",
-    "Variation",
 ]
 
 _HOME = {
-    "CATALOGUE": "catalogue",
-    "OMIT": "answer",
-    "Answer": "answer",
-    "Clock": "clock",
-    "Emulator": "emulator",
-    "EmulatorClient": "client",
-    "Ledger": "ledger",
-    "Order": "ledger",
-    "RateLimit": "rate",
-    "Raw": "answer",
-    "RequestRecord": "record",
-    "Script": "script",
-    "Step": "script",
-    "Variation": "catalogue",
+    "SCENARIOS": "_scenarios",
+    "OMIT": "_response",
+    "Response": "_response",
+    "Clock": "_clock",
+    "Emulator": "_emulator",
+    "EmulatorClient": "_client",
+    "Ledger": "_ledger",
+    "Order": "_ledger",
+    "RateLimit": "_rate",
+    "Raw": "_response",
+    "RequestRecord": "_record",
+    "Script": "_script",
+    "Step": "_script",
+    "Scenario": "_scenarios",
 }
 
 

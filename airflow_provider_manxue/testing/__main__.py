@@ -15,10 +15,10 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from airflow_provider_manxue.testing.catalogue import CATALOGUE
-from airflow_provider_manxue.testing.emulator import Emulator
-from airflow_provider_manxue.testing.rate import RateLimit
-from airflow_provider_manxue.testing.script import Script
+from airflow_provider_manxue.testing._emulator import Emulator
+from airflow_provider_manxue.testing._rate import RateLimit
+from airflow_provider_manxue.testing._scenarios import SCENARIOS
+from airflow_provider_manxue.testing._script import Script
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.list:
-        for variation in CATALOGUE.values():
+        for variation in SCENARIOS.values():
             _say(f"{variation.name:30} {variation.place:7} {variation.origin:11} {variation.description}")
         return 0
     logging.basicConfig(

@@ -9,7 +9,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airflow_provider_manxue.testing.emulator import Emulator
+    from airflow_provider_manxue.testing._emulator import Emulator
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def manxue_emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     It has a port of its own, so tests may run in parallel.
     """
     # Imported here, since pytest loads this module in every session.
-    from airflow_provider_manxue.testing.emulator import Emulator
+    from airflow_provider_manxue.testing._emulator import Emulator
 
     with Emulator() as emulator:
         monkeypatch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", emulator.airflow_connection_json())

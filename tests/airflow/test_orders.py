@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from airflow_provider_manxue.testing import Answer, Emulator, Script
+from airflow_provider_manxue.testing import Emulator, Response, Script
 
 if TYPE_CHECKING:
     from dev.local_airflow import LocalAirflow
@@ -26,7 +26,7 @@ def airflow(local_airflow: LocalAirflow) -> LocalAirflow:
 
 
 def kill_worker(airflow: LocalAirflow, run_id: str) -> None:
-    """Kill the process in which the task runs, without a word of warning."""
+    """ProcessKilled the process in which the task runs, without a word of warning."""
     [(pid, state)] = airflow.query("SELECT pid, state FROM task_instance WHERE run_id = ?", run_id)
     assert state == "running"
     assert pid in airflow.leftover_processes()
@@ -78,7 +78,7 @@ def test_worker_that_is_killed_before_the_answer_leaves_an_unknown_order_to_a_pe
 ) -> None:
     emulator.default_script = Script.polls("completed")
     before = len(emulator.ledger.orders)
-    emulator.fail_next(1, Answer(delay=20), on="create")
+    emulator.fail_next(1, Response(delay=20), on="create")
     run_id = airflow.trigger(DAG, conf={"prompt": "a dog"})
     airflow.wait_until(lambda: len(emulator.ledger.orders) > before, 90)
     kill_worker(airflow, run_id)
@@ -149,14 +149,14 @@ def test_crash_of_everything_while_an_order_is_deferred_buys_nothing(
 
 
 UNKNOWN = {
-    "reset_before_it_is_acted_upon": Answer(reset="before"),
-    "reset_after_the_body": Answer(reset="after"),
-    "read_timeout": Answer(hang=True),
-    "error_page": Answer(body="<html>"),
-    "500_after_the_order": Answer(status=500, processed=True),
-    **{str(status): Answer(status=status) for status in (408, 409, 500, 502, 503, 504)},
+    "reset_before_it_is_acted_upon": Response(reset="before"),
+    "reset_after_the_body": Response(reset="after"),
+    "read_timeout": Response(hang=True),
+    "error_page": Response(body="<html>"),
+    "500_after_the_order": Response(status=500, processed=True),
+    **{str(status): Response(status=status) for status in (408, 409, 500, 502, 503, 504)},
 }
-NOT_TAKEN = {str(status): Answer(status=status) for status in (425, 429)}
+NOT_TAKEN = {str(status): Response(status=status) for status in (425, 429)}
 
 
 def test_five_retries_send_no_order_again_whose_outcome_is_unknown(airflow: LocalAirflow) -> None:
@@ -170,7 +170,7 @@ def test_five_retries_send_no_order_again_whose_outcome_is_unknown(airflow: Loca
                 "POST", "/api/v2/connections", {**connection, "connection_id": f"owl_{name}", "extra": extra}
             )
             if name in UNKNOWN:
-                service.answer_all_with(UNKNOWN[name], on="create")
+                service.respond_with(UNKNOWN[name], on="create")
             else:
                 service.fail_next(2, NOT_TAKEN[name], on="create")
         run_id = airflow.trigger(dag, conf={"connections": [f"owl_{name}" for name in services]})

@@ -27,8 +27,15 @@ from airflow_provider_manxue._core.connection import parse_connection
 from airflow_provider_manxue._core.ids import parse_video_task_id
 from airflow_provider_manxue.hooks import manxue as hook_module
 from airflow_provider_manxue.triggers import manxue as trigger_module
-from asking import ask_from_triggerer, ask_from_worker
-from world import FakeClient, ManualClock, ScriptedService, World, link_into, to_xcoms
+from tests.support.clients import ask_from_triggerer, ask_from_worker
+from tests.support.fake_airflow import (
+    FakeAirflow,
+    FakeClient,
+    ManualClock,
+    ScriptedService,
+    link_into,
+    to_xcoms,
+)
 
 
 def pytest_addoption(parser):
@@ -89,7 +96,7 @@ def play(monkeypatch, world):
 
 @pytest.fixture
 def world(monkeypatch, clock, service):
-    world = World(clock, service)
+    world = FakeAirflow(clock, service)
     play(monkeypatch, world)
     return world
 

@@ -16,8 +16,8 @@ from airflow_provider_manxue.exceptions import (
     ManxueConnectionNotFoundError,
     ManxueTransientError,
 )
-from service_in_virtual_time import FakeService, loop_time
-from soak.virtual import run
+from tests.support.simulated_service import FakeService, loop_time
+from tests.support.virtual_time import run
 
 
 @pytest.fixture

@@ -39,7 +39,7 @@ from airflow_provider_manxue.exceptions import (
 from airflow_provider_manxue.models import TaskStatus, VideoTask
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor
 from airflow_provider_manxue.triggers.manxue import ManxueVideoBatchTrigger
-from world import START
+from tests.support.fake_airflow import START
 
 MODES = {
     "deferred": {"deferrable": True},

@@ -25,8 +25,8 @@ from airflow_provider_manxue.exceptions import (
 )
 from airflow_provider_manxue.hooks.manxue import ManxueHook
 from airflow_provider_manxue.models import TaskStatus
-from airflow_provider_manxue.testing import Answer, Emulator, Script
-from asking import CONN_ID, write_connection
+from airflow_provider_manxue.testing import Emulator, Response, Script
+from tests.support.clients import CONN_ID, write_connection
 
 
 @pytest.fixture
@@ -77,39 +77,39 @@ def test_id_reaches_the_service_as_one_path_segment(emulator, ask, video_task_id
 @pytest.mark.parametrize(
     ("answer", "error", "words"),
     [
-        (Answer(status=403), ManxuePermissionError, "403"),
-        (Answer(status=404), ManxueRefusedError, "404"),
-        (Answer(status=410), ManxueRefusedError, "410"),
-        (Answer(status=302, headers={"Location": "http://127.0.0.1:1/"}), ManxueRedirectError, "redirect"),
-        (Answer(status=308, headers={"Location": "/elsewhere"}), ManxueRedirectError, "redirect"),
-        (Answer(status=408), ManxueTransientError, "408"),
-        (Answer(status=425), ManxueTransientError, "425"),
-        (Answer(status=429), ManxueRateLimitError, "429"),
-        (Answer(status=500), ManxueTransientError, "500"),
-        (Answer(status=503, body="<html>busy</html>"), ManxueTransientError, "503"),
-        (Answer(body="<html>welcome</html>"), ManxueTransientError, "not a JSON object"),
-        (Answer(body=""), ManxueTransientError, "not a JSON object"),
-        (Answer(json=[1, 2]), ManxueTransientError, "not a JSON object"),
-        (Answer(json={}), ManxueTransientError, "describes no task"),
-        (Answer.named("http_200_business_error"), ManxueRefusedError, "No handler found"),
-        (Answer.named("object_image_generation"), ManxueMediaTypeError, "image.generation"),
-        (Answer(reset="before"), ManxueTransientError, "no response from 127.0.0.1"),
-        (Answer(reset="after"), ManxueTransientError, "no response from 127.0.0.1"),
-        (Answer(truncate=10), ManxueTransientError, "HTTP 200|no response"),
-        (Answer(truncate=10, chunked=True), ManxueTransientError, "HTTP 200|no response"),
-        (Answer(hang=True), ManxueTransientError, "timed out"),
-        (Answer(endless=True), ManxueTransientError, "more than 1048576 bytes"),
+        (Response(status=403), ManxuePermissionError, "403"),
+        (Response(status=404), ManxueRefusedError, "404"),
+        (Response(status=410), ManxueRefusedError, "410"),
+        (Response(status=302, headers={"Location": "http://127.0.0.1:1/"}), ManxueRedirectError, "redirect"),
+        (Response(status=308, headers={"Location": "/elsewhere"}), ManxueRedirectError, "redirect"),
+        (Response(status=408), ManxueTransientError, "408"),
+        (Response(status=425), ManxueTransientError, "425"),
+        (Response(status=429), ManxueRateLimitError, "429"),
+        (Response(status=500), ManxueTransientError, "500"),
+        (Response(status=503, body="<html>busy</html>"), ManxueTransientError, "503"),
+        (Response(body="<html>welcome</html>"), ManxueTransientError, "not a JSON object"),
+        (Response(body=""), ManxueTransientError, "not a JSON object"),
+        (Response(json=[1, 2]), ManxueTransientError, "not a JSON object"),
+        (Response(json={}), ManxueTransientError, "describes no task"),
+        (Response.named("http_200_business_error"), ManxueRefusedError, "No handler found"),
+        (Response.named("object_image_generation"), ManxueMediaTypeError, "image.generation"),
+        (Response(reset="before"), ManxueTransientError, "no response from 127.0.0.1"),
+        (Response(reset="after"), ManxueTransientError, "no response from 127.0.0.1"),
+        (Response(truncate=10), ManxueTransientError, "HTTP 200|no response"),
+        (Response(truncate=10, chunked=True), ManxueTransientError, "HTTP 200|no response"),
+        (Response(hang=True), ManxueTransientError, "timed out"),
+        (Response(endless=True), ManxueTransientError, "more than 1048576 bytes"),
         (
-            Answer(body=b"\x0b\x02\x80ab\x03", headers={"Content-Encoding": "br"}),
+            Response(body=b"\x0b\x02\x80ab\x03", headers={"Content-Encoding": "br"}),
             ManxueTransientError,
             "'br', which was not requested",
         ),
-        (Answer(bytes_per_second=30), ManxueTransientError, "longer than 1 s|timed out"),
+        (Response(bytes_per_second=30), ManxueTransientError, "longer than 1 s|timed out"),
     ],
-    ids=lambda value: str(value) if not isinstance(value, Answer) else repr(value.to_json()),
+    ids=lambda value: str(value) if not isinstance(value, Response) else repr(value.to_json()),
 )
 def test_answer_that_is_no_task_becomes_a_typed_error(emulator, ask, answer, error, words):
-    emulator.answer_all_with(answer)
+    emulator.respond_with(answer)
     with pytest.raises(error, match=words) as raised:
         ask()
     assert emulator.api_key not in str(raised.value)
@@ -117,12 +117,12 @@ def test_answer_that_is_no_task_becomes_a_typed_error(emulator, ask, answer, err
 
 
 def test_compressed_answer_is_read(emulator, ask):
-    emulator.answer_all_with(Answer(gzip=True))
+    emulator.respond_with(Response(gzip=True))
     assert ask().status is TaskStatus.COMPLETED
 
 
 def test_pause_that_the_service_asks_for_is_read(emulator, ask):
-    emulator.answer_all_with(Answer(status=429, retry_after=90))
+    emulator.respond_with(Response(status=429, retry_after=90))
     with pytest.raises(ManxueRateLimitError) as raised:
         ask()
     assert raised.value.retry_after == 90
@@ -130,8 +130,8 @@ def test_pause_that_the_service_asks_for_is_read(emulator, ask):
 
 def test_redirect_is_not_followed(emulator, ask):
     emulator.add_task(id="elsewhere", script=Script.polls("completed"))
-    emulator.answer_all_with(
-        Answer(status=307, headers={"Location": f"{emulator.base_url}/v1/result/elsewhere"})
+    emulator.respond_with(
+        Response(status=307, headers={"Location": f"{emulator.base_url}/v1/result/elsewhere"})
     )
     with pytest.raises(ManxueRedirectError):
         ask()
@@ -286,23 +286,23 @@ def test_netrc_does_not_replace_the_key(emulator, ask, monkeypatch, tmp_path):
 @pytest.mark.parametrize("size", [9000, 60_000])
 def test_long_header_is_read(emulator, ask, size):
     """As a content security policy of a gateway; aiohttp stops at 8,190 bytes by default."""
-    emulator.answer_all_with(Answer(headers={"X-Long": "x" * size}))
+    emulator.respond_with(Response(headers={"X-Long": "x" * size}))
     assert ask().status is TaskStatus.COMPLETED
 
 
 def test_header_beyond_the_limit_is_an_error(emulator, ask):
-    emulator.answer_all_with(Answer(headers={"X-Long": "x" * 70_000}))
+    emulator.respond_with(Response(headers={"X-Long": "x" * 70_000}))
     with pytest.raises(ManxueTransientError):
         ask()
 
 
 def test_as_many_headers_are_read_by_both_clients(emulator, ask):
-    emulator.answer_all_with(Answer(headers={f"X-{number}": "x" for number in range(90)}))
+    emulator.respond_with(Response(headers={f"X-{number}": "x" for number in range(90)}))
     assert ask().status is TaskStatus.COMPLETED
 
 
 def test_too_many_headers_are_an_error(emulator, ask):
-    emulator.answer_all_with(Answer(headers={f"X-{number}": "x" for number in range(100)}))
+    emulator.respond_with(Response(headers={f"X-{number}": "x" for number in range(100)}))
     with pytest.raises(ManxueTransientError):
         ask()
 
@@ -491,7 +491,7 @@ def test_host_that_the_environment_excepts_is_asked_without_its_proxy(emulator, 
 def test_time_of_a_request_is_that_of_all_of_its_parts(emulator, connect):
     connect(emulator, request_timeout=0.6)
     # Each part on its own would be in time: the head after 0.4 s, and then the body within 0.4 s.
-    emulator.answer_all_with(Answer(delay=0.4, body=b"{" + b" " * 398 + b"}", bytes_per_second=1000))
+    emulator.respond_with(Response(delay=0.4, body=b"{" + b" " * 398 + b"}", bytes_per_second=1000))
     with pytest.raises(ManxueTransientError, match=r"longer than 0\.6 s|timed out"):
         ManxueHook(CONN_ID).get_video_task("a")
 

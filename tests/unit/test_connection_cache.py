@@ -23,8 +23,8 @@ from airflow_provider_manxue.exceptions import (
     ManxueConnectionNotFoundError,
     ManxueTransientError,
 )
-from service_in_virtual_time import PROCESSING, START, FakeService, loop_time, task_log
-from soak.virtual import run
+from tests.support.simulated_service import PROCESSING, START, FakeService, loop_time, task_log
+from tests.support.virtual_time import run
 
 OUTAGE = ManxueTransientError("Airflow could not be asked")
 

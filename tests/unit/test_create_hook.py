@@ -24,7 +24,7 @@ from airflow_provider_manxue.exceptions import (
 )
 from airflow_provider_manxue.hooks import manxue as hook_module
 from airflow_provider_manxue.hooks.manxue import ManxueHook
-from airflow_provider_manxue.testing import Answer, Emulator
+from airflow_provider_manxue.testing import Emulator, Response
 
 ORDER = {"prompt": "a cat", "model": "sd2_manxue_720p"}
 
@@ -73,27 +73,27 @@ def posts(emulator):
 
 
 UNKNOWN = {
-    "reset after the body": Answer(reset="after"),
-    "reset before it is acted upon": Answer(reset="before"),
-    "body that ends early": Answer(truncate=5),
-    "empty body": Answer(body=""),
-    "html": Answer(body="<html>"),
-    "compressed": Answer(body=b"\x0b\x02\x80ab\x03", headers={"Content-Encoding": "br"}),
-    "endless": Answer(endless=True),
-    "302": Answer(status=302, headers={"Location": "http://127.0.0.1:9/"}),
-    "307": Answer(status=307, headers={"Location": "http://127.0.0.1:9/"}),
-    "accepted under another code": Answer(json={"code": 1, "msg": "success", "data": {"taskId": "proj_1"}}),
-    "429 beside a task": Answer(json={"id": "proj_1", "status": "queued"}, status=429),
-    "business error 500": Answer(json={"code": 500, "data": None, "msg": "busy"}),
-    **{str(status): Answer(status=status) for status in (408, 409, 500, 502, 503, 504)},
-    "500 after the order": Answer(status=500, processed=True),
+    "reset after the body": Response(reset="after"),
+    "reset before it is acted upon": Response(reset="before"),
+    "body that ends early": Response(truncate=5),
+    "empty body": Response(body=""),
+    "html": Response(body="<html>"),
+    "compressed": Response(body=b"\x0b\x02\x80ab\x03", headers={"Content-Encoding": "br"}),
+    "endless": Response(endless=True),
+    "302": Response(status=302, headers={"Location": "http://127.0.0.1:9/"}),
+    "307": Response(status=307, headers={"Location": "http://127.0.0.1:9/"}),
+    "accepted under another code": Response(json={"code": 1, "msg": "success", "data": {"taskId": "proj_1"}}),
+    "429 beside a task": Response(json={"id": "proj_1", "status": "queued"}, status=429),
+    "business error 500": Response(json={"code": 500, "data": None, "msg": "busy"}),
+    **{str(status): Response(status=status) for status in (408, 409, 500, 502, 503, 504)},
+    "500 after the order": Response(status=500, processed=True),
 }
 REFUSED = {
-    **{str(status): Answer(status=status) for status in (400, 401, 402, 403, 404, 413, 422)},
-    "business error 400": Answer(json={"code": 400, "data": None, "msg": "prompt not allowed"}),
-    "business error 1001": Answer(json={"code": 1001, "data": None, "msg": "cannot fetch"}),
-    "400 with an endless body": Answer(status=400, endless=True),
-    "400 with a compressed body": Answer(
+    **{str(status): Response(status=status) for status in (400, 401, 402, 403, 404, 413, 422)},
+    "business error 400": Response(json={"code": 400, "data": None, "msg": "prompt not allowed"}),
+    "business error 1001": Response(json={"code": 1001, "data": None, "msg": "cannot fetch"}),
+    "400 with an endless body": Response(status=400, endless=True),
+    "400 with a compressed body": Response(
         status=400, body=b"\x0b\x02\x80ab\x03", headers={"Content-Encoding": "br"}
     ),
 }
@@ -101,7 +101,7 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_order_of_unknown_outcome_is_sent_once(emulator, name):
-    emulator.answer_all_with(UNKNOWN[name], on="create")
+    emulator.respond_with(UNKNOWN[name], on="create")
     with pytest.raises(ManxueOrderUnknownError, match="Check with the service") as caught:
         ManxueHook().create_video(**ORDER)
     assert isinstance(caught.value, AirflowFailException)
@@ -110,14 +110,14 @@ def test_order_of_unknown_outcome_is_sent_once(emulator, name):
 
 
 def test_compressed_answer_to_an_order_is_read(emulator):
-    emulator.answer_all_with(Answer(gzip=True), on="create")
+    emulator.respond_with(Response(gzip=True), on="create")
     task = ManxueHook().create_video(**ORDER)
     assert (task.id, emulator.ledger.billed) == ("proj_sd2manxue_1", 1)
 
 
 def test_order_without_an_answer_in_time_is_unknown(emulator, connect):
     connect(emulator, request_timeout=1)
-    emulator.answer_all_with(Answer(hang=True), on="create")
+    emulator.respond_with(Response(hang=True), on="create")
     with pytest.raises(ManxueOrderUnknownError, match="timed out"):
         ManxueHook().create_video(**ORDER)
     assert posts(emulator) == 1
@@ -125,7 +125,7 @@ def test_order_without_an_answer_in_time_is_unknown(emulator, connect):
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_refused_order_is_sent_once(emulator, name):
-    emulator.answer_all_with(REFUSED[name], on="create")
+    emulator.respond_with(REFUSED[name], on="create")
     with pytest.raises(ManxueOrderRejectedError, match="nothing was ordered"):
         ManxueHook().create_video(**ORDER)
     assert posts(emulator) == 1
@@ -133,7 +133,7 @@ def test_refused_order_is_sent_once(emulator, name):
 
 @pytest.mark.parametrize("status", [425, 429])
 def test_order_that_was_not_taken_is_sent_again_within_limits(emulator, pauses, status):
-    emulator.answer_all_with(Answer(status=status), on="create")
+    emulator.respond_with(Response(status=status), on="create")
     with pytest.raises(ManxueOrderNotAcceptedError, match=f"HTTP {status}"):
         ManxueHook().create_video(**ORDER)
     assert posts(emulator) == MAX_ATTEMPTS
@@ -143,7 +143,7 @@ def test_order_that_was_not_taken_is_sent_again_within_limits(emulator, pauses, 
 
 @pytest.mark.parametrize("status", [425, 429])
 def test_order_is_taken_when_the_service_has_room_again(emulator, pauses, status):
-    emulator.fail_next(2, Answer(status=status, retry_after=40), on="create")
+    emulator.fail_next(2, Response(status=status, retry_after=40), on="create")
     task = ManxueHook().create_video(**ORDER)
     assert [order.id for order in emulator.ledger.orders] == [task.id]
     assert len(pauses.seconds) == 2
@@ -151,8 +151,8 @@ def test_order_is_taken_when_the_service_has_room_again(emulator, pauses, status
 
 
 def test_unknown_ends_the_tries_that_not_taken_began(emulator):
-    emulator.fail_next(1, Answer(status=429), on="create")
-    emulator.fail_next(1, Answer(status=500, processed=True), on="create")
+    emulator.fail_next(1, Response(status=429), on="create")
+    emulator.fail_next(1, Response(status=500, processed=True), on="create")
     with pytest.raises(ManxueOrderUnknownError):
         ManxueHook().create_video(**ORDER)
     assert posts(emulator) == 2
@@ -249,7 +249,7 @@ def test_kept_connection_that_was_closed_does_not_repeat_the_order(emulator):
     hook = ManxueHook()
     emulator.add_task(id="proj_1")
     hook.get_video_task("proj_1")
-    emulator.answer_all_with(Answer(reset="after"), on="create")
+    emulator.respond_with(Response(reset="after"), on="create")
     with pytest.raises(ManxueOrderUnknownError):
         hook.create_video(**ORDER)
     assert posts(emulator) == 1
@@ -288,25 +288,25 @@ def test_status_decides_also_if_the_task_times_out_while_the_body_is_read(emulat
         raise AirflowTaskTimeout("execution_timeout")
 
     monkeypatch.setattr(hook_module, "_read_body", end)
-    emulator.answer_all_with(Answer(status=429), on="create")
+    emulator.respond_with(Response(status=429), on="create")
     with pytest.raises(ManxueOrderNotAcceptedError):
         ManxueHook().create_video(**ORDER)
 
 
 def test_busy_code_of_the_connection_is_not_accepted(emulator, connect, pauses):
     connect(emulator, busy_codes="1302, queue_full")
-    emulator.fail_next(2, Answer(json={"code": 1302, "data": None, "msg": "full"}), on="create")
+    emulator.fail_next(2, Response(json={"code": 1302, "data": None, "msg": "full"}), on="create")
     assert ManxueHook().create_video(**ORDER).id == emulator.ledger.orders[-1].id
     assert len(pauses.seconds) == 2
 
 
 def test_response_that_names_its_id_otherwise_is_accepted(emulator):
-    emulator.answer_all_with(Answer(json={"code": 0, "data": {"task": {"task_id": "t9"}}}), on="create")
+    emulator.respond_with(Response(json={"code": 0, "data": {"task": {"task_id": "t9"}}}), on="create")
     assert ManxueHook().create_video(**ORDER).id == "t9"
 
 
 def test_response_that_breaks_off_is_quoted(emulator):
-    emulator.answer_all_with(Answer(truncate=30), on="create")
+    emulator.respond_with(Response(truncate=30), on="create")
     with pytest.raises(ManxueOrderUnknownError, match=r"\(response: .*proj_sd2"):
         ManxueHook().create_video(**ORDER)
 
@@ -324,7 +324,7 @@ def test_reference_on_a_private_host_is_sent_to_a_service_on_one(emulator):
 
 
 def test_send_order_sends_once(emulator, pauses):
-    emulator.answer_all_with(Answer(status=429), on="create")
+    emulator.respond_with(Response(status=429), on="create")
     with pytest.raises(ManxueOrderNotAcceptedError):
         ManxueHook().send_order(parse_video_request(**ORDER))
     assert posts(emulator) == 1
@@ -332,7 +332,7 @@ def test_send_order_sends_once(emulator, pauses):
 
 
 def test_order_that_fails_at_once_is_a_failed_video(emulator):
-    emulator.answer_all_with(Answer.named("create_answers_failed"))
+    emulator.respond_with(Response.named("create_answers_failed"))
     with pytest.raises(ManxueVideoFailedError):
         ManxueHook().create_video(**ORDER)
     assert posts(emulator) == 1

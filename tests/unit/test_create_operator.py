@@ -9,8 +9,6 @@ from datetime import timedelta
 from unittest.mock import Mock
 
 import pytest
-from ordering import *  # noqa: F403 - its fixtures
-from ordering import KEY, ORDER, Kill, TaskInstance, posts, run_with_retries
 
 from airflow.providers.common.compat.sdk import (
     DAG,
@@ -36,7 +34,9 @@ from airflow_provider_manxue.exceptions import (
 )
 from airflow_provider_manxue.hooks.manxue import ManxueHook
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
-from airflow_provider_manxue.testing import Answer, Script
+from airflow_provider_manxue.testing import Response, Script
+from tests.support.orders import *  # noqa: F403 - its fixtures
+from tests.support.orders import KEY, ORDER, ProcessKilled, TaskInstance, posts, run_with_retries
 
 MODES = {"deferred": {}, "poke": {"deferrable": False}}
 
@@ -205,7 +205,7 @@ def test_failed_video_fails_and_is_skipped_with_soft_fail(emulator, task):
 
 
 def test_order_that_fails_at_once_is_failed(emulator, task):
-    emulator.answer_all_with(Answer.named("create_answers_failed"))
+    emulator.respond_with(Response.named("create_answers_failed"))
     with pytest.raises(ManxueVideoFailedError):
         task.run()
     assert task.record["state"] == "failed"
@@ -242,12 +242,12 @@ def test_failure_in_the_triggerer_is_kept(emulator, task):
 
 
 UNKNOWN = {
-    "reset before it is acted upon": Answer(reset="before"),
-    "reset after the body": Answer(reset="after"),
-    "read timeout": Answer(hang=True),
-    "error page": Answer(body="<html>"),
-    "500 after the order": Answer(status=500, processed=True),
-    **{str(status): Answer(status=status) for status in (408, 409, 500, 502, 503, 504)},
+    "reset before it is acted upon": Response(reset="before"),
+    "reset after the body": Response(reset="after"),
+    "read timeout": Response(hang=True),
+    "error page": Response(body="<html>"),
+    "500 after the order": Response(status=500, processed=True),
+    **{str(status): Response(status=status) for status in (408, 409, 500, 502, 503, 504)},
 }
 
 
@@ -256,7 +256,7 @@ UNKNOWN = {
 def test_unknown_order_is_sent_once_and_a_retry_is_not_made(emulator, boundaries, connect, name, binds):
     task = TaskInstance(boundaries, store=binds, retries=5)
     connect(request_timeout=1)
-    emulator.answer_all_with(UNKNOWN[name], on="create")
+    emulator.respond_with(UNKNOWN[name], on="create")
     with pytest.raises(ManxueOrderUnknownError) as caught:
         run_with_retries(task)
     assert task.try_number == 1
@@ -295,14 +295,14 @@ def test_order_that_never_left_may_be_retried_and_never_arrives(
 @pytest.mark.parametrize("status", [425, 429])
 def test_order_that_was_not_taken_is_retried_until_it_is_and_billed_once(emulator, boundaries, status, binds):
     task = TaskInstance(boundaries, store=binds, retries=5)
-    emulator.fail_next(9, Answer(status=status), on="create")
+    emulator.fail_next(9, Response(status=status), on="create")
     assert run_with_retries(task, order_timeout=200)["id"] == emulator.ledger.orders[0].id
     assert task.try_number == 2
     assert emulator.ledger.billed == 1
 
 
 def test_unknown_order_is_resolved_by_hand(emulator, task):
-    emulator.fail_next(1, Answer.named("create_reset_after_order"), on="create")
+    emulator.fail_next(1, Response.named("create_reset_after_order"), on="create")
     with pytest.raises(ManxueOrderUnknownError):
         task.run()
     found = emulator.ledger.orders[0].id
@@ -314,7 +314,7 @@ def test_unknown_order_is_resolved_by_hand(emulator, task):
 
 
 def test_unknown_order_is_sent_anew_once_the_key_is_deleted(emulator, task):
-    emulator.fail_next(1, Answer(status=502), on="create")
+    emulator.fail_next(1, Response(status=502), on="create")
     with pytest.raises(ManxueOrderUnknownError):
         task.run()
     task.clear()
@@ -325,14 +325,14 @@ def test_unknown_order_is_sent_anew_once_the_key_is_deleted(emulator, task):
 
 @pytest.mark.parametrize(
     ("answer", "error"),
-    [(Answer(status=429), ManxueOrderTimeoutError), (Answer(status=400), ManxueOrderRejectedError)],
+    [(Response(status=429), ManxueOrderTimeoutError), (Response(status=400), ManxueOrderRejectedError)],
 )
 def test_order_that_was_not_accepted_is_sent_again_by_the_next_try(emulator, task, answer, error):
-    emulator.answer_all_with(answer, on="create")
+    emulator.respond_with(answer, on="create")
     with pytest.raises(error):
         task.run()
     assert task.record["state"] == "not_accepted"
-    emulator.answer_all_with(None)
+    emulator.respond_with(None)
     assert task.run()["status"] == "completed"
 
 
@@ -399,7 +399,7 @@ def test_no_kill_and_retry_buys_twice(emulator, boundaries, mode):
         boundaries.passed.clear()
         boundaries.kill_at = kill_at
         task = TaskInstance(boundaries)
-        with pytest.raises(Kill) as kill:
+        with pytest.raises(ProcessKilled) as kill:
             task.run(**MODES[mode])
         try:
             result = task.run(**MODES[mode])
@@ -420,7 +420,7 @@ def test_no_kill_and_clear_buys_twice_until_the_work_was_done(emulator, boundari
         boundaries.passed.clear()
         boundaries.kill_at = kill_at
         task = TaskInstance(boundaries)
-        with pytest.raises(Kill):
+        with pytest.raises(ProcessKilled):
             task.run()
         done = (task.record or {}).get("state") == "done"
         task.clear()
@@ -516,7 +516,7 @@ def test_with_a_store_or_without_durable_such_an_error_is_retried(task, monkeypa
 
 
 def test_never_fail_skips_on_an_unknown_order(emulator, task):
-    emulator.answer_all_with(Answer(status=502), on="create")
+    emulator.respond_with(Response(status=502), on="create")
     with pytest.raises(AirflowSkipException, match="unknown"):
         task.run(never_fail=True)
 

@@ -9,7 +9,7 @@ import pytest
 from airflow_provider_manxue._client.credentials import CredentialProbes
 from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
 from airflow_provider_manxue.exceptions import ManxueAuthenticationError
-from soak.virtual import run
+from tests.support.virtual_time import run
 
 
 class Crowd:

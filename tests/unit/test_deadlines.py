@@ -35,7 +35,7 @@ from airflow_provider_manxue.hooks import manxue as hook_module
 from airflow_provider_manxue.models import TaskStatus, VideoTask
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
 from airflow_provider_manxue.triggers import manxue as trigger_module
-from world import START, World
+from tests.support.fake_airflow import START, FakeAirflow
 
 REQUEST_TIMEOUT = 5.0
 LATEST = {
@@ -154,7 +154,7 @@ def service(clock):
 @pytest.fixture
 def world(monkeypatch, play, clock, service):
     """A world in which requests take time: the limits and timeouts around them are the real ones."""
-    world = World(clock, service)
+    world = FakeAirflow(clock, service)
     shipped = [(async_client, "AsyncClient", AsyncClient), (trigger_module, "shared_client", shared_client)]
     play(monkeypatch, world)
     replaced = [

@@ -20,8 +20,8 @@ from airflow_provider_manxue.exceptions import (
     ManxueTransientError,
 )
 from airflow_provider_manxue.models import TaskStatus, VideoTask
-from service_in_virtual_time import task_log
-from world import START, ClockLoop
+from tests.support.fake_airflow import START, ClockLoop
+from tests.support.simulated_service import task_log
 
 READY, PROCESSING = (
     VideoTask("v", TaskStatus.COMPLETED, video_url="https://x/v.mp4"),

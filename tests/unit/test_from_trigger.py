@@ -31,7 +31,7 @@ from airflow_provider_manxue.exceptions import (
 from airflow_provider_manxue.links.manxue import ManxueVideoLink
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
 from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
-from world import START, ManualClock, ScriptedService, World, first_event
+from tests.support.fake_airflow import START, FakeAirflow, ManualClock, ScriptedService, first_event
 
 DONE = {
     "status": "completed",
@@ -554,7 +554,7 @@ def test_every_combination_ends_as_the_normal_mode_does(ending, options, play):
 def outcome_of(play, make, ids, script, options):
     clock = ManualClock()
     service = ScriptedService(clock)
-    world = World(clock, service)
+    world = FakeAirflow(clock, service)
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.simplefilter("ignore")
         play(patch, world)

@@ -34,7 +34,7 @@ from airflow_provider_manxue.operators import manxue as operator_module
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
-from world import START, first_event, trigger_of
+from tests.support.fake_airflow import START, first_event, trigger_of
 
 FOLDER = Path(__file__).with_name("golden")
 VERSIONS = sorted((folder.name for folder in FOLDER.iterdir()), key=Version)

@@ -13,8 +13,8 @@ from airflow_provider_manxue.exceptions import ManxueInputError, ManxueOrderUnkn
 from airflow_provider_manxue.hooks import manxue as hook_module
 from airflow_provider_manxue.hooks.manxue import BearerAuth, ManxueHook
 from airflow_provider_manxue.models import TaskStatus
-from airflow_provider_manxue.testing import Answer, Emulator, Script
-from world import ManualClock
+from airflow_provider_manxue.testing import Emulator, Response, Script
+from tests.support.fake_airflow import ManualClock
 
 
 @pytest.fixture
@@ -51,15 +51,17 @@ def test_order_is_sent_as_documented(emulator, hook):
 
 @pytest.mark.parametrize("name", ["create_envelope_project_id", "http_202_on_create"])
 def test_older_answers_to_an_order_are_read(emulator, hook, name):
-    emulator.answer_all_with(Answer.named(name))
+    emulator.respond_with(Response.named(name))
     task = hook.create_video(prompt="a cat", model="sd2_manxue_720p")
     assert task.id == emulator.ledger.orders[-1].id
     assert task.status is TaskStatus.QUEUED
 
 
-@pytest.mark.parametrize("answer", [Answer(reset="after"), Answer(status=500), Answer(body="")], ids=str)
+@pytest.mark.parametrize(
+    "answer", [Response(reset="after"), Response(status=500), Response(body="")], ids=str
+)
 def test_order_is_never_sent_twice(emulator, hook, answer):
-    emulator.answer_all_with(answer)
+    emulator.respond_with(answer)
     with pytest.raises(ManxueOrderUnknownError):
         hook.create_video(prompt="a cat", model="sd2_manxue_720p")
     assert [record.method for record in emulator.requests] == ["POST"]
@@ -123,16 +125,16 @@ class TestConnectionTest:
     @pytest.mark.parametrize(
         ("answer", "words"),
         [
-            (Answer.named("http_200_business_error"), "does not know the path"),
-            (Answer.named("http_404_no_handler"), "does not know the path"),
-            (Answer(status=503), "HTTP 503"),
-            (Answer(status=403), "forbids"),
-            (Answer(body="<html>"), "not a JSON object"),
+            (Response.named("http_200_business_error"), "does not know the path"),
+            (Response.named("http_404_no_handler"), "does not know the path"),
+            (Response(status=503), "HTTP 503"),
+            (Response(status=403), "forbids"),
+            (Response(body="<html>"), "not a JSON object"),
         ],
         ids=str,
     )
     def test_reports_what_else_was_seen(self, emulator, hook, answer, words):
-        emulator.answer_all_with(answer)
+        emulator.respond_with(answer)
         ok, message = hook.test_connection()
         assert not ok
         assert words in message

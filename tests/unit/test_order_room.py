@@ -11,8 +11,6 @@ from unittest.mock import Mock
 
 import fsspec
 import pytest
-from ordering import *  # noqa: F403 - its fixtures
-from ordering import KEY, ORDER, TaskInstance, posts
 
 from airflow.providers.common.compat.sdk import (
     DAG,
@@ -34,12 +32,14 @@ from airflow_provider_manxue.exceptions import (
 from airflow_provider_manxue.hooks.manxue import ManxueHook
 from airflow_provider_manxue.operators import manxue as operator_module
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
-from airflow_provider_manxue.testing import Answer, Script
+from airflow_provider_manxue.testing import Response, Script
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
 from airflow_provider_manxue.triggers import manxue as trigger_module
 from airflow_provider_manxue.triggers.manxue import ManxueOrderRoomTrigger
+from tests.support.orders import *  # noqa: F403 - its fixtures
+from tests.support.orders import KEY, ORDER, TaskInstance, posts
 
-FULL = Answer(status=429)
+FULL = Response(status=429)
 
 
 @pytest.fixture(params=[True, False], ids=["3.3", "older"])
@@ -80,7 +80,7 @@ def test_order_waits_in_the_triggerer_and_is_billed_once(emulator, any_task, clo
 
 
 def test_deferral_says_what_is_known_and_its_form_is_a_promise(emulator, task, clock):
-    emulator.answer_all_with(FULL, on="create")
+    emulator.respond_with(FULL, on="create")
     begun = clock.now()
     deferral = defer(task)
     assert deferral.method_name == "execute_order"
@@ -99,7 +99,7 @@ def test_deferral_says_what_is_known_and_its_form_is_a_promise(emulator, task, c
 
 
 def test_pause_of_the_service_is_waited_for_without_a_worker(emulator, task, clock):
-    emulator.answer_all_with(Answer(status=429, retry_after=600), on="create")
+    emulator.respond_with(Response(status=429, retry_after=600), on="create")
     deferral = defer(task)
     assert posts(emulator) == 1
     assert 600 <= deferral.trigger.resume_at - clock.now() <= 750
@@ -114,18 +114,18 @@ def test_poke_mode_waits_on_the_worker(emulator, any_task):
 
 @pytest.mark.parametrize("options", [{}, {"deferrable": False}], ids=["deferred", "poke"])
 def test_order_timeout_may_be_retried_and_is_not_skipped(emulator, any_task, clock, options):
-    emulator.answer_all_with(FULL, on="create")
+    emulator.respond_with(FULL, on="create")
     begun = clock.now()
     with pytest.raises(ManxueOrderTimeoutError, match=r"order_timeout \(0:10:00\): .*HTTP 429") as caught:
         any_task.run(order_timeout=timedelta(minutes=10), soft_fail=True, **options)
     assert not isinstance(caught.value, AirflowFailException)
     assert clock.now() - begun == pytest.approx(600, abs=1)
-    emulator.answer_all_with(None)
+    emulator.respond_with(None)
     assert any_task.run(**options)["status"] == "completed"
 
 
 def test_order_timeout_is_the_timeout_by_default(emulator, task):
-    emulator.answer_all_with(FULL, on="create")
+    emulator.respond_with(FULL, on="create")
     with pytest.raises(ManxueOrderTimeoutError, match=r"order_timeout \(0:05:00\)"):
         task.run(timeout=300)
 
@@ -169,11 +169,11 @@ def test_execution_timeout_counts_from_the_first_start(emulator, task, clock):
 
 def test_nothing_is_sent_when_execution_timeout_leaves_no_time_to_wait(emulator, task, clock):
     limits = {"execution_timeout": timedelta(seconds=200)}
-    emulator.answer_all_with(FULL, on="create")
+    emulator.respond_with(FULL, on="create")
     with pytest.raises(ManxueOrderTimeoutError, match="execution_timeout"):
         task.run(**limits)
     sent = posts(emulator)
-    emulator.answer_all_with(None)
+    emulator.respond_with(None)
     with pytest.raises(ManxueOrderTimeoutError, match="it was not sent"):
         task.run(execution_timeout=timedelta(seconds=89))
     assert posts(emulator) == sent
@@ -190,7 +190,7 @@ def test_intent_whose_update_failed_is_not_taken_for_unknown(emulator, task, mon
         task.store.broken = 100
         return real(self, request)
 
-    emulator.fail_next(1, Answer(status=429, retry_after=60), on="create")
+    emulator.fail_next(1, Response(status=429, retry_after=60), on="create")
     with monkeypatch.context() as patch:
         patch.setattr(ManxueHook, "send_order", send)
         deferral = defer(task)
@@ -207,7 +207,7 @@ def test_intent_whose_update_failed_is_not_taken_for_unknown(emulator, task, mon
 
 
 def test_stale_deferral_of_an_earlier_try_does_not_send_an_unknown_order_again(emulator, task):
-    emulator.fail_next(1, Answer(status=429, retry_after=60), on="create")
+    emulator.fail_next(1, Response(status=429, retry_after=60), on="create")
     deferral = defer(task)
     intent = {**task.record, "state": "intent"}
     task.store.set(KEY, intent)
@@ -218,7 +218,7 @@ def test_stale_deferral_of_an_earlier_try_does_not_send_an_unknown_order_again(e
 
 
 def test_stale_deferral_of_an_earlier_try_starts_like_a_retry(emulator, any_task, clock):
-    emulator.fail_next(1, Answer(status=429, retry_after=60), on="create")
+    emulator.fail_next(1, Response(status=429, retry_after=60), on="create")
     deferral = defer(any_task)
     any_task.try_number = 2
     clock.advance(100_000)
@@ -228,7 +228,7 @@ def test_stale_deferral_of_an_earlier_try_starts_like_a_retry(emulator, any_task
 
 
 def test_deferral_that_airflow_ends_sends_nothing_and_may_be_retried(emulator, task):
-    emulator.answer_all_with(Answer(status=429, retry_after=60), on="create")
+    emulator.respond_with(Response(status=429, retry_after=60), on="create")
     defer(task)
     with pytest.raises(ManxueOrderTimeoutError, match=r"Trigger timeout\. Nothing was ordered") as caught:
         fail(task)
@@ -237,7 +237,7 @@ def test_deferral_that_airflow_ends_sends_nothing_and_may_be_retried(emulator, t
 
 
 def test_deferral_that_airflow_ends_below_3_3_sends_nothing(emulator, old):
-    emulator.answer_all_with(Answer(status=429, retry_after=60), on="create")
+    emulator.respond_with(Response(status=429, retry_after=60), on="create")
     defer(old)
     with pytest.raises(ManxueOrderUnknownError):
         fail(old)
@@ -282,14 +282,14 @@ def test_store_that_forgets_stops_before_anything_is_sent(emulator, task, monkey
 
 def test_response_under_another_success_code_is_accepted(emulator, task):
     answer = {"code": 201, "msg": "created", "data": {"taskId": "t9"}}
-    emulator.answer_all_with(Answer(json=answer), on="create")
+    emulator.respond_with(Response(json=answer), on="create")
     assert [task.run(wait_for_completion=False) for _ in range(2)] == ["t9", "t9"]
     assert posts(emulator) == 1
 
 
 def test_response_under_an_odd_code_is_unknown_and_never_leads_to_a_second_order(emulator, task):
     answer = {"code": 100, "msg": "ok", "data": "t9"}
-    emulator.answer_all_with(Answer(json=answer), on="create")
+    emulator.respond_with(Response(json=answer), on="create")
     with pytest.raises(ManxueOrderUnknownError, match="t9"):
         task.run()
     task.clear()

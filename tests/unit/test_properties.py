@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from airflow_provider_manxue._core.media import Validators
 from airflow_provider_manxue._core.polling import PollPolicy
-from soak import properties
-from soak.inputs import FINDINGS, SEEDS
-from soak.properties import ANSWERS, KEY
-from soak.targets import TARGETS
+from tests.fuzz import properties
+from tests.fuzz.inputs import FINDINGS, SEEDS
+from tests.fuzz.properties import ANSWERS, KEY
+from tests.fuzz.targets import TARGETS
 
 # A busy machine is no reason to fail.
 tried = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])

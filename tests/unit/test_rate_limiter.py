@@ -22,7 +22,7 @@ from airflow_provider_manxue._client.rate_limiter import (
     SHARED_EPISODES,
     AdaptiveRateLimiter,
 )
-from soak.virtual import run
+from tests.support.virtual_time import run
 
 
 def now():

@@ -35,7 +35,7 @@ from airflow_provider_manxue.models import TaskStatus, VideoTask
 from airflow_provider_manxue.operators import manxue as operator_module
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
-from world import START
+from tests.support.fake_airflow import START
 
 DONE = {"status": "completed", "video_url": "https://cdn.example.com/v.mp4?signature=secret"}
 FAILED = {"status": "failed", "error": "not allowed"}

@@ -30,7 +30,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueRefusedError,
     ManxueStorageError,
 )
-from airflow_provider_manxue.testing import Answer, Emulator
+from airflow_provider_manxue.testing import Emulator, Response
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
 from dev.local_s3 import local_s3
 
@@ -256,7 +256,7 @@ def test_an_older_video_is_replaced(saves):
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
 class TestCut:
     def test_once_goes_on_where_it_stopped(self, saves, share, reset):
-        saves.emulator.fail_next(1, Answer(truncate=int(SIZE * share), reset=reset), on="media")
+        saves.emulator.fail_next(1, Response(truncate=int(SIZE * share), reset=reset), on="media")
         saves.assert_saved()
 
         first, second = saves.downloads
@@ -266,15 +266,15 @@ class TestCut:
         assert (first.status, second.status) == (200, 206)
 
     def test_always_makes_progress_as_long_as_there_is_any(self, saves, share, reset):
-        saves.emulator.fail_next(20, Answer(truncate=int(SIZE * share), reset=reset), on="media")
+        saves.emulator.fail_next(20, Response(truncate=int(SIZE * share), reset=reset), on="media")
         with contextlib.suppress(ManxueDownloadError):
             saves.assert_saved()
             return
         assert saves.place.content(saves.name) is None
 
     def test_always_without_ranges_fails(self, saves, share, reset):
-        answer = Answer(truncate=int(SIZE * share), reset=reset, ignore_range=True)
-        saves.emulator.answer_all_with(answer, on="media")
+        answer = Response(truncate=int(SIZE * share), reset=reset, ignore_range=True)
+        saves.emulator.respond_with(answer, on="media")
         saves.assert_fails(ManxueDownloadError, "no progress in 10 attempts")
 
 
@@ -296,52 +296,52 @@ class TestOnce:
 
     @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
     def test_a_chunked_body_that_ends_early_is_continued(self, saves, share):
-        saves.emulator.fail_next(1, Answer(truncate=int(SIZE * share), chunked=True), on="media")
+        saves.emulator.fail_next(1, Response(truncate=int(SIZE * share), chunked=True), on="media")
         saves.assert_saved()
         assert saves.downloads[-1].status == 206
 
     def test_a_chunked_body_that_seems_to_end_is_continued(self, saves):
-        saves.emulator.fail_next(1, Answer(body=saves.video[: SIZE // 2], chunked=True), on="media")
+        saves.emulator.fail_next(1, Response(body=saves.video[: SIZE // 2], chunked=True), on="media")
         saves.assert_saved()
 
     def test_only_the_end_of_a_chunked_body_is_lost(self, saves):
-        saves.emulator.fail_next(1, Answer(truncate=SIZE - 1, chunked=True), on="media")
+        saves.emulator.fail_next(1, Response(truncate=SIZE - 1, chunked=True), on="media")
         saves.assert_saved()
 
     def test_an_object_that_is_replaced_in_the_middle_is_fetched_anew(self, saves):
-        saves.emulator.fail_next(1, Answer(truncate=SIZE // 2, then_replace=True), on="media")
+        saves.emulator.fail_next(1, Response(truncate=SIZE // 2, then_replace=True), on="media")
         saves.assert_saved()
         assert [one.status for one in saves.downloads] == [200, 200]
 
     def test_a_range_that_is_ignored_starts_anew(self, saves):
-        saves.emulator.fail_next(1, Answer(truncate=SIZE // 2), on="media")
+        saves.emulator.fail_next(1, Response(truncate=SIZE // 2), on="media")
         saves.emulator.fail_next(1, "media_ignores_range")
         saves.assert_saved()
 
     def test_a_replaced_object_behind_a_deaf_host_is_fetched_anew(self, saves):
         """It answers 206 for the new version in spite of If-Range; the ETag gives it away."""
-        saves.emulator.fail_next(1, Answer(truncate=SIZE // 2), on="media")
+        saves.emulator.fail_next(1, Response(truncate=SIZE // 2), on="media")
         part = saves.video[SIZE // 2 :]
         lie = {"Content-Range": f"bytes {SIZE // 2}-{SIZE - 1}/{SIZE}", "ETag": '"other"'}
-        saves.emulator.fail_next(1, Answer(status=206, body=part, headers=lie), on="media")
+        saves.emulator.fail_next(1, Response(status=206, body=part, headers=lie), on="media")
         saves.assert_saved()
         assert "Range" not in saves.downloads[-1].headers
 
     def test_without_a_validator_nothing_is_continued(self, saves):
         nothing = {"ETag": "", "Last-Modified": ""}
-        saves.emulator.fail_next(1, Answer(truncate=SIZE // 2, headers=nothing), on="media")
+        saves.emulator.fail_next(1, Response(truncate=SIZE // 2, headers=nothing), on="media")
         saves.assert_saved()
         assert "Range" not in saves.downloads[-1].headers
 
     def test_an_error_page_costs_no_progress(self, saves):
-        saves.emulator.fail_next(1, Answer(truncate=SIZE // 2), on="media")
+        saves.emulator.fail_next(1, Response(truncate=SIZE // 2), on="media")
         saves.emulator.fail_next(1, "media_html")
         saves.assert_saved()
         assert saves.downloads[-1].headers["Range"] == f"bytes={SIZE // 2}-"
 
     def test_a_url_that_expires_is_asked_for_again(self, saves):
-        saves.emulator.fail_next(1, Answer(truncate=SIZE // 2), on="media")
-        saves.emulator.fail_next(1, Answer(status=403), on="media")
+        saves.emulator.fail_next(1, Response(truncate=SIZE // 2), on="media")
+        saves.emulator.fail_next(1, Response(status=403), on="media")
         saves.assert_saved()
         assert len(saves.emulator.polls(saves.task_id)) == 2
         assert saves.downloads[-1].status == 206
@@ -370,50 +370,48 @@ class TestAlways:
         connection = json.loads(saves.emulator.airflow_connection_json())
         connection["extra"]["request_timeout"] = 0.1
         monkeypatch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", json.dumps(connection))
-        answer = Answer(hang=True) if fault == "hang" else fault
-        saves.emulator.answer_all_with(answer, on="media")
+        answer = Response(hang=True) if fault == "hang" else fault
+        saves.emulator.respond_with(answer, on="media")
         saves.assert_fails(ManxueDownloadError, match)
 
     def test_a_chunked_body_that_ends_early(self, saves):
-        saves.emulator.answer_all_with(
-            Answer(truncate=SIZE // 2, chunked=True, ignore_range=True), on="media"
-        )
+        saves.emulator.respond_with(Response(truncate=SIZE // 2, chunked=True, ignore_range=True), on="media")
         saves.assert_fails(ManxueDownloadError, "before its last chunk")
 
     def test_a_chunked_body_that_seems_to_end(self, saves):
-        saves.emulator.answer_all_with(Answer(body=saves.video[: SIZE // 2], chunked=True), on="media")
+        saves.emulator.respond_with(Response(body=saves.video[: SIZE // 2], chunked=True), on="media")
         saves.assert_fails(ManxueDownloadError, "longer than the body")
 
     def test_an_error_page_in_json(self, saves):
-        saves.emulator.answer_all_with(Answer(json={"code": 403}), on="media")
+        saves.emulator.respond_with(Response(json={"code": 403}), on="media")
         saves.assert_fails(ManxueDownloadError, r"no video \(application/json\)")
 
     @pytest.mark.parametrize("chunked", [True, False])
     def test_a_video_that_is_too_long(self, saves, chunked):
-        saves.emulator.answer_all_with(Answer(chunked=chunked), on="media")
+        saves.emulator.respond_with(Response(chunked=chunked), on="media")
         saves.assert_fails(ManxueDownloadError, "longer than max_bytes=1000", max_bytes=1000)
 
     def test_a_body_that_never_ends(self, saves):
-        saves.emulator.answer_all_with("media_endless")
+        saves.emulator.respond_with("media_endless")
         saves.assert_fails(ManxueDownloadError, "longer than max_bytes", max_bytes=5 * 2**20)
 
 
 class TestTime:
     def test_a_slow_link_is_borne(self, saves):
-        saves.emulator.answer_all_with(Answer(bytes_per_second=SIZE * 2), on="media")
+        saves.emulator.respond_with(Response(bytes_per_second=SIZE * 2), on="media")
         saves.assert_saved(timeout=30)
 
     @pytest.mark.parametrize(
-        "answer", [Answer(bytes_per_second=1000), Answer(hang=True), Answer(endless=True)]
+        "answer", [Response(bytes_per_second=1000), Response(hang=True), Response(endless=True)]
     )
     def test_the_deadline_bounds_all(self, saves, answer):
-        saves.emulator.answer_all_with(answer, on="media")
+        saves.emulator.respond_with(answer, on="media")
         began = time.monotonic()
         saves.assert_fails(ManxueDownloadError, "not saved within timeout=0.5 s", timeout=0.5, max_bytes=None)
         assert time.monotonic() - began < 5
 
     def test_the_deadline_bounds_an_outage_of_the_service(self, saves, passing_time):
-        saves.emulator.answer_all_with("503", on="query")
+        saves.emulator.respond_with("503", on="query")
         saves.assert_fails(ManxueDownloadError, "within timeout=3600 s: HTTP 503")
 
     def test_a_short_outage_of_the_service_is_waited_out(self, saves, passing_time):
@@ -440,19 +438,19 @@ class TestService:
     @pytest.mark.parametrize("answer", ["http_404", "http_200_business_error"])
     def test_the_known_url_is_the_fallback_when_the_record_is_gone(self, saves, answer):
         url = saves.emulator.video_url(saves.task_id)
-        saves.emulator.answer_all_with(answer, on="query")
+        saves.emulator.respond_with(answer, on="query")
         saves.assert_saved(video_task_id={"id": saves.task_id, "video_url": url})
 
     def test_a_dead_fallback_is_not_tried_twice(self, saves):
         url = saves.emulator.video_url(saves.task_id)
         saves.emulator.clock.advance(86400 + 1)
-        saves.emulator.answer_all_with("http_404", on="query")
+        saves.emulator.respond_with("http_404", on="query")
         with pytest.raises(ManxueRefusedError, match="404"):
             saves.run(video_task_id={"id": saves.task_id, "video_url": url})
         assert len(saves.downloads) == 1
 
     def test_without_a_fallback_an_unknown_id_is_an_error(self, saves):
-        saves.emulator.answer_all_with("http_404", on="query")
+        saves.emulator.respond_with("http_404", on="query")
         saves.assert_fails(ManxueRefusedError, "404")
 
 
@@ -707,7 +705,7 @@ class TestS3:
         assert modes == [0o600]
 
     def test_a_video_that_claims_to_be_a_web_page_is_stored_as_a_video(self, saves):
-        saves.emulator.answer_all_with(Answer(headers={"Content-Type": "text/html"}), on="media")
+        saves.emulator.respond_with(Response(headers={"Content-Type": "text/html"}), on="media")
         saves.run()
 
         head = saves.place.client.head_object(Bucket=BUCKET, Key=f"{saves.place.prefix}/{saves.name}")

@@ -7,7 +7,7 @@ from struct import pack
 import pytest
 
 from airflow_provider_manxue._core.mp4 import State, assess_mp4
-from airflow_provider_manxue.testing.mp4 import Video
+from airflow_provider_manxue.testing._mp4 import Video
 
 TAILS = {
     "garbage": bytes.fromhex("0138f3a548b59b70") + b"\xff" * 50,

@@ -33,7 +33,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueVideoFailedError,
 )
 from airflow_provider_manxue.sensors.manxue import ManxueVideoSensor
-from airflow_provider_manxue.testing import Answer, Emulator
+from airflow_provider_manxue.testing import Emulator, Response
 from airflow_provider_manxue.transfers.manxue_to_object_storage import (
     DEFAULT_MAX_BYTES,
     ManxueToObjectStorageOperator,
@@ -275,11 +275,11 @@ class TestUrlAtHand:
         task_id = emulator.add_task("completed")
         whole = {"id": task_id, "video_url": emulator.video_url(task_id)}
         answers = {
-            "redirect": Answer(status=302),
-            "http_401": Answer(status=401),
-            "http_403": Answer(status=403),
+            "redirect": Response(status=302),
+            "http_401": Response(status=401),
+            "http_403": Response(status=403),
         }
-        emulator.answer_all_with(answers.get(refusal, refusal), on="query")
+        emulator.respond_with(answers.get(refusal, refusal), on="query")
 
         assert save(whole)[1]["size"] > 0
 
@@ -304,7 +304,7 @@ class TestContainers:
     WEBM = b"\x1a\x45\xdf\xa3\x84" + bytes(4) + b"\x18\x53\x80\x67\x40\x64" + bytes(100)
 
     def answer(self, emulator, body, kind, **values):
-        emulator.answer_all_with(Answer(body=body, headers={"Content-Type": kind}, **values), on="media")
+        emulator.respond_with(Response(body=body, headers={"Content-Type": kind}, **values), on="media")
 
     def test_that_the_host_announces_are_saved(self, emulator, save):
         self.answer(emulator, self.WEBM, "video/webm")
@@ -336,7 +336,7 @@ class TestContainers:
 
     def test_that_are_kept_are_retried_by_the_next_try(self, emulator, save, tmp_path):
         task_id = emulator.add_task("completed")
-        emulator.fail_next(1, Answer(body=bytes(100), headers={"Content-Type": "video/mp4"}), on="media")
+        emulator.fail_next(1, Response(body=bytes(100), headers={"Content-Type": "video/mp4"}), on="media")
         with pytest.raises(ManxueUnverifiedVideoError):
             save(task_id, if_exists="skip")
 

@@ -29,7 +29,7 @@ from airflow_provider_manxue.operators import manxue as operator_module
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.triggers import manxue as trigger_module
 from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
-from soak.schedules import play_range
+from tests.simulation.play import play_range
 
 ROOT = Path(__file__).parents[2]
 COUNT, PARTS = 10_000, 20
@@ -71,7 +71,7 @@ def test_no_schedule_breaks_an_invariant(part):
 def test_seed_replays_its_schedule():
     def told():
         """What happened, but for what Airflow logs as it starts, and the signatures of URLs, which are made anew."""
-        command = [sys.executable, "-m", "soak.schedules", "--seed", "101", "--count", "1", "--verbose"]
+        command = [sys.executable, "-m", "tests.simulation", "--seed", "101", "--count", "1", "--verbose"]
         lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         return [line.partition("signature=")[0] for line in lines.splitlines() if " [" not in f" {line[:40]}"]
 

@@ -37,7 +37,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueVideoFailedError,
 )
 from airflow_provider_manxue.sensors.manxue import ManxueVideoSensor
-from world import START
+from tests.support.fake_airflow import START
 
 DONE = {
     "object": "video",

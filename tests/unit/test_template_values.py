@@ -9,7 +9,6 @@ from types import SimpleNamespace
 
 import pytest
 from jinja2 import Undefined, UndefinedError
-from test_templates import ALLOWED
 
 from airflow.providers.common.compat.sdk import DAG
 
@@ -18,6 +17,7 @@ from airflow_provider_manxue._airflow.xcoms import render_pull
 from airflow_provider_manxue._core.templates import WorkerOnlyTemplateError, check_template, find_xcom_pull
 from airflow_provider_manxue.sensors.manxue import ManxueVideoSensor
 from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
+from tests.unit.test_templates import ALLOWED
 
 pytestmark = pytest.mark.skipif(
     not CAN_START_AND_END, reason="this Airflow renders no template in the triggerer"

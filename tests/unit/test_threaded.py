@@ -90,7 +90,7 @@ def test_error_passes_through(error):
 
 
 def test_context_of_the_caller_is_seen_by_the_coroutine():
-    from service_in_virtual_time import task_log
+    from tests.support.simulated_service import task_log
 
     async def main():
         return task_log.get()

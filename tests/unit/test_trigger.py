@@ -19,7 +19,7 @@ from airflow_provider_manxue.exceptions import (
 )
 from airflow_provider_manxue.testing import Emulator, Script
 from airflow_provider_manxue.triggers.manxue import ManxueVideoBatchTrigger, ManxueVideoTrigger
-from world import START, FakeClient, first_event, restored
+from tests.support.fake_airflow import START, FakeClient, first_event, restored
 
 ARGUMENTS = {
     "video_task_id": "proj_1",

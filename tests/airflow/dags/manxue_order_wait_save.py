@@ -1,1 +1,47 @@
-../../../example_dags/manxue_order_wait_save.py
+"""
+The shortest whole day: order a video, wait for it without a worker slot, save it before its URL dies.
+
+Runs unchanged against the service and against its emulator: the connection ``manxue_default`` decides. With
+Airflow 3.3 and later the retries order nothing twice: they go on with the order that was made.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from airflow.providers.common.compat.sdk import dag
+
+from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
+from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
+
+
+@dag(
+    schedule=None,
+    start_date=datetime(2025, 1, 1, tzinfo=UTC),
+    catchup=False,
+    params={
+        "prompt": "A lighthouse at dawn, slow drone shot",
+        "model": "sd2_manxue_720p",
+        "destination": "file:///tmp/manxue/",
+    },
+    tags=["manxue", "example"],
+)
+def manxue_order_wait_save():
+    order = ManxueCreateVideoOperator(
+        task_id="order",
+        prompt="{{ params.prompt }}",
+        model="{{ params.model }}",
+        duration=5,
+        ratio="16:9",
+        retries=2,
+    )
+    # The id only: given the whole task, Airflow would store its signed URL among the rendered arguments.
+    ManxueToObjectStorageOperator(
+        task_id="save",
+        video_task_id=order.output["video_task_id"],
+        destination="{{ params.destination }}",
+        retries=3,
+    )
+
+
+manxue_order_wait_save()

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import requests
 
-from airflow_provider_manxue.testing import CATALOGUE, Script
-from airflow_provider_manxue.testing.catalogue import STATUS_WORDS
+from airflow_provider_manxue.testing import SCENARIOS, Script
+from airflow_provider_manxue.testing._scenarios import STATUS_WORDS
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "emulator.md"
 IN_ORDER = ["queued", "processing", "completed"]
@@ -180,7 +180,7 @@ def is_broken(text):
 
 def test_every_entry_is_tested():
     tested = [*FLOWS, *ANSWERS, *BREAKS, *ORDERS, *VIDEOS, "refuse"]
-    assert sorted(tested) == sorted(CATALOGUE)
+    assert sorted(tested) == sorted(SCENARIOS)
 
 
 @pytest.mark.parametrize("name", FLOWS)
@@ -362,20 +362,20 @@ def test_video(emulator, name, how):
         assert requests.head(emulator.video_url(task_id), timeout=5).headers["ETag"] != tag
 
 
-@pytest.mark.parametrize("name", CATALOGUE)
+@pytest.mark.parametrize("name", SCENARIOS)
 def test_script_survives_json(name):
-    script = CATALOGUE[name].script
+    script = SCENARIOS[name].script
     if script is not None:
         assert Script.from_json(json.loads(json.dumps(script.to_json()))) == script
         assert Script.from_json(name) == script
 
 
 def test_entries_name_themselves():
-    assert all(name == variation.name for name, variation in CATALOGUE.items())
-    assert {variation.origin for variation in CATALOGUE.values()} == {"documented", "seen", "assumed"}
+    assert all(name == variation.name for name, variation in SCENARIOS.items())
+    assert {variation.origin for variation in SCENARIOS.values()} == {"documented", "seen", "assumed"}
 
 
 def test_documentation_holds_the_same_table():
     rows = re.findall(r"^\| `([^`]+)` \| (\w+) \| (\w+) \| (.+) \|$", DOCUMENT.read_text(), re.MULTILINE)
 
-    assert rows == [(one.name, one.place, one.origin, one.description) for one in CATALOGUE.values()]
+    assert rows == [(one.name, one.place, one.origin, one.description) for one in SCENARIOS.values()]

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from airflow_provider_manxue.testing import Answer, Emulator, Script
+from airflow_provider_manxue.testing import Emulator, Response, Script
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ class TestOutage:
     def test_may_be_nested(self, emulator, customer, task_id):
         seen = []
         with emulator.outage("503"):
-            with emulator.outage(Answer(status=502)):
+            with emulator.outage(Response(status=502)):
                 seen.append(customer.query(task_id).status_code)
             seen.append(customer.query(task_id).status_code)
         seen.append(customer.query(task_id).status_code)
@@ -90,13 +90,13 @@ class TestOutage:
 
 class TestStandingAnswers:
     def test_end_with_none(self, emulator, customer, task_id):
-        emulator.answer_all_with("http_503", on="query")
-        emulator.answer_all_with(Answer(status=502), on="create")
+        emulator.respond_with("http_503", on="query")
+        emulator.respond_with(Response(status=502), on="create")
         assert customer.query(task_id).status_code == 503
-        emulator.answer_all_with(None, on="query")
+        emulator.respond_with(None, on="query")
         assert customer.query(task_id).status_code == 200
         assert customer.order().status_code == 502
-        emulator.answer_all_with(None)
+        emulator.respond_with(None)
         assert customer.order().status_code == 200
 
     def test_come_before_those_for_the_next_requests(self, emulator, customer, task_id):
@@ -107,19 +107,19 @@ class TestStandingAnswers:
 
     def test_are_cleared_with_all_others(self, emulator, customer, task_id):
         emulator.fail_next(5, "500")
-        emulator.answer_all_with("503")
+        emulator.respond_with("503")
         emulator.clear_faults()
 
         assert customer.query(task_id).status_code == 200
 
     def test_go_to_a_known_target(self, emulator):
         with pytest.raises(ValueError, match="did you mean query"):
-            emulator.answer_all_with("503", on="querry")
+            emulator.respond_with("503", on="querry")
 
 
 def test_next_requests_meet_their_answers_in_order(emulator, customer, task_id):
     emulator.fail_next(2, "500")
-    emulator.fail_next(1, Answer(status=502))
+    emulator.fail_next(1, Response(status=502))
     emulator.fail_next(1, "503", on="create")
 
     assert [customer.query(task_id).status_code for _ in range(4)] == [500, 500, 502, 200]
@@ -132,7 +132,7 @@ def test_negative_number_of_requests_is_refused(emulator):
 
 
 def test_delay_is_real_and_the_order_is_taken_before(emulator, customer):
-    emulator.fail_next(1, Answer(delay=0.15), on="create")
+    emulator.fail_next(1, Response(delay=0.15), on="create")
     with pytest.raises(requests.ReadTimeout):
         customer.post(
             f"{emulator.base_url}/v1/sd2_manxue/videos", json={"prompt": "x", "model": "m"}, timeout=0.05
@@ -144,7 +144,7 @@ def test_delay_is_real_and_the_order_is_taken_before(emulator, customer):
 def test_pace_is_kept(emulator):
     task_id = emulator.add_task("completed")
     size = emulator.task(task_id).video.size
-    emulator.fail_next(1, Answer(bytes_per_second=size * 5), on="media")
+    emulator.fail_next(1, Response(bytes_per_second=size * 5), on="media")
     began = time.monotonic()
     assert len(requests.get(emulator.video_url(task_id), timeout=10).content) == size
 

@@ -7,7 +7,7 @@ import hashlib
 import pytest
 import requests
 
-from airflow_provider_manxue.testing import Answer, Clock, Emulator, Script
+from airflow_provider_manxue.testing import Clock, Emulator, Response, Script
 
 
 @pytest.fixture
@@ -215,14 +215,14 @@ def test_video_of_nobody_is_not_found(emulator):
 
 def test_faults_of_the_api_do_not_touch_the_media_host(emulator, customer, task_id, url):
     emulator.fail_next(1, "http_503")
-    emulator.answer_all_with("http_500", on="api")
+    emulator.respond_with("http_500", on="api")
 
     assert get(url).status_code == 200
     assert customer.query(task_id).status_code == 500
 
 
 def test_faults_of_the_media_host_do_not_touch_the_api(emulator, customer, task_id, url):
-    emulator.fail_next(1, Answer(status=503), on="media")
+    emulator.fail_next(1, Response(status=503), on="media")
 
     assert customer.query(task_id).status_code == 200
     assert get(url).status_code == 503
@@ -230,7 +230,7 @@ def test_faults_of_the_media_host_do_not_touch_the_api(emulator, customer, task_
 
 
 def test_download_is_resumed_after_a_cut(emulator, url, content):
-    emulator.fail_next(1, Answer(truncate=1000), on="media")
+    emulator.fail_next(1, Response(truncate=1000), on="media")
     with requests.get(url, stream=True, timeout=10) as response:
         first = response.raw.read(1000)
         tag = response.headers["ETag"]

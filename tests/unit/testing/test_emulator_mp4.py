@@ -8,7 +8,7 @@ from struct import unpack_from
 import pytest
 from imageio_ffmpeg import get_ffmpeg_exe
 
-from airflow_provider_manxue.testing.mp4 import Video
+from airflow_provider_manxue.testing._mp4 import Video
 
 CONTAINERS = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"udta"}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import requests
 
-from airflow_provider_manxue.testing import Answer, Clock, Emulator, Script
+from airflow_provider_manxue.testing import Clock, Emulator, Response, Script
 
 IMAGE = "https://example.com/a.png"
 
@@ -122,16 +122,16 @@ def test_order_with_a_wrong_key_is_refused(emulator, customer):
 @pytest.mark.parametrize(
     ("answer", "billed"),
     [
-        (Answer(reset="before"), 0),
-        (Answer(reset="after"), 1),
-        (Answer(truncate=10), 1),
-        (Answer(body="<html>"), 1),
-        (Answer(status=500), 0),
-        (Answer(status=500, processed=True), 1),
-        (Answer(hang=True), 0),
-        (Answer(hang=True, processed=True), 1),
-        (Answer(status=202), 1),
-        (Answer(bills=False), 0),
+        (Response(reset="before"), 0),
+        (Response(reset="after"), 1),
+        (Response(truncate=10), 1),
+        (Response(body="<html>"), 1),
+        (Response(status=500), 0),
+        (Response(status=500, processed=True), 1),
+        (Response(hang=True), 0),
+        (Response(hang=True, processed=True), 1),
+        (Response(status=202), 1),
+        (Response(bills=False), 0),
     ],
 )
 def test_ledger_knows_what_the_customer_cannot(emulator, customer, answer, billed):
@@ -158,7 +158,7 @@ def test_request_is_recorded_with_its_body_and_task(emulator, customer):
 
 
 @pytest.mark.parametrize(
-    ("answer", "billed"), [(Answer(status=503), 0), (Answer(status=503, processed=True), 1)]
+    ("answer", "billed"), [(Response(status=503), 0), (Response(status=503, processed=True), 1)]
 )
 def test_script_may_refuse_its_orders(emulator, customer, answer, billed):
     emulator.default_script = Script(Script.timed().steps, create=answer)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import requests
 
-from airflow_provider_manxue.testing import CATALOGUE, Answer, Emulator, EmulatorClient, Script
+from airflow_provider_manxue.testing import SCENARIOS, Emulator, EmulatorClient, Response, Script
 from airflow_provider_manxue.testing.__main__ import main
 
 ROOT = Path(__file__).parents[3]
@@ -58,7 +58,7 @@ class TestClient:
         assert emulator.task(task_id).version == version + 1
 
     def test_sends_whole_scripts(self, client, customer):
-        task_id = client.add_task(Script.always(Answer(body=b"\xff\x00", status=418)))
+        task_id = client.add_task(Script.always(Response(body=b"\xff\x00", status=418)))
         response = customer.query(task_id)
 
         assert (response.status_code, response.content) == (418, b"\xff\x00")
@@ -88,10 +88,10 @@ class TestClient:
     def test_plays_faults(self, client, customer):
         task_id = client.add_task("processing")
         client.fail_next(1, "http_503")
-        client.fail_next(1, Answer(status=502), on="query")
+        client.fail_next(1, Response(status=502), on="query")
         with client.outage("504", on="create"):
             assert customer.order().status_code == 504
-        client.answer_all_with("500", on="create")
+        client.respond_with("500", on="create")
         assert [customer.query(task_id).status_code for _ in range(3)] == [503, 502, 200]
         assert customer.order().status_code == 500
         client.clear_faults()
@@ -123,7 +123,7 @@ class TestClient:
             (lambda client: client.clock.advance(-1), ValueError, "not negative"),
             (lambda client: client._send("add_task", b"[]"), ValueError, "JSON object"),
             (lambda client: client._send("add_task", b"{"), ValueError, "Expecting"),
-            (lambda client: client.call("fail_next", count=1, answer={"statsu": 1}), ValueError, "statsu"),
+            (lambda client: client.call("fail_next", count=1, response={"statsu": 1}), ValueError, "statsu"),
         ],
     )
     def test_passes_errors_on(self, client, call, error, words):
@@ -139,11 +139,11 @@ class TestClient:
         assert emulator.requests == []
 
     def test_lists_the_catalogue(self, client):
-        assert [entry["name"] for entry in client.read("catalogue")] == list(CATALOGUE)
+        assert [entry["name"] for entry in client.read("scenarios")] == list(SCENARIOS)
 
 
 def test_control_api_answers_to_this_machine_only(monkeypatch, emulator):
-    monkeypatch.setattr("airflow_provider_manxue.testing.control._is_local", lambda _: False)
+    monkeypatch.setattr("airflow_provider_manxue.testing._control._is_local", lambda _: False)
     assert requests.get(f"{emulator.url}/_emulator/ledger", timeout=10).status_code == 403
 
 
@@ -162,7 +162,7 @@ def test_control_api_answers_to_no_page_in_a_browser(emulator, headers):
     ("address", "local"), [("127.0.0.1", True), ("::1", True), ("10.0.0.7", False), (None, False)]
 )
 def test_machine_is_known_by_its_address(address, local):
-    from airflow_provider_manxue.testing.control import _is_local
+    from airflow_provider_manxue.testing._control import _is_local
 
     assert _is_local(address) is local
 
@@ -244,7 +244,7 @@ class TestCommand:
 
     def test_lists_the_catalogue(self, capsys):
         assert main(["--list"]) == 0
-        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(CATALOGUE)
+        assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(SCENARIOS)
 
     def test_says_what_is_wrong(self):
         process = start("--script", "sucess")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import requests
 
-from airflow_provider_manxue.testing import OMIT, Answer, Clock, Emulator, RateLimit, Raw, Script, Step
+from airflow_provider_manxue.testing import OMIT, Clock, Emulator, RateLimit, Raw, Response, Script, Step
 
 
 def test_answer_has_the_shape_of_the_published_sample(emulator, customer):
@@ -198,7 +198,7 @@ def test_script_is_set_by_hand(emulator, customer):
 
 class TestAnswer:
     def test_changes_the_regular_body(self, emulator, customer):
-        answer = Answer(overrides={"status": "DONE", "error": OMIT, "more": {"n": Raw("1.50")}})
+        answer = Response(overrides={"status": "DONE", "error": OMIT, "more": {"n": Raw("1.50")}})
         task_id = emulator.add_task(Script.always(answer, status="completed"))
 
         response = customer.query(task_id)
@@ -209,7 +209,7 @@ class TestAnswer:
         assert response.json()["actualDuration"] == 5.0
 
     def test_may_be_anything(self, emulator, customer):
-        answer = Answer(
+        answer = Response(
             status=418, body=b"\xff", headers={"X-Tea": "yes", "Content-Type": ""}, retry_after=2.5
         )
         task_id = emulator.add_task(Script.always(answer))
@@ -221,12 +221,12 @@ class TestAnswer:
 
     def test_text_with_quotes_stays_json(self, emulator, customer):
         error = 'It said "no"\\.'
-        answer = Answer(overrides={"why": Raw('"{}"', "error"), "error": None})
-        task_id = emulator.add_task(Script((Step(status="failed", error=error, answer=answer),)))
+        answer = Response(overrides={"why": Raw('"{}"', "error"), "error": None})
+        task_id = emulator.add_task(Script((Step(status="failed", error=error, response=answer),)))
 
         assert customer.query(task_id).json()["why"] == error
 
-    @pytest.mark.parametrize("answer", [Answer(status=503), Answer(reset="before"), Answer(status=404)])
+    @pytest.mark.parametrize("answer", [Response(status=503), Response(reset="before"), Response(status=404)])
     def test_that_never_reached_the_service_is_no_poll(self, emulator, customer, answer):
         task_id = emulator.add_task(Script.polls("queued", "completed"))
         emulator.fail_next(1, answer)
@@ -238,7 +238,7 @@ class TestAnswer:
         assert customer.statuses(task_id, 2) == ["queued", "completed"]
         assert len(emulator.polls(task_id)) == 3
 
-    @pytest.mark.parametrize("answer", [Answer(body="<html>"), Answer(status=503, processed=True)])
+    @pytest.mark.parametrize("answer", [Response(body="<html>"), Response(status=503, processed=True)])
     def test_that_was_spoilt_on_its_way_is_a_poll(self, emulator, customer, answer):
         task_id = emulator.add_task(Script.polls("queued", "completed"))
         emulator.fail_next(1, answer)
@@ -263,7 +263,7 @@ class TestAnswer:
     )
     def test_that_cannot_be_sent_is_refused(self, fields):
         with pytest.raises(ValueError, match=next(iter(fields))):
-            Answer(**fields)
+            Response(**fields)
 
 
 @pytest.mark.parametrize(
@@ -285,11 +285,11 @@ def test_empty_script_is_refused():
     ("call", "words"),
     [
         (lambda: Script.named("status_upercase"), "did you mean status_uppercase"),
-        (lambda: Answer.named("htm_body"), "did you mean html_body"),
+        (lambda: Response.named("htm_body"), "did you mean html_body"),
         (lambda: Script.polls("complete"), "did you mean completed"),
-        (lambda: Answer.named("status_uppercase"), "Script.named"),
+        (lambda: Response.named("status_uppercase"), "Script.named"),
         (lambda: Script.named("refuse"), "outage"),
-        (lambda: Answer.from_json({"statsu": 1}), "did you mean status"),
+        (lambda: Response.from_json({"statsu": 1}), "did you mean status"),
         (lambda: Script.from_json({"steps": [{"status": "queued", "pols": 1}]}), "did you mean polls"),
     ],
 )

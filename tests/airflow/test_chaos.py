@@ -1,0 +1,66 @@
+"""A night of the soak test, and whether what looks at it afterwards sees what is wrong."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+import requests
+
+from tests.chaos.invariants import Invariants, what_is_left
+from tests.chaos.run import ChaosRun, stage
+from tests.chaos.schedule import Schedule
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from airflow_provider_manxue.testing import Emulator
+
+SEED = 1
+
+
+def order(emulator: Emulator, prompt: str) -> None:
+    requests.post(
+        f"{emulator.base_url}/v1/sd2_manxue/videos",
+        json={"prompt": prompt, "model": "sd2_manxue_720p"},
+        headers={"Authorization": f"Bearer {emulator.api_key}"},
+        timeout=10,
+    ).raise_for_status()
+
+
+@pytest.mark.services
+def test_a_night_breaks_nothing_and_what_is_broken_is_seen(tmp_path: Path) -> None:
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    said: list[str] = []
+    with stage(tmp_path) as (airflow, emulator):
+        night = ChaosRun(Schedule.of(SEED), airflow, emulator, videos, said.append)
+        assert night.play() == [], said
+        assert Invariants(night).broken() == []
+
+        # What ends by itself is started again.
+        ended = airflow.processes["dag-processor"].process
+        ended.kill()
+        airflow.wait_until(lambda: airflow.processes["dag-processor"].process is not ended, 60)
+
+        first = next(video for video in night.videos if video.group == "single")
+        file = videos / f"{first.id}.mp4"
+        file.write_bytes(file.read_bytes()[:-1])
+        (videos / ".manxue-0.mp4").touch()
+        (airflow.home / "some.log").write_text(f"Bearer {night.keys[-1]}")
+        for _ in range(2):  # twice, since the night may have kept the first order from being taken
+            order(emulator, night.prompt(night.videos[0]))
+        airflow.query("UPDATE task_instance SET state = 'failed' WHERE task_id = 'all_in_triggerer.wait'")
+        airflow.query("DELETE FROM xcom WHERE task_id = 'end_in_triggerer.wait' AND key = 'video_url'")
+        broken = "\n".join(Invariants(night).broken())
+
+    for sign in (
+        "single[0] is not saved as it was made",
+        "in the folder for the videos: ['.manxue-0.mp4']",
+        "a key is in ",
+        f"{night.prompt(night.videos[0])} was bought ",
+        "all_in_triggerer[0].wait is failed, not success",
+        "end_in_triggerer[0].wait has",
+    ):
+        assert sign in broken
+    assert what_is_left(airflow) == []

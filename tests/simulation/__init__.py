@@ -1,0 +1,1 @@
+"""Simulation of whole deployments in virtual time: random schedules of the shipped code, drawn from a printed seed."""

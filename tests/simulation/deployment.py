@@ -1,0 +1,556 @@
+"""
+Airflow, as far as a waiting task notices it: tries on workers, deferrals, triggerers that come and go, reschedules.
+
+Each step on a worker is done by a new copy of the operator, each run of a trigger by one that was made from its
+serialized form, and nothing but what Airflow stores goes from one process to the next.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import copy
+import importlib
+import json
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from airflow.exceptions import AirflowRescheduleException
+from airflow.providers.common.compat.sdk import (
+    AirflowFailException,
+    AirflowSensorTimeout,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+    TaskDeferred,
+)
+
+from tests.simulation.simulation import PROCESS, RUN, Process, as_stored
+from tests.support.virtual_time import Worker
+
+FAILED_DEFERRAL = "__fail__"
+CLEAR = "a clear"
+"""Why a deferral ends that a person clears."""
+
+DETECTION = 30.0
+"""Seconds after which Airflow notices that a process is gone."""
+
+
+@dataclass
+class Returned:
+    """A task that has ended well."""
+
+    value: object
+
+
+class Killed:
+    """A worker that was killed; Airflow finds the task without a process, and counts a failed try."""
+
+    def __str__(self):
+        return "the worker was killed"
+
+
+class Cleared:
+    """A try that a person has ended while it was deferred, by a clear."""
+
+    def __str__(self):
+        return "a person has cleared the task"
+
+
+@dataclass
+class Attempt:
+    """One try of a task, as the oracle needs it."""
+
+    number: int
+    begun_at: float = 0.0
+    began: float = 0.0
+    waits_since: float | None = None
+    decided_at: float | None = None
+    decider_since: float = 0.0
+    decided_on_worker: bool = False
+    ended_at: float = 0.0
+    deciders: list = field(default_factory=list)
+    has_lost_its_start: bool = False
+    has_seen_the_end: bool = False
+    rescheduled: list = field(default_factory=list)
+    workers: list = field(default_factory=list)
+    was_executed: bool = False
+    result: object = None
+
+
+class Store:
+    """A task state store: JSON that outlives tries. Each call is a boundary, and may fail."""
+
+    def __init__(self, instance):
+        self._instance = instance
+        self.values = {}
+        self.calls = 0
+
+    def _call(self, name, act):
+        process = self._instance.world.process_here()
+        process.boundary(f"before store.{name}")
+        self.calls += 1
+        if self.calls in self._instance.plan.store_fails_at:
+            raise RuntimeError("the API server does not answer")
+        result = act()
+        self._instance.world.note(process, f"store.{name} {self.values}")
+        process.boundary(f"after store.{name}")
+        return result
+
+    def get(self, key, default=None):
+        return self._call("get", lambda: json.loads(self.values[key]) if key in self.values else default)
+
+    def set(self, key, value, *, retention=None):
+        self._call("set", lambda: self.values.update({key: json.dumps(value, allow_nan=False)}))
+
+    def delete(self, key):
+        self._call("delete", lambda: self.values.pop(key, None))
+
+
+class TaskInstance:
+    """
+    One task instance, through all of its tries.
+
+    :param world: the world.
+    :param plan: what it is, and what happens to it.
+    :param template: the operator as the Dag file makes it.
+    :param triggerers: Airflow's triggerers.
+    """
+
+    dag_id, run_id, map_index = "dag", "run", -1
+
+    def __init__(self, world, plan, template, triggerers):
+        self.world, self.plan, self.task, self._triggerers = world, plan, template, triggerers
+        self.task_id = plan.name
+        self.try_number, self.max_tries = 0, plan.retries
+        self.upstream = None
+        self.xcom = {}
+        self.all_xcoms = []
+        self.stored = []  # the arguments of its triggers and their events, as the database holds them
+        self.store = Store(self) if plan.has_store else None
+        self.first_start = None
+        self.attempts = []
+        self.boundaries = 0
+        self.pushes = 0
+        self.last_step = None
+        self.lost_workers = 0
+        self.held = []  # for how long each worker had the task, in seconds
+        self.trigger_runs = 0
+        self.reorders = 0  # orders that a person has asked for
+        self.settled = []  # orders that are over and known
+        self.videos = {}
+        self.was_cleared = False
+        self.state = None
+        world.instances[self.task_id] = self
+
+    @property
+    def orders(self):
+        """What the service has taken from this task instance."""
+        return [order for order in self.world.wire.service.orders if order.request["prompt"] == self.task_id]
+
+    # --- what an operator asks of a task instance -----------------------------------------------------------
+
+    def xcom_push(self, key, value):
+        process = self.world.process_here()
+        process.boundary("before xcom_push")
+        self.pushes += 1
+        if self.pushes in self.plan.xcom_fails_at:
+            raise RuntimeError("the XCom backend does not answer")
+        self.keep_xcom(key, value)
+        if key == "video_task_id" and self.attempts[-1].waits_since is None:
+            self.attempts[-1].waits_since = self.world.loop.time()
+        process.boundary("after xcom_push")
+
+    def xcom_pull(self, *, task_ids, key, map_indexes):
+        assert (task_ids, map_indexes) == (self.task_id, self.map_index)
+        self.world.process_here().boundary("before xcom_pull")
+        return as_stored(self.xcom.get(key))
+
+    @property
+    def start_date(self):
+        """When the try began, as some versions of Airflow tell a worker that resumes."""
+        if not self.plan.has_start_date:
+            return None
+        return datetime.fromtimestamp(self.attempts[-1].began, tz=UTC)
+
+    def keep_xcom(self, key, value):
+        self.xcom[key] = as_stored(value)
+        self.all_xcoms.append((self.try_number, key, self.xcom[key]))
+
+    def get_ti_count(self, *, dag_id, task_ids, run_ids):
+        return len(self.upstream)
+
+    def get_first_reschedule_date(self, context):
+        return self.first_start
+
+    # --- its tries ------------------------------------------------------------------------------------------
+
+    async def live(self):
+        """Run try after try, until none is left or one has ended well."""
+        await asyncio.sleep(self.plan.starts_at)
+        await self.run_tries()
+
+    async def run_tries(self):
+        while True:
+            self.try_number += 1
+            self.xcom.clear()
+            self.first_start = None
+            attempt = Attempt(self.try_number)
+            self.attempts.append(attempt)
+            attempt.result = await self._run_try(attempt)
+            attempt.ended_at = self.world.loop.time()
+            self.state = state_after(attempt.result)
+            self.world.note(self.task_id, f"try {self.try_number}: {self.state}: {attempt.result}")
+            if self.state == "cleared":
+                self.clear()
+                continue
+            if self.state != "up_for_retry":
+                return
+            if self.try_number > self.max_tries or not (
+                self.task.retries or isinstance(attempt.result, Killed)
+            ):
+                self.state = "failed"
+                return
+            await asyncio.sleep(self.plan.retry_delay)
+
+    def clear(self):
+        """Do what Airflow does when a person clears the task. Where nothing binds its order, it orders again then."""
+        self.max_tries = self.try_number + self.plan.retries
+        self.last_step = None
+        if self.store is None:
+            self.give_up_orders()
+
+    def give_up_orders(self):
+        """Note that a person wants another order beside those that are there."""
+        known = [order.id for order in self.orders]
+        self.reorders += known != self.settled
+        self.settled = known
+
+    async def _run_try(self, attempt):
+        # Airflow 3.0 resumes a retry with what the try before has deferred with.
+        step = self.last_step if self.plan.resumes_stale else None
+        if self.task.start_from_trigger:
+            step = await self._start_in_triggerer(attempt)
+        while not isinstance(step, (Returned, Cleared)):
+            result = await self._work(step, attempt)
+            if isinstance(result, TaskDeferred):
+                step = self.last_step = await self._deferred(result, attempt)
+            elif isinstance(result, AirflowRescheduleException):
+                step = await self._rescheduled(result, attempt)
+            else:
+                return result
+        return step
+
+    async def _start_in_triggerer(self, attempt):
+        arguments = self.task.start_trigger_args
+        self._begin(attempt)
+        timeout = self.world.clock.time() + arguments.timeout.total_seconds()
+        if self.plan.execution_timeout:
+            timeout = min(timeout, self.world.clock.time() + self.plan.execution_timeout)
+        return await self._in_triggerer(
+            arguments.trigger_cls, arguments.trigger_kwargs, timeout, (arguments.next_method, {}), attempt
+        )
+
+    def _begin(self, attempt):
+        if not attempt.began:
+            attempt.begun_at, attempt.began = self.world.loop.time(), self.world.clock.time()
+
+    async def _rescheduled(self, pause, attempt):
+        moment = pause.reschedule_date.timestamp()
+        self.first_start = self.first_start or datetime.fromtimestamp(attempt.began, tz=UTC)
+        self.world.note(self.task_id, f"rescheduled to {moment - attempt.began:.3f} s after the start")
+        attempt.rescheduled.append((self.world.loop.time(), moment))
+        self.xcom.clear()  # as Airflow does before each poke
+        await asyncio.sleep(self.world.clock.until(moment))
+
+    # --- on a worker ----------------------------------------------------------------------------------------
+
+    async def _work(self, step, attempt):
+        await asyncio.sleep(self.world.wire.lag() * 10)  # in the queue, and until the process is there
+        process = Process(self.world, f"{self.task_id}'s worker", self._meet, self.task_id)
+        self._begin(attempt)
+        attempt.workers.append(process)
+        self.task.retries = (
+            self.plan.retries
+        )  # each process parses the Dag file; the task may change it for its own one
+        worker = Worker(self.world.loop, lambda: self._executed(step, process))
+        worker.process = process
+        alarm = None
+        if self.plan.execution_timeout:
+            error = AirflowTaskTimeout("execution_timeout")
+            alarm = self.world.loop.call_later(self.plan.execution_timeout, worker.interrupt, error)
+        result = await worker.end
+        process.ended_at = self.world.loop.time()
+        self.held.append(process.ended_at - process.begun_at)
+        if alarm is not None:
+            alarm.cancel()
+        if isinstance(result, Killed):
+            self.lost_workers += 1
+            await asyncio.sleep(DETECTION)
+        elif not isinstance(result, (TaskDeferred, AirflowRescheduleException)):
+            attempt.decided_on_worker = attempt.decided_at is None
+            self._decide(attempt, process, self.world.loop.time())
+        return result
+
+    def _decide(self, attempt, process, at):
+        if attempt.decided_at is None:
+            attempt.decided_at, attempt.decider_since = at, process.begun_at
+
+    def _meet(self, process, what):
+        """Let a worker die or be interrupted at one of its boundaries, as the plan says."""
+        number, self.boundaries = self.boundaries, self.boundaries + 1
+        self.world.at_boundary(number, what)
+        if number in self.plan.kills:
+            self.world.note(process, f"killed at boundary {number}, {what}")
+            process.alive = False
+        elif number in self.plan.interrupts:
+            self.world.note(process, f"interrupted at boundary {number}, {what}")
+            raise AirflowTaskTimeout("interrupted")
+
+    def _executed(self, step, process):
+        try:
+            result = self._executed_by(copy.copy(self.task), step)
+            self.attempts[-1].was_executed = True
+            if isinstance(result.value, (dict, list, str)) and self.plan.do_xcom_push:
+                process.boundary("before the result is pushed")
+                self.keep_xcom("return_value", result.value)
+            process.boundary("before the success is told")
+        except BaseException as error:  # noqa: BLE001 - whatever ends a process
+            result = error
+            with contextlib.suppress(BaseException):
+                process.boundary(error)  # it may be gone before Airflow is told
+        if not process.alive:
+            return Killed()
+        return result
+
+    def _executed_by(self, operator, step):
+        context = {"ti": self}
+        if self.store is not None:
+            context["task_state_store"] = self.store
+        if step is None:
+            return Returned(operator.execute(context))
+        return Returned(operator.resume_execution(*step, context))
+
+    # --- in a triggerer -------------------------------------------------------------------------------------
+
+    async def _deferred(self, deferral, attempt):
+        path, kwargs = deferral.trigger.serialize()
+        timeout = self.world.clock.time() + deferral.timeout.total_seconds()
+        return await self._in_triggerer(
+            path, kwargs, timeout, (deferral.method_name, as_stored(deferral.kwargs or {})), attempt
+        )
+
+    async def _in_triggerer(self, path, kwargs, timeout_after, resume, attempt):
+        """Return the step that follows: a method with arguments, or the end."""
+        attempt.decided_at = None
+        stored = json.dumps(kwargs, allow_nan=False)
+        self.stored.append(stored)
+        event = self.world.loop.create_future()
+        runs = []
+        until, ending = self._ending_from_outside(timeout_after)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(until):
+                while not event.done():
+                    triggerer = await self._triggerers.one_that_is_up(event)
+                    await asyncio.wait(
+                        {event}, timeout=self.world.wire.lag() * 10
+                    )  # until it looks for triggers
+                    if event.done() or not triggerer.is_up:
+                        continue
+                    run = triggerer.start(self, path, json.loads(stored), timeout_after, event)
+                    runs.append(run)
+                    self.trigger_runs += 1
+                    await asyncio.wait({event, run.lost}, return_when=asyncio.FIRST_COMPLETED)
+                    if not event.done():
+                        await asyncio.wait({event}, timeout=DETECTION)
+        for run in runs:
+            run.end()
+        if not event.done() and ending is CLEAR:
+            self.was_cleared = True
+            return Cleared()
+        if not event.done():
+            attempt.has_lost_its_start = self.plan.has_start_date
+            return FAILED_DEFERRAL, {"error": ending}
+        payload, run, fired_at = event.result()
+        self.stored.append(json.dumps(payload))
+        self.world.note(self.task_id, f"event {payload}")
+        attempt.deciders.append(run.triggerer)
+        # Of videos that are there, a worker makes sure.
+        attempt.has_seen_the_end |= payload != "success" and bool({"completed", "failed"} & _states(payload))
+        if payload == "success" or not _is_left_to_a_worker(payload):
+            self._decide(attempt, run.process, fired_at)
+        if payload == "success":
+            return Returned(self.xcom.get("return_value"))
+        method, arguments = resume
+        return method, {**arguments, "event": as_stored(payload)}
+
+    def _ending_from_outside(self, timeout_after):
+        """Return the seconds after which a deferral ends that no event ends, and why: Airflow's reason, or a clear."""
+        # The scheduler looks for deferrals that have timed out now and then.
+        endings = [(self.world.clock.until(timeout_after) + 15.0, "Trigger timeout")]
+        if self.plan.airflow_ends_at is not None:
+            endings.append((self.plan.airflow_ends_at, self.plan.airflow_reason))
+        if self.plan.cleared_after is not None and not self.was_cleared:
+            endings.append((self.plan.cleared_after, CLEAR))
+        return min(endings, key=lambda ending: ending[0])
+
+
+def _states(event):
+    """Return the words for all states in an event."""
+    return {event["status"], *(status for status, _ in event.get("table", {}).values())}
+
+
+def _is_left_to_a_worker(event):
+    """Return whether it is a worker that may find that the deadline has passed, and not the trigger."""
+    return "timeout" not in _states(event) or event.get("final_poll") is False
+
+
+def state_after(result):
+    """Return the state that Airflow gives to a task after a try."""
+    if isinstance(result, Returned):
+        return "success"
+    if isinstance(result, Cleared):
+        return "cleared"
+    if isinstance(result, AirflowSkipException):
+        return "skipped"
+    if isinstance(result, (AirflowFailException, AirflowSensorTimeout)):
+        return "failed"
+    return "up_for_retry"
+
+
+@dataclass
+class Run:
+    """A trigger in a triggerer; ``lost`` is done when Airflow has to do without that triggerer."""
+
+    process: Process
+    triggerer: Process
+    lost: asyncio.Future
+    task: asyncio.Task = field(default=None)
+    events: object = None
+
+    def end(self):
+        self.task.cancel()
+        self.lost.cancel()
+
+
+class Triggerer:
+    """
+    A triggerer that is there, or killed, or cut off: then it goes on for a while as if it were in charge.
+
+    :param world: the world.
+    :param name: its name.
+    :param absences: from, until, and whether it is only cut off.
+    :param came_up: called when it is back.
+    """
+
+    def __init__(self, world, name, absences, came_up):
+        self._world, self._name, self._came_up = world, name, came_up
+        self._timers = []
+        self._runs = []
+        self._come_up()
+        for begin, end, cut_off in absences:
+            self._timers.append(world.loop.call_later(begin, self._leave, cut_off))
+            self._timers.append(world.loop.call_later(end, self._come_up))
+
+    def _come_up(self):
+        self._end_runs()
+        self.process = Process(self._world, self._name)
+        self.is_up = True
+        self._world.note(self._name, "up")
+        self._came_up()
+
+    def _leave(self, cut_off):
+        self._world.note(self._name, "cut off" if cut_off else "killed")
+        self.is_up = False
+        self.process.lost_at = self._world.loop.time()
+        self._lose_runs()
+        if not cut_off:
+            self._end_runs()
+
+    def _lose_runs(self):
+        for run in self._runs:
+            if not run.lost.done():
+                run.lost.set_result(None)
+
+    def _end_runs(self):
+        self._lose_runs()
+        for run in self._runs:
+            run.process.alive = False
+            run.task.cancel()
+        self._runs.clear()
+
+    def kill(self, seconds):
+        self._leave(cut_off=False)
+        self._timers.append(self._world.loop.call_later(seconds, self._come_up))
+
+    def close(self):
+        for timer in self._timers:
+            timer.cancel()
+
+    def start(self, instance, path, kwargs, timeout_after, event):
+        module, _, name = path.rpartition(".")
+        trigger = getattr(importlib.import_module(module), name)(**kwargs)
+        trigger.task_instance = instance
+        trigger.timeout_after = datetime.fromtimestamp(timeout_after, tz=UTC)
+        loop = self._world.loop
+        # Of its own only for the times; what it shares with the others of its triggerer is bound to ``self.process``.
+        process = Process(self._world, f"{self._name} for {instance.task_id}", task_id=instance.task_id)
+        run = Run(process, self.process, loop.create_future())
+        context = contextvars.copy_context()
+        context.run(PROCESS.set, self.process)
+        context.run(RUN.set, process)
+        run.task = loop.create_task(self._fire(trigger, run, event), context=context)
+        self._runs.append(run)
+        return run
+
+    async def _fire(self, trigger, run, event):
+        try:
+            run.events = trigger.run()
+            events = [one.payload async for one in run.events]
+        except Exception as error:  # noqa: BLE001 - none may come
+            self._world.findings.append(f"{run.process.name}: the trigger raised {error!r}")
+            events = [{"status": "raised"}]
+        finally:
+            run.process.ended_at = self._world.loop.time()
+        if run in self._runs:
+            self._runs.remove(run)
+        if len(events) != 1:
+            self._world.findings.append(f"{run.process.name}: the trigger fired {len(events)} events")
+        if run.process.alive and not event.done():
+            event.set_result((events[0], run, self._world.loop.time()))
+
+
+class Triggerers:
+    """All triggerers of a deployment."""
+
+    def __init__(self, world, absences):
+        self._world = world
+        self._waiting = []
+        self._all = []
+        self._all = [
+            Triggerer(world, f"triggerer {number}", times, self._wake)
+            for number, times in enumerate(absences, 1)
+        ]
+
+    def _wake(self):
+        for waiting in self._waiting:
+            if not waiting.done():
+                waiting.set_result(None)
+        self._waiting.clear()
+
+    async def one_that_is_up(self, event):
+        """Return one that is up, as soon as there is one; or any, if the event has come."""
+        while not (up := [one for one in self._all if one.is_up or event.done()]):
+            waiting = self._world.loop.create_future()
+            self._waiting.append(waiting)
+            await asyncio.wait({event, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        return up[int(self._world.wire.random.random() * len(up))]
+
+    def kill(self, seconds):
+        """ProcessKilled all of them now, for so many seconds."""
+        for one in self._all:
+            one.kill(seconds)
+
+    def close(self):
+        for one in self._all:
+            one.close()

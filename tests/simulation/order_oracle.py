@@ -1,0 +1,165 @@
+"""The part of the oracle that judges orders: what was bought, what became of it, and when it was sent."""
+
+from __future__ import annotations
+
+import itertools
+import json
+
+from airflow.providers.common.compat.sdk import AirflowSkipException
+
+from airflow_provider_manxue._core.order_record import KEY
+from airflow_provider_manxue._core.order_timing import MAX_DELAY_ON_WORKER
+from airflow_provider_manxue._core.polling import MAX_RETRY_AFTER
+from airflow_provider_manxue.exceptions import (
+    ManxueOrderRejectedError,
+    ManxueOrderTimeoutError,
+    ManxueOrderUnknownError,
+)
+from tests.simulation.deployment import Cleared, Killed
+
+EPSILON = 0.01
+
+FIRST_DELAY = 2.0
+"""Seconds after which an order that was not accepted is sent again at the earliest, as docs/ordering.md has it."""
+
+MOST_ON_ONE_WORKER = 3
+"""Requests: the first one, the one after 2 s, and one that the end of the time has moved near."""
+
+STORE_RETRIES = 14.0
+"""Seconds for which a change of the record is tried again."""
+
+
+def order_findings(world, schedule, instance):
+    """Return what is wrong with the orders of a task instance."""
+    return _OrderJudgement(world, schedule, instance).findings()
+
+
+class _OrderJudgement:
+    def __init__(self, world, schedule, instance):
+        self.world, self.schedule, self.instance, self.plan = world, schedule, instance, instance.plan
+        self.orders = instance.orders
+        self.sent = [
+            exchange
+            for exchange in world.wire.exchanges
+            if exchange.method == "POST" and exchange.process.task_id == instance.task_id
+        ]
+
+    def findings(self):
+        yield from self._bought()
+        yield from self._not_lost()
+        for attempt in self.instance.attempts:
+            sent = [exchange for exchange in self.sent if exchange.process in attempt.workers]
+            if self.instance.store is None:
+                yield from self._named(attempt, sent)
+            if self.plan.deferrable:
+                yield from self._held(attempt, sent)
+            if not self.schedule.steps:
+                yield from self._in_time(attempt, sent)
+                yield from self._spaced(sent)
+                yield from self._given_up(attempt, sent)
+
+    # --- money ----------------------------------------------------------------------------------------------
+
+    def _bought(self):
+        """Nothing is bought twice. Without a task state store, a try after a worker that was killed orders again."""
+        allowed = 1 + self.instance.reorders
+        if self.instance.store is None:
+            allowed += sum(isinstance(attempt.result, Killed) for attempt in self.instance.attempts)
+        billed = sum(order.billed for order in self.orders)
+        if billed > allowed:
+            yield f"bought {billed} times"
+
+    def _not_lost(self):
+        """The last order that nobody has given up is in the record, or the task says what to do about it."""
+        if self.instance.store is None or not self.orders or self.orders[-1].id in self.instance.settled:
+            return
+        order = self.orders[-1]
+        value = self.instance.store.values.get(KEY)
+        record = json.loads(value) if value else {}
+        if isinstance(record, str):
+            record = {"id": record}
+        if record.get("id") == order.id or record.get("state") == "failed":
+            return
+        is_told = any(repr(order.id) in line and "By hand" in line for line in self.world.lines)
+        result = self.instance.attempts[-1].result
+        stops = record.get("state") == "intent" and self.instance.state != "success"
+        if not (stops or is_told or isinstance(result, ManxueOrderUnknownError)):
+            yield f"the order {order.id} is lost: {record}, {result!r}"
+        if isinstance(result, ManxueOrderUnknownError) and "Check with the service" not in str(result):
+            yield f"the error does not say what to check: {result}"
+        if isinstance(result, ManxueOrderRejectedError) and order.billed:
+            yield f"refused, but it was taken: {result}"
+
+    def _named(self, attempt, sent):
+        """An order that nothing binds is awaited to its end, or the error of its try names it, or says what to check."""
+        result = _cause(attempt.result)
+        if attempt.was_executed or isinstance(result, (Killed, Cleared, ManxueOrderUnknownError)):
+            return
+        billed = {order.id for order in self.orders if order.billed}
+        for exchange in sent:
+            if exchange.accepted and exchange.task_id in billed and exchange.task_id not in str(result):
+                yield f"the order {exchange.task_id} is not named: {result!r}"
+
+    # --- waiting for room -----------------------------------------------------------------------------------
+
+    def _held(self, attempt, sent):
+        """A deferrable task waits for room without a worker slot, but for short delays."""
+        request = max(self.schedule.settings("request_timeout"))
+        longest = request + MAX_DELAY_ON_WORKER + (STORE_RETRIES if self.plan.store_fails_at else 0.0)
+        for worker in attempt.workers:
+            here = [exchange for exchange in sent if exchange.process is worker]
+            ends = [*(exchange.at for exchange in here), worker.ended_at][1:]
+            for exchange, until in zip(here, ends, strict=True):
+                held = until - exchange.at
+                if not exchange.accepted and held > longest + EPSILON:
+                    yield f"held a worker for {held:.0f} s while it waited for room"
+            if len(here) > MOST_ON_ONE_WORKER:
+                yield f"sent {len(here)} times by one worker"
+
+    def _in_time(self, attempt, sent):
+        """Nothing is sent after ``order_timeout``, or with too little of ``execution_timeout`` left to await the video."""
+        for exchange in sent:
+            since = exchange.at - attempt.begun_at
+            if since > self._order_timeout + EPSILON:
+                yield f"ordered {since - self._order_timeout:.1f} s after order_timeout"
+            left = self.plan.execution_bound - since
+            if left < self._reserve(min) - EPSILON:
+                yield f"ordered with {left:.1f} s left of execution_timeout"
+
+    def _spaced(self, sent):
+        """An order that was turned away is sent again after a delay, which the service may prolong."""
+        for before, after in itertools.pairwise(sent):
+            gap = after.at - before.ended_at
+            if gap < FIRST_DELAY - EPSILON:
+                yield f"ordered again after {gap:.1f} s"
+            if gap < self._pause(before) - EPSILON:
+                yield f"ordered again {self._pause(before) - gap:.1f} s before a pause ended"
+
+    def _given_up(self, attempt, sent):
+        """An order is not given up while there is time for another attempt."""
+        if not isinstance(_cause(attempt.result), ManxueOrderTimeoutError):
+            return
+        if self.plan.airflow_ends_at is not None:
+            return
+        last = attempt.begun_at + min(self._order_timeout, self.plan.execution_bound - self._reserve(max))
+        early = last - attempt.ended_at
+        if early > max(MAX_DELAY_ON_WORKER, self._pause(sent[-1]) if sent else 0.0) + EPSILON:
+            yield f"gave up the order {early:.1f} s early"
+
+    @property
+    def _order_timeout(self):
+        return self.plan.timeout if self.plan.order_timeout is None else self.plan.order_timeout
+
+    def _reserve(self, which):
+        """Return the seconds of ``execution_timeout`` that an attempt needs at least, or at most: the connection is edited."""
+        first_polls = 2 * self.plan.interval if self.plan.waits else 0.0
+        return which(self.schedule.settings("request_timeout")) + first_polls
+
+    @staticmethod
+    def _pause(exchange):
+        return min(exchange.pause, MAX_RETRY_AFTER) if exchange.status in {425, 429} else 0.0
+
+
+def _cause(result):
+    """Return the error of a try, also of one that was skipped."""
+    return result.__cause__ if isinstance(result, AirflowSkipException) else result

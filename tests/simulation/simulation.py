@@ -1,0 +1,419 @@
+"""One schedule's world: its clock, its processes, and the shipped code put into it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import contextvars
+import copy
+import importlib
+import json
+import logging
+import random
+import re
+from unittest.mock import patch
+
+import aiohttp
+from greenlet import getcurrent
+
+from airflow.providers.common.compat.sdk import AirflowNotFoundException
+
+from airflow_provider_manxue import sensors, triggers  # noqa: F401
+from airflow_provider_manxue._airflow import (
+    batch_wait,
+    order_life,
+    order_store,
+    single_wait,
+    waiting,
+    xcoms,
+)
+from airflow_provider_manxue._airflow import task_trigger as task_trigger_module
+from airflow_provider_manxue._airflow.start_from_trigger import CAN_START_AND_END
+from airflow_provider_manxue._airflow.waiting import ManxueWaitBase
+from airflow_provider_manxue._client import (
+    async_client,
+    connection_cache,
+    credentials,
+    drivers,
+    rate_limiter,
+    threaded,
+)
+from airflow_provider_manxue.hooks import manxue as hook_module
+from airflow_provider_manxue.operators import manxue as operator_module
+from airflow_provider_manxue.testing import _response as response_module
+from airflow_provider_manxue.testing import _tasks as emulated_tasks
+from airflow_provider_manxue.triggers import manxue as trigger_module
+from tests.simulation.network import AsyncSession, Session, SocketDeadline
+from tests.simulation.turns import ObservedLimiter, Turns
+from tests.support.virtual_time import Worker, run_until_complete, sleep
+
+START = 1_800_000_000.0
+"""The time of the clocks at the start of a schedule, in seconds since the epoch."""
+
+PROCESS = contextvars.ContextVar("process", default=None)
+"""The process to which code on the event loop belongs."""
+
+RUN = contextvars.ContextVar("run", default=None)
+"""The run of a trigger to which code of a triggerer belongs: a process of its own, for the times and for its task."""
+
+_PROGRESS = re.compile(r"(\d+) of (\d+) videos completed")
+
+
+class ProcessKilled(BaseException):
+    """The process is gone at this moment: nothing that its code does from here on has any effect."""
+
+
+class Clock:
+    """
+    The clocks of a schedule.
+
+    :param loop: the loop, whose time nothing steps: the clock of the service, and that by which all sleep.
+    :param steps: when the clock of Airflow's machines is stepped, and by how much.
+    """
+
+    def __init__(self, loop, steps=()):
+        self._loop = loop
+        self.steps = sorted(steps)
+
+    def elapsed(self):
+        return self._loop.time()
+
+    def now(self):
+        """Return the service's time, as the emulator asks for it."""
+        return START + self._loop.time()
+
+    def time(self):
+        """Return the time of Airflow's machines."""
+        return self.at(self._loop.time())
+
+    def at(self, elapsed):
+        if not self.steps:
+            return START + elapsed
+        return START + elapsed + sum(by for moment, by in self.steps if moment <= elapsed)
+
+    def before(self, moment):
+        """Return what Airflow's machines showed just before their clock was stepped."""
+        return START + moment + sum(by for earlier, by in self.steps if earlier < moment)
+
+    def until(self, wall):
+        """Return the seconds until Airflow's machines show a time for the first time."""
+        now = begin = self._loop.time()
+        for end in [*(moment for moment, _ in self.steps if moment > now), float("inf")]:
+            due = begin + max(0.0, wall - self.at(begin))
+            if due < end:
+                return due - now
+            begin = end
+        raise AssertionError("a clock that never gets there")
+
+
+class Process:
+    """
+    A process of Airflow's.
+
+    :param world: the world.
+    :param name: its name, for the notes.
+    :param meet: called at each boundary between the process and the rest of the world; may raise.
+    :param task_id: its task, if it serves one alone.
+    """
+
+    def __init__(self, world, name, meet=lambda process, what: None, task_id=None):
+        self.name, self.task_id = name, task_id
+        self.alive = True
+        self.begun_at = world.loop.time()
+        self.lost_at = None  # since when Airflow does without it
+        self.ended_at = float("inf")
+        self._world, self._meet = world, meet
+
+    def boundary(self, what):
+        """Come to a point at which the process may be gone."""
+        if self.alive:
+            self._meet(self, what)
+        if not self.alive:
+            raise ProcessKilled(what)
+
+    def sleep(self, seconds):
+        self.boundary("sleep")
+        sleep(seconds)
+
+
+class Connection:
+    """
+    An Airflow connection, which is edited while waits run.
+
+    :param password: the API key.
+    :param extra: extra fields.
+    """
+
+    host, port, schema = "https://service.example", None, None
+
+    def __init__(self, password, extra):
+        self.password = password
+        self.extra_dejson = extra
+
+    @property
+    def extra(self):
+        """The extra fields as JSON text."""
+        return json.dumps(self.extra_dejson)
+
+
+class Simulation:
+    """
+    All that the processes of a schedule share.
+
+    :param loop: the loop.
+    :param steps: steps of the clock.
+    :param make_wire: makes the network, from the clock.
+    :param key: the API key in the connection.
+    :param extra: extra fields of the connection.
+    """
+
+    def __init__(self, loop, steps, make_wire, key, extra):
+        self.loop = loop
+        self.clock = Clock(loop, steps)
+        self.wire = make_wire(self.clock)
+        self.connection = Connection(key, extra)
+        self.look_ups = []  # from, until, and how Airflow fails to return the connection
+        self.sessions = []
+        self.clients = {}
+        self.throttles = {}
+        self.turns = []  # of each rate limiter
+        self.least = None  # requests per second and connections that the connection allows in any case
+        self.instances = {}
+        self.lines = []
+        self.progress = {}
+        self.notes = []
+        self.findings = []
+        self.at_boundary = lambda number, what: None
+
+    def note(self, who, what):
+        self.notes.append((self.loop.time(), getattr(who, "name", who), what))
+
+    def note_progress(self, process, line):
+        """Keep a line about the progress of a batch, by the process that waits."""
+        if process is not None and (match := _PROGRESS.match(line)):
+            at, (done, total) = self.loop.time(), map(int, match.groups())
+            self.progress.setdefault(RUN.get() or process, []).append((at, done, total))
+
+    def begin(self, method, session=None):
+        """Return a new request of the process that is here."""
+        process = self.process_here()
+        exchange = self.wire.begin(process, method)
+        exchange.session, exchange.waits_in = session, RUN.get() or process
+        return exchange
+
+    @staticmethod
+    def process_here():
+        here = getcurrent()
+        return here.process if isinstance(here, Worker) else PROCESS.get()
+
+
+# --- putting the shipped code into it -----------------------------------------------------------------------
+
+_worlds: list[Simulation] = []
+
+
+def here():
+    """Return the world in which the shipped code lives just now."""
+    return _worlds[-1]
+
+
+@contextlib.contextmanager
+def current(world, seed):
+    """Let the shipped code live in this world; its random choices follow from the seed."""
+    _worlds.append(world)
+    random.seed(seed)
+    try:
+        yield world
+    finally:
+        _worlds.pop()
+
+
+class _Time:
+    """In the place of the module ``time``."""
+
+    @staticmethod
+    def time():
+        return here().clock.time()
+
+    @staticmethod
+    def monotonic():
+        return here().loop.time()
+
+    @staticmethod
+    def sleep(seconds):
+        here().process_here().sleep(seconds)
+
+
+class _Log:
+    """In the place of all logs."""
+
+    @staticmethod
+    def log(level, text, *args):
+        process = here().process_here()
+        here().lines.append(text % args if args else text)
+        here().note(process, f"log: {here().lines[-1]}")
+        here().note_progress(process, here().lines[-1])
+        if isinstance(getcurrent(), Worker):
+            process.boundary("after a line in the log")
+
+    def info(self, text, *args):
+        self.log(0, text, *args)
+
+    debug = warning = error = exception = info
+
+
+class _Clients:
+    """In the place of the clients by loop: the processes of a schedule share a loop, and nothing else."""
+
+    def setdefault(self, loop, client):
+        return here().clients.setdefault(PROCESS.get(), client)
+
+    def __delitem__(self, loop):
+        del here().clients[PROCESS.get()]
+
+
+class _Throttles:
+    """In the place of what was learnt about connections, by loop."""
+
+    def setdefault(self, loop, throttles):
+        return here().throttles.setdefault(PROCESS.get(), throttles)
+
+
+def _limiter(rate, max_concurrency, *, name):
+    turns = Turns(here().process_here, *here().least)
+    here().turns.append(turns)
+    return ObservedLimiter(rate, max_concurrency, name=name, turns=turns)
+
+
+class XCom:
+    """In the place of Airflow's XComs."""
+
+    @staticmethod
+    def get_one(*, key, dag_id, run_id, task_id, map_index):
+        upstream = here().instances[task_id.removeprefix("before_")].upstream
+        return upstream if map_index < 0 else upstream[map_index]
+
+    @staticmethod
+    def set(*, key, value, dag_id, run_id, task_id, map_index):
+        here().instances[task_id].keep_xcom(key, value)
+
+    @staticmethod
+    def delete(*, key, dag_id, run_id, task_id, map_index):
+        here().instances[task_id].xcom.pop(key, None)
+
+
+def _connection(conn_id):
+    process = here().process_here()
+    if isinstance(getcurrent(), Worker):
+        process.boundary("connection")
+    match _look_up_trouble():
+        case "missing":
+            raise AirflowNotFoundException(conn_id)
+        case "error" | "hangs":  # a worker's own look-up is bounded by Airflow
+            raise ConnectionError(conn_id)
+    return copy.copy(here().connection)
+
+
+def _look_up_trouble():
+    now = here().loop.time()
+    return next((kind for begin, end, kind in here().look_ups if begin <= now < end), None)
+
+
+async def _async_connection(conn_id):
+    await asyncio.sleep(1000.0 if _look_up_trouble() == "hangs" else 0.01)
+    return _connection(conn_id)
+
+
+async def _async_extra(connection):
+    await asyncio.sleep(0.001)
+    return connection.extra_dejson
+
+
+async def _to_thread(function, *args, **kwargs):
+    await asyncio.sleep(0.001)
+    return function(*args, **kwargs)
+
+
+def _run(coroutine):
+    context = contextvars.copy_context()
+    context.run(PROCESS.set, here().process_here())
+    return run_until_complete(coroutine, context)
+
+
+@contextlib.contextmanager
+def installed():
+    """Replace all that touches time, the network and Airflow's database; every decision is the shipped one."""
+    compat = importlib.import_module("airflow.providers.common.compat.connection")
+    replaced = [
+        *(
+            (module, "time", _Time)
+            for module in (
+                response_module,
+                async_client,
+                connection_cache,
+                credentials,
+                drivers,
+                hook_module,
+                operator_module,
+                order_life,
+                order_store,
+                batch_wait,
+                task_trigger_module,
+                trigger_module,
+                single_wait,
+                waiting,
+            )
+        ),
+        *(
+            (cls, "log", _Log())
+            for cls in (ManxueWaitBase, hook_module.ManxueHook, task_trigger_module.StartFromTrigger)
+        ),
+        (connection_cache, "log", _Log()),
+        (rate_limiter, "log", _Log()),
+        (async_client, "_clients", _Clients()),
+        (async_client, "_throttles", _Throttles()),
+        (async_client, "AdaptiveRateLimiter", _limiter),
+        (async_client, "ssl_context", lambda settings: True),
+        (async_client, "session_key", lambda settings: (settings.verify, settings.ca_bundle)),
+        (async_client, "proxy_for", lambda settings: settings.proxy),
+        (hook_module, "proxy_for", lambda settings: settings.proxy),
+        (hook_module, "ca_path", lambda settings: None),
+        (aiohttp, "TCPConnector", lambda **options: None),
+        (aiohttp, "ClientSession", lambda **options: AsyncSession(here())),
+        (hook_module, "SocketDeadline", SocketDeadline),
+        (hook_module.ManxueHook, "_new_session", staticmethod(lambda: Session(here()))),
+        (hook_module.ManxueHook, "get_connection", staticmethod(_connection)),
+        (compat, "get_async_connection", _async_connection),
+        (compat, "get_async_extra_dejson", _async_extra),
+        (asyncio, "to_thread", _to_thread),
+        (threaded, "run_interruptibly", _run),
+        (xcoms, "XCom", XCom),
+        (emulated_tasks, "_video", lambda *arguments: None),  # nobody downloads one
+    ]
+    if CAN_START_AND_END:
+        base = importlib.import_module("airflow.sdk.bases.xcom").BaseXCom
+        replaced.append((base, "set", XCom.set))
+    state = random.getstate()
+    with contextlib.ExitStack() as stack:
+        for target, name, value in replaced:
+            stack.enter_context(patch.object(target, name, value))
+        stack.enter_context(_quiet_service())
+        yield
+    random.setstate(state)
+
+
+@contextlib.contextmanager
+def _quiet_service():
+    """Keep the emulator from logging each fault of a million schedules."""
+    logger = logging.getLogger("airflow_provider_manxue.testing")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def as_stored(value):
+    """Send a value through JSON, as the metadata database does."""
+    return json.loads(json.dumps(value, allow_nan=False))

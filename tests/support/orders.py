@@ -1,0 +1,232 @@
+"""One task instance that orders, through all of its tries, with a store, a clock and an emulator of its own."""
+
+from __future__ import annotations
+
+import json
+from unittest.mock import Mock
+
+import pytest
+
+from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
+
+from airflow_provider_manxue._airflow import order_life as life_module
+from airflow_provider_manxue._airflow import order_store as store_module
+from airflow_provider_manxue._airflow import single_wait as single_module
+from airflow_provider_manxue._airflow import waiting as waiting_module
+from airflow_provider_manxue._client import drivers as drivers_module
+from airflow_provider_manxue._core.events import completed_event
+from airflow_provider_manxue._core.order_record import KEY
+from airflow_provider_manxue.hooks import manxue as hook_module
+from airflow_provider_manxue.hooks.manxue import ManxueHook
+from airflow_provider_manxue.operators import manxue as operator_module
+from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
+from airflow_provider_manxue.testing import Clock, Emulator, Script
+from airflow_provider_manxue.triggers.manxue import ManxueOrderRoomTrigger
+
+ORDER = {"prompt": "a cat", "model": "sd2_manxue_720p"}
+
+
+class ProcessKilled(BaseException):
+    """The worker is gone at this moment: no code of ours runs any more."""
+
+
+class Boundaries:
+    """Counts the moments between a task and the rest of the world, and kills the task at one of them."""
+
+    def __init__(self, clock):
+        self.clock = clock
+        self.kill_at = None
+        self.passed = []
+
+    def pass_(self, name):
+        if len(self.passed) == self.kill_at:
+            self.kill_at = None
+            raise ProcessKilled(name)
+        self.passed.append(name)
+
+    def around(self, name, action):
+        def wrapped(*args, **kwargs):
+            self.pass_(f"before {name}")
+            result = action(*args, **kwargs)
+            self.pass_(f"after {name}")
+            return result
+
+        return wrapped
+
+
+class Store:
+    """A task state store: plain JSON that outlives a task's process."""
+
+    def __init__(self):
+        self.values = {}
+        self.broken = 0
+
+    def _check(self):
+        if self.broken:
+            self.broken -= 1
+            raise RuntimeError("the store is away")
+
+    def get(self, key, default=None):
+        return json.loads(self.values[key]) if key in self.values else default
+
+    def set(self, key, value, *, retention=None):
+        self._check()
+        self.values[key] = json.dumps(value, allow_nan=False)
+
+    def delete(self, key):
+        self._check()
+        self.values.pop(key, None)
+
+
+class TaskInstance:
+    """One task instance through all of its tries, as Airflow runs them; the store is Airflow's."""
+
+    dag_id, run_id, task_id, map_index, start_date = "dag", "run", "order", -1, None
+
+    def __init__(self, boundaries, *, store=True, retries=2):
+        self.boundaries = boundaries
+        self.clock = boundaries.clock
+        self.deferrals = []
+        self.store = Store() if store else None
+        self.retries = retries
+        self.try_number, self.max_tries = 0, retries
+        self.xcom = {}
+
+    def xcom_push(self, key, value):
+        self.xcom[key] = value
+
+    def xcom_pull(self, *, task_ids, key, map_indexes):
+        assert (task_ids, map_indexes) == (self.task_id, self.map_index)
+        return self.xcom.get(key)
+
+    @property
+    def record(self):
+        return self.store.get(KEY)
+
+    @property
+    def context(self):
+        pushing = Mock(wraps=self, max_tries=self.max_tries)
+        for name in ("dag_id", "run_id", "task_id", "map_index", "try_number", "start_date"):
+            setattr(pushing, name, getattr(self, name))
+        pushing.xcom_push = self.boundaries.around("xcom", self.xcom_push)
+        if self.store is None:
+            return {"ti": pushing}
+        store = Mock()
+        for name in ("get", "set", "delete"):
+            setattr(store, name, self.boundaries.around(name, getattr(self.store, name)))
+        return {"ti": pushing, "task_state_store": store}
+
+    def clear(self):
+        self.max_tries = self.try_number + self.retries
+
+    def run(self, **kwargs):
+        """Run the next try: each step in a process of its own, that is, by an operator of its own."""
+        self.try_number += 1
+        self.xcom.clear()
+        operator = self._operator(kwargs)
+        try:
+            result = operator.execute(self.context)
+        except TaskDeferred as deferral:
+            result = self._resume(kwargs, deferral)
+        self.xcom["return_value"] = result
+        return result
+
+    def _operator(self, kwargs):
+        return ManxueCreateVideoOperator(task_id="order", **{**ORDER, **kwargs})
+
+    def _resume(self, kwargs, deferral):
+        """Let triggers fire and workers resume until the task has ended."""
+        while True:
+            self.deferrals.append(deferral)
+            self.boundaries.pass_("deferred")
+            event = self._fire(deferral.trigger)
+            kwargs_of_event = json.loads(json.dumps({**deferral.kwargs, "event": event}))
+            operator = self._operator(kwargs)
+            try:
+                return operator.resume_execution(deferral.method_name, kwargs_of_event, self.context)
+            except TaskDeferred as again:
+                deferral = again
+
+    def _fire(self, trigger):
+        if isinstance(trigger, ManxueOrderRoomTrigger):
+            self.clock.advance(max(0.0, trigger.resume_at - self.clock.now()))
+            return {}
+        return completed_event(trigger.video_task_id)
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Time of the emulator and of the task; sleeping moves it on."""
+    clock = Clock(frozen=True)
+    time = Mock(time=clock.now, monotonic=clock.now, sleep=clock.advance)
+    modules = (
+        hook_module,
+        life_module,
+        store_module,
+        operator_module,
+        single_module,
+        waiting_module,
+        drivers_module,
+    )
+    for module in modules:
+        monkeypatch.setattr(module, "time", time)
+    return clock
+
+
+@pytest.fixture
+def emulator(monkeypatch, clock):
+    with Emulator(clock=clock) as emulator:
+        emulator.default_script = Script.polls("queued", "completed")
+        monkeypatch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", emulator.airflow_connection_json())
+        yield emulator
+
+
+@pytest.fixture
+def boundaries(monkeypatch, clock):
+    boundaries = Boundaries(clock)
+    for name in ("send_order", "get_video_task"):
+        real = getattr(ManxueHook, name)
+        monkeypatch.setattr(ManxueHook, name, boundaries.around(name, real))
+    # A function that is no method would not be bound.
+    for name in ("send_order", "get_video_task"):
+        wrapped = getattr(ManxueHook, name)
+        monkeypatch.setattr(ManxueHook, name, lambda self, *args, _wrapped=wrapped: _wrapped(self, *args))
+    return boundaries
+
+
+@pytest.fixture
+def task(emulator, boundaries):
+    return TaskInstance(boundaries)
+
+
+@pytest.fixture
+def old(emulator, boundaries):
+    """The same on an Airflow without a task state store."""
+    return TaskInstance(boundaries, store=False)
+
+
+def run_with_retries(task, **kwargs):
+    """Run a task as Airflow does, until it succeeds or there is no further try."""
+    while True:
+        try:
+            return task.run(**kwargs)
+        except AirflowFailException:
+            raise
+        except Exception:
+            if task.try_number > task.max_tries:
+                raise
+
+
+def posts(emulator):
+    return sum(record.method == "POST" for record in emulator.requests)
+
+
+@pytest.fixture
+def connect(emulator, monkeypatch):
+    """Change fields of the connection."""
+
+    def connect(host=emulator.base_url, **extra):
+        connection = {**json.loads(emulator.airflow_connection_json()), "host": host, "extra": extra}
+        monkeypatch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", json.dumps(connection))
+
+    return connect
