@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.triggers.base import BaseTrigger
 
-from airflow_provider_manxue._core.templates import (
+from airflow_provider_manxue._airflow.templates import (
     WorkerOnlyTemplateError,
     XComPull,
     check_template,

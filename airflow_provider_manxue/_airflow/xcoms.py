@@ -13,7 +13,7 @@ from typing import Any
 from airflow.providers.common.compat.sdk import XCom
 
 from airflow_provider_manxue._airflow.start_from_trigger import parse_reference
-from airflow_provider_manxue._core.templates import XComPull
+from airflow_provider_manxue._airflow.templates import XComPull
 
 RETURN_KEY = "return_value"
 

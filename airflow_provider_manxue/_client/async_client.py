@@ -31,10 +31,11 @@ from airflow_provider_manxue._client.network import (
     session_key,
     ssl_context,
     unusable_address,
+    user_agent,
 )
 from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
 from airflow_provider_manxue._core.content_coding import decode_body
-from airflow_provider_manxue._core.responses import MAX_BODY, no_answer, parse_task, result_url, user_agent
+from airflow_provider_manxue._core.responses import MAX_BODY, no_answer, parse_task, result_url
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueTransientError,

@@ -21,6 +21,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy
 from urllib3.util import make_headers
 
 from airflow_provider_manxue._client.dialer import dial
+from airflow_provider_manxue._client.network import user_agent
 from airflow_provider_manxue._client.request_deadline import SocketDeadline, setup_deadline
 from airflow_provider_manxue._core.media import BrokenTransferError
 from airflow_provider_manxue._core.media_urls import (
@@ -31,7 +32,7 @@ from airflow_provider_manxue._core.media_urls import (
     parse_url,
     request_target,
 )
-from airflow_provider_manxue._core.responses import clean_text, no_answer, user_agent
+from airflow_provider_manxue._core.responses import clean_text, no_answer
 from airflow_provider_manxue.exceptions import ManxueConfigurationError, ManxueUnsafeUrlError
 
 if TYPE_CHECKING:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import getproxies_environment
 
+from airflow_provider_manxue import __version__
 from airflow_provider_manxue._core.connection import is_loopback, is_proxy_url
 from airflow_provider_manxue.exceptions import ManxueConfigurationError, ManxueTransientError
 
@@ -42,6 +43,15 @@ def unusable_address(settings: ManxueSettings) -> ManxueConfigurationError:
     return ManxueConfigurationError(
         f"Connection field 'host': no request can be sent to {hostname!r}. Check 'host' and, if one is used, the proxy."
     )
+
+
+@functools.lru_cache(maxsize=1)
+def user_agent() -> str:
+    """Return the ``User-Agent`` of both clients."""
+    # Not from the metadata of the packages: that reads files.
+    from airflow import __version__ as airflow_version
+
+    return f"airflow-provider-manxue/{__version__} apache-airflow/{airflow_version}"
 
 
 # --- proxies ----------------------------------------------------------------------------------------------

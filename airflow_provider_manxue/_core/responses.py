@@ -20,7 +20,6 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from airflow_provider_manxue import __version__
 from airflow_provider_manxue._core.ids import id_of_answer, inner_object, is_id, own_id
 from airflow_provider_manxue._core.reasons import (
     code_in,
@@ -506,12 +505,3 @@ def _chain(error: BaseException) -> list[BaseException]:
         chain.append(cause)
         cause = cause.__cause__ or cause.__context__
     return chain
-
-
-@lru_cache(maxsize=1)
-def user_agent() -> str:
-    """Return what both transports call themselves."""
-    # Not from the packages' metadata, since that means reading files.
-    from airflow import __version__ as airflow_version
-
-    return f"airflow-provider-manxue/{__version__} apache-airflow/{airflow_version}"

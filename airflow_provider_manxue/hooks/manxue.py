@@ -17,7 +17,7 @@ from requests.auth import AuthBase
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_manxue._client.connection_cache import unreadable_connection
-from airflow_provider_manxue._client.network import ca_path, proxy_for, unusable_address
+from airflow_provider_manxue._client.network import ca_path, proxy_for, unusable_address, user_agent
 from airflow_provider_manxue._client.request_deadline import DeadlineAdapter, SocketDeadline
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID, missing_connection, parse_connection
 from airflow_provider_manxue._core.content_coding import decode_body
@@ -31,7 +31,6 @@ from airflow_provider_manxue._core.responses import (
     no_answer,
     parse_task,
     result_url,
-    user_agent,
 )
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,

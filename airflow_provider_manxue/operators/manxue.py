@@ -14,6 +14,7 @@ from airflow.providers.common.compat.sdk import AirflowTaskTimeout
 
 from airflow_provider_manxue._airflow.order_life import place_order, track_order
 from airflow_provider_manxue._airflow.order_store import OrderStore
+from airflow_provider_manxue._airflow.rendering import is_rendered_later
 from airflow_provider_manxue._airflow.single_wait import SingleVideoWait
 from airflow_provider_manxue._airflow.start_from_trigger import CAN_START_AND_END
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
@@ -23,7 +24,6 @@ from airflow_provider_manxue._core.order_record import OrderState, TaskInstanceR
 from airflow_provider_manxue._core.order_timing import MAX_DELAY_ON_WORKER, OrderBounds, OrderProgress
 from airflow_provider_manxue._core.orders import VideoRequest, parse_video_request
 from airflow_provider_manxue._core.polling import DEFAULT_POKE_INTERVAL, DEFAULT_TIMEOUT
-from airflow_provider_manxue._core.rendering import is_rendered_later
 from airflow_provider_manxue.exceptions import (
     ManxueInputError,
     ManxueOrderTimeoutError,

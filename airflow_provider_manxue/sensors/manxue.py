@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_manxue._airflow.batch_wait import BatchVideoWait
+from airflow_provider_manxue._airflow.rendering import is_rendered_later
 from airflow_provider_manxue._airflow.single_wait import SingleVideoWait
 from airflow_provider_manxue._airflow.triggerer_sensor import StartFromTriggerSensor
 from airflow_provider_manxue._core.ids import as_list, parse_video_task_id, parse_video_task_ids
-from airflow_provider_manxue._core.rendering import is_rendered_later
 from airflow_provider_manxue.links.manxue import ManxueVideoLink
 
 if TYPE_CHECKING:

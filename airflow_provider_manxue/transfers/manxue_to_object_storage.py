@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import BaseOperator, XComArg
 
+from airflow_provider_manxue._airflow.rendering import is_rendered_later
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
 from airflow_provider_manxue._core.deadline import to_seconds
 from airflow_provider_manxue._core.destination import UNVERIFIED_SUFFIX, names_one_file, parse_destination
 from airflow_provider_manxue._core.ids import parse_video_task_id
 from airflow_provider_manxue._core.media_urls import AddressPolicy
-from airflow_provider_manxue._core.rendering import is_rendered_later
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,

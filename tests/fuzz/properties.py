@@ -23,6 +23,11 @@ import requests
 import yarl
 
 from airflow_provider_manxue._airflow.start_from_trigger import parse_reference, to_trigger_argument
+from airflow_provider_manxue._airflow.templates import (
+    WorkerOnlyTemplateError,
+    find_xcom_pull,
+)
+from airflow_provider_manxue._airflow.templates import check_template as check_for_triggerer
 from airflow_provider_manxue._airflow.xcoms import XComs
 from airflow_provider_manxue._core.connection import is_loopback, parse_connection
 from airflow_provider_manxue._core.deadline import MAX_OVERSHOOT, deadline_to_read
@@ -63,11 +68,6 @@ from airflow_provider_manxue._core.responses import (
     parse_task,
     result_url,
 )
-from airflow_provider_manxue._core.templates import (
-    WorkerOnlyTemplateError,
-    find_xcom_pull,
-)
-from airflow_provider_manxue._core.templates import check_template as check_for_triggerer
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueConfigurationError,

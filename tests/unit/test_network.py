@@ -13,8 +13,9 @@ import pytest
 import trustme
 from requests.utils import get_environ_proxies, select_proxy
 
+from airflow_provider_manxue import __version__
 from airflow_provider_manxue._client import network
-from airflow_provider_manxue._client.network import ca_path, proxy_for, session_key, ssl_context
+from airflow_provider_manxue._client.network import ca_path, proxy_for, session_key, ssl_context, user_agent
 from airflow_provider_manxue._core.connection import parse_connection
 from airflow_provider_manxue.exceptions import ManxueConfigurationError, ManxueTransientError
 
@@ -213,3 +214,7 @@ print(proxy_for(settings), ca_path(settings)[-10:], ssl_context(settings).verify
         [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment
     )
     assert done.stdout == "None cacert.pem CERT_REQUIRED\n", done.stderr
+
+
+def test_user_agent_names_package_and_airflow():
+    assert user_agent().startswith(f"airflow-provider-manxue/{__version__} apache-airflow/")

@@ -16,7 +16,6 @@ import urllib3
 import yarl
 from aiohttp.client_reqrep import ConnectionKey
 
-from airflow_provider_manxue import __version__
 from airflow_provider_manxue._core.connection import DEFAULT_BASE_URL
 from airflow_provider_manxue._core.ids import parse_video_task_id
 from airflow_provider_manxue._core.responses import (
@@ -27,7 +26,6 @@ from airflow_provider_manxue._core.responses import (
     parse_retry_after,
     parse_task,
     result_url,
-    user_agent,
 )
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
@@ -1121,10 +1119,6 @@ def test_an_id_stays_one_segment_of_the_path_whatever_the_libraries_do_to_an_add
     assert requests.Request("GET", url).prepare().url == expected
     assert urllib3.util.parse_url(url).url == expected
     assert str(yarl.URL(url, encoded=True)) == expected
-
-
-def test_the_user_agent_names_the_package_and_airflow():
-    assert user_agent().startswith(f"airflow-provider-manxue/{__version__} apache-airflow/")
 
 
 # --- no answer at all -----------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from jinja2 import Undefined, UndefinedError
 from airflow.providers.common.compat.sdk import DAG
 
 from airflow_provider_manxue._airflow.start_from_trigger import CAN_START_AND_END
+from airflow_provider_manxue._airflow.templates import WorkerOnlyTemplateError, check_template, find_xcom_pull
 from airflow_provider_manxue._airflow.xcoms import render_pull
-from airflow_provider_manxue._core.templates import WorkerOnlyTemplateError, check_template, find_xcom_pull
 from airflow_provider_manxue.sensors.manxue import ManxueVideoSensor
 from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
 from tests.unit.test_templates import ALLOWED

@@ -6,8 +6,8 @@ import jinja2.defaults
 import pytest
 from jinja2 import nodes
 
-from airflow_provider_manxue._core import templates
-from airflow_provider_manxue._core.templates import (
+from airflow_provider_manxue._airflow import templates
+from airflow_provider_manxue._airflow.templates import (
     WorkerOnlyTemplateError,
     XComPull,
     check_template,
