@@ -13,13 +13,13 @@ from airflow.providers.common.compat.sdk import conf
 from airflow_provider_manxue._airflow.start_from_trigger import feeds_mapped_tasks
 from airflow_provider_manxue._airflow.waiting import ManxueWaitBase
 from airflow_provider_manxue._core.batch import (
-    KEPT_KEY,
     MYSQL_TEXT,
+    OUTCOMES_KEY,
     BatchProgress,
     batch_error,
-    parse_kept,
+    dump_outcomes,
+    load_outcomes,
     stored_length,
-    to_kept,
     to_tasks,
     to_xcoms,
 )
@@ -81,7 +81,7 @@ class BatchVideoWait(ManxueWaitBase):
         if kept:
             progress.known, progress.read_at = self._load_kept(context)
         try:
-            states = parse_batch_event(event, progress.left)
+            states = parse_batch_event(event, progress.remaining)
         except ManxueError as error:
             progress.fail(error)
             return self._push_results(context, progress)
@@ -156,7 +156,7 @@ class BatchVideoWait(ManxueWaitBase):
             deadline=deadline,
             first_poll_at=now,
             has_worked=progress.has_worked,
-            to_read=progress.completed | progress.aged(now),
+            to_read=progress.completed | progress.outdated(now),
             grace=grace or {},
             grace_ends=grace is not None,
             quick_retries=not self._holds_slot,
@@ -240,7 +240,7 @@ class BatchVideoWait(ManxueWaitBase):
             deadline = deadline_to_read(deadline, progress.resumed_at)
         kept: dict[str, bool] = {}
         if progress.known:
-            self._push_xcoms(context, {KEPT_KEY: to_kept(progress.known, progress.read_at)})
+            self._push_xcoms(context, {OUTCOMES_KEY: dump_outcomes(progress.known, progress.read_at)})
             kept = {"kept": True}
         # A worker merges the results of the parts.
         ending = self._ending_arguments() if left == progress.ids else {}
@@ -254,14 +254,14 @@ class BatchVideoWait(ManxueWaitBase):
     def _load_kept(self, context: Context) -> tuple[dict[str, Outcome], dict[str, float]]:
         ti = context["ti"]
         try:
-            value = ti.xcom_pull(task_ids=ti.task_id, key=KEPT_KEY, map_indexes=ti.map_index)
+            value = ti.xcom_pull(task_ids=ti.task_id, key=OUTCOMES_KEY, map_indexes=ti.map_index)
         except Exception as error:  # noqa: BLE001 - all videos are read again then
             self.log.warning(
                 "The earlier results of this task could not be loaded (%s). All videos are read again.",
                 type(error).__name__,
             )
             return {}, {}
-        return parse_kept(value)
+        return load_outcomes(value)
 
     # --- results ------------------------------------------------------------------------------------------
 

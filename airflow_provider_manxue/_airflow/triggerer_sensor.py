@@ -15,7 +15,7 @@ from airflow_provider_manxue._airflow.start_from_trigger import (
 )
 from airflow_provider_manxue._airflow.waiting import ManxueWaitBase
 from airflow_provider_manxue._core.deadline import DEFER_TIMEOUT_MARGIN
-from airflow_provider_manxue._core.events import says_begin
+from airflow_provider_manxue._core.events import is_begin_event
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import Context
@@ -75,7 +75,7 @@ class StartFromTriggerSensor(ManxueWaitBase):
 
     def _begins_on_worker(self, event: Any) -> bool:
         """Return whether the triggerer has left the start of the wait to this worker, and log it."""
-        if not says_begin(event):
+        if not is_begin_event(event):
             return False
         self.log.info("This worker begins the wait, since the triggerer could not: %s.", event["reason"])
         return True

@@ -35,7 +35,7 @@ from airflow_provider_manxue._client.network import (
 )
 from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
 from airflow_provider_manxue._core.content_coding import decode_body
-from airflow_provider_manxue._core.responses import MAX_BODY, no_answer, parse_task, result_url
+from airflow_provider_manxue._core.responses import MAX_BODY, no_response, parse_task, result_url
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueTransientError,
@@ -206,7 +206,7 @@ class AsyncClient:
         except aiohttp.InvalidURL:
             raise unusable_address(settings) from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise no_answer(error, urlsplit(settings.base_url).hostname or "") from None
+            raise no_response(error, urlsplit(settings.base_url).hostname or "") from None
         except ValueError:  # also a UnicodeError: a host name that cannot be encoded
             raise unusable_address(settings) from None
         finally:

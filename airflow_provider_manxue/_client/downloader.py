@@ -31,7 +31,7 @@ from airflow_provider_manxue._core.media import (
     video_type,
 )
 from airflow_provider_manxue._core.mp4 import State
-from airflow_provider_manxue._core.responses import no_answer
+from airflow_provider_manxue._core.responses import no_response
 from airflow_provider_manxue.exceptions import ManxueDownloadError, ManxueStorageError, ManxueTransientError
 
 if TYPE_CHECKING:
@@ -314,4 +314,4 @@ def _at_least(count: int, chunks: Iterator[bytes]) -> bytes:
 def _reason(error: BaseException) -> str:
     if isinstance(error, http.client.IncompleteRead):
         return "the body ended before its last chunk"
-    return str(no_answer(error, "the media host"))
+    return str(no_response(error, "the media host"))

@@ -32,7 +32,7 @@ from airflow_provider_manxue._core.media_urls import (
     parse_url,
     request_target,
 )
-from airflow_provider_manxue._core.responses import clean_text, no_answer
+from airflow_provider_manxue._core.responses import clean_text, no_response
 from airflow_provider_manxue.exceptions import ManxueConfigurationError, ManxueUnsafeUrlError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ class MediaClient:
                 _send(connection, {"Host": parts.netloc, **headers})
                 response = stack.enter_context(connection.http.getresponse())
             except (OSError, http.client.HTTPException, ValueError) as error:
-                raise BrokenTransferError(str(no_answer(error, host))) from None
+                raise BrokenTransferError(str(no_response(error, host))) from None
             yield response
 
     def _connect(self, url: str, parts: SplitResult) -> _Connection:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MYSQL_TEXT = 65_535
 """Bytes that MySQL holds in the column in which Airflow stores the arguments of a trigger."""
 
-KEPT_KEY = "manxue_kept"
+OUTCOMES_KEY = "manxue_kept"
 """XCom key of the tasks that a worker has read before it defers again."""
 
 MAX_NAMED = 100
@@ -102,7 +102,7 @@ def batch_error(errors: Mapping[str, ManxueError]) -> ManxueError:
 # --- tasks that a worker has read before it defers again ------------------------------------------------------------
 
 
-def to_kept(outcomes: Mapping[str, Outcome], read_at: Mapping[str, float]) -> dict[str, Any]:
+def dump_outcomes(outcomes: Mapping[str, Outcome], read_at: Mapping[str, float]) -> dict[str, Any]:
     """
     Return the known outcomes of a batch, for the task's own XCom.
 
@@ -123,9 +123,9 @@ def to_kept(outcomes: Mapping[str, Outcome], read_at: Mapping[str, float]) -> di
     }
 
 
-def parse_kept(value: Any) -> tuple[dict[str, Outcome], dict[str, float]]:
+def load_outcomes(value: Any) -> tuple[dict[str, Outcome], dict[str, float]]:
     """
-    Parse the value that :func:`to_kept` returns.
+    Parse the value that :func:`dump_outcomes` returns.
 
     :return: the outcomes by id, and when each task was read. Both are empty if the value is anything else. The
         worker reads all videos again then.
@@ -172,7 +172,7 @@ class BatchProgress:
         self.ended_by_airflow = ""
 
     @property
-    def left(self) -> list[str]:
+    def remaining(self) -> list[str]:
         """The ids that the trigger was given."""
         return [video for video in self.unique if video not in self.known]
 
@@ -180,13 +180,13 @@ class BatchProgress:
     def has_results(self) -> bool:
         return any(isinstance(outcome, VideoTask) for outcome in self.known.values())
 
-    def aged(self, now: float) -> set[str]:
+    def outdated(self, now: float) -> set[str]:
         """Return the ids of the tasks whose URLs are to be read again, where that is possible."""
         return {video for video, read_at in self.read_at.items() if now - read_at > MAX_URL_AGE}
 
     def to_poll(self, now: float) -> list[str]:
-        aged = self.aged(now)
-        return [video for video in self.unique if video not in self.known or video in aged]
+        outdated = self.outdated(now)
+        return [video for video in self.unique if video not in self.known or video in outdated]
 
     def statuses(self) -> dict[str, str]:
         """Return the known status of each video, for the log."""
@@ -214,4 +214,4 @@ class BatchProgress:
 
     def fail(self, error: ManxueError) -> None:
         """Set an error as the outcome of all videos without one."""
-        self.known |= dict.fromkeys(self.left, error)
+        self.known |= dict.fromkeys(self.remaining, error)

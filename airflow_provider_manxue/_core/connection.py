@@ -54,9 +54,9 @@ def parse_connection(
             host or "", port, schema or "", allow_http=reader.switch("allow_http", False)
         ),
         api_key=reader.api_key(password or ""),
-        request_timeout=reader.number("request_timeout", 30.0, least=0.1, most=600.0),
-        requests_per_second=reader.number("requests_per_second", 10.0, least=0.01, most=10_000.0),
-        max_connections=reader.whole_number("max_connections", 10, least=1, most=1000),
+        request_timeout=reader.number("request_timeout", 30.0, minimum=0.1, maximum=600.0),
+        requests_per_second=reader.number("requests_per_second", 10.0, minimum=0.01, maximum=10_000.0),
+        max_connections=reader.whole_number("max_connections", 10, minimum=1, maximum=1000),
         verify=reader.switch("verify", True),
         ca_bundle=reader.file("ca_bundle"),
         proxy=reader.proxy("proxy"),
@@ -174,14 +174,14 @@ class _Reader:
         value = self._extra(name)
         if value is None:
             return default
-        word = str(value).strip().lower()
-        if word in {"true", "false"}:
-            return word == "true"
+        text = str(value).strip().lower()
+        if text in {"true", "false"}:
+            return text == "true"
         raise self.error(
             name, f"{value!r} is neither true nor false", f"The default is {str(default).lower()}."
         )
 
-    def number(self, name: str, default: float, *, least: float, most: float) -> float:
+    def number(self, name: str, default: float, *, minimum: float, maximum: float) -> float:
         value = self._extra(name)
         if value is None:
             return default
@@ -189,14 +189,14 @@ class _Reader:
             number = math.nan if isinstance(value, bool) else float(value)
         except (TypeError, ValueError, OverflowError):
             number = math.nan
-        if least <= number <= most:
+        if minimum <= number <= maximum:
             return number
         raise self.error(
-            name, f"{value!r} is not a number from {least:g} to {most:g}", f"The default is {default:g}."
+            name, f"{value!r} is not a number from {minimum:g} to {maximum:g}", f"The default is {default:g}."
         )
 
-    def whole_number(self, name: str, default: int, *, least: int, most: int) -> int:
-        number = self.number(name, default, least=least, most=most)
+    def whole_number(self, name: str, default: int, *, minimum: int, maximum: int) -> int:
+        number = self.number(name, default, minimum=minimum, maximum=maximum)
         if number == int(number):
             return int(number)
         raise self.error(name, f"{number:g} is not a whole number", f"The default is {default}.")

@@ -76,20 +76,20 @@ _NOT_POLLED = "not_polled"
 
 
 def completed_event(
-    video_task_id: str, last_answer: str = "", *, started_at: float | None = None
+    video_task_id: str, last_status: str = "", *, started_at: float | None = None
 ) -> dict[str, Any]:
     """
     Return the event of a wait whose video is completed.
 
     :param video_task_id: id of the task.
-    :param last_answer: the last status in the log, so that the worker does not log it again.
+    :param last_status: the last status in the log, so that the worker does not log it again.
     :param started_at: when the wait began, in seconds since the epoch, if the worker does not know it.
     """
     return {
         "version": VERSION,
         "status": _COMPLETED,
         "video_task_id": video_task_id,
-        "last_answer": last_answer,
+        "last_answer": last_status,
         **_start(started_at),
     }
 
@@ -132,7 +132,7 @@ def begin_event(reason: str) -> dict[str, Any]:
     return {"version": VERSION, "status": "begin", "reason": reason}
 
 
-def says_begin(event: Any) -> bool:
+def is_begin_event(event: Any) -> bool:
     """Return whether a worker has to begin the wait."""
     return isinstance(event, dict) and event.get("version") == VERSION and event.get("status") == "begin"
 

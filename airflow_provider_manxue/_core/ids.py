@@ -60,7 +60,7 @@ def parse_video_task_id(value: Any) -> str:
     if isinstance(value, str) and _is_serialized(value):
         value = _deserialize(value, "video_task_id", MAX_TASK_TEXT)
     if isinstance(value, Mapping):
-        task_id = id_of_answer(value)
+        task_id = task_id_in(value)
     elif isinstance(value, int) and not isinstance(value, bool):
         task_id = _digits(value)
     else:
@@ -131,20 +131,20 @@ def names_a_task(value: Any) -> bool:
         return False
 
 
-def id_of_answer(answer: Mapping[str, Any]) -> str | None:
+def task_id_in(payload: Mapping[str, Any]) -> str | None:
     """
     Find the id in a task or in a create response, at the top or in ``data``.
 
-    :param answer: the decoded response.
+    :param payload: the decoded response.
     :return: the id as the service wrote it, whole numbers as text; None if there is none.
     """
-    return own_id(answer) or own_id(inner_object(answer))
+    return own_id(payload) or own_id(inner_object(payload))
 
 
-def own_id(place: Mapping[str, Any]) -> str | None:
+def own_id(fields: Mapping[str, Any]) -> str | None:
     """Find the id among the fields of one object, without looking into ``data``."""
     for name in _ID_FIELDS:
-        task_id = place.get(name)
+        task_id = fields.get(name)
         if isinstance(task_id, int) and not isinstance(task_id, bool):
             task_id = _digits(task_id)
         if task_id and isinstance(task_id, str):
@@ -168,9 +168,9 @@ def ids_in(response: Any, depth: int = 0) -> Iterator[str]:
             yield from ids_in(response.get(name), depth + 1)
 
 
-def inner_object(answer: Mapping[str, Any]) -> Mapping[str, Any]:
+def inner_object(payload: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the object in ``data``, also if it is the only element of a list. Return an empty one otherwise."""
-    data = answer.get("data")
+    data = payload.get("data")
     if data is None:
         return {}
     if isinstance(data, list) and len(data) == 1:

@@ -165,10 +165,10 @@ def parse_part(
     if status == 206:
         return _parse_range(headers, length, offset, known or Validators())
     code = error_code(headers, error_body)
-    told = f"the media host answered HTTP {status}{f' ({code})' if code else ''}"
+    problem = f"the media host answered HTTP {status}{f' ({code})' if code else ''}"
     if status in _EXPIRED_URL or (status == 400 and _EXPIRY_CODE.search(code)):
-        raise ExpiredUrlError(told)
-    raise BrokenTransferError(told, parse_retry_after(headers.get_all("Retry-After", []), now))
+        raise ExpiredUrlError(problem)
+    raise BrokenTransferError(problem, parse_retry_after(headers.get_all("Retry-After", []), now))
 
 
 def error_code(headers: Message, body: bytes) -> str:
@@ -216,17 +216,17 @@ def _is_range(first: int, last: int, total: int | None, length: int | None) -> b
 def _nothing_left(headers: Message, offset: int, known: Validators) -> Part:
     """Read a response that says that nothing follows. The video is whole if it was cut just before its end."""
     match = re.fullmatch(r"bytes \*/(\d{1,18})", headers.get("Content-Range", "").strip(), re.ASCII)
-    said = replace(_validators(headers, int(match[1]) if match else None), coding=known.coding)
-    if said.size != offset or known.contradict(said):
+    reported = replace(_validators(headers, int(match[1]) if match else None), coding=known.coding)
+    if reported.size != offset or known.contradict(reported):
         raise ChangedVideoError(f"the media host has nothing from byte {offset} on")
-    return _continued(offset, known, said, None)
+    return _continued(offset, known, reported, None)
 
 
-def _continued(offset: int, known: Validators, said: Validators, content_type: str | None) -> Part:
-    if known.contradict(said):
+def _continued(offset: int, known: Validators, reported: Validators, content_type: str | None) -> Part:
+    if known.contradict(reported):
         raise ChangedVideoError("the media host sent a part of another version of the video")
     # The first response's validators stay, so that the If-Range of a later attempt is still about its version.
-    return Part(offset, known.merged(said), content_type)
+    return Part(offset, known.merged(reported), content_type)
 
 
 def _validators(headers: Message, size: int | None) -> Validators:

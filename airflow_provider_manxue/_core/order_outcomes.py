@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_manxue._core.ids import ids_in, is_id
 from airflow_provider_manxue._core.reasons import is_success_code, raw_code_in
-from airflow_provider_manxue._core.responses import excerpt_of, no_answer, parse_json, parse_task
+from airflow_provider_manxue._core.responses import excerpt_of, no_response, parse_json, parse_task
 from airflow_provider_manxue._core.wait_errors import video_failed
 from airflow_provider_manxue.exceptions import (
     ManxueError,
@@ -143,17 +143,17 @@ def _nested_task(http_status: int, body: bytes, secret: str) -> VideoTask | None
     return VideoTask(id=ids.pop(), status=TaskStatus.QUEUED, status_word=TaskStatus.QUEUED.value)
 
 
-def order_without_response(error: BaseException, hostname: str, *, body_left: bool) -> ManxueError:
+def order_without_response(error: BaseException, hostname: str, *, body_started: bool) -> ManxueError:
     """
     Return the error of an order that got no response.
 
     :param error: what the HTTP library raised.
     :param hostname: the host of the service.
-    :param body_left: whether any of the request's body was handed to a connection. Without its body, the service cannot
+    :param body_started: whether any of the request's body was handed to a connection. Without its body, the service cannot
         act on an order; no kind of exception shows as surely how far the request came.
     """
-    reason = error if isinstance(error, ManxueError) else no_answer(error, hostname)
-    return order_error(OrderOutcome.UNKNOWN if body_left else OrderOutcome.NOT_ACCEPTED, reason)
+    reason = error if isinstance(error, ManxueError) else no_response(error, hostname)
+    return order_error(OrderOutcome.UNKNOWN if body_started else OrderOutcome.NOT_ACCEPTED, reason)
 
 
 def order_error(

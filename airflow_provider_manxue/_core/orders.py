@@ -19,7 +19,7 @@ from airflow_provider_manxue._core.responses import clean_text
 from airflow_provider_manxue.exceptions import ManxueInputError
 
 RATIOS = ("21:9", "16:9", "4:3", "1:1", "3:4", "9:16")
-SHORTEST, LONGEST = 4, 15
+MIN_DURATION, MAX_DURATION = 4, 15
 """Seconds that a video may last."""
 
 MODELS = frozenset(
@@ -34,7 +34,7 @@ MODELS = frozenset(
 )
 """The models that are documented. The list grows, so that another name is worth a warning and no more."""
 
-_MOST_REFERENCES = {"referenceImages": 9, "referenceVideos": 3, "referenceAudios": 3}
+_MAX_REFERENCES = {"referenceImages": 9, "referenceVideos": 3, "referenceAudios": 3}
 
 
 FINGERPRINT_SCHEME = 2
@@ -118,7 +118,7 @@ def _refusal(broken: Iterable[str]) -> str:
 
 # --- URLs in a request ----------------------------------------------------------------------------------
 
-_URL_FIELDS = ("first_image", "last_image", *_MOST_REFERENCES)
+_URL_FIELDS = ("first_image", "last_image", *_MAX_REFERENCES)
 
 _SIGNATURE_PARAMETER = re.compile(
     r"(x-amz|x-goog|x-oss|q)-.*|awsaccesskeyid|googleaccessid|ossaccesskeyid|key-pair-id|policy|security-token|expires"
@@ -154,7 +154,7 @@ _AZURE_SAS_PARAMETERS = frozenset(
 )
 """Query parameters of a shared access signature of Azure. They are short, so they count only beside ``sig``."""
 
-_LONGEST_SHOWN = 200
+_MAX_SHOWN = 200
 
 
 def _urls_of(fields: Mapping[str, Any]) -> Iterator[tuple[str, list[str]]]:
@@ -192,8 +192,8 @@ def _without_query(url: str) -> str:
 
 
 def _cut(value: Any) -> Any:
-    is_long = isinstance(value, str) and len(value) > _LONGEST_SHOWN
-    return f"{value[: _LONGEST_SHOWN - 1]}…" if is_long else value
+    is_long = isinstance(value, str) and len(value) > _MAX_SHOWN
+    return f"{value[: _MAX_SHOWN - 1]}…" if is_long else value
 
 
 def _hostname(url: str) -> str:
@@ -271,9 +271,11 @@ class _Reader:
             seconds = float(value)
         except (TypeError, ValueError, OverflowError):
             seconds = float("nan")
-        if SHORTEST <= seconds <= LONGEST and seconds.is_integer():
+        if MIN_DURATION <= seconds <= MAX_DURATION and seconds.is_integer():
             return int(seconds)
-        self._refuse("duration", value, f"it must be a whole number of seconds from {SHORTEST} to {LONGEST}")
+        self._refuse(
+            "duration", value, f"it must be a whole number of seconds from {MIN_DURATION} to {MAX_DURATION}"
+        )
         return None
 
     def ratio(self, value: Any) -> str | None:
@@ -345,15 +347,15 @@ def _read_list(value: Any) -> list[Any] | None:
 
 def _broken_together(fields: Mapping[str, Any]) -> Iterator[str]:
     """Yield the rules that are broken by several parameters together."""
-    references = [name for name in _MOST_REFERENCES if name in fields]
+    references = [name for name in _MAX_REFERENCES if name in fields]
     frames = [name for name in ("first_image", "last_image") if name in fields]
     if "last_image" in fields and "first_image" not in fields:
         yield "last_image is given without first_image: it needs it"
     if frames and references:
         yield f"{' and '.join(map(_parameter, references))} cannot be combined with {' and '.join(frames)}"
     for name in references:
-        if (count := len(fields[name])) > (most := _MOST_REFERENCES[name]):
-            yield f"{_parameter(name)} has {count} URLs: at most {most} are allowed"
+        if (count := len(fields[name])) > (limit := _MAX_REFERENCES[name]):
+            yield f"{_parameter(name)} has {count} URLs: at most {limit} are allowed"
     model = fields.get("model")
     if "referenceVideos" in fields and model in MODELS and "_video_" not in model:
         yield f"reference_videos is given, but the model {model} takes none: use a model with '_video_' in its name"

@@ -173,7 +173,7 @@ class Poller:
         heapq.heapify(self._heap)
         self._pushed = len(ids)
         self._retrying = 0
-        self._looks_again = False
+        self._retries_connection = False
         self._not_before = self._lifted_pause = 0.0
         self._connection_failures = 0
         self._connection_trouble_since = (grace or {}).get(CONNECTION)
@@ -197,7 +197,7 @@ class Poller:
     @property
     def is_retrying(self) -> bool:
         """Whether a quick retry is pending, for which a worker may hold its slot for a moment."""
-        return bool(self._retrying or self._looks_again)
+        return bool(self._retrying or self._retries_connection)
 
     @property
     def remaining(self) -> list[str]:
@@ -237,17 +237,17 @@ class Poller:
         """Return the last status that the service reported of a video that is still awaited; empty if it reported none."""
         return self._waiting[video_task_id].status
 
-    def take_due(self, now: float, most: int | None = None) -> list[tuple[str, bool]]:
+    def take_due(self, now: float, limit: int | None = None) -> list[tuple[str, bool]]:
         """
         Take the polls that are due: ids, each with whether it is a final poll.
 
         :param now: the current time.
-        :param most: the number of polls to take at most.
+        :param limit: the number of polls to take at most.
         """
         due: list[tuple[str, bool]] = []
         if now < self._not_before:
             return due
-        while self._heap and self._heap[0][0] <= now and (most is None or len(due) < most):
+        while self._heap and self._heap[0][0] <= now and (limit is None or len(due) < limit):
             _, _, video_task_id = heapq.heappop(self._heap)
             if (video := self._waiting.get(video_task_id)) is not None:
                 due.append((video_task_id, now >= video.deadline))
@@ -282,7 +282,7 @@ class Poller:
         if video is None:
             return
         self._set_retrying(video, retrying=False)
-        self._looks_again = False
+        self._retries_connection = False
         if isinstance(outcome, VideoTask):
             self._lines += self._log.lines_for(video_task_id, outcome, now)
             self._handle_task(video, outcome, sent_at, now)
@@ -300,7 +300,7 @@ class Poller:
         self._connection_failures += 1
         is_quick = self._quick_retries or not self.has_worked
         if isinstance(error, ManxueTransientError):
-            self._looks_again = self._quick_retries
+            self._retries_connection = self._quick_retries
             delay = self._connection_delay(is_quick=self._quick_retries)
             self._postpone(now + max(delay, min(error.retry_after or 0.0, MAX_RETRY_AFTER)), error, now)
             return
@@ -313,7 +313,7 @@ class Poller:
             probe = next_credential_probe(now - since) or now - since + CREDENTIAL_PROBES[-1]
             self._postpone(since + probe, error, now)
         else:
-            self._looks_again = is_quick
+            self._retries_connection = is_quick
             self._postpone(min(now + self._connection_delay(is_quick=is_quick), ends_at), error, now)
 
     def _connection_delay(self, *, is_quick: bool) -> float:

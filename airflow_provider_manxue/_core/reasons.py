@@ -72,39 +72,41 @@ def is_success_code(code: Any) -> bool:
     return code is None or str(code).strip().lower() in _SUCCESS_CODES
 
 
-def reason_in_task(*places: Mapping[str, Any]) -> str:
+def reason_in_task(*objects: Mapping[str, Any]) -> str:
     """
     Find why a video failed or is missing.
 
-    :param places: the task, then the objects around and in it. The first reason counts; codes come after texts.
+    :param objects: the task, then the objects around and in it. The first reason counts; codes come after texts.
     :return: the raw text, or an empty one.
     """
     for find in (_task_text_in, code_in, _unknown_error_in):
-        for place in places:
-            if reason := find(place):
+        for obj in objects:
+            if reason := find(obj):
                 return reason
     return ""
 
 
-def reason_in_response(answer: Any) -> str:
+def reason_in_response(payload: Any) -> str:
     """
     Find the reason in the JSON of an error response, without its code at the top.
 
-    :param answer: the decoded body.
+    :param payload: the decoded body.
     :return: the raw text, or an empty one.
     """
-    if isinstance(answer, Mapping):
+    if isinstance(payload, Mapping):
         return (
-            _text_in(answer, _RESPONSE_ORDER) or _scalar_in(answer.get("error")) or _unknown_error_in(answer)
+            _text_in(payload, _RESPONSE_ORDER)
+            or _scalar_in(payload.get("error"))
+            or _unknown_error_in(payload)
         )
-    return _text_of(answer, _RESPONSE_ORDER, 0)
+    return _text_of(payload, _RESPONSE_ORDER, 0)
 
 
-def code_in(place: Mapping[str, Any]) -> str:
+def code_in(obj: Mapping[str, Any]) -> str:
     """Find a code that does not mean success, in ``error`` or beside it."""
-    if text := _scalar_in(place.get("error")):
+    if text := _scalar_in(obj.get("error")):
         return text
-    codes = (_scalar_in(place.get(name)) for name in _CODE_FIELDS)
+    codes = (_scalar_in(obj.get(name)) for name in _CODE_FIELDS)
     return next((f"code {code}" for code in codes if code), "")
 
 
@@ -113,8 +115,8 @@ def raw_code_in(response: Any) -> str:
     if not isinstance(response, Mapping):
         return ""
     error = response.get("error")
-    places = (response, error) if isinstance(error, Mapping) else (response,)
-    codes = (_scalar_in(place.get(name)) for place in places for name in _CODE_FIELDS)
+    objects = (response, error) if isinstance(error, Mapping) else (response,)
+    codes = (_scalar_in(obj.get(name)) for obj in objects for name in _CODE_FIELDS)
     return next(filter(None, codes), "").strip()
 
 
@@ -132,13 +134,13 @@ def reason_in_body(body: bytes) -> str:
     return _text_of_page(text) if text[:1] == "<" else text
 
 
-def _task_text_in(place: Mapping[str, Any]) -> str:
-    return _text_in(place, _TASK_ORDER)
+def _task_text_in(obj: Mapping[str, Any]) -> str:
+    return _text_in(obj, _TASK_ORDER)
 
 
-def _text_in(place: Mapping[str, Any], fields: tuple[str, ...], depth: int = 0) -> str:
+def _text_in(obj: Mapping[str, Any], fields: tuple[str, ...], depth: int = 0) -> str:
     for name in fields:
-        value = place.get(name)
+        value = obj.get(name)
         if value and (text := _text_of(value, fields, depth + 1)):
             return text
     return ""
@@ -167,9 +169,9 @@ def _scalar_in(value: Any, depth: int = 0) -> str:
     return "" if str(value).strip().lower() in _NO_REASON else str(value)
 
 
-def _unknown_error_in(place: Mapping[str, Any]) -> str:
+def _unknown_error_in(obj: Mapping[str, Any]) -> str:
     """Return an ``error`` of an unknown form as JSON, so that it is not dropped."""
-    error = place.get("error")
+    error = obj.get("error")
     values = error.values() if isinstance(error, Mapping) else error if isinstance(error, list) else ()
     return json.dumps(error, ensure_ascii=False) if any(values) else ""
 
@@ -189,19 +191,19 @@ def decode_text(body: bytes) -> str:
 
 def _is_text(text: str) -> bool:
     """Return whether decoded bytes read as text. GB18030 decodes a good part of all binary data."""
-    strange = sum(not (char.isprintable() or char.isspace()) for char in text)
-    return "\0" not in text and strange * 10 <= len(text)
+    unprintable = sum(not (char.isprintable() or char.isspace()) for char in text)
+    return "\0" not in text and unprintable * 10 <= len(text)
 
 
 def _text_of_page(page: str) -> str:
     """Return the title of a web page, or its text without scripts and styles. Takes linear time on any input."""
-    title, words = [], []
+    title, texts = [], []
     for name, text in _tags(page):
         if name == "title":
             title.append(text)
         elif name not in {"script", "style"}:
-            words.append(text)
-    return html.unescape(" ".join(title)).strip() or html.unescape(" ".join(words)).strip()
+            texts.append(text)
+    return html.unescape(" ".join(title)).strip() or html.unescape(" ".join(texts)).strip()
 
 
 def _tags(page: str) -> Iterator[tuple[str, str]]:

@@ -20,7 +20,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from airflow_provider_manxue._core.ids import id_of_answer, inner_object, is_id, own_id
+from airflow_provider_manxue._core.ids import inner_object, is_id, own_id, task_id_in
 from airflow_provider_manxue._core.reasons import (
     code_in,
     decode_text,
@@ -56,7 +56,7 @@ _MAX_MESSAGE = 500
 _MAX_EXCERPT = 200
 """Characters of a whole response that are quoted at most."""
 
-_MOST_READ = 4 * _MAX_MESSAGE
+_MAX_READ = 4 * _MAX_MESSAGE
 """Characters of them that are read at most: looking for URLs takes time by the square of the length."""
 
 _STATUSES = {
@@ -86,10 +86,10 @@ _STATUS_WORDS = {
 _STATUS_PREFIX = re.compile("(?:task|job)?(?:status|state)(?=.)")
 """Left out of words such as ``TASK_STATUS_SUCCEED`` and ``JOB_STATE_RUNNING``."""
 
-_LONGEST_WORD = 100
+_MAX_STATUS_LENGTH = 100
 """Characters of a status word that are compared."""
 
-_UNDER_WAY = frozenset({TaskStatus.QUEUED, TaskStatus.PROCESSING})
+_UNFINISHED = frozenset({TaskStatus.QUEUED, TaskStatus.PROCESSING})
 
 _ENVELOPE_ERRORS = frozenset({"error", "fail"})
 """Status words that an error response has as well: alone, they do not mean that a video failed."""
@@ -146,20 +146,20 @@ def parse_task(
     :param secret: the API key, so that no error text can repeat it.
     :raises ManxueError: of the kind that fits, if the response does not describe a task.
     """
-    answer = parse_json(body, secret)
+    payload = parse_json(body, secret)
     if not 200 <= http_status < 300:
-        message = _reason_of_error(answer, body, secret)
+        message = _reason_of_error(payload, body, secret)
         pause = parse_retry_after(retry_after, now)
         if retry_after and pause is None:
             junk = clean_text(retry_after[0], secret)
             message = f"{message} (its Retry-After {junk!r} is neither seconds nor a date)".strip()
         raise _http_error(http_status, message, pause)
-    if not isinstance(answer, dict):
-        message = _reason_of_error(answer, body, secret)
+    if not isinstance(payload, dict):
+        message = _reason_of_error(payload, body, secret)
         raise ManxueTransientError(
             f"HTTP {http_status} with a body that is not a JSON object{_tail(message)}"
         )
-    return _task_of(_unwrap(answer, http_status, secret), answer, video_task_id, secret)
+    return _task_of(_unwrap(payload, http_status, secret), payload, video_task_id, secret)
 
 
 def parse_json(body: bytes, secret: str = "") -> Any:
@@ -168,16 +168,16 @@ def parse_json(body: bytes, secret: str = "") -> Any:
     of databases refuse (NaN and infinities, NUL and lone surrogates in text). A value that is nested too deep is not used.
     """
     try:
-        answer = _JSON.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
-        if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_too_deep(answer):
+        payload = _JSON.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
+        if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_too_deep(payload):
             return None
-        return answer if _is_plain(body, secret) else _storable(answer, secret)
+        return payload if _is_plain(body, secret) else _storable(payload, secret)
     except (ValueError, RecursionError):
         return None
 
 
-def _is_too_deep(answer: Any) -> bool:
-    level = [answer]
+def _is_too_deep(payload: Any) -> bool:
+    level = [payload]
     for _ in range(MAX_DEPTH):
         containers = [value for value in level if isinstance(value, (dict, list))]
         if not containers:
@@ -224,44 +224,44 @@ def _storable(value: Any, secret: str) -> Any:
     return value
 
 
-def _unwrap(answer: dict[str, Any], http_status: int, secret: str) -> Mapping[str, Any]:
+def _unwrap(payload: dict[str, Any], http_status: int, secret: str) -> Mapping[str, Any]:
     """
     Return the task's own fields, whether they came flat or in ``data``.
 
     A task with a status is read, with any ``code`` of its envelope. Without a status, the code decides.
     """
-    places = (inner_object(answer), answer)
-    for place in places:
-        if "status" in place and _is_status_of_task(place):
-            return place
-    code, message = answer.get("code"), clean_text(reason_in_response(answer), secret)
+    objects = (inner_object(payload), payload)
+    for obj in objects:
+        if "status" in obj and _is_status_of_task(obj):
+            return obj
+    code, message = payload.get("code"), clean_text(reason_in_response(payload), secret)
     if not is_success_code(code):
         raise ManxueRefusedError(
             f"HTTP {http_status} with the error code {clean_text(code, secret)}{_tail(message)}"
         )
-    for place in places:
-        if own_id(place) or (not message and _video_url(place)):
-            return place
+    for obj in objects:
+        if own_id(obj) or (not message and _video_url(obj)):
+            return obj
     if message:
         raise ManxueRefusedError(f"HTTP {http_status} with an error instead of a task{_tail(message)}")
     raise ManxueTransientError(f"HTTP {http_status} with a JSON body that describes no task")
 
 
-def _is_status_of_task(place: Mapping[str, Any]) -> bool:
+def _is_status_of_task(obj: Mapping[str, Any]) -> bool:
     """
     Return whether ``status`` is that of a task.
 
     Error responses have one, too: ``{"status": "error", "message": ...}``, or the HTTP status as a number. Read as
     a failed video, one of them would end the wait for a video that is paid for.
     """
-    word = place["status"]
+    word = obj["status"]
     if isinstance(word, str) and not word.strip().isdigit() and word.strip().lower() not in _ENVELOPE_ERRORS:
         return True
-    return bool(own_id(place)) or any(name in place for name in (*_TASK_FIELDS, *_URL_FIELDS))
+    return bool(own_id(obj)) or any(name in obj for name in (*_TASK_FIELDS, *_URL_FIELDS))
 
 
 def _task_of(
-    fields: Mapping[str, Any], answer: Mapping[str, Any], video_task_id: str, secret: str
+    fields: Mapping[str, Any], payload: Mapping[str, Any], video_task_id: str, secret: str
 ) -> VideoTask:
     kind = fields.get("object")
     if kind is not None and not _is_video(kind):
@@ -272,10 +272,10 @@ def _task_of(
     inner = inner_object(fields)
     url = _video_url(fields) or _video_url(inner)
     word = _status_word(fields, is_order=not video_task_id, has_url=bool(url))
-    status = _STATUS_WORDS.get(word) or _STATUS_WORDS.get(_squeezed(word), TaskStatus.UNKNOWN)
-    answered_id = _answered_id(fields, answer, video_task_id)
+    status = _STATUS_WORDS.get(word) or _STATUS_WORDS.get(_normalized(word), TaskStatus.UNKNOWN)
+    reported_id = _reported_id(fields, payload, video_task_id)
     return VideoTask(
-        id=video_task_id or answered_id,
+        id=video_task_id or reported_id,
         status=status,
         status_word=clean_text(word, secret),
         object=kind,
@@ -283,27 +283,27 @@ def _task_of(
         model=_text(fields.get("model")),
         video_url=url,
         actual_duration=_number(fields.get("actualDuration")),
-        error=clean_text(_reason_of_task(fields, answer, status, url), secret) or None,
+        error=clean_text(_reason_of_task(fields, payload, status, url), secret) or None,
         extra={name: value for name, value in fields.items() if name not in _KNOWN_FIELDS},
-        reported_id=answered_id if video_task_id and answered_id not in {"", video_task_id} else None,
+        reported_id=reported_id if video_task_id and reported_id not in {"", video_task_id} else None,
     )
 
 
-def _answered_id(fields: Mapping[str, Any], answer: Mapping[str, Any], video_task_id: str) -> str:
+def _reported_id(fields: Mapping[str, Any], payload: Mapping[str, Any], video_task_id: str) -> str:
     """Return the id that a response names; empty if it names none, or one that no path or log should hold."""
-    task_id = id_of_answer(fields)
+    task_id = task_id_in(fields)
     if task_id is None and not video_task_id:
-        task_id = id_of_answer(answer)
+        task_id = task_id_in(payload)
     task_id = (task_id or "").strip()
     return task_id if task_id == video_task_id or is_id(task_id) else ""
 
 
 def _reason_of_task(
-    fields: Mapping[str, Any], answer: Mapping[str, Any], status: TaskStatus, url: str | None
+    fields: Mapping[str, Any], payload: Mapping[str, Any], status: TaskStatus, url: str | None
 ) -> str:
     """Find ``error``. If the video failed, or its URL is missing, also find a substitute for it."""
-    if status is TaskStatus.FAILED or not (url or status in _UNDER_WAY):
-        return reason_in_task(fields, answer, inner_object(fields))
+    if status is TaskStatus.FAILED or not (url or status in _UNFINISHED):
+        return reason_in_task(fields, payload, inner_object(fields))
     error = fields.get("error")
     return "" if error is None else reason_in_task({"error": error})
 
@@ -316,9 +316,9 @@ def _status_word(fields: Mapping[str, Any], *, is_order: bool, has_url: bool) ->
     return str(word)
 
 
-def _squeezed(word: str) -> str:
+def _normalized(word: str) -> str:
     """Return a status word in lower case, without separators and a prefix: ``timedout`` for ``STATUS_TIMED-OUT``."""
-    word = re.sub(r"[\s_.-]+", "", word[:_LONGEST_WORD]).lower()
+    word = re.sub(r"[\s_.-]+", "", word[:_MAX_STATUS_LENGTH]).lower()
     prefix = _STATUS_PREFIX.match(word)
     return word[prefix.end() :] if prefix else word
 
@@ -412,11 +412,11 @@ def _one_retry_after(value: str, now: float) -> float | None:
     return max(0.0, moment.timestamp() - now)
 
 
-def _reason_of_error(answer: Any, body: bytes, secret: str) -> str:
+def _reason_of_error(payload: Any, body: bytes, secret: str) -> str:
     """Find the service's own text in a response that is no task: in its JSON, or in its text body."""
-    if answer is not None:
-        code = code_in(answer) if isinstance(answer, dict) else ""
-        return clean_text(reason_in_response(answer) or code, secret)
+    if payload is not None:
+        code = code_in(payload) if isinstance(payload, dict) else ""
+        return clean_text(reason_in_response(payload) or code, secret)
     # The key first: cut in two, it would not be found.
     for form in _forms_of(secret):
         body = body.replace(form.encode(), b"***")
@@ -431,19 +431,19 @@ def clean_text(text: Any, secret: str = "") -> str:
     :param secret: the API key.
     """
     # The key first: cut in two, it would not be found.
-    words = _without(secret, str(text))
-    if not words or (words.isascii() and words.isalpha() and len(words) <= _MAX_MESSAGE):
-        return words
-    is_cut, words = len(words) > _MOST_READ, words[:_MOST_READ]
+    shown = _without(secret, str(text))
+    if not shown or (shown.isascii() and shown.isalpha() and len(shown) <= _MAX_MESSAGE):
+        return shown
+    is_cut, shown = len(shown) > _MAX_READ, shown[:_MAX_READ]
     # In JSON inside of a text, slashes may be escaped.
     url = r"(https?:(?:\\?/){2}[^\s?#\"'<>]+)[?#][^\s\"'<>]*"
-    words = re.sub(url, r"\1?***", words, flags=re.IGNORECASE)
-    if "//" in words or "\\/" in words:
+    shown = re.sub(url, r"\1?***", shown, flags=re.IGNORECASE)
+    if "//" in shown or "\\/" in shown:
         # A URL may contain spaces, also before and in its query.
-        words = re.sub(r"([?#&])[^\s=\"'<>]{0,100}=[^\s\"'<>]*", r"\1***", words)
-    words = "".join(char if char.isprintable() else " " for char in words)
-    words = " ".join(words.split())
-    return words[: _MAX_MESSAGE - 1] + "…" if is_cut or len(words) > _MAX_MESSAGE else words
+        shown = re.sub(r"([?#&])[^\s=\"'<>]{0,100}=[^\s\"'<>]*", r"\1***", shown)
+    shown = "".join(char if char.isprintable() else " " for char in shown)
+    shown = " ".join(shown.split())
+    return shown[: _MAX_MESSAGE - 1] + "…" if is_cut or len(shown) > _MAX_MESSAGE else shown
 
 
 def excerpt_of(body: bytes, secret: str) -> str:
@@ -471,7 +471,7 @@ def _tail(message: str) -> str:
     return f": {message}" if message else ""
 
 
-def no_answer(error: BaseException, hostname: str) -> ManxueTransientError:
+def no_response(error: BaseException, hostname: str) -> ManxueTransientError:
     """
     Return the error for a request that got no response.
 

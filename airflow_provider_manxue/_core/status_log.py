@@ -173,14 +173,14 @@ class BatchLog:
 
     def _counted(self) -> str:
         counts = self._counts
-        words = [f"{counts['completed']} of {self._total} videos completed"]
+        parts = [f"{counts['completed']} of {self._total} videos completed"]
         if counts["failed"]:
-            words.append(f"{counts['failed']} ended otherwise")
-        words += [
+            parts.append(f"{counts['failed']} ended otherwise")
+        parts += [
             f"{counts[status]} {status or 'not polled yet'}" for status in ("processing", "queued", "unknown", "")
             if counts[status]
         ]  # fmt: skip
-        return ", ".join(words)
+        return ", ".join(parts)
 
 
 def announcement(

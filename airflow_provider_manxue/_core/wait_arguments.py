@@ -13,11 +13,18 @@ from airflow_provider_manxue._core.deadline import (
 )
 from airflow_provider_manxue._core.polling import PollPolicy
 
-_FIRST = ("poke_interval", "started_at", "deadline", "first_poll_at", "exponential_backoff", "max_wait")
+_LEGACY_ARGUMENTS = (
+    "poke_interval",
+    "started_at",
+    "deadline",
+    "first_poll_at",
+    "exponential_backoff",
+    "max_wait",
+)
 """The arguments of version 0.1.0. Its triggerer knows no other one, so that others are only stored if they differ from the
 default."""
 
-_OF_A_WORKER = ("started_at", "deadline", "first_poll_at", "has_worked")
+_WORKER_ARGUMENTS = ("started_at", "deadline", "first_poll_at", "has_worked")
 """The arguments that only a worker knows."""
 
 
@@ -48,13 +55,15 @@ class WaitArguments:
         """Return the arguments of a trigger."""
         values = {field.name: (getattr(self, field.name), field.default) for field in fields(self)}
         return {
-            name: value for name, (value, default) in values.items() if name in _FIRST or value != default
+            name: value
+            for name, (value, default) in values.items()
+            if name in _LEGACY_ARGUMENTS or value != default
         }
 
     def to_start_kwargs(self) -> dict[str, Any]:
         """Return the arguments of a trigger with which a task begins."""
         names = (field.name for field in fields(self))
-        return {name: getattr(self, name) for name in names if name not in _OF_A_WORKER}
+        return {name: getattr(self, name) for name in names if name not in _WORKER_ARGUMENTS}
 
     @property
     def policy(self) -> PollPolicy:

@@ -28,7 +28,7 @@ from airflow_provider_manxue._core.orders import VideoRequest, parse_video_reque
 from airflow_provider_manxue._core.responses import (
     MAX_BODY,
     create_url,
-    no_answer,
+    no_response,
     parse_task,
     result_url,
 )
@@ -204,7 +204,7 @@ class ManxueHook(BaseHook):
         except _BAD_ADDRESS:
             raise unusable_address(settings) from None
         except _NO_ANSWER as error:
-            raise no_answer(error, urlsplit(settings.base_url).hostname or "") from None
+            raise no_response(error, urlsplit(settings.base_url).hostname or "") from None
         return parse_task(
             answer.http_status,
             answer.body,
@@ -318,7 +318,7 @@ class ManxueHook(BaseHook):
             # Exceptions: the order may have been accepted.
             is_expected = isinstance(error, _NO_ANSWER)
             hostname = urlsplit(settings.base_url).hostname or ""
-            outcome = order_without_response(error, hostname, body_left=body.left)
+            outcome = order_without_response(error, hostname, body_started=body.left)
             raise outcome from (None if is_expected or body.left else error)
 
     @staticmethod
@@ -326,7 +326,7 @@ class ManxueHook(BaseHook):
         """Return why the body of a response could not be read, without the library's own text."""
         if answer.failure is None or isinstance(answer.failure, ManxueError):
             return answer.failure
-        return no_answer(answer.failure, urlsplit(settings.base_url).hostname or "")
+        return no_response(answer.failure, urlsplit(settings.base_url).hostname or "")
 
     def test_connection(self) -> tuple[bool, str]:
         """

@@ -31,7 +31,7 @@ from airflow_provider_manxue._airflow.templates import check_template as check_f
 from airflow_provider_manxue._airflow.xcoms import XComs
 from airflow_provider_manxue._core.connection import is_loopback, parse_connection
 from airflow_provider_manxue._core.deadline import MAX_OVERSHOOT, deadline_to_read
-from airflow_provider_manxue._core.events import parse_batch_event, parse_event, says_begin, start_of
+from airflow_provider_manxue._core.events import is_begin_event, parse_batch_event, parse_event, start_of
 from airflow_provider_manxue._core.ids import parse_video_task_id, parse_video_task_ids
 from airflow_provider_manxue._core.media import (
     BrokenTransferError,
@@ -349,7 +349,7 @@ def check_event(event: Any) -> None:
         assert str(error)
     started_at = start_of(event)
     assert started_at is None or math.isfinite(started_at)
-    assert not (says_begin(event) and error is None)
+    assert not (is_begin_event(event) and error is None)
     try:
         states = parse_batch_event(event, _IDS)
     except ManxueError:

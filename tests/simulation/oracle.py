@@ -10,7 +10,7 @@ from urllib.parse import quote
 from airflow.providers.common.compat.sdk import AirflowSkipException, AirflowTaskTimeout
 
 from airflow_provider_manxue._client.connection_cache import CONNECTION_TTL, LOOKUP_TIMEOUT
-from airflow_provider_manxue._core.batch import KEPT_KEY
+from airflow_provider_manxue._core.batch import OUTCOMES_KEY
 from airflow_provider_manxue._core.deadline import FINAL_POLL_WINDOW, MAX_OVERSHOOT
 from airflow_provider_manxue._core.polling import GRACE_TIME, MAX_RETRY_AFTER, MIN_INTERVAL
 from airflow_provider_manxue._core.worker_pass import MAX_EXTRA_TIME
@@ -379,7 +379,7 @@ class _Judgement:
     def _handed_over(self, attempt):
         instance, plan = self.instance, self.plan
         if not plan.do_xcom_push:
-            if set(instance.xcom) - {KEPT_KEY}:
+            if set(instance.xcom) - {OUTCOMES_KEY}:
                 yield f"pushed {list(instance.xcom)}"
             return
         pushed = [key for number, key, _ in instance.all_xcoms if number == attempt.number]

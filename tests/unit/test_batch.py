@@ -12,14 +12,14 @@ from airflow.models.trigger import Trigger
 from airflow.providers.common.compat.sdk import DAG, AirflowSkipException, BaseOperator, TaskDeferred
 
 from airflow_provider_manxue._core.batch import (
-    KEPT_KEY,
     MAX_NAMED,
     MYSQL_TEXT,
+    OUTCOMES_KEY,
     BatchProgress,
     batch_error,
-    parse_kept,
+    dump_outcomes,
+    load_outcomes,
     stored_length,
-    to_kept,
     to_tasks,
 )
 from airflow_provider_manxue._core.events import batch_event, parse_batch_event
@@ -321,7 +321,7 @@ def test_error_of_all_keeps_what_is_known():
     progress.fail(error)
 
     assert progress.known == {"a": ready, "b": error, "c": error}
-    assert progress.left == []
+    assert progress.remaining == []
 
 
 def test_progress_is_told_on_change_and_a_failure_at_once(world, videos, caplog, capsys):
@@ -454,7 +454,7 @@ def test_event_alone_resumes_the_task(world, videos):
 def test_kept_outcomes_make_a_round_trip():
     task = VideoTask("a", TaskStatus.COMPLETED, video_url="https://x/a.mp4")
     outcomes = {"a": task, "b": ManxueVideoFailedError("bad")}
-    known, read_at = parse_kept(through_json(to_kept(outcomes, {"a": START})))
+    known, read_at = load_outcomes(through_json(dump_outcomes(outcomes, {"a": START})))
 
     assert known["a"].to_dict() == task.to_dict()
     assert (type(known["b"]), str(known["b"])) == (ManxueVideoFailedError, "bad")
@@ -466,7 +466,7 @@ def test_kept_outcomes_make_a_round_trip():
     [None, 1, [], {}, {"tasks": {}}, {"tasks": {"a": 1}, "errors": {}}, {"tasks": {}, "errors": {"a": []}}],
 )
 def test_kept_value_that_is_not_understood_is_ignored(value):
-    assert parse_kept(value) == ({}, {})
+    assert load_outcomes(value) == ({}, {})
 
 
 @pytest.mark.parametrize(("away_until", "reads"), [(150, 1), (900, 2)])
@@ -487,7 +487,7 @@ def test_kept_url_is_read_again_once_it_has_aged(world, videos, away_until, read
     tasks = world.run(sensor(ids="ab"))
 
     assert [task["status"] for task in tasks] == ["completed"] * 2
-    assert KEPT_KEY in world.ti.xcom
+    assert OUTCOMES_KEY in world.ti.xcom
     assert len(read) == reads
 
 

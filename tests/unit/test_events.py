@@ -14,11 +14,11 @@ from airflow_provider_manxue._core.events import (
     completed_event,
     describe_error,
     error_event,
+    is_begin_event,
     needs_final_poll,
     parse_batch_event,
     parse_event,
     restore_error,
-    says_begin,
     start_of,
     worked_before,
 )
@@ -163,14 +163,14 @@ def test_the_version_is_the_one_that_is_written():
 def test_a_worker_is_told_to_begin_and_why():
     event = through_database(begin_event("no such XCom"))
 
-    assert says_begin(event)
+    assert is_begin_event(event)
     assert event == {"version": 1, "status": "begin", "reason": "no such XCom"}
     assert type(parse_event(event)) is ManxueError
 
 
 @pytest.mark.parametrize("event", [*NOT_UNDERSTOOD, {"version": 2, "status": "begin"}])
 def test_nothing_else_tells_a_worker_to_begin(event):
-    assert not says_begin(event)
+    assert not is_begin_event(event)
 
 
 @pytest.mark.parametrize(

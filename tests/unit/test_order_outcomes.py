@@ -117,16 +117,18 @@ class TestWithoutResponse:
         ],
     )
     def test_is_decided_by_how_far_the_body_came(self, error):
-        early = order_without_response(error, "host", body_left=False)
+        early = order_without_response(error, "host", body_started=False)
         assert isinstance(early, ManxueOrderNotAcceptedError)
-        assert isinstance(order_without_response(error, "host", body_left=True), ManxueOrderUnknownError)
+        assert isinstance(order_without_response(error, "host", body_started=True), ManxueOrderUnknownError)
 
     def test_gives_the_reason(self):
-        refused = order_without_response(ConnectionRefusedError(111, "no"), "media.example", body_left=False)
+        refused = order_without_response(
+            ConnectionRefusedError(111, "no"), "media.example", body_started=False
+        )
         assert (
             str(refused) == "The order was not accepted: no response from media.example: connection refused"
         )
-        known = order_without_response(ManxueTransientError("the proxy is away"), "host", body_left=True)
+        known = order_without_response(ManxueTransientError("the proxy is away"), "host", body_started=True)
         assert "outcome of the order is unknown: the proxy is away. It may have been accepted" in str(known)
 
 

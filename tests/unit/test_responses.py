@@ -22,7 +22,7 @@ from airflow_provider_manxue._core.responses import (
     MAX_DEPTH,
     clean_text,
     create_url,
-    no_answer,
+    no_response,
     parse_retry_after,
     parse_task,
     result_url,
@@ -1253,7 +1253,7 @@ NO_ANSWERS = {
 
 @pytest.mark.parametrize(("make", "reason"), NO_ANSWERS.values(), ids=NO_ANSWERS.keys())
 def test_a_request_without_an_answer_is_told_by_its_plain_reason(make, reason):
-    text = str(no_answer(make(), "h.example.com"))
+    text = str(no_response(make(), "h.example.com"))
 
     assert text == f"no response from h.example.com: {reason}"
     assert KEY not in text
@@ -1261,7 +1261,7 @@ def test_a_request_without_an_answer_is_told_by_its_plain_reason(make, reason):
 
 
 def test_a_request_without_an_answer_may_be_asked_again_at_any_time():
-    error = no_answer(refused(), "h")
+    error = no_response(refused(), "h")
 
     assert type(error) is ManxueTransientError
     assert error.retry_after is None
@@ -1271,7 +1271,7 @@ def test_a_chain_of_causes_that_bites_its_own_tail_ends():
     first, second = ValueError("a"), ValueError("b")
     first.__context__, second.__context__ = second, first
 
-    assert str(no_answer(first, "h")) == "no response from h: ValueError"
+    assert str(no_response(first, "h")) == "no response from h: ValueError"
 
 
 def test_the_key_is_taken_out_of_fields_that_repeat_it():

@@ -119,7 +119,7 @@ def test_oracle_sees_an_order_that_is_sent_twice(monkeypatch):
 
 
 def test_oracle_sees_an_order_that_is_sent_again_although_it_may_have_been_taken(monkeypatch):
-    def not_sent(error, hostname, *, body_left):
+    def not_sent(error, hostname, *, body_started):
         return ManxueOrderNotAcceptedError("no answer")
 
     hook_module = sys.modules[ManxueHook.__module__]
