@@ -35,7 +35,8 @@ from airflow_provider_manxue._client.network import (
 )
 from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
 from airflow_provider_manxue._core.content_coding import decode_body
-from airflow_provider_manxue._core.responses import MAX_BODY, no_response, parse_task, result_url
+from airflow_provider_manxue._core.network_errors import no_response
+from airflow_provider_manxue._core.responses import MAX_BODY, parse_task, result_url
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueTransientError,

@@ -15,23 +15,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_manxue._core.containers import (
+    HEAD_BYTES,
+    accepted_containers,
+    check_head,
+    containers_of,
+    judge,
+    video_type,
+)
 from airflow_provider_manxue._core.media import (
     ERROR_BYTES,
-    HEAD_BYTES,
     BrokenTransferError,
     ChangedVideoError,
     ExpiredUrlError,
     Retries,
     Validators,
-    accepted_containers,
-    check_head,
-    containers_of,
-    judge,
     parse_part,
-    video_type,
 )
 from airflow_provider_manxue._core.mp4 import State
-from airflow_provider_manxue._core.responses import no_response
+from airflow_provider_manxue._core.network_errors import no_response
 from airflow_provider_manxue.exceptions import ManxueDownloadError, ManxueStorageError, ManxueTransientError
 
 if TYPE_CHECKING:
@@ -39,7 +41,8 @@ if TYPE_CHECKING:
     from io import FileIO
 
     from airflow_provider_manxue._client.media_client import MediaClient
-    from airflow_provider_manxue._core.media import Container, Part
+    from airflow_provider_manxue._core.containers import Container
+    from airflow_provider_manxue._core.media import Part
 
 _CHUNK = 1024 * 1024
 """Bytes that are read at once at most."""

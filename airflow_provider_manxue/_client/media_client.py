@@ -23,6 +23,7 @@ from urllib3.util import make_headers
 from airflow_provider_manxue._client.dialer import dial
 from airflow_provider_manxue._client.network import user_agent
 from airflow_provider_manxue._client.request_deadline import SocketDeadline, setup_deadline
+from airflow_provider_manxue._core.bodies import clean_text
 from airflow_provider_manxue._core.media import BrokenTransferError
 from airflow_provider_manxue._core.media_urls import (
     MAX_REDIRECTS,
@@ -32,7 +33,7 @@ from airflow_provider_manxue._core.media_urls import (
     parse_url,
     request_target,
 )
-from airflow_provider_manxue._core.responses import clean_text, no_response
+from airflow_provider_manxue._core.network_errors import no_response
 from airflow_provider_manxue.exceptions import ManxueConfigurationError, ManxueUnsafeUrlError
 
 if TYPE_CHECKING:

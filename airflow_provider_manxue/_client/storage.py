@@ -31,7 +31,7 @@ from fsspec.callbacks import Callback
 
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 
-from airflow_provider_manxue._core.responses import clean_text
+from airflow_provider_manxue._core.bodies import clean_text
 from airflow_provider_manxue.exceptions import ManxueError, ManxueStorageError
 
 if TYPE_CHECKING:

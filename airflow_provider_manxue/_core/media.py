@@ -11,24 +11,18 @@ import random
 import re
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from airflow_provider_manxue._core.bodies import clean_text
 from airflow_provider_manxue._core.content_coding import real_codings
-from airflow_provider_manxue._core.mp4 import Assessment, State, assess_mp4
 from airflow_provider_manxue._core.polling import MAX_RETRY_AFTER
-from airflow_provider_manxue._core.responses import clean_text, parse_retry_after
+from airflow_provider_manxue._core.responses import parse_retry_after
 from airflow_provider_manxue.exceptions import ManxueDownloadError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
     from email.message import Message
 
-    from airflow_provider_manxue._core.mp4 import ReadAt
     from airflow_provider_manxue.exceptions import ManxueTransientError
-
-HEAD_BYTES = 512
-"""Bytes from the start of a body that tell a video from an error page."""
 
 ERROR_BYTES = 8192
 """Bytes of an error response that are read for the store's error code."""
@@ -247,164 +241,6 @@ def _is_dated(headers: Message) -> bool:
         return (sent - modified).total_seconds() >= 1
     except (TypeError, ValueError, OverflowError):
         return False
-
-
-# --- containers -----------------------------------------------------------------------------------------
-
-
-class Container(StrEnum):
-    """Kinds of files that a video comes in."""
-
-    MP4 = "mp4"
-    QUICKTIME = "quicktime"
-    WEBM = "webm"
-
-
-_EBML_MAGIC = b"\x1a\x45\xdf\xa3"
-_SEGMENT_ID = b"\x18\x53\x80\x67"
-_QUICKTIME_FIRST = frozenset({b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
-_TEXT_TYPE = re.compile(
-    r"text/.*|application/(.*\+)?(json|xml)|image/svg\+xml|application/xhtml\+xml", re.IGNORECASE
-)
-
-
-def containers_of(head: bytes) -> frozenset[Container]:
-    """
-    Return the kinds of files that a body may be, by its first bytes; empty if it is none of them.
-
-    :param head: the first bytes of the body.
-    """
-    if head[4:8] == b"ftyp":
-        is_quicktime = head[8:12] == b"qt  "
-        return frozenset({Container.MP4, Container.QUICKTIME} if is_quicktime else {Container.MP4})
-    if head[4:8] in _QUICKTIME_FIRST:
-        return frozenset({Container.QUICKTIME})
-    return frozenset({Container.WEBM} if head.startswith(_EBML_MAGIC) else ())
-
-
-def accepted_containers(
-    wanted: Collection[Container] | None, content_type: str | None
-) -> frozenset[Container]:
-    """
-    Return the kinds of files that are saved.
-
-    :param wanted: those that the author named; None for MP4, and another one that the host announces.
-    :param content_type: the media type of the response.
-    """
-    if wanted is not None:
-        return frozenset(wanted)
-    announced = (video_type(content_type) or "").removeprefix("video/")
-    return frozenset({Container.MP4, *(one for one in Container if one == announced)})
-
-
-def check_head(head: bytes, content_type: str | None, coding: str) -> None:
-    """
-    Tell a video from an error page.
-
-    :param head: the first bytes of the body.
-    :param content_type: the media type that it was announced with.
-    :param coding: the content codings that the response names.
-    :raises NoVideoError: if they are the beginning of a text, or nothing.
-    :raises BrokenTransferError: if the body is compressed.
-    """
-    if containers_of(head):
-        # Some stores keep a Content-Encoding that is none of the body: the bytes decide.
-        return
-    if not head:
-        raise NoVideoError("the media host sent an empty body instead of the video")
-    if coding:
-        raise BrokenTransferError(f"the media host compressed the video ({coding}), which was not asked for")
-    kind = (content_type or "").partition(";")[0].strip()
-    if _is_text(head) or _TEXT_TYPE.fullmatch(kind):
-        raise NoVideoError(
-            f"the media host sent a body that is no video ({clean_text(content_type or 'no media type')}) instead of the video"
-        )
-
-
-def _is_text(head: bytes) -> bool:
-    """Return whether a body begins as HTML, XML, JSON or plain text does, in any encoding of Unicode."""
-    for bom, encoding in ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"", "utf-8")):
-        if head.startswith(bom):
-            # The last character may be cut.
-            text = head.decode(encoding, "ignore")
-            return (
-                len(text.encode(encoding)) >= len(head) - 3 and re.search(r"[\0-\x08\x0e-\x1f]", text) is None
-            )
-    return False
-
-
-def judge(
-    read_at: ReadAt, received: int, announced: int | None, accepted: Collection[Container]
-) -> Assessment:
-    """
-    Decide whether a body that has ended is the whole video.
-
-    An announced length must be met. That alone does not show a length that was announced too small, so the container
-    must not describe more than there is. Without an announced length, the container must show its end itself.
-
-    :param read_at: reads so many bytes from a position of the body; fewer at its end.
-    :param received: length of the body.
-    :param announced: length that it should have, if that is known.
-    :param accepted: kinds of files that are saved.
-    """
-    if announced is not None and received != announced:
-        return Assessment(State.INCOMPLETE, f"the body ended after {received} of {announced} bytes")
-    found = _judge_container(read_at, received, accepted)
-    if found.state is State.INCOMPLETE or (announced is None and found.state is State.WHOLE):
-        return found
-    if announced is None:
-        return Assessment(State.INCOMPLETE, f"no length was announced, and {found.reason}")
-    return found if found.state is State.UNKNOWN else Assessment(State.WHOLE)
-
-
-def _judge_container(read_at: ReadAt, size: int, accepted: Collection[Container]) -> Assessment:
-    kinds = containers_of(read_at(0, HEAD_BYTES))
-    if not kinds:
-        return Assessment(State.UNKNOWN, "the body is no MP4, QuickTime or WebM file")
-    if not kinds & set(accepted):
-        names = ", ".join(sorted(accepted))
-        return Assessment(
-            State.UNKNOWN,
-            f"the body is a {'/'.join(sorted(kinds))} file, and accepted are {names}. Set the argument containers",
-        )
-    return _assess_webm(read_at, size) if Container.WEBM in kinds else assess_mp4(read_at, size)
-
-
-def _assess_webm(read_at: ReadAt, size: int) -> Assessment:
-    """Compare the end of the ``Segment``, which holds all media data of a WebM file (RFC 8794, RFC 9559)."""
-    header_length, header_body = _variable_int(read_at(4, 8), 4)
-    if header_length is not None:
-        segment = header_body + header_length
-        head = read_at(segment, 12)
-        if head[:4] == _SEGMENT_ID:
-            length, body = _variable_int(head[4:], segment + 4)
-            if length is not None and body + length > size:
-                return Assessment(
-                    State.INCOMPLETE, f"the WebM is longer than the body, which ended after {size} bytes"
-                )
-            if length is not None:
-                return Assessment(State.WHOLE)
-            return Assessment(State.PLAUSIBLE, "the WebM does not show where it ends")
-    return Assessment(State.UNKNOWN, "the WebM has no segment")
-
-
-def _variable_int(data: bytes, position: int) -> tuple[int | None, int]:
-    """Return a length of EBML, None if it is not known, and the position behind it."""
-    width = 9 - data[0].bit_length() if data and data[0] else 0
-    if not width or len(data) < width:
-        return None, position
-    value = int.from_bytes(data[:width]) & ((1 << 7 * width) - 1)
-    return (None if value == (1 << 7 * width) - 1 else value), position + width
-
-
-def video_type(content_type: str | None) -> str | None:
-    """
-    Return the media type under which a store may show what was received; None if the host named no video.
-
-    A store that serves a file as a web page would run the scripts in it.
-    """
-    kind = (content_type or "").partition(";")[0].strip().lower()
-    return kind if re.fullmatch(r"video/[a-z0-9.+-]{1,100}", kind) else None
 
 
 # --- retries --------------------------------------------------------------------------------------------

@@ -13,9 +13,11 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_manxue._core.bodies import excerpt_of, parse_json
 from airflow_provider_manxue._core.ids import ids_in, is_id
+from airflow_provider_manxue._core.network_errors import no_response
 from airflow_provider_manxue._core.reasons import is_success_code, raw_code_in
-from airflow_provider_manxue._core.responses import excerpt_of, no_response, parse_json, parse_task
+from airflow_provider_manxue._core.responses import parse_task
 from airflow_provider_manxue._core.wait_errors import video_failed
 from airflow_provider_manxue.exceptions import (
     ManxueError,

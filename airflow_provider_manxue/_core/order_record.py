@@ -12,8 +12,8 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from airflow_provider_manxue._core.bodies import clean_text
 from airflow_provider_manxue._core.ids import parse_video_task_id
-from airflow_provider_manxue._core.responses import clean_text
 from airflow_provider_manxue.exceptions import (
     ManxueError,
     ManxueInputError,

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from airflow_provider_manxue._core.bodies import clean_text
 from airflow_provider_manxue._core.media_urls import is_public, literal_address
-from airflow_provider_manxue._core.responses import clean_text
+from airflow_provider_manxue._core.signed_urls import without_query, without_signature
 from airflow_provider_manxue.exceptions import ManxueInputError
 
 RATIOS = ("21:9", "16:9", "4:3", "1:1", "3:4", "9:16")
@@ -76,7 +77,7 @@ class VideoRequest:
     @property
     def loggable_fields(self) -> dict[str, Any]:
         """The fields for a log: texts cut, and URLs without their queries, which may be signatures."""
-        return _map_urls({name: _cut(value) for name, value in self.fields.items()}, _without_query)
+        return _map_urls({name: _cut(value) for name, value in self.fields.items()}, without_query)
 
     @property
     def cautions(self) -> tuple[str, ...]:
@@ -120,40 +121,6 @@ def _refusal(broken: Iterable[str]) -> str:
 
 _URL_FIELDS = ("first_image", "last_image", *_MAX_REFERENCES)
 
-_SIGNATURE_PARAMETER = re.compile(
-    r"(x-amz|x-goog|x-oss|q)-.*|awsaccesskeyid|googleaccessid|ossaccesskeyid|key-pair-id|policy|security-token|expires"
-    r"|signature",
-    re.IGNORECASE,
-)
-"""Query parameters of signed URLs: Amazon S3, CloudFront, Google Cloud Storage, Alibaba Cloud OSS, Tencent Cloud COS."""
-
-_AZURE_SAS_PARAMETERS = frozenset(
-    [
-        "sv",
-        "ss",
-        "srt",
-        "sp",
-        "st",
-        "se",
-        "sip",
-        "spr",
-        "sr",
-        "sig",
-        "skoid",
-        "sktid",
-        "skt",
-        "ske",
-        "sks",
-        "skv",
-        "saoid",
-        "suoid",
-        "scid",
-        "sdd",
-        "ses",
-    ]
-)
-"""Query parameters of a shared access signature of Azure. They are short, so they count only beside ``sig``."""
-
 _MAX_SHOWN = 200
 
 
@@ -170,25 +137,6 @@ def _map_urls(fields: Mapping[str, Any], change: Callable[[str], str]) -> dict[s
         for name, urls in _urls_of(fields)
     }
     return {name: changed.get(name, value) for name, value in fields.items()}
-
-
-def without_signature(url: str) -> str:
-    """Return a URL without the known parameters of signatures. The rest keeps its spelling and order."""
-    address, _, query = url.partition("?")
-    parameters = query.split("&")
-    names = [parameter.partition("=")[0] for parameter in parameters]
-    is_azure = "sig" in names
-    left = [
-        parameter
-        for name, parameter in zip(names, parameters, strict=True)
-        if not (_SIGNATURE_PARAMETER.fullmatch(name) or (is_azure and name in _AZURE_SAS_PARAMETERS))
-    ]
-    return f"{address}?{'&'.join(left)}" if any(left) else address
-
-
-def _without_query(url: str) -> str:
-    address, mark, _ = url.partition("?")
-    return f"{address}?***" if mark else address
 
 
 def _cut(value: Any) -> Any:

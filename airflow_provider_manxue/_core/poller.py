@@ -8,6 +8,7 @@ import random
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from airflow_provider_manxue._core.bodies import clean_text
 from airflow_provider_manxue._core.deadline import (
     FINAL_POLL_WINDOW,
     deadline_to_read,
@@ -25,7 +26,6 @@ from airflow_provider_manxue._core.polling import (
     next_credential_probe,
     quick_retry_delay,
 )
-from airflow_provider_manxue._core.responses import clean_text
 from airflow_provider_manxue._core.status_log import BatchLog, LogLine, StatusLog, describe
 from airflow_provider_manxue._core.wait_errors import (
     affects_all_videos,

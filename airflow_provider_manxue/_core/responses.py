@@ -8,22 +8,17 @@ that clients of this service and of its relays have seen.
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import re
-import socket
-import ssl
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from airflow_provider_manxue._core.bodies import clean_text, mask_in_body, parse_json
 from airflow_provider_manxue._core.ids import inner_object, is_id, own_id, task_id_in
 from airflow_provider_manxue._core.reasons import (
     code_in,
-    decode_text,
     is_success_code,
     reason_in_body,
     reason_in_response,
@@ -46,18 +41,6 @@ if TYPE_CHECKING:
 
 MAX_BODY = 1024 * 1024
 """Bytes of a response that are read at most. That of a task is well below 10 KiB."""
-
-MAX_DEPTH = 100
-"""Levels of lists and objects in a response at most. Airflow fails to store an XCom of some hundred."""
-
-_MAX_MESSAGE = 500
-"""Characters of the service's own text that are shown at most."""
-
-_MAX_EXCERPT = 200
-"""Characters of a whole response that are quoted at most."""
-
-_MAX_READ = 4 * _MAX_MESSAGE
-"""Characters of them that are read at most: looking for URLs takes time by the square of the length."""
 
 _STATUSES = {
     TaskStatus.QUEUED: (
@@ -160,68 +143,6 @@ def parse_task(
             f"HTTP {http_status} with a body that is not a JSON object{_tail(message)}"
         )
     return _task_of(_unwrap(payload, http_status, secret), payload, video_task_id, secret)
-
-
-def parse_json(body: bytes, secret: str = "") -> Any:
-    """
-    Read JSON, without what must not be stored: the API key, should the service repeat it, and what JSON columns
-    of databases refuse (NaN and infinities, NUL and lone surrogates in text). A value that is nested too deep is not used.
-    """
-    try:
-        payload = _JSON.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
-        if body.count(b"[") + body.count(b"{") > MAX_DEPTH and _is_too_deep(payload):
-            return None
-        return payload if _is_plain(body, secret) else _storable(payload, secret)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _is_too_deep(payload: Any) -> bool:
-    level = [payload]
-    for _ in range(MAX_DEPTH):
-        containers = [value for value in level if isinstance(value, (dict, list))]
-        if not containers:
-            return False
-        level = [
-            inner for value in containers for inner in (value.values() if isinstance(value, dict) else value)
-        ]
-    return any(isinstance(value, (dict, list)) for value in level)
-
-
-def _finite(digits: str) -> float | None:
-    number = float(digits)
-    return number if math.isfinite(number) else None
-
-
-_JSON = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_finite)
-
-
-def _is_plain(body: bytes, secret: str) -> bool:
-    """Return whether no text in a body needs cleaning. That is so in most responses, and a wait reads thousands."""
-    signs = (b"\\", b"\0", *(form.encode() for form in _forms_of(secret)))
-    return body.isascii() and not any(sign in body for sign in signs)
-
-
-@lru_cache(maxsize=16)
-def _forms_of(secret: str) -> tuple[str, ...]:
-    """Return how a secret may be repeated: as it is, or in a URL."""
-    return tuple({secret, quote(secret, safe="")} - {""})
-
-
-def _without(secret: str, text: str) -> str:
-    for form in _forms_of(secret):
-        text = text.replace(form, "***")
-    return text
-
-
-def _storable(value: Any, secret: str) -> Any:
-    if isinstance(value, dict):
-        return {_storable(name, secret): _storable(inner, secret) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_storable(inner, secret) for inner in value]
-    if isinstance(value, str):
-        return _without(secret, value.replace("\0", "").encode("utf-8", "replace").decode("utf-8"))
-    return value
 
 
 def _unwrap(payload: dict[str, Any], http_status: int, secret: str) -> Mapping[str, Any]:
@@ -417,91 +338,8 @@ def _reason_of_error(payload: Any, body: bytes, secret: str) -> str:
     if payload is not None:
         code = code_in(payload) if isinstance(payload, dict) else ""
         return clean_text(reason_in_response(payload) or code, secret)
-    # The key first: cut in two, it would not be found.
-    for form in _forms_of(secret):
-        body = body.replace(form.encode(), b"***")
-    return clean_text(reason_in_body(body), secret)
-
-
-def clean_text(text: Any, secret: str = "") -> str:
-    """
-    Make foreign text fit for a log: one line, bounded, without the API key and without a URL's signature.
-
-    :param text: the text as it came.
-    :param secret: the API key.
-    """
-    # The key first: cut in two, it would not be found.
-    shown = _without(secret, str(text))
-    if not shown or (shown.isascii() and shown.isalpha() and len(shown) <= _MAX_MESSAGE):
-        return shown
-    is_cut, shown = len(shown) > _MAX_READ, shown[:_MAX_READ]
-    # In JSON inside of a text, slashes may be escaped.
-    url = r"(https?:(?:\\?/){2}[^\s?#\"'<>]+)[?#][^\s\"'<>]*"
-    shown = re.sub(url, r"\1?***", shown, flags=re.IGNORECASE)
-    if "//" in shown or "\\/" in shown:
-        # A URL may contain spaces, also before and in its query.
-        shown = re.sub(r"([?#&])[^\s=\"'<>]{0,100}=[^\s\"'<>]*", r"\1***", shown)
-    shown = "".join(char if char.isprintable() else " " for char in shown)
-    shown = " ".join(shown.split())
-    return shown[: _MAX_MESSAGE - 1] + "…" if is_cut or len(shown) > _MAX_MESSAGE else shown
-
-
-def excerpt_of(body: bytes, secret: str) -> str:
-    """
-    Return the beginning of a response for an error or a log, cleaned as :func:`clean_text` does.
-
-    :param body: the response's body, or as much of it as was read.
-    :param secret: the API key.
-    """
-    response = parse_json(body, secret)
-    if response is None:
-        # The key first: cut in two, it would not be found.
-        for form in _forms_of(secret):
-            body = body.replace(form.encode(), b"***")
-        text = decode_text(body)
-    else:
-        text = json.dumps(response, ensure_ascii=False)
-    # An escaped question mark would hide the signature of a URL.
-    text = re.sub(r"\\u([0-9a-fA-F]{4})", lambda escape: chr(int(escape[1], 16)), text)
-    cleaned = clean_text(text, secret)
-    return cleaned if len(cleaned) <= _MAX_EXCERPT else cleaned[: _MAX_EXCERPT - 1] + "…"
+    return clean_text(reason_in_body(mask_in_body(body, secret)), secret)
 
 
 def _tail(message: str) -> str:
     return f": {message}" if message else ""
-
-
-def no_response(error: BaseException, hostname: str) -> ManxueTransientError:
-    """
-    Return the error for a request that got no response.
-
-    :param error: what the HTTP library raised.
-    :param hostname: host of the request.
-    """
-    return ManxueTransientError(f"no response from {hostname}: {_reason(error)}")
-
-
-def _reason(error: BaseException) -> str:
-    """Find the plain reason below an HTTP library's wrappers, whose own texts repeat the whole URL."""
-    chain = _chain(error)
-    for cause in chain:
-        # aiohttp's own errors derive from these too, but only Python's hold the details.
-        if isinstance(cause, ssl.SSLCertVerificationError) and hasattr(cause, "verify_message"):
-            return f"its certificate was not accepted ({clean_text(cause.verify_message)})"
-        if isinstance(cause, ssl.SSLError) and getattr(cause, "reason", None):
-            return f"TLS failed ({clean_text(cause.reason)})"
-        if isinstance(cause, socket.gaierror):
-            return "the host name was not found"
-        if isinstance(cause, TimeoutError) or "Timeout" in type(cause).__name__:
-            return "timed out"
-    numbers = (cause.errno for cause in chain if isinstance(cause, OSError) and cause.errno)
-    return next((os.strerror(number).lower() for number in numbers), type(error).__name__)
-
-
-def _chain(error: BaseException) -> list[BaseException]:
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        chain.append(cause)
-        cause = cause.__cause__ or cause.__context__
-    return chain

@@ -22,16 +22,11 @@ from airflow_provider_manxue._client.request_deadline import DeadlineAdapter, So
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID, missing_connection, parse_connection
 from airflow_provider_manxue._core.content_coding import decode_body
 from airflow_provider_manxue._core.ids import parse_video_task_id
+from airflow_provider_manxue._core.network_errors import no_response
 from airflow_provider_manxue._core.order_outcomes import order_without_response, parse_order_response
 from airflow_provider_manxue._core.order_timing import MAX_ATTEMPTS, quick_resend_delay
 from airflow_provider_manxue._core.orders import VideoRequest, parse_video_request
-from airflow_provider_manxue._core.responses import (
-    MAX_BODY,
-    create_url,
-    no_response,
-    parse_task,
-    result_url,
-)
+from airflow_provider_manxue._core.responses import MAX_BODY, create_url, parse_task, result_url
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,

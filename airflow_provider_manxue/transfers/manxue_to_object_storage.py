@@ -273,7 +273,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
     def _downloader(self, url_refresher: UrlRefresher, deadline: Deadline) -> Downloader:
         from airflow_provider_manxue._client.downloader import Downloader
         from airflow_provider_manxue._client.media_client import MediaClient
-        from airflow_provider_manxue._core.media import Container
+        from airflow_provider_manxue._core.containers import Container
 
         settings = self.hook.settings
         policy = AddressPolicy.parse(self.allow_private_addresses, urlsplit(settings.base_url).hostname or "")

@@ -27,10 +27,10 @@ CORPUS = ROOT / ".fuzz"
 """Inputs that reach something new, by target, and what was found; made anew by each run."""
 
 MODULES = (
-    "_airflow/start_from_trigger", "_airflow/templates", "_airflow/xcoms", "_core/batch", "_core/connection",
-    "_core/content_coding", "_core/deadline", "_core/events", "_core/ids", "_core/media", "_core/media_urls", "_core/mp4",
-    "_core/order_outcomes", "_core/order_record", "_core/orders", "_core/poller", "_core/polling", "_core/reasons",
-    "_core/responses", "_core/status_log",
+    "_airflow/start_from_trigger", "_airflow/templates", "_airflow/xcoms", "_core/batch", "_core/bodies",
+    "_core/connection", "_core/containers", "_core/content_coding", "_core/deadline", "_core/events", "_core/ids",
+    "_core/media", "_core/media_urls", "_core/mp4", "_core/order_outcomes", "_core/order_record", "_core/orders",
+    "_core/poller", "_core/polling", "_core/reasons", "_core/responses", "_core/signed_urls", "_core/status_log",
 )  # fmt: skip
 """Those that read what comes from outside."""
 

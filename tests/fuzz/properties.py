@@ -29,20 +29,13 @@ from airflow_provider_manxue._airflow.templates import (
 )
 from airflow_provider_manxue._airflow.templates import check_template as check_for_triggerer
 from airflow_provider_manxue._airflow.xcoms import XComs
+from airflow_provider_manxue._core.bodies import MAX_DEPTH, clean_text
 from airflow_provider_manxue._core.connection import is_loopback, parse_connection
+from airflow_provider_manxue._core.containers import Container, check_head, containers_of, judge
 from airflow_provider_manxue._core.deadline import MAX_OVERSHOOT, deadline_to_read
 from airflow_provider_manxue._core.events import is_begin_event, parse_batch_event, parse_event, start_of
 from airflow_provider_manxue._core.ids import parse_video_task_id, parse_video_task_ids
-from airflow_provider_manxue._core.media import (
-    BrokenTransferError,
-    Container,
-    Part,
-    Validators,
-    check_head,
-    containers_of,
-    judge,
-    parse_part,
-)
+from airflow_provider_manxue._core.media import BrokenTransferError, Part, Validators, parse_part
 from airflow_provider_manxue._core.media_urls import (
     is_public,
     literal_address,
@@ -61,13 +54,7 @@ from airflow_provider_manxue._core.order_record import (
 from airflow_provider_manxue._core.orders import RATIOS, parse_video_request
 from airflow_provider_manxue._core.poller import Outcome, Poller
 from airflow_provider_manxue._core.polling import GRACE_TIME, MAX_RETRY_AFTER, PollPolicy
-from airflow_provider_manxue._core.responses import (
-    MAX_DEPTH,
-    clean_text,
-    parse_retry_after,
-    parse_task,
-    result_url,
-)
+from airflow_provider_manxue._core.responses import parse_retry_after, parse_task, result_url
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueConfigurationError,

@@ -7,7 +7,8 @@ import socket
 
 import pytest
 
-from airflow_provider_manxue._core.orders import MODELS, parse_video_request, without_signature
+from airflow_provider_manxue._core.orders import MODELS, parse_video_request
+from airflow_provider_manxue._core.signed_urls import without_signature
 from airflow_provider_manxue.exceptions import ManxueInputError
 
 URL = "https://example.com/a"

@@ -16,17 +16,11 @@ import urllib3
 import yarl
 from aiohttp.client_reqrep import ConnectionKey
 
+from airflow_provider_manxue._core.bodies import MAX_DEPTH, clean_text
 from airflow_provider_manxue._core.connection import DEFAULT_BASE_URL
 from airflow_provider_manxue._core.ids import parse_video_task_id
-from airflow_provider_manxue._core.responses import (
-    MAX_DEPTH,
-    clean_text,
-    create_url,
-    no_response,
-    parse_retry_after,
-    parse_task,
-    result_url,
-)
+from airflow_provider_manxue._core.network_errors import no_response
+from airflow_provider_manxue._core.responses import create_url, parse_retry_after, parse_task, result_url
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,

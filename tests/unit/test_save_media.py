@@ -8,20 +8,22 @@ from email.message import Message
 
 import pytest
 
+from airflow_provider_manxue._core.containers import (
+    Container,
+    accepted_containers,
+    check_head,
+    judge,
+    video_type,
+)
 from airflow_provider_manxue._core.media import (
     BrokenTransferError,
     ChangedVideoError,
-    Container,
     ExpiredUrlError,
     NoVideoError,
     Retries,
     Validators,
-    accepted_containers,
-    check_head,
     error_code,
-    judge,
     parse_part,
-    video_type,
 )
 from airflow_provider_manxue._core.media_urls import (
     AddressPolicy,

@@ -1,0 +1,46 @@
+"""Errors of requests that got no response, from the exceptions of both HTTP libraries. No I/O happens here."""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+
+from airflow_provider_manxue._core.bodies import clean_text
+from airflow_provider_manxue.exceptions import ManxueTransientError
+
+
+def no_response(error: BaseException, hostname: str) -> ManxueTransientError:
+    """
+    Return the error for a request that got no response.
+
+    :param error: what the HTTP library raised.
+    :param hostname: host of the request.
+    """
+    return ManxueTransientError(f"no response from {hostname}: {_reason(error)}")
+
+
+def _reason(error: BaseException) -> str:
+    """Find the plain reason below an HTTP library's wrappers, whose own texts repeat the whole URL."""
+    chain = _chain(error)
+    for cause in chain:
+        # aiohttp's own errors derive from these too, but only Python's hold the details.
+        if isinstance(cause, ssl.SSLCertVerificationError) and hasattr(cause, "verify_message"):
+            return f"its certificate was not accepted ({clean_text(cause.verify_message)})"
+        if isinstance(cause, ssl.SSLError) and getattr(cause, "reason", None):
+            return f"TLS failed ({clean_text(cause.reason)})"
+        if isinstance(cause, socket.gaierror):
+            return "the host name was not found"
+        if isinstance(cause, TimeoutError) or "Timeout" in type(cause).__name__:
+            return "timed out"
+    numbers = (cause.errno for cause in chain if isinstance(cause, OSError) and cause.errno)
+    return next((os.strerror(number).lower() for number in numbers), type(error).__name__)
+
+
+def _chain(error: BaseException) -> list[BaseException]:
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        chain.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return chain

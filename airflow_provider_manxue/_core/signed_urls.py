@@ -1,0 +1,58 @@
+"""Signed URLs without their signatures, for logs and fingerprints. No I/O happens here."""
+
+from __future__ import annotations
+
+import re
+
+_SIGNATURE_PARAMETER = re.compile(
+    r"(x-amz|x-goog|x-oss|q)-.*|awsaccesskeyid|googleaccessid|ossaccesskeyid|key-pair-id|policy|security-token|expires"
+    r"|signature",
+    re.IGNORECASE,
+)
+"""Query parameters of signed URLs: Amazon S3, CloudFront, Google Cloud Storage, Alibaba Cloud OSS, Tencent Cloud COS."""
+
+_AZURE_SAS_PARAMETERS = frozenset(
+    [
+        "sv",
+        "ss",
+        "srt",
+        "sp",
+        "st",
+        "se",
+        "sip",
+        "spr",
+        "sr",
+        "sig",
+        "skoid",
+        "sktid",
+        "skt",
+        "ske",
+        "sks",
+        "skv",
+        "saoid",
+        "suoid",
+        "scid",
+        "sdd",
+        "ses",
+    ]
+)
+"""Query parameters of a shared access signature of Azure. They are short, so they count only beside ``sig``."""
+
+
+def without_signature(url: str) -> str:
+    """Return a URL without the known parameters of signatures. The rest keeps its spelling and order."""
+    address, _, query = url.partition("?")
+    parameters = query.split("&")
+    names = [parameter.partition("=")[0] for parameter in parameters]
+    is_azure = "sig" in names
+    left = [
+        parameter
+        for name, parameter in zip(names, parameters, strict=True)
+        if not (_SIGNATURE_PARAMETER.fullmatch(name) or (is_azure and name in _AZURE_SAS_PARAMETERS))
+    ]
+    return f"{address}?{'&'.join(left)}" if any(left) else address
+
+
+def without_query(url: str) -> str:
+    address, mark, _ = url.partition("?")
+    return f"{address}?***" if mark else address
