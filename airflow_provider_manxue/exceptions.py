@@ -2,8 +2,8 @@
 The errors of this package.
 
 Each derives from :class:`ManxueError`, which is an ``AirflowException``, so that Airflow's own handling
-(retries, callbacks, ``soft_fail``) applies. Those that a retry cannot cure are ``AirflowFailException`` as
-well, and a timeout is an ``AirflowSensorTimeout``: Airflow retries neither.
+(retries, callbacks, ``soft_fail``) applies. Errors that a retry cannot cure are also ``AirflowFailException``, and a
+timeout is an ``AirflowSensorTimeout``: Airflow retries neither.
 """
 
 from __future__ import annotations
@@ -15,31 +15,31 @@ class ManxueError(AirflowException):
     """Base of every error of this package."""
 
     since: float | None = None
-    """When this trouble began, in seconds since the epoch, where it is older than this error; else None."""
+    """Start of the trouble, in seconds since the epoch, if it is older than this error; None otherwise."""
 
 
 class ManxueConfigurationError(ManxueError):
-    """A field of the Airflow connection, or an environment variable, cannot be used; nothing was sent."""
+    """A field of the Airflow connection, or an environment variable, is not usable. Nothing was sent."""
 
 
 class ManxueConnectionNotFoundError(ManxueConfigurationError):
-    """Airflow does not know the connection; Airflow's clients report an outage of a secrets backend in the same way."""
+    """The connection was not found. Airflow's clients report an outage of a secrets backend in the same way."""
 
 
 class ManxueInternalError(ManxueError):
-    """An exception that is not of this package ended a poll; the log has its type and its frames."""
+    """An unexpected exception ended a poll. The log has its type and its stack frames."""
 
 
 class ManxueInputError(ManxueError, AirflowFailException):
-    """An argument cannot be used; nothing was sent."""
+    """An argument is not usable. Nothing was sent."""
 
 
 class ManxueTransientError(ManxueError):
     """
-    The service could not be reached or gave no usable answer; asking again may help.
+    The service could not be reached, or sent no usable response. A retry may succeed.
 
-    :param message: what happened.
-    :param retry_after: how long the service asked us to stay away, in seconds, if it did.
+    :param message: the reason.
+    :param retry_after: pause that the service requested, in seconds; None if it requested none.
     """
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
@@ -48,31 +48,31 @@ class ManxueTransientError(ManxueError):
 
 
 class ManxueRateLimitError(ManxueTransientError):
-    """The service answered 429: too many requests."""
+    """The service rejected a request with HTTP 429, too many requests."""
 
 
 class ManxueAuthenticationError(ManxueError):
-    """The service refused the API key (401)."""
+    """The service refused the API key (HTTP 401)."""
 
 
 class ManxuePermissionError(ManxueError):
-    """The service forbids this request with this API key (403)."""
+    """The service forbids this request with this API key (HTTP 403)."""
 
 
 class ManxueRedirectError(ManxueError):
-    """The service answered with a redirect, which is never followed: the API key would travel with it."""
+    """The service responded with a redirect. It is not followed, because the API key would travel with it."""
 
 
 class ManxueRefusedError(ManxueError):
-    """The service does not know the task, or refused the request with an error of its own (404, other 4xx)."""
+    """The service does not know the task, or refused the request (404, other 4xx, an error code in a 200)."""
 
 
 class ManxueResultMissingError(ManxueError):
-    """The task is completed, but the answer holds no URL of a video."""
+    """The task is completed, but the response has no URL of the video."""
 
 
 class ManxueMediaTypeError(ManxueError, AirflowFailException):
-    """The id belongs to something other than a video."""
+    """The id belongs to an object that is not a video."""
 
 
 class ManxueVideoFailedError(ManxueError, AirflowFailException):
@@ -84,53 +84,53 @@ class ManxueTimeoutError(ManxueError, AirflowSensorTimeout):
 
 
 class ManxueNotCompletedError(ManxueError):
-    """The video is not completed yet, so there is nothing to save."""
+    """The video is not completed, so that there is no file to save."""
 
 
 class ManxueDownloadError(ManxueError):
-    """The video could not be fetched completely."""
+    """The video could not be downloaded completely."""
 
 
 class ManxueUnverifiedVideoError(ManxueDownloadError):
-    """All announced bytes were received, but they may not be a whole video; they were saved under another name."""
+    """All announced bytes were received, but they may not be a complete video. They were saved under another name."""
 
 
 class ManxueUnsafeUrlError(ManxueDownloadError):
-    """The URL of a video leads to where a download must not go."""
+    """The URL of a video leads to an address that downloads must not reach."""
 
 
 class ManxueStorageError(ManxueError):
-    """The video was, or would be, fetched, but cannot be stored."""
+    """The video cannot be stored."""
 
 
 class ManxueExistsError(ManxueStorageError, AirflowFailException):
-    """There is an object of that name already, and ``if_exists`` is ``fail``."""
+    """The destination exists already, and ``if_exists`` is ``fail``."""
 
 
 class ManxueOrderNotAcceptedError(ManxueTransientError):
-    """An order did not reach the service, or was turned away: it can be sent again without being paid twice."""
+    """An order did not reach the service, or was not accepted. It can be sent again without being paid twice."""
 
     def raise_cause(self) -> None:
-        """Raise what ended the attempt, if that is no trouble with the service, such as Airflow's ``execution_timeout``."""
+        """Raise the exception that ended the attempt, if the service was not the cause; ``execution_timeout`` for example."""
         if self.__cause__ is not None:
             raise self.__cause__
 
 
 class ManxueOrderTimeoutError(ManxueOrderNotAcceptedError):
-    """No order was accepted within ``order_timeout``: nothing was ordered, and a retry may order."""
+    """No order was accepted within ``order_timeout``. A retry may order."""
 
 
 class ManxueOrderError(ManxueError, AirflowFailException):
-    """An order that must not be sent again without a person's decision, since it may be paid twice."""
+    """An order that is not sent again automatically, since it may be paid twice."""
 
 
 class ManxueOrderRejectedError(ManxueOrderError):
-    """The service rejected an order: nothing was ordered, and the same order would be rejected again."""
+    """The service rejected an order. It would reject the same order again."""
 
 
 class ManxueOrderUnknownError(ManxueOrderError):
-    """An order was sent, and it is unknown whether the service accepted it."""
+    """The outcome of an order is unknown. The service may have accepted it."""
 
 
 class ManxueOrderMismatchError(ManxueOrderError):
-    """The order that is bound to the task instance is another one than the task would send now."""
+    """The order that is bound to the task instance differs from the one that the task would send now."""

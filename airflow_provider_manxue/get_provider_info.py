@@ -1,7 +1,7 @@
 """
-What Airflow reads about this provider, without importing anything of it.
+Metadata of this provider, which Airflow reads without importing its other modules.
 
-Airflow 3.2 and later draw the connection form from this; below, from the methods of the hook, which read it here.
+Airflow 3.2 and later build the connection form from it. Older versions call methods of the hook, which return it.
 """
 
 from __future__ import annotations
@@ -23,28 +23,28 @@ CONNECTION_TYPE: dict[str, Any] = {
     "conn-fields": {
         "request_timeout": {
             "label": "Request timeout (s)",
-            "description": "How long one request may take, in seconds.",
+            "description": "Timeout of one request, in seconds.",
             "schema": {"type": ["number", "null"], "default": 30, "minimum": 0.1, "maximum": 600},
         },
         "requests_per_second": {
             "label": "Requests per second",
-            "description": "How many requests one triggerer sends at most, for all waits together.",
+            "description": "Maximum rate of one triggerer, for all waits together.",
             "schema": {"type": ["number", "null"], "default": 10, "minimum": 0.01, "maximum": 10000},
         },
         "max_connections": {
             "label": "Connections",
-            "description": "How many requests one triggerer has under way at most at the same time.",
+            "description": "Maximum number of requests that one triggerer has in flight.",
             "schema": {"type": ["integer", "null"], "default": 10, "minimum": 1, "maximum": 1000},
         },
         "verify": {
             "label": "Check the certificate",
-            "description": "Turn this off only for a test.",
+            "description": "Turn this off only for tests.",
             "schema": {"type": ["boolean", "null"], "default": True},
         },
         "ca_bundle": {
             "label": "CA bundle",
             "description": (
-                "Path of a PEM file with the authorities to trust, on workers and triggerers, for example "
+                "Path of a PEM file with certificate authorities, on workers and triggerers, for example "
                 "/etc/ssl/certs/company.pem."
             ),
             "schema": {"type": ["string", "null"]},
@@ -52,21 +52,21 @@ CONNECTION_TYPE: dict[str, Any] = {
         "proxy": {
             "label": "Proxy",
             "description": (
-                "URL of an HTTP proxy, for example http://proxy.company:3128. If empty, the environment decides "
-                "(HTTPS_PROXY, NO_PROXY)."
+                "URL of an HTTP proxy, for example http://proxy.company:3128. If empty, the environment variables "
+                "HTTPS_PROXY and NO_PROXY apply."
             ),
             "schema": {"type": ["string", "null"]},
         },
         "allow_http": {
             "label": "Allow plain HTTP",
-            "description": "Let the API key travel unencrypted to a host other than this machine.",
+            "description": "Allow sending the API key unencrypted to hosts other than this machine.",
             "schema": {"type": ["boolean", "null"], "default": False},
         },
         "busy_codes": {
             "label": "Busy codes",
             "description": (
-                "Error codes by which the service says that it has no room for an order now, separated by commas. Such an "
-                "order waits and is sent again."
+                "Error codes with which the service reports that it has no capacity for an order, separated by commas. "
+                "Such an order is delayed and sent again."
             ),
             "schema": {"type": ["string", "null"]},
         },

@@ -1,4 +1,4 @@
-"""Values that the public interface returns: a task of the service, its status, a connection's settings."""
+"""Values of the public interface: a task of the service, its status, the settings of a connection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class TaskStatus(StrEnum):
-    """The status of a video generation task, in the service's own four words, and one for any other."""
+    """The status of a video generation task: the service's four documented ones, and ``unknown`` for any other."""
 
     QUEUED = "queued"
     PROCESSING = "processing"
@@ -23,19 +23,19 @@ class TaskStatus(StrEnum):
 @dataclass(frozen=True, slots=True)
 class VideoTask:
     """
-    A video generation task, as the service described it.
+    A video generation task, parsed from a response.
 
-    :param id: id of the task. For a query it is the id that was asked for.
-    :param status: the status, as one of the four documented words (or ``unknown``).
+    :param id: id of the task. For a query it is the requested id.
+    :param status: the status.
     :param status_word: the status as the service wrote it.
     :param object: object type, ``video``; None if the service left it out.
     :param created: creation time, in seconds since the epoch.
     :param model: name of the model, for example ``sd2_manxue_1080p``.
-    :param video_url: URL of the finished video. It is temporary: anyone who knows it can fetch the video.
-    :param actual_duration: real length of the finished video in seconds; None if the service left it out.
-    :param error: why the task failed, or why a completed one has no URL, in the service's words.
-    :param extra: the other fields of the answer, as they came.
-    :param reported_id: another id that the response named; None if it named none, or the one that was asked for.
+    :param video_url: URL of the finished video. It is temporary. It needs no credentials, so treat it as a secret.
+    :param actual_duration: length of the finished video in seconds; None if the service left it out.
+    :param error: the service's reason why the task failed, or why a completed one has no URL.
+    :param extra: the other fields of the response, unchanged.
+    :param reported_id: the id in the response, if it differs from the requested one; None otherwise.
     """
 
     id: str
@@ -67,7 +67,7 @@ class VideoTask:
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> VideoTask:
         """
-        Return the task that :meth:`to_dict` has written.
+        Return the task from the fields that :meth:`to_dict` returns.
 
         :param fields: the task under the service's field names.
         """
@@ -86,13 +86,13 @@ class VideoTask:
         )
 
     def to_xcoms(self) -> dict[str, Any]:
-        """Return what a wait for this video hands to the next tasks, beside its return value, by XCom key."""
+        """Return the XComs of a wait for this video by key, without its return value."""
         return {"video_url": self.video_url, "actualDuration": self.actual_duration}
 
 
 def without_url(video: Mapping[str, Any]) -> dict[str, Any]:
     """
-    Return the fields of a video that may be shown and stored anywhere.
+    Return the fields of a video that are no secret.
 
     :param video: the task under the service's field names.
     """
@@ -103,17 +103,17 @@ def without_url(video: Mapping[str, Any]) -> dict[str, Any]:
 @dataclass(frozen=True, slots=True)
 class ManxueSettings:
     """
-    A connection, checked and ready for use.
+    The settings of a connection, checked.
 
     :param base_url: the service's base URL, without a trailing slash and without ``/v1``.
-    :param api_key: the API key. It is never shown.
-    :param request_timeout: how long one request may take, in seconds.
-    :param requests_per_second: requests that a triggerer sends at most, by all waits together.
-    :param max_connections: requests that a triggerer has under way at most at the same time.
-    :param verify: whether the service's certificate is checked.
-    :param ca_bundle: path of a PEM file with the authorities to trust instead of the usual ones.
+    :param api_key: the API key. It is left out of the representation.
+    :param request_timeout: timeout of one request, in seconds.
+    :param requests_per_second: maximum rate of requests of a triggerer, for all waits together.
+    :param max_connections: maximum number of requests of a triggerer in flight.
+    :param verify: whether the service's certificate is verified.
+    :param ca_bundle: path of a PEM file with certificate authorities, used instead of the default ones.
     :param proxy: URL of an HTTP proxy; None leaves it to the environment (``HTTPS_PROXY``, ``NO_PROXY``).
-    :param busy_codes: error codes by which the service says that it has no room for an order now.
+    :param busy_codes: error codes with which the service reports that it has no capacity for an order.
     """
 
     base_url: str

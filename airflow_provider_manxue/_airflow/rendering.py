@@ -1,4 +1,4 @@
-"""Arguments that Airflow renders at run time. No I/O happens here."""
+"""Detection of arguments that Airflow renders at run time."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any
 
 
 def is_rendered_later(value: Any) -> bool:
-    """Return whether a value is known only at run time: a template, or a reference to another task's result."""
+    """Return whether a value is only known at run time: a template, or a reference to an XCom."""
     if isinstance(value, str):
         return "{{" in value or "{%" in value
     if isinstance(value, dict):

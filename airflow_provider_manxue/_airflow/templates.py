@@ -1,11 +1,12 @@
 """
 Classification of Jinja templates by their syntax tree: rendered in the triggerer, an XCom pull, or left to a worker.
 
-Theory of operation: the triggerer renders a template in a context that differs from a worker's. Some names have
+Theory of operation: the triggerer renders a template in a context that differs from that of a worker. Some names have
 another value there, and some calls never return. So a template is allowed only if each node of its syntax tree is on a
-list of this module, and everything else is left to a worker. Each expression has a kind, which limits the attributes
-and filters that follow it. A whole template that is one constant ``xcom_pull`` is not rendered at all: the trigger
-reads that XCom.
+list of this module. Any other template is left to a worker. Each expression has a kind, which limits the attributes and
+filters that follow it. A template that is one constant ``xcom_pull`` is not rendered: the trigger reads that XCom.
+
+Longer than 350 lines: a third of it is lists.
 """
 
 from __future__ import annotations
@@ -108,12 +109,12 @@ _MOMENT_ATTRIBUTES = {
         ("add", "subtract", "start_of", "end_of", "in_timezone", "in_tz", "next", "previous"), _Kind.MOMENT
     ),
 }
-"""Those of a moment; the timestamp of a date without a time zone would depend on the machine's."""
+"""Attributes of moments. The timestamp of a date without a time zone depends on the machine's time zone."""
 
 _TEXT_FILTERS = frozenset({
     "ds", "ds_nodash", "ts", "ts_nodash", "ts_nodash_with_tz", "lower", "replace", "string", "trim", "upper",
 })  # fmt: skip
-"""Filters that make text of any value."""
+"""Filters that convert any value to text."""
 
 _FILTERS = _TEXT_FILTERS | {
     "abs", "batch", "capitalize", "center", "count", "d", "default", "dictsort", "e", "escape", "filesizeformat",
@@ -122,14 +123,14 @@ _FILTERS = _TEXT_FILTERS | {
     "sort", "striptags", "sum", "title", "tojson", "truncate", "unique", "urlencode", "urlize", "wordcount",
     "wordwrap", "xmlattr",
 }  # fmt: skip
-"""Filters of data: all of Jinja's but ``random`` and ``attr``."""
+"""Filters of data: all of Jinja's except ``random`` and ``attr``."""
 
 _TESTS = frozenset({
     "!=", "<", "<=", "==", ">", ">=", "boolean", "defined", "divisibleby", "eq", "equalto", "escaped", "even", "false",
     "float", "ge", "greaterthan", "gt", "in", "integer", "iterable", "le", "lessthan", "lower", "lt", "mapping", "ne",
     "none", "number", "odd", "sequence", "string", "true", "undefined", "upper",
 })  # fmt: skip
-"""Tests that depend on the value alone: all of Jinja's but ``callable``, ``filter``, ``sameas`` and ``test``."""
+"""Tests that depend on the value alone: all of Jinja's except ``callable``, ``filter``, ``sameas`` and ``test``."""
 
 _FORMATTERS = frozenset({"strftime", "ds_format"})
 """Methods and macros that format a date as the platform's C library does."""
@@ -145,10 +146,10 @@ _RETURN_KEY = "return_value"
 
 def find_xcom_pull(text: str) -> XComPull | None:
     """
-    Return the XCom that a template consists of.
+    Return the XCom pull, if it is the whole template.
 
     :param text: the template.
-    :return: the pull; None if the template is anything else.
+    :return: the pull; None for any other template.
     """
     if "xcom_pull" not in text:
         return None
@@ -165,7 +166,7 @@ def check_template(text: str, *, own_names: Collection[str] = (), own_filters: C
     :param text: the template.
     :param own_names: macros of the Dag, which replace Jinja's own functions on a worker.
     :param own_filters: filters of the Dag, which replace Jinja's and Airflow's on a worker.
-    :raises WorkerOnlyTemplateError: if that is not the case, or not certain.
+    :raises WorkerOnlyTemplateError: if that is not certain.
     """
     if "{" not in text:
         return
@@ -208,7 +209,7 @@ def _xcom_pull(tree: nodes.Template) -> XComPull | None:
 
 
 def _split_path(expression: nodes.Node) -> tuple[list[str | int], nodes.Node]:
-    """Split constant subscripts, outermost last, from what they follow."""
+    """Split an expression into constant subscripts, the outermost last, and the expression before them."""
     from jinja2 import nodes
 
     path: list[str | int] = []
@@ -236,10 +237,10 @@ def _is_pull(node: nodes.Node) -> bool:
 
 def _pull_arguments(call: Any) -> dict[str, Any] | None:
     """
-    Return the arguments of an ``xcom_pull`` by name, with None for each that is no constant.
+    Return the arguments of an ``xcom_pull`` by name, with None for each that is not a constant.
 
     :param call: the call.
-    :return: the arguments; None if their names are not known.
+    :return: the arguments; None if their names are unknown.
     """
     pairs = [*zip(_PULL_NAMES, call.args, strict=False), *((word.key, word.value) for word in call.kwargs)]
     arguments = {name: _constant(node) for name, node in pairs}
@@ -248,7 +249,7 @@ def _pull_arguments(call: Any) -> dict[str, Any] | None:
 
 
 def _constant(node: nodes.Node) -> Any:
-    """Return the value of a constant or of a negative number; None if it is anything else."""
+    """Return the value of a constant or of a negative number; None for other nodes."""
     from jinja2 import nodes
 
     match node:
@@ -271,7 +272,7 @@ def _stays_as_it_is(text: Any) -> bool:
 
 
 def _working_form(call: Any) -> str:
-    """Return the ``xcom_pull`` that needs no worker; what is no constant is left to the author."""
+    """Return a form of an ``xcom_pull`` that needs no worker. Arguments that are not constant are shown as ``...``."""
     arguments = _pull_arguments(call) or {}
     task_id, key, map_index = (arguments.get(name) for name in ("task_ids", "key", "map_indexes"))
     source = [
@@ -312,13 +313,13 @@ class _Checker:
             nodes.Test: self._test,
             **dict.fromkeys((nodes.List, nodes.Tuple, nodes.Dict, nodes.Pair, nodes.Mod), self._data),
         }
-        # The value of these is one of the operands, or follows from them.
+        # The value of these is one of the operands, or derived from them.
         self._compounds = (
             nodes.BinExpr, nodes.UnaryExpr, nodes.CondExpr, nodes.Keyword, nodes.Operand, nodes.Slice,
         )  # fmt: skip
 
     def check_all(self, statements: Iterable[nodes.Node]) -> None:
-        """Check text, output and conditions. Other statements assign names, which are not tracked."""
+        """Check text, output and conditions. Other statements are refused, since they assign names."""
         from jinja2 import nodes
 
         for statement in statements:
@@ -344,12 +345,12 @@ class _Checker:
         return kinds.pop() if len(kinds) == 1 else _Kind.CALENDAR
 
     def _text(self, node: nodes.Node) -> _Kind:
-        """Check an expression whose value has no date, with any operands."""
+        """Check an expression without a date in its value, with any operands."""
         self._common(node.iter_child_nodes())
         return _Kind.DATA
 
     def _data(self, node: nodes.Node) -> _Kind:
-        """Check a list, a dict or ``%``, which may show the type of a date's time zone; it differs on a worker."""
+        """Check a list, a dict or ``%``. They may contain the type of a date's time zone, which differs on a worker."""
         if self._common(node.iter_child_nodes()) is not _Kind.DATA:
             raise WorkerOnlyTemplateError("uses a date in a list, a dict or a format")
         return _Kind.DATA
@@ -402,7 +403,7 @@ class _Checker:
         return _Kind.CALENDAR
 
     def _function(self, node: nodes.Node) -> _Kind | None:
-        """Return the kind of what a macro or one of Jinja's own functions returns; None if it is neither."""
+        """Return the kind of the result of a macro or of one of Jinja's functions; None for other calls."""
         from jinja2 import nodes
 
         if isinstance(node, nodes.Name) and node.name in self._globals:
@@ -428,7 +429,7 @@ class _Checker:
         return _Kind.CALENDAR
 
     def _check_called_by_name(self, node: nodes.Filter) -> None:
-        """Check the filter or test that a filter such as ``map`` is to call."""
+        """Check the filter or test that a filter such as ``map`` calls."""
         position = _BY_NAME.get(node.name)
         if position is None or (len(node.args) <= position and node.dyn_args is None):
             return
@@ -447,7 +448,7 @@ class _Checker:
 
 
 def _dotted(node: nodes.Node) -> str:
-    """Return a chain of constant attributes of a name, such as ``dag_run.conf``; empty if it is anything else."""
+    """Return a chain of constant attributes of a name, such as ``dag_run.conf``; empty for other nodes."""
     from jinja2 import nodes
 
     steps: list[str] = []
@@ -475,7 +476,7 @@ def _is_portable_format(call: nodes.Call) -> bool:
 
 
 def _not_available(node: nodes.Node) -> WorkerOnlyTemplateError:
-    """Return the error for a name that the triggerer does not know, or knows with another value."""
+    """Return the error for a name that the triggerer does not have, or has with another value."""
     return WorkerOnlyTemplateError(
         f"uses {_dotted(node) or 'a call'!r}, which is not available in the triggerer"
     )

@@ -1,4 +1,4 @@
-"""A batch: many videos in one wait, with its progress and its results. No I/O happens here."""
+"""Progress and results of a batch: many videos in one wait. No I/O happens here."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from airflow_provider_manxue._core.poller import Outcome, Poller
 
 MYSQL_TEXT = 65_535
-"""Bytes that MySQL holds in the column in which Airflow stores the arguments of a trigger."""
+"""Bytes of the column in which Airflow stores the arguments of a trigger on MySQL (``TEXT``)."""
 
 OUTCOMES_KEY = "manxue_kept"
 """XCom key of the tasks that a worker has read before it defers again."""
 
 MAX_NAMED = 100
-"""Videos that the error of a batch names with their messages at most."""
+"""Maximum number of videos that the error of a batch names with their messages."""
 
 
 def stored_length(ids: Iterable[str]) -> int:
     """
-    Return about how many bytes the ids take in the metadata database: as JSON, encrypted by Airflow's Fernet.
+    Estimate the size of the ids in the metadata database in bytes: as JSON, encrypted with Fernet.
 
     :param ids: the ids.
     """
@@ -47,9 +47,9 @@ def to_tasks(ids: Iterable[str], outcomes: Mapping[str, Outcome]) -> list[dict[s
     """
     Return the tasks in the order of the ids, for XCom.
 
-    :param ids: the ids of the author; one may be named more than once.
-    :param outcomes: how the wait for each of them ended; an error goes into the field ``error`` of its task. A video
-        without an outcome was not read.
+    :param ids: the ids of the author, with duplicates.
+    :param outcomes: the outcomes by id. An error becomes the field ``error`` of its task. A video without an outcome was
+        not read.
     """
     return [
         _task_of(video_task_id, outcomes.get(video_task_id, _NOT_READ)).to_dict() for video_task_id in ids
@@ -58,7 +58,7 @@ def to_tasks(ids: Iterable[str], outcomes: Mapping[str, Outcome]) -> list[dict[s
 
 def to_xcoms(tasks: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
     """
-    Return the XComs of a wait for many videos, beside its return value, by key.
+    Return the XComs of a wait for many videos by key, without its return value.
 
     :param tasks: the tasks, as :func:`to_tasks` returns them.
     """
@@ -78,10 +78,10 @@ def _task_of(video_task_id: str, outcome: Outcome) -> VideoTask:
 
 def batch_error(errors: Mapping[str, ManxueError]) -> ManxueError:
     """
-    Return one error for a batch that did not succeed as a whole; it names the videos with their messages.
+    Return the error of a batch in which videos failed. It names the videos with their messages.
 
-    An error of the connection wins, then a timeout, then an error that a retry can cure: the videos that are completed are
-    found again at once.
+    An error of the connection takes precedence, then a timeout, then an error that a retry can cure. The retry reads the
+    completed videos again.
     """
     for error in errors.values():
         if affects_all_videos(error):
@@ -104,9 +104,9 @@ def batch_error(errors: Mapping[str, ManxueError]) -> ManxueError:
 
 def dump_outcomes(outcomes: Mapping[str, Outcome], read_at: Mapping[str, float]) -> dict[str, Any]:
     """
-    Return the known outcomes of a batch, for the task's own XCom.
+    Serialize the known outcomes of a batch, for the task's own XCom.
 
-    :param outcomes: how the wait for some of them has ended.
+    :param outcomes: the outcomes by id.
     :param read_at: when each task was read, in seconds since the epoch.
     """
     return {
@@ -127,8 +127,8 @@ def load_outcomes(value: Any) -> tuple[dict[str, Outcome], dict[str, float]]:
     """
     Parse the value that :func:`dump_outcomes` returns.
 
-    :return: the outcomes by id, and when each task was read. Both are empty if the value is anything else. The
-        worker reads all videos again then.
+    :return: the outcomes by id, and when each task was read. Both are empty if the value cannot be parsed.
+        The worker reads all videos again then.
     """
     outcomes: dict[str, Outcome] = {}
     read_at: dict[str, float] = {}
@@ -147,9 +147,9 @@ def load_outcomes(value: Any) -> tuple[dict[str, Outcome], dict[str, float]]:
 
 class BatchProgress:
     """
-    The progress of a batch, as the worker knows it.
+    The progress of a batch on a worker.
 
-    :param ids: the ids, in the order of the results; one may be named more than once.
+    :param ids: the ids in the order of the results, with duplicates.
     :param started_at: when the wait began, in seconds since the epoch.
     :param resumed_at: when this worker began.
     :param has_worked: whether a response was parsed as a task before.
@@ -166,25 +166,27 @@ class BatchProgress:
         self.known: dict[str, Outcome] = {}
         self.read_at: dict[str, float] = {}
         self.completed: set[str] = set()
-        """Ids of the videos that the trigger has seen completed or failed."""
+        """Ids of the videos that have ended at the service, as the trigger reported."""
         self.failed: set[str] = set()
-        """Those of them that have failed, whose reasons are read."""
+        """Ids of those that have failed. The worker reads their reasons."""
         self.ended_by_airflow = ""
 
     @property
     def remaining(self) -> list[str]:
-        """The ids that the trigger was given."""
+        """The ids without an outcome, which the trigger polls."""
         return [video for video in self.unique if video not in self.known]
 
     @property
     def has_results(self) -> bool:
+        """Whether a video is completed."""
         return any(isinstance(outcome, VideoTask) for outcome in self.known.values())
 
     def outdated(self, now: float) -> set[str]:
-        """Return the ids of the tasks whose URLs are to be read again, where that is possible."""
+        """Return the ids of the tasks with URLs that are older than ``MAX_URL_AGE``."""
         return {video for video, read_at in self.read_at.items() if now - read_at > MAX_URL_AGE}
 
     def to_poll(self, now: float) -> list[str]:
+        """Return the ids that the worker polls: those without an outcome, and those with an outdated URL."""
         outdated = self.outdated(now)
         return [video for video in self.unique if video not in self.known or video in outdated]
 
@@ -193,7 +195,7 @@ class BatchProgress:
         return {video: self._status(video) for video in self.unique}
 
     def ended_before(self, left: list[str]) -> dict[str, int] | None:
-        """Return how many of the videos have ended that are not left to a trigger, by status; None if there are none."""
+        """Count the videos that no trigger polls any more by status; None if there are none."""
         statuses = self.statuses()
         return dict(Counter(statuses[video] for video in statuses.keys() - left)) or None
 
@@ -205,7 +207,7 @@ class BatchProgress:
         return "completed" if video in self.completed else ""
 
     def take(self, poller: Poller) -> None:
-        """Add the outcomes of a poller. An older task is better than an error of reading it again."""
+        """Add the outcomes of a poller. A known task is not replaced by an error."""
         for video, outcome in poller.outcomes.items():
             if isinstance(outcome, VideoTask) or video not in self.known:
                 self.known[video] = outcome

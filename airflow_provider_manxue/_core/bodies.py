@@ -12,22 +12,25 @@ from urllib.parse import quote
 from airflow_provider_manxue._core.reasons import decode_text
 
 MAX_DEPTH = 100
-"""Levels of lists and objects in a response at most. Airflow fails to store an XCom of some hundred."""
+"""Maximum number of nested lists and objects in a response. Airflow fails to store an XCom with some hundred."""
 
 _MAX_MESSAGE = 500
-"""Characters of the service's own text that are shown at most."""
+"""Maximum number of characters of a text from the service that are shown."""
 
 _MAX_EXCERPT = 200
-"""Characters of a whole response that are quoted at most."""
+"""Maximum number of characters of a response that are quoted."""
 
 _MAX_READ = 4 * _MAX_MESSAGE
-"""Characters of them that are read at most: looking for URLs takes time by the square of the length."""
+"""Maximum number of characters that are searched for URLs. That takes quadratic time."""
 
 
 def parse_json(body: bytes, secret: str = "") -> Any:
     """
-    Read JSON, without what must not be stored: the API key, should the service repeat it, and what JSON columns
-    of databases refuse (NaN and infinities, NUL and lone surrogates in text). A value that is nested too deep is not used.
+    Parse JSON, without values that must not be stored.
+
+    These are the API key, and values that JSON columns of databases refuse: NaN, infinities, NUL and lone surrogates.
+
+    :return: the value; None if it is not JSON, or nested deeper than ``MAX_DEPTH``.
     """
     try:
         payload = _JSON.decode(body.decode(json.detect_encoding(body), "surrogatepass"))
@@ -59,14 +62,14 @@ _JSON = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_finite)
 
 
 def _is_plain(body: bytes, secret: str) -> bool:
-    """Return whether no text in a body needs cleaning. That is so in most responses, and a wait reads thousands."""
+    """Return whether no text in a body needs cleaning, as in most responses. A fast path, since a wait reads thousands."""
     signs = (b"\\", b"\0", *(form.encode() for form in _forms_of(secret)))
     return body.isascii() and not any(sign in body for sign in signs)
 
 
 @lru_cache(maxsize=16)
 def _forms_of(secret: str) -> tuple[str, ...]:
-    """Return how a secret may be repeated: as it is, or in a URL."""
+    """Return the forms of a secret in a response: unchanged, and percent-encoded."""
     return tuple({secret, quote(secret, safe="")} - {""})
 
 
@@ -100,21 +103,21 @@ def mask_in_body(body: bytes, secret: str) -> bytes:
 
 def clean_text(text: Any, secret: str = "") -> str:
     """
-    Make foreign text fit for a log: one line, bounded, without the API key and without a URL's signature.
+    Clean a foreign text for a log: one line, bounded, without the API key and the signatures of URLs.
 
-    :param text: the text as it came.
+    :param text: the text.
     :param secret: the API key.
     """
-    # The key first: cut in two, it would not be found.
+    # The key is masked before the text is cut, since a part of it would not be found.
     shown = _without(secret, str(text))
     if not shown or (shown.isascii() and shown.isalpha() and len(shown) <= _MAX_MESSAGE):
         return shown
     is_cut, shown = len(shown) > _MAX_READ, shown[:_MAX_READ]
-    # In JSON inside of a text, slashes may be escaped.
+    # JSON inside of a text may have escaped slashes.
     url = r"(https?:(?:\\?/){2}[^\s?#\"'<>]+)[?#][^\s\"'<>]*"
     shown = re.sub(url, r"\1?***", shown, flags=re.IGNORECASE)
     if "//" in shown or "\\/" in shown:
-        # A URL may contain spaces, also before and in its query.
+        # A URL may contain spaces, before its query and in it.
         shown = re.sub(r"([?#&])[^\s=\"'<>]{0,100}=[^\s\"'<>]*", r"\1***", shown)
     shown = "".join(char if char.isprintable() else " " for char in shown)
     shown = " ".join(shown.split())
@@ -123,9 +126,9 @@ def clean_text(text: Any, secret: str = "") -> str:
 
 def excerpt_of(body: bytes, secret: str) -> str:
     """
-    Return the beginning of a response for an error or a log, cleaned as :func:`clean_text` does.
+    Return the beginning of a response for an error or a log, cleaned with :func:`clean_text`.
 
-    :param body: the response's body, or as much of it as was read.
+    :param body: the received part of the body.
     :param secret: the API key.
     """
     response = parse_json(body, secret)

@@ -1,8 +1,7 @@
 """
-The fields of an Airflow connection of type ``manxue``. No I/O happens here.
+The fields of an Airflow connection of type ``manxue``. The only I/O is a check that ``ca_bundle`` is a file.
 
-The functions take plain values, so that the worker, the triggerer
-and the tests read a connection in the same way.
+The functions take plain values, since workers and triggerers load a connection in different ways.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ def parse_connection(
     Check the fields of a connection.
 
     :param conn_id: the connection's id, for error texts.
-    :param host: base URL of the service, or empty for the public one; with or without scheme, path prefix,
-        trailing slash or ``/v1``.
+    :param host: base URL of the service, or empty for the public one. Scheme, path prefix, trailing slash and ``/v1`` are
+        optional.
     :param password: the API key.
     :param port: port, if it is not part of ``host``.
     :param schema: ``https`` or ``http``, if it is not part of ``host``.
-    :param extra: the connection's extra fields, or their JSON text. Pass the text: Airflow's ``extra_dejson``
-        takes a text that is no JSON for no fields.
-    :raises ManxueConfigurationError: naming the field, what is wrong with it, and the remedy.
+    :param extra: the connection's extra fields, or their JSON text. Pass the text, since Airflow's ``extra_dejson`` returns no
+        fields for invalid JSON.
+    :raises ManxueConfigurationError: naming the field, the problem and the remedy.
     """
     reader = _Reader(conn_id, _parse_extra(conn_id, extra))
     settings = ManxueSettings(
@@ -72,7 +71,7 @@ def _parse_extra(conn_id: str, extra: Any) -> Mapping[str, Any]:
         try:
             extra = json.loads(extra)
         except (ValueError, RecursionError):
-            # The text is not repeated, as it may hold a password.
+            # The text is not quoted, since it may contain a password.
             raise _field_error(conn_id, "extra", "it is not JSON", remedy) from None
     if not extra or (isinstance(extra, str) and not extra.strip()):
         return {}
@@ -86,9 +85,9 @@ def _field_error(conn_id: str, name: str, problem: str, remedy: str) -> ManxueCo
 
 
 def missing_connection(conn_id: str) -> ManxueConnectionNotFoundError:
-    """Return the error for a connection that Airflow does not know."""
+    """Return the error for a connection that does not exist."""
     return ManxueConnectionNotFoundError(
-        f"The connection {conn_id!r} does not exist. Create one of the type 'manxue' with the API key as its password."
+        f"The connection {conn_id!r} does not exist. Create one of the type 'manxue' with the API key of the service."
     )
 
 
@@ -103,14 +102,14 @@ class _Reader:
     def error(self, name: str, problem: str, remedy: str) -> ManxueConfigurationError:
         return _field_error(self.conn_id, name, problem, remedy)
 
-    # The key and the host have columns of their own in a connection.
+    # Columns of the connection
 
     def api_key(self, password: str) -> str:
         key = password.strip()
         if not key:
             raise self.error("password", "no API key is set", "Put the service's API key there.")
         if not re.fullmatch(r"[!-~]+", key):
-            # Anything else could end the header and begin another one.
+            # A line break would end the header and begin another one.
             raise self.error(
                 "password",
                 "the API key holds a space, a line break or a character outside of ASCII",
@@ -143,11 +142,11 @@ class _Reader:
         if schema and schema.lower() not in {"http", "https"}:
             raise self.error("schema", f"{schema!r} is neither 'https' nor 'http'", "Leave it empty.")
         if "@" in host:
-            # Not repeated: the part before the @ may be a password.
+            # Not quoted: the part before the @ may be a password.
             raise self.error("host", "it holds a user name or a password", "Put the API key into 'password'.")
         text = host if "://" in host else f"{schema or 'https'}://{host}"
         if "?" in host or "#" in host:
-            # Not repeated: it may hold the key.
+            # Not quoted: the query may contain the key.
             raise self.error("host", "it holds more than a base URL", remedy)
         try:
             url = urlsplit(text)
@@ -156,14 +155,14 @@ class _Reader:
             raise self.error("host", f"{host!r} is not a URL", remedy) from None
         if url.scheme not in {"http", "https"}:
             raise self.error("host", f"{url.scheme!r} is not a scheme of the service", remedy)
-        # Not its hostname: urlsplit takes "https://host:" and "https://a [::1] b" for hosts too.
+        # Not only the host name: urlsplit also accepts "https://host:" and "https://a [::1] b".
         if not _AUTHORITY.fullmatch(url.netloc) or port == 0 or not is_host_name(url.hostname or ""):
             raise self.error("host", f"{host!r} names no valid host", remedy)
         if re.search(r"[^!-~]|\\|/\.{1,2}(/|$)", url.path):
             raise self.error("host", f"{host!r} holds more than a base URL", remedy)
         return url
 
-    # The rest are extra fields. The connection form saves an emptied field as null or "".
+    # Extra fields. The connection form saves an emptied field as null or "".
 
     def _extra(self, name: str) -> Any:
         self.known.add(name)
@@ -209,7 +208,7 @@ class _Reader:
             if isinstance(value, str) and Path(value).is_file():
                 return value
         except OSError:
-            pass  # a folder that may not be entered, a name that is too long
+            pass  # no permission for the folder, or a name that is too long
         raise self.error(
             name,
             f"{value!r} is not a file here",
@@ -220,7 +219,7 @@ class _Reader:
         value = self._extra(name)
         if value is None:
             return None
-        # The value may hold a password, so it is not repeated.
+        # Not quoted: the value may contain a password.
         if isinstance(value, str) and is_proxy_url(value.strip()):
             return value.strip()
         raise self.error(
@@ -266,9 +265,9 @@ def is_host_name(hostname: str) -> bool:
 
 def is_proxy_url(url: str) -> bool:
     """
-    Return whether both clients can send requests through a proxy.
+    Return whether both clients support the URL of a proxy.
 
-    :param url: URL of the proxy; only plain HTTP is supported between a client and its proxy.
+    :param url: URL of the proxy. Only plain HTTP is supported between a client and its proxy.
     """
     if not re.fullmatch(r"http://[^\s/?#]+/?", url):
         return False

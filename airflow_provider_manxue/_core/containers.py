@@ -16,11 +16,11 @@ if TYPE_CHECKING:
     from airflow_provider_manxue._core.mp4 import ReadAt
 
 HEAD_BYTES = 512
-"""Bytes from the start of a body that tell a video from an error page."""
+"""Bytes from the start of a body that distinguish a video from an error page."""
 
 
 class Container(StrEnum):
-    """Kinds of files that a video comes in."""
+    """Container formats of videos."""
 
     MP4 = "mp4"
     QUICKTIME = "quicktime"
@@ -37,7 +37,7 @@ _TEXT_TYPE = re.compile(
 
 def containers_of(head: bytes) -> frozenset[Container]:
     """
-    Return the kinds of files that a body may be, by its first bytes; empty if it is none of them.
+    Detect the possible containers of a body from its first bytes; empty if it is none of them.
 
     :param head: the first bytes of the body.
     """
@@ -53,9 +53,9 @@ def accepted_containers(
     wanted: Collection[Container] | None, content_type: str | None
 ) -> frozenset[Container]:
     """
-    Return the kinds of files that are saved.
+    Return the containers that are saved.
 
-    :param wanted: those that the author named; None for MP4, and another one that the host announces.
+    :param wanted: those that the author named; None for MP4 and the one that the host announces.
     :param content_type: the media type of the response.
     """
     if wanted is not None:
@@ -66,21 +66,23 @@ def accepted_containers(
 
 def check_head(head: bytes, content_type: str | None, coding: str) -> None:
     """
-    Tell a video from an error page.
+    Check that a body is a video, not an error page.
 
     :param head: the first bytes of the body.
-    :param content_type: the media type that it was announced with.
+    :param content_type: its media type, as announced.
     :param coding: the content codings that the response names.
-    :raises NoVideoError: if they are the beginning of a text, or nothing.
+    :raises NoVideoError: if the body is a text or empty.
     :raises BrokenTransferError: if the body is compressed.
     """
     if containers_of(head):
-        # Some stores keep a Content-Encoding that is none of the body: the bytes decide.
+        # Some stores name a Content-Encoding that the body does not have.
         return
     if not head:
         raise NoVideoError("the media host sent an empty body instead of the video")
     if coding:
-        raise BrokenTransferError(f"the media host compressed the video ({coding}), which was not asked for")
+        raise BrokenTransferError(
+            f"the media host compressed the video ({coding}), although that was not requested"
+        )
     kind = (content_type or "").partition(";")[0].strip()
     if _is_text(head) or _TEXT_TYPE.fullmatch(kind):
         raise NoVideoError(
@@ -92,7 +94,7 @@ def _is_text(head: bytes) -> bool:
     """Return whether a body begins as HTML, XML, JSON or plain text does, in any encoding of Unicode."""
     for bom, encoding in ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"", "utf-8")):
         if head.startswith(bom):
-            # The last character may be cut.
+            # The last character may be cut off.
             text = head.decode(encoding, "ignore")
             return (
                 len(text.encode(encoding)) >= len(head) - 3 and re.search(r"[\0-\x08\x0e-\x1f]", text) is None
@@ -104,15 +106,15 @@ def judge(
     read_at: ReadAt, received: int, announced: int | None, accepted: Collection[Container]
 ) -> Assessment:
     """
-    Decide whether a body that has ended is the whole video.
+    Assess whether a received body is the complete video.
 
-    An announced length must be met. That alone does not show a length that was announced too small, so the container
-    must not describe more than there is. Without an announced length, the container must show its end itself.
+    The length must be the announced one. Since that may be too small, the container must not describe more data than the
+    body has. Without an announced length, the container itself must show its end.
 
-    :param read_at: reads so many bytes from a position of the body; fewer at its end.
-    :param received: length of the body.
-    :param announced: length that it should have, if that is known.
-    :param accepted: kinds of files that are saved.
+    :param read_at: returns up to a number of bytes from a position of the body.
+    :param received: length of the body in bytes.
+    :param announced: announced length in bytes, if there is one.
+    :param accepted: containers that are saved.
     """
     if announced is not None and received != announced:
         return Assessment(State.INCOMPLETE, f"the body ended after {received} of {announced} bytes")
@@ -138,7 +140,7 @@ def _judge_container(read_at: ReadAt, size: int, accepted: Collection[Container]
 
 
 def _assess_webm(read_at: ReadAt, size: int) -> Assessment:
-    """Compare the end of the ``Segment``, which holds all media data of a WebM file (RFC 8794, RFC 9559)."""
+    """Compare the end of the ``Segment`` with the size. It contains all media data of a WebM file (RFC 8794, RFC 9559)."""
     header_length, header_body = _variable_int(read_at(4, 8), 4)
     if header_length is not None:
         segment = header_body + header_length
@@ -156,7 +158,7 @@ def _assess_webm(read_at: ReadAt, size: int) -> Assessment:
 
 
 def _variable_int(data: bytes, position: int) -> tuple[int | None, int]:
-    """Return a length of EBML, None if it is not known, and the position behind it."""
+    """Parse a length in EBML. Return it, or None if it is unknown, and the position after it."""
     width = 9 - data[0].bit_length() if data and data[0] else 0
     if not width or len(data) < width:
         return None, position
@@ -166,9 +168,9 @@ def _variable_int(data: bytes, position: int) -> tuple[int | None, int]:
 
 def video_type(content_type: str | None) -> str | None:
     """
-    Return the media type under which a store may show what was received; None if the host named no video.
+    Return the media type to store a video with; None if the host announced another one.
 
-    A store that serves a file as a web page would run the scripts in it.
+    A file that a store serves as a web page could run scripts in the store's origin.
     """
     kind = (content_type or "").partition(";")[0].strip().lower()
     return kind if re.fullmatch(r"video/[a-z0-9.+-]{1,100}", kind) else None

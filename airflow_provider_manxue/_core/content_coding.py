@@ -1,8 +1,8 @@
 """
 Content codings of responses (RFC 9110, section 8.4). No I/O happens here.
 
-Both clients request ``identity``. Some gateways compress nevertheless, and some put tokens into ``Content-Encoding``
-that name no coding. The bytes decide: a body that is not compressed is returned as it is, also if the header names a coding.
+Both clients request ``identity``. Some gateways compress nevertheless, and some send tokens in ``Content-Encoding`` that
+name no coding. A body that is not compressed is returned unchanged, also if the header names a coding.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import zlib
 from airflow_provider_manxue.exceptions import ManxueTransientError
 
 MAX_CODINGS = 3
-"""Codings that are undone for one response. Each is bounded, but takes time."""
+"""Maximum number of codings that are undone for one response. Each is bounded, but takes time."""
 
 _MAX_MEMBERS = 10
-"""Members of one gzip body (RFC 1952, section 2.2). Servers send one; thousands of empty ones would take long."""
+"""Maximum number of members of a gzip body (RFC 1952, section 2.2). Servers send one. Thousands of empty ones take long."""
 
 _GZIP = frozenset({"gzip", "x-gzip"})
 _UNSUPPORTED = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
@@ -30,9 +30,9 @@ def decode_body(body: bytes, content_encoding: str, limit: int) -> bytes:
     """
     Undo the content codings of a body.
 
-    :param body: the body as it came.
+    :param body: the body of the response.
     :param content_encoding: the header ``Content-Encoding``, several values joined by commas; empty if it is absent.
-    :param limit: bytes that each step may return at most.
+    :param limit: maximum number of bytes that each step may return.
     :raises ManxueTransientError: if the body is longer, cut off, damaged, or in a coding that needs another library.
     """
     codings = real_codings(content_encoding)
@@ -87,7 +87,7 @@ def _decoded_or_error(body: bytes, bits: int, room: int, limit: int | None = Non
 
 
 def _inflate(body: bytes, bits: int, room: int, limit: int | None = None) -> tuple[bytes, bytes]:
-    """Decompress one stream within ``room`` bytes. Return it and the bytes behind it."""
+    """Decompress one stream within ``room`` bytes. Return its data and the bytes after it."""
     stream = zlib.decompressobj(bits)
     decoded = stream.decompress(body, room + 1)
     if len(decoded) > room:
@@ -100,7 +100,7 @@ def _inflate(body: bytes, bits: int, room: int, limit: int | None = None) -> tup
 
 
 def _is_text(body: bytes) -> bool:
-    """Return whether a body is readable as it is. Compressed data have control characters, or are no UTF-8."""
+    """Return whether a body is plain text. Compressed data contain control characters, or are not UTF-8."""
     return not re.search(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", body) and _is_utf8(body)
 
 

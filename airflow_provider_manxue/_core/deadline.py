@@ -1,11 +1,11 @@
 """
-The deadline of a wait, and every bound that follows from it. Pure functions of time, without I/O.
+The deadline of a wait, and the bounds derived from it. Pure functions of time, without I/O.
 
 Theory of operation. The deadline is the moment after which no regular poll begins. A final poll follows it, and only its
-response decides a timeout. What may happen after the deadline has a bound of its own:
+response decides a timeout. Each activity after the deadline has a bound:
 
 - A final poll that gets a transient error is retried for ``FINAL_POLL_WINDOW``.
-- A pause that the service wants moves final polls, by ``MAX_OVERSHOOT`` at most.
+- A pause that the service requested moves final polls, by ``MAX_OVERSHOOT`` at most.
 - A video that was seen completed is read for ``GRACE_TIME``, and within ``MAX_OVERSHOOT``.
 - A connection that cannot be used ends the wait ``GRACE_TIME`` after the deadline.
 - The trigger stops ``EVENT_MARGIN`` before Airflow ends the deferral, ``DEFER_TIMEOUT_MARGIN`` after the deadline.
@@ -22,7 +22,7 @@ from datetime import timedelta
 from airflow_provider_manxue._core.polling import GRACE_TIME, MAX_RETRY_AFTER, MIN_FIRST_POLL_DELAY
 
 FINAL_POLL_WINDOW = 15.0
-"""Seconds for which a final poll is retried after transient errors: in flight, and in the delays between."""
+"""Seconds for which a final poll is retried after transient errors. Counts requests in flight and the delays between."""
 
 MAX_OVERSHOOT = MAX_RETRY_AFTER + GRACE_TIME
 """Seconds after the deadline to which a pause can move the final poll."""
@@ -34,11 +34,11 @@ LEGACY_DEFER_TIMEOUT_MARGIN = 900.0
 """Seconds; the margin of the deferrals of version 0.1.0, which do not name it."""
 
 EVENT_MARGIN = 60.0
-"""Seconds of that margin that are left for Airflow to handle the trigger's event."""
+"""Seconds of ``DEFER_TIMEOUT_MARGIN`` that are reserved for Airflow to handle the trigger's event."""
 
 
 def to_seconds(value: timedelta | float) -> float:
-    """Return a time that an author passes, in seconds. Whatever is no time is left for the caller to refuse."""
+    """Convert a duration to seconds. A value of another type is returned unchanged, for the caller to refuse."""
     return value.total_seconds() if isinstance(value, timedelta) else value
 
 
@@ -46,7 +46,7 @@ def to_seconds(value: timedelta | float) -> float:
 
 
 def latest_final_poll(deadline: float) -> float:
-    """Return the moment to which a pause can move a final poll at most."""
+    """Return the latest moment to which a pause can move a final poll."""
     return deadline + MAX_OVERSHOOT
 
 
@@ -60,15 +60,15 @@ def deadline_to_read(deadline: float, now: float) -> float:
     Return the deadline of a video that was seen completed.
 
     :param deadline: the wait's deadline.
-    :param now: the moment of the first attempt. The grace period begins then, but ends where no pause can move a final poll
-        any further.
+    :param now: the moment of the first attempt. The grace period begins then, but ends with the
+        latest final poll.
     """
     return max(deadline, min(now + GRACE_TIME, latest_final_poll(deadline)))
 
 
 def final_polls_failed(now: float, deadline: float, last_response_at: float, resumes_at: float) -> bool:
     """
-    Return whether final polls got no usable response for as long as they are retried, although no pause was requested.
+    Return whether the final polls have failed: no usable response within their window, and no pause was requested.
 
     :param now: the current time.
     :param deadline: the wait's deadline.
@@ -96,7 +96,7 @@ def latest_in_trigger(deadline: float, ends_at: float, resumed_at: float) -> flo
 
     :param deadline: the wait's deadline.
     :param ends_at: when Airflow ends the deferral.
-    :param resumed_at: when the trigger started. One that starts later than it should stop still polls once.
+    :param resumed_at: when the trigger started. A trigger that starts after its end still polls once.
     """
     return max(ends_at - EVENT_MARGIN, deadline + FINAL_POLL_WINDOW, resumed_at + EVENT_MARGIN)
 
@@ -106,11 +106,11 @@ def latest_in_trigger(deadline: float, ends_at: float, resumed_at: float) -> flo
 
 def first_poll_at(due_at: float, now: float, deadline: float) -> float:
     """
-    Return when a wait that leaves its worker is polled first, by a trigger or by a rescheduled process.
+    Return the moment of the first poll after a worker defers or reschedules.
 
     :param due_at: when the next poll is due. A time after the deadline is the end of a pause.
     :param now: the moment at which the wait leaves the worker.
-    :param deadline: the wait's deadline. It wins over the delay that the scheduler needs.
+    :param deadline: the wait's deadline. It takes precedence over ``MIN_FIRST_POLL_DELAY``.
     """
     if due_at > deadline:
         return due_at
@@ -119,7 +119,7 @@ def first_poll_at(due_at: float, now: float, deadline: float) -> float:
 
 def first_polls(planned: float, now: float, interval: float, deadline: float) -> tuple[float, float]:
     """
-    Return the time span over which a trigger spreads its first polls, given when it starts.
+    Return the time span over which a trigger spreads its first polls.
 
     :param planned: the moment that the worker planned.
     :param now: the moment of the start. If it is later than planned, the triggerer was restarted, perhaps with
@@ -138,11 +138,11 @@ def first_polls(planned: float, now: float, interval: float, deadline: float) ->
 @dataclass(frozen=True, slots=True)
 class TimeLimits:
     """
-    The limits that the author sets to a wait.
+    The limits of a wait, as its author has set them.
 
     :param timeout: seconds that the wait may take.
-    :param execution_timeout: seconds that the task may take; infinite if there is no such limit, and where the task does not
-        defer, since Airflow itself ends it then.
+    :param execution_timeout: seconds that the task may take; infinite if there is no such limit. Also infinite where the task
+        does not defer, since Airflow itself ends it there.
     """
 
     timeout: float
@@ -154,24 +154,24 @@ class TimeLimits:
         return min(self.timeout, self.execution_timeout)
 
     def is_over(self, started_at: float, now: float) -> bool:
-        """Return whether ``execution_timeout`` has passed, which no pause of the service extends."""
+        """Return whether ``execution_timeout`` has passed. No pause of the service extends it."""
         return now >= started_at + self.execution_timeout
 
     def is_grace_over(self, started_at: float, now: float) -> bool:
         """
-        Return whether no grace period begins any more, where Airflow has ended the deferral.
+        Return whether it is too late to begin a grace period, after Airflow has ended the deferral.
 
-        The start of a grace period is lost each time that Airflow ends a deferral. Without this bound, a wait would last as
-        long as Airflow ends deferral after deferral.
+        The start of a grace period is lost each time that Airflow ends a deferral. Without this bound, a wait whose deferrals
+        all end like that would never end.
         """
         return now >= latest_final_poll(started_at + self.wait_timeout) + DEFER_TIMEOUT_MARGIN
 
     def deadline(self, started_at: float, now: float, ended_by_airflow: str = "") -> float:
         """
-        Return the deadline of what a worker polls.
+        Return the deadline for a worker.
 
-        Airflow ends a deferral after the deadline, later than any pause moves a final poll. The final poll of this worker is
-        the first one then, so that the deadline is now.
+        Airflow ends a deferral after the deadline, later than any pause moves a final poll. This worker sends the first
+        final poll then, so that the deadline is now.
 
         :param started_at: when the wait began.
         :param now: the current time.
@@ -183,7 +183,7 @@ class TimeLimits:
         return deadline
 
     def latest_start(self, now: float, ended_by_airflow: str) -> float:
-        """Return the latest moment at which a wait can have begun whose deferral Airflow has ended now."""
+        """Return the latest possible start of a wait, if Airflow has just ended its deferral."""
         return now - (self.wait_timeout if _is_timeout(ended_by_airflow) else 0.0)
 
     def defer_timeout_margin(self, started_at: float, deadline: float, now: float) -> float:
@@ -234,7 +234,7 @@ def poll_times_from_end(
     interval: float,
 ) -> PollTimes:
     """
-    Return the times of a wait that began in the triggerer, where only the time at which Airflow ends it is known.
+    Return the times of a wait that began in the triggerer, from the time at which Airflow ends it.
 
     :param ends_at: that time: the start plus ``timeout`` and ``margin``, or plus ``execution_timeout`` if that is
         shorter.

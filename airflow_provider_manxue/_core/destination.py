@@ -1,4 +1,4 @@
-"""Names of the files that videos are saved to."""
+"""Names of the files to save videos in."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ UNVERIFIED_SUFFIX = ".unverified"
 
 def parse_destination(destination: Any, video_task_id: str) -> str:
     """
-    Return the URI of the file that a video is saved to.
+    Return the URI of the file for a video.
 
-    :param destination: what the author passed.
-    :param video_task_id: id of the task, for the name of a file in a folder.
+    :param destination: URI of a file, or of a folder with a trailing slash.
+    :param video_task_id: id of the task, the name of a file in a folder.
     :raises ManxueInputError: if it is not the URI of a file or folder.
     """
     if not isinstance(destination, str) or not destination.isprintable():
@@ -41,10 +41,10 @@ def parse_destination(destination: Any, video_task_id: str) -> str:
             f"after the id."
         )
     if set("?#") & set(rest):
-        # Libraries of stores cut names there, each in its own way.
+        # The libraries of stores cut names there, each differently.
         raise ManxueInputError(f"destination {destination!r} holds '?' or '#'. Use another name.")
     if ".." in re.split(r"[/\\]", unquote(rest)):
-        # A part of it may come from the service, by a template.
+        # A template may have inserted a text from the service.
         raise ManxueInputError(f"destination {destination!r} holds '..'. Name the folder itself.")
     return f"{destination}{quote(video_task_id, safe='')}.mp4" if destination.endswith("/") else destination
 
@@ -53,6 +53,6 @@ def names_one_file(destination: object) -> bool:
     """
     Return whether a destination is the same file for each task of a mapped operator.
 
-    :param destination: what the author passed to ``partial()``.
+    :param destination: the argument of ``partial()``.
     """
     return isinstance(destination, str) and "{" not in destination and not destination.strip().endswith("/")

@@ -1,8 +1,8 @@
 """
 The events with which a trigger returns a wait to a worker. No I/O happens here.
 
-An event reports how the wait ended, and has neither a URL nor a key: Airflow writes it to the log and stores it in the
-metadata database. An event that is not understood fails the task, and is never a success.
+An event contains neither a URL nor the API key, since Airflow logs it and stores it in the metadata database. An event
+that cannot be parsed fails the task.
 """
 
 from __future__ import annotations
@@ -39,17 +39,16 @@ if TYPE_CHECKING:
 VERSION = 1
 
 MAX_REASON = 200
-"""Characters of an error's message in the event of a batch; the worker reads a longer one again."""
+"""Maximum length of an error's message in the event of a batch. The worker reads a longer one again."""
 
 MAX_TABLE = 40_000
-"""Bytes that the distinct states of a batch take in its event at most."""
+"""Maximum size of the distinct states of a batch in its event, in bytes."""
 
 _END_OF_TIME = 1e11
-"""Seconds since the epoch beyond which a number is no moment of a wait."""
+"""Seconds since the epoch. A greater number is not a valid start of a wait."""
 
 _CODES = string.ascii_letters + string.digits
-"""One character for each distinct state of a batch. The last one is for all states beyond: the worker polls those
-videos."""
+"""Characters for the distinct states of a batch. The last one is for all other states: the worker polls those videos."""
 
 _ERRORS: dict[str, type[ManxueError]] = {
     "failed": ManxueVideoFailedError,
@@ -125,15 +124,15 @@ def error_event(
 
 def begin_event(reason: str) -> dict[str, Any]:
     """
-    Return the event of a wait that cannot begin in the triggerer, so that a worker has to begin it.
+    Return the event of a wait that cannot begin in the triggerer. A worker begins it.
 
-    :param reason: why it cannot.
+    :param reason: the reason.
     """
     return {"version": VERSION, "status": "begin", "reason": reason}
 
 
 def is_begin_event(event: Any) -> bool:
-    """Return whether a worker has to begin the wait."""
+    """Return whether the event is that of :func:`begin_event`."""
     return isinstance(event, dict) and event.get("version") == VERSION and event.get("status") == "begin"
 
 
@@ -149,7 +148,7 @@ def parse_event(event: Any) -> ManxueError | None:
     """
     Parse an event.
 
-    :return: None if the video is completed, otherwise the error with which the wait ended.
+    :return: None if the video is completed, the error of the wait otherwise.
     """
     if isinstance(event, dict) and event.get("version") == VERSION:
         if event.get("status") != _COMPLETED:
@@ -181,11 +180,11 @@ def worked_before(event: Any) -> bool:
 @dataclass(frozen=True, slots=True)
 class BatchStates:
     """
-    The states of the videos of a batch, as the trigger has seen them.
+    The states of the videos of a batch, parsed from the trigger's event.
 
-    :param errors: the errors with which some of the waits ended, by id.
-    :param to_read: ids of the videos that have ended at the service: their URLs, or reasons, are read by the worker.
-    :param failed: those of them that have failed.
+    :param errors: the errors of the videos whose wait ended with one, by id.
+    :param to_read: ids of the videos that have ended at the service. The worker reads their URLs or reasons.
+    :param failed: ids of those that have failed.
     :param to_poll: ids of the videos whose state the worker must poll.
     """
 
@@ -204,13 +203,13 @@ def batch_event(
     started_at: float | None = None,
 ) -> dict[str, Any]:
     """
-    Return the event of a wait for many videos: below 64 KiB for 10,000 of them.
+    Return the event of a wait for many videos. Its size is below 64 KiB for 10,000 videos.
 
     Each video has one character, the key of an entry in the table of distinct states.
 
     :param ids: the distinct ids, in order.
-    :param outcomes: how the wait for each of them ended.
-    :param not_polled: ids of those that timed out without a final poll.
+    :param outcomes: the outcomes by id.
+    :param not_polled: ids of the videos that timed out without a final poll.
     :param has_worked: whether a response was parsed as a task.
     :param started_at: when the wait began, in seconds since the epoch, if the worker does not know it.
     """
@@ -228,7 +227,7 @@ def batch_event(
 
 
 def _codes(states: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """Return a character for each distinct state for which the table has room, the most frequent ones first."""
+    """Assign characters to distinct states, the most frequent ones first, until the table is full."""
     codes: dict[tuple[str, str], str] = {}
     left = MAX_TABLE
     for state, _ in Counter(states).most_common():
@@ -244,8 +243,8 @@ def parse_batch_event(event: Any, ids: Sequence[str]) -> BatchStates:
     Parse the event of a wait for many videos.
 
     :param event: the event.
-    :param ids: the distinct ids that the trigger was given, in order. If the trigger names others, all are polled again.
-    :raises ManxueError: if the wait ended for all of them with an error, or the event is not understood.
+    :param ids: the distinct ids that the trigger polls, in order. If the event is about other ids, all are polled again.
+    :raises ManxueError: if one error ended the wait for all of them, or the event cannot be parsed.
     """
     if not isinstance(event, dict) or event.get("version") != VERSION:
         raise _not_understood(event)
@@ -286,7 +285,7 @@ def _sorted(states: Iterable[tuple[str, str, str]]) -> BatchStates:
 
 
 def _parse_ended_event(event: Mapping[str, Any], ids: Sequence[str]) -> BatchStates:
-    """Parse the form of version 0.1.0, which knows no final polls."""
+    """Parse the form of version 0.1.0."""
     errors = event.get("errors")
     if not isinstance(errors, dict):
         raise _not_understood(event)
@@ -305,7 +304,7 @@ def _parse_ended_event(event: Mapping[str, Any], ids: Sequence[str]) -> BatchSta
 
 
 def _state(video_task_id: str, outcome: Outcome, is_unpolled: bool) -> tuple[str, str]:
-    """Return the state of a video, with a reason from which its id is taken, so that equal ones are equal."""
+    """Return the state of a video. Its id is removed from the reason, so that videos with the same reason share a state."""
     if is_unpolled:
         return _NOT_POLLED, ""
     if not isinstance(outcome, ManxueError):
@@ -328,12 +327,12 @@ def _status_of(error: ManxueError) -> str:
 
 
 def describe_error(error: ManxueError) -> list[str]:
-    """Return the stored form of an error: its status and its message."""
+    """Serialize an error: its status and its message."""
     return [_status_of(error), str(error)]
 
 
 def restore_error(described: Any) -> ManxueError:
-    """Return the error that :func:`describe_error` has written."""
+    """Parse the value that :func:`describe_error` returns."""
     status, message = described
     return _restored(status, message, described)
 

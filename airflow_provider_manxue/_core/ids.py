@@ -1,9 +1,9 @@
 """
-Ids of video tasks: reading them from the arguments of an author and from responses. No I/O happens here.
+Ids of video tasks, parsed from arguments and from responses. No I/O happens here.
 
-Theory of operation: an argument is an id, a whole task or create response, or one of these that a template has turned
-into text. Text that begins like an object or a list is parsed, as JSON or as a Python literal. If that fails, it is
-refused and not repeated, since it may contain a signed URL.
+Theory of operation: an argument is an id, a task, a create response, or one of these as the text that a template rendered.
+Text that begins like an object or a list is parsed as JSON or as a Python literal. If that fails, it is refused. It is
+not quoted in the error, since it may contain a signed URL.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from typing import Any
 from airflow_provider_manxue.exceptions import ManxueInputError
 
 MAX_TASK_TEXT = 100_000
-"""Characters of a text that is parsed as one task. A real one has less than 10,000."""
+"""Maximum length of a text that is parsed as one task. A real one has less than 10,000 characters."""
 
 MAX_LIST_TEXT = 1_000_000
-"""Characters of a text that is parsed as a list of ids. Parsing takes about half a second then."""
+"""Maximum length of a text that is parsed as a list of ids. Parsing that many characters takes about half a second."""
 
 _ID_FIELDS = ("id", "projectId", "task_id", "taskId")
 _NESTING_FIELDS = (
@@ -51,11 +51,11 @@ _REMEDY = (
 
 def parse_video_task_id(value: Any) -> str:
     """
-    Read the id of a task from an argument: the id itself, a whole task, or a create response.
+    Parse the id of a task from an argument: the id itself, a task, or a create response.
 
     :param value: text, a whole number, or a mapping with ``id``, ``projectId``, ``task_id`` or ``taskId``, at the top
-        or in ``data``. A mapping may also come as text, in JSON or in Python's notation.
-    :raises ManxueInputError: if there is no usable id in it. The message never repeats a URL or a mapping.
+        or in ``data``. A mapping may also be text, in JSON or in Python's notation.
+    :raises ManxueInputError: if it contains no usable id. The message does not quote URLs and mappings.
     """
     if isinstance(value, str) and _is_serialized(value):
         value = _deserialize(value, "video_task_id", MAX_TASK_TEXT)
@@ -79,11 +79,10 @@ def parse_video_task_id(value: Any) -> str:
 
 def parse_video_task_ids(values: Any) -> list[str]:
     """
-    Read the ids of several tasks from an argument.
+    Parse the ids of several tasks from an argument.
 
-    :param values: an iterable of ids, whole tasks or create responses; or such a list as text, in JSON or in Python's
-        notation.
-    :raises ManxueInputError: if there is none, or one of them is unusable. It names the position.
+    :param values: an iterable of ids, tasks or create responses. It may also be text, in JSON or in Python's notation.
+    :raises ManxueInputError: if there is no id, or one is not usable. The message has its position.
     """
     if isinstance(values, str) and values.lstrip()[:1] in {"[", "{"}:
         values = _deserialize(values, "video_task_ids", MAX_LIST_TEXT)
@@ -106,7 +105,7 @@ def parse_video_task_ids(values: Any) -> list[str]:
 
 def as_list(values: Any) -> Any:
     """
-    Copy an iterable that can be read only once into a list. Return anything else unchanged.
+    Copy an iterable that can be read only once into a list. Return other values unchanged.
 
     Airflow reads an argument when the Dag is parsed, again when templates are rendered, and when the task runs.
 
@@ -136,13 +135,13 @@ def task_id_in(payload: Mapping[str, Any]) -> str | None:
     Find the id in a task or in a create response, at the top or in ``data``.
 
     :param payload: the decoded response.
-    :return: the id as the service wrote it, whole numbers as text; None if there is none.
+    :return: the id, unchanged. Whole numbers are converted to text. None if there is no id.
     """
     return own_id(payload) or own_id(inner_object(payload))
 
 
 def own_id(fields: Mapping[str, Any]) -> str | None:
-    """Find the id among the fields of one object, without looking into ``data``."""
+    """Find the id among the fields of one object, without those of ``data``."""
     for name in _ID_FIELDS:
         task_id = fields.get(name)
         if isinstance(task_id, int) and not isinstance(task_id, bool):
@@ -154,7 +153,7 @@ def own_id(fields: Mapping[str, Any]) -> str | None:
 
 def ids_in(response: Any, depth: int = 0) -> Iterator[str]:
     """
-    Yield each id in a response to an order: at the top, and in the objects in which relays wrap a task.
+    Yield each id in a response to an order: at the top, and in the objects that relays put around a task.
 
     :param response: the decoded response.
     """
@@ -169,7 +168,7 @@ def ids_in(response: Any, depth: int = 0) -> Iterator[str]:
 
 
 def inner_object(payload: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the object in ``data``, also if it is the only element of a list. Return an empty one otherwise."""
+    """Return the object in ``data``, also if it is the only element of a list. Return an empty object otherwise."""
     data = payload.get("data")
     if data is None:
         return {}
@@ -179,8 +178,8 @@ def inner_object(payload: Mapping[str, Any]) -> Mapping[str, Any]:
 
 
 def is_id(text: str) -> bool:
-    """Return whether a text can be used in a path and in a log. Ids are opaque otherwise."""
-    # URL libraries resolve dot segments even when they are percent-encoded, so these could leave the path.
+    """Return whether a text is usable as an id, in a path and in a log. Ids are opaque otherwise."""
+    # URL libraries resolve dot segments even if they are percent-encoded (WHATWG URL), so that these would leave the path.
     return (
         len(text) <= _MAX_ID_LENGTH
         and text.isprintable()
@@ -193,7 +192,7 @@ def is_id(text: str) -> bool:
 def _digits(number: int) -> str | None:
     try:
         return str(number)
-    except ValueError:  # Python refuses to write numbers of more than 4,300 digits.
+    except ValueError:  # Python does not convert numbers of more than 4,300 digits (CVE-2020-10735).
         return None
 
 

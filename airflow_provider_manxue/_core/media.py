@@ -1,8 +1,8 @@
 """
-Meaning of a media host's responses: versions, parts, containers, retries. No I/O happens here.
+Responses of a media host: versions and parts of a video, errors, and retries. No I/O happens here.
 
-A download is right when it has every byte of one version of the video. Nothing that a server does by mistake
-is taken for that: each response is compared with what the first one promised.
+A download is complete when it has every byte of one version of the video. Each response is compared with the first one,
+so that a mistake of a server does not mix two versions.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from airflow_provider_manxue.exceptions import ManxueTransientError
 
 ERROR_BYTES = 8192
-"""Bytes of an error response that are read for the store's error code."""
+"""Maximum number of bytes of an error response that are read for the error code of the store."""
 
 _MAX_ATTEMPTS = 10
 _MAX_PAUSE = 60.0
@@ -35,15 +35,15 @@ _ERROR_CODE = re.compile(
     rb"""<Code>\s*([A-Za-z][A-Za-z_.]{2,39})\s*</Code>|"(?:code|error)"\s*:\s*"([A-Za-z][A-Za-z_.]{2,39})\"""",
     re.IGNORECASE,
 )
-"""The code of an error in XML or JSON. Letters only, so that no signature is taken for one."""
+"""The code of an error in XML or JSON. It has letters only, so that a signature does not match."""
 
 
 class BrokenTransferError(ManxueDownloadError):
     """
-    A transfer did not come to its end. Another attempt may.
+    A transfer ended early. Another attempt may succeed.
 
-    :param message: what happened.
-    :param retry_after: seconds to wait, as the server asked for, if it did.
+    :param message: the reason.
+    :param retry_after: pause that the server requested, in seconds; None if it requested none.
     """
 
     def __init__(self, message: str, retry_after: float | None = None) -> None:
@@ -52,11 +52,11 @@ class BrokenTransferError(ManxueDownloadError):
 
 
 class ChangedVideoError(BrokenTransferError):
-    """What was received so far cannot be continued. The download starts again from the first byte."""
+    """The received part cannot be continued. The download starts again from the first byte."""
 
 
 class ExpiredUrlError(BrokenTransferError):
-    """The URL is no longer valid. The service may know a new one."""
+    """The URL has expired. The service may have a new one."""
 
 
 class NoVideoError(ExpiredUrlError):
@@ -69,12 +69,12 @@ class NoVideoError(ExpiredUrlError):
 @dataclass(frozen=True, slots=True)
 class Validators:
     """
-    What tells one version of a video from another (RFC 9110, section 8.8).
+    The validators of one version of a video (RFC 9110, section 8.8).
 
     :param etag: the ``ETag``, weak or strong, if there is one.
     :param modified: ``Last-Modified``, if there is one.
-    :param size: the announced length of the whole, if there is one.
-    :param is_dated: ``Last-Modified`` is sure to change with the content, so that it is a strong validator.
+    :param size: the announced length of the complete video in bytes, if there is one.
+    :param is_dated: whether ``Last-Modified`` is a strong validator.
     :param coding: the content codings that the response names, joined by commas.
     """
 
@@ -92,7 +92,7 @@ class Validators:
         return self.modified if self.is_dated else None
 
     def contradict(self, other: Validators) -> bool:
-        """Return whether another response was about another version, by what it says."""
+        """Return whether another response is about another version."""
         if self.coding != other.coding or _differ(self.size, other.size):
             return True
         if self.etag and other.etag:
@@ -103,7 +103,7 @@ class Validators:
         return _differ(self.modified, other.modified)
 
     def merged(self, other: Validators) -> Validators:
-        """Return these validators, with what only the other response knew of the length."""
+        """Return these validators, with the length of the other response if it is unknown here."""
         return replace(self, size=other.size if self.size is None else self.size)
 
 
@@ -118,11 +118,11 @@ def _is_strong(etag: str | None) -> bool:
 @dataclass(frozen=True, slots=True)
 class Part:
     """
-    A part of the video that a response brings.
+    The part of the video in a response.
 
-    :param start: where in the video its first byte belongs.
-    :param validators: those of the version that it is a part of.
-    :param content_type: the media type that it was announced with.
+    :param start: position of its first byte in the video.
+    :param validators: the validators of its version.
+    :param content_type: its media type, as announced.
     """
 
     start: int
@@ -141,16 +141,16 @@ def parse_part(
     now: float = 0.0,
 ) -> Part:
     """
-    Decide what the body of a response is.
+    Determine the part of the video in the body of a response.
 
-    :param status: HTTP status of the response, which is no redirect.
+    :param status: HTTP status of the response. It is not a redirect.
     :param headers: its headers.
-    :param length: length of its body, if it was announced.
-    :param offset: where the requested part begins.
-    :param known: validators of the version that the bytes before ``offset`` belong to.
-    :param error_body: the first bytes of the body of an error, for the store's error code.
+    :param length: announced length of its body in bytes, if there is one.
+    :param offset: position of the first requested byte.
+    :param known: validators of the bytes before ``offset``.
+    :param error_body: the first bytes of the body of an error response.
     :param now: seconds since the epoch, for a ``Retry-After`` that is a date.
-    :raises BrokenTransferError: if the body is of no use.
+    :raises BrokenTransferError: if the body has no usable part.
     """
     if status == 416 and offset:
         return _nothing_left(headers, offset, known or Validators())
@@ -159,7 +159,7 @@ def parse_part(
     if status == 206:
         return _parse_range(headers, length, offset, known or Validators())
     code = error_code(headers, error_body)
-    problem = f"the media host answered HTTP {status}{f' ({code})' if code else ''}"
+    problem = f"the media host responded with HTTP {status}{f' ({code})' if code else ''}"
     if status in _EXPIRED_URL or (status == 400 and _EXPIRY_CODE.search(code)):
         raise ExpiredUrlError(problem)
     raise BrokenTransferError(problem, parse_retry_after(headers.get_all("Retry-After", []), now))
@@ -167,7 +167,7 @@ def parse_part(
 
 def error_code(headers: Message, body: bytes) -> str:
     """
-    Return the store's own code of an error, such as ``AccessDenied``; empty if there is none.
+    Return the error code of the store, such as ``AccessDenied``; empty if there is none.
 
     :param headers: headers of the response.
     :param body: the first bytes of its body.
@@ -184,16 +184,16 @@ def _parse_range(headers: Message, length: int | None, offset: int, known: Valid
     match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", content_range.strip(), re.ASCII)
     if match is None:
         raise ChangedVideoError(
-            f"the media host sent a part that was not asked for ({clean_text(content_range)!r})"
+            f"the media host sent a part that was not requested ({clean_text(content_range)!r})"
         )
     first, last = int(match[1]), int(match[2])
     total = None if match[3] == "*" else int(match[3])
     if first == 0 and _is_range(first, last, total, length):
-        # Its first byte is the video's: whole or not, nothing before it is needed.
+        # It begins with the first byte of the video, so that nothing before it is needed.
         return Part(0, _validators(headers, total), headers.get("Content-Type"))
     if not offset:
         raise ChangedVideoError(
-            f"the media host sent a part that was not asked for ({clean_text(content_range)!r})"
+            f"the media host sent a part that was not requested ({clean_text(content_range)!r})"
         )
     total = known.size if total is None else total
     if first != offset or not _is_range(first, last, total, length):
@@ -208,7 +208,7 @@ def _is_range(first: int, last: int, total: int | None, length: int | None) -> b
 
 
 def _nothing_left(headers: Message, offset: int, known: Validators) -> Part:
-    """Read a response that says that nothing follows. The video is whole if it was cut just before its end."""
+    """Parse a 416: no byte follows. The video is complete if the earlier transfer broke off after its last byte."""
     match = re.fullmatch(r"bytes \*/(\d{1,18})", headers.get("Content-Range", "").strip(), re.ASCII)
     reported = replace(_validators(headers, int(match[1]) if match else None), coding=known.coding)
     if reported.size != offset or known.contradict(reported):
@@ -219,7 +219,7 @@ def _nothing_left(headers: Message, offset: int, known: Validators) -> Part:
 def _continued(offset: int, known: Validators, reported: Validators, content_type: str | None) -> Part:
     if known.contradict(reported):
         raise ChangedVideoError("the media host sent a part of another version of the video")
-    # The first response's validators stay, so that the If-Range of a later attempt is still about its version.
+    # The validators of the first response are used further, so that each If-Range is about the same version.
     return Part(offset, known.merged(reported), content_type)
 
 
@@ -247,7 +247,7 @@ def _is_dated(headers: Message) -> bool:
 
 
 class Retries:
-    """Decides whether a broken download is worth another attempt, and when."""
+    """The attempts of a download: whether to retry, and the delay."""
 
     def __init__(self) -> None:
         self._most = 0
@@ -257,12 +257,12 @@ class Retries:
 
     def pause_after(self, error: BrokenTransferError | ManxueTransientError, received: int) -> float:
         """
-        Return how long to wait before the next attempt, in seconds.
+        Return the delay before the next attempt in seconds.
 
-        :param error: why the last attempt ended. An outage of the service itself is waited out, since nothing
-            but the service knows where the video is.
-        :param received: bytes of the video that were there then. More than in any attempt before is progress.
-        :raises ManxueDownloadError: if it is time to give up.
+        :param error: the error of the last attempt. Errors of the service itself are not counted, since only the service has
+            a new URL.
+        :param received: bytes of the video that have been received. More than in any attempt before is progress.
+        :raises ManxueDownloadError: if there is no further attempt.
         """
         if received > self._most:
             self._most, self._failures, self._attempts, self._pages = received, 0, 0, 0

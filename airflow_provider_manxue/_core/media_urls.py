@@ -1,7 +1,7 @@
 """
-Where a download may go: URLs, redirects and addresses. No I/O happens here.
+Checks of the URLs, redirects and addresses of downloads. No I/O happens here.
 
-The ranges of addresses are listed here, since what Python counts as public differs between its versions.
+The ranges of addresses are listed here, since ``ipaddress.is_global`` differs between versions of Python.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ def parse_url(url: str) -> SplitResult:
     """
     Parse a video's URL.
 
-    :return: its parts, with the host in the ASCII form that name servers and proxies are asked for: what is
-        checked is then what they see.
-    :raises ManxueUnsafeUrlError: if it is not a plain URL of the web.
+    :return: its parts, with the host in the ASCII form that name servers and proxies receive, so that it is checked in
+        that form.
+    :raises ManxueUnsafeUrlError: if it is not a plain ``http`` or ``https`` URL.
     """
     try:
         parts = urlsplit(url)
@@ -47,50 +47,50 @@ def parse_url(url: str) -> SplitResult:
         if not parts.netloc.isascii():
             parts = parts._replace(netloc=parts.netloc.encode("idna").decode("ascii"))
     except ValueError:
-        raise ManxueUnsafeUrlError("The URL of the video cannot be read.") from None
+        raise ManxueUnsafeUrlError("The URL of the video could not be parsed.") from None
     if parts.scheme not in {"http", "https"} or not parts.hostname:
         raise ManxueUnsafeUrlError(
             f"The video is at a {parts.scheme!r} URL; only http and https are fetched."
         )
     if "@" in parts.netloc:
-        raise ManxueUnsafeUrlError("The URL of the video holds a user name or a password.")
+        raise ManxueUnsafeUrlError("The URL of the video has a user name or a password.")
     if not re.fullmatch(r"[a-z0-9_.:-]+", parts.hostname):
-        # Not repeated: it may hold what a terminal obeys.
+        # Not quoted: it may contain control sequences of a terminal.
         raise ManxueUnsafeUrlError("The URL of the video names no valid host.")
     return parts
 
 
 def is_redirect(status: int) -> bool:
-    """Return whether an answer sends the client elsewhere."""
+    """Return whether an HTTP status is a redirect."""
     return status in _REDIRECTS
 
 
 def next_hop(url: str, location: str | None) -> str:
     """
-    Return where a redirect leads.
+    Return the target of a redirect.
 
-    :param url: the URL that answered with the redirect.
-    :param location: its ``Location``.
+    :param url: the requested URL.
+    :param location: the ``Location`` of the response.
     :raises ManxueUnsafeUrlError: if it must not be followed.
     """
     if not location:
-        raise ManxueUnsafeUrlError("The media host answered with a redirect that leads nowhere.")
+        raise ManxueUnsafeUrlError("The media host responded with a redirect without a target.")
     target = _as_in_browsers(location)
-    # An absolute URL is kept byte for byte; joining could rewrite it.
+    # An absolute URL is not joined, since that could rewrite it.
     if not _SCHEME.match(target):
         target = _joined(url, target)
     if parse_url(target).scheme == "http" and parse_url(url).scheme == "https":
-        raise ManxueUnsafeUrlError("The media host answered with a redirect from https to http.")
+        raise ManxueUnsafeUrlError("The media host responded with a redirect from https to http.")
     return target
 
 
 def _as_in_browsers(location: str) -> str:
     """
-    Read a ``Location`` as browsers do (WHATWG URL): without blanks around it, line breaks and tabs, and with each
-    backslash before the query as a slash.
+    Normalize a ``Location`` as browsers do (WHATWG URL): remove surrounding blanks, line breaks and tabs, and replace
+    each backslash before the query by a slash.
     """
     try:
-        # http.client decodes headers as Latin-1; what servers send is UTF-8.
+        # http.client decodes headers as Latin-1, but servers send UTF-8.
         location = location.encode("latin-1").decode()
     except UnicodeError:
         location = quote(location.encode("latin-1", "replace"), safe=_VISIBLE_ASCII + " ")
@@ -106,14 +106,16 @@ def _joined(url: str, reference: str) -> str:
     try:
         return urljoin(url, reference)
     except ValueError:
-        raise ManxueUnsafeUrlError("The media host answered with a redirect that cannot be read.") from None
+        raise ManxueUnsafeUrlError(
+            "The media host responded with a redirect that could not be parsed."
+        ) from None
 
 
 def request_target(url: str) -> str:
     """
-    Return path and query of a URL, byte for byte: a signature may cover its very spelling.
+    Return the path and query of a URL unchanged, since a signature may cover their spelling.
 
-    What cannot stand in a request at all (spaces, characters outside of ASCII) is percent-encoded.
+    Only characters that a request cannot contain (spaces, characters outside of ASCII) are percent-encoded.
     """
     rest = re.sub(r"^[^:]*://[^/?#]*", "", url).partition("#")[0]
     return quote(rest if rest.startswith("/") else f"/{rest}", safe=_VISIBLE_ASCII)
@@ -129,14 +131,14 @@ _NOT_PUBLIC = tuple(
             "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12",
             "192.0.0.0/24", "192.0.2.0/24", "192.31.196.0/24", "192.52.193.0/24", "192.88.99.0/24", "192.168.0.0/16",
             "192.175.48.0/24", "198.18.0.0/15", "198.51.100.0/24", "203.0.113.0/24", "224.0.0.0/4", "240.0.0.0/4",
-            "168.63.129.16/32",  # Azure's host agent, which gives out credentials of the machine
-            # The same for IPv6, as far as it is in 2000::/3.
+            "168.63.129.16/32",  # Azure's host agent, which returns credentials of the machine
+            # IANA's registry of special-purpose IPv6 addresses, the blocks in 2000::/3.
             "2001::/23", "2001:db8::/32", "2620:4f:8000::/48", "3fff::/20",
         ),
     )
 )  # fmt: skip
 _GLOBAL_UNICAST = ipaddress.ip_network("2000::/3")
-"""All of IPv6 that was ever assigned to public hosts."""
+"""The only block of IPv6 that IANA assigns to public hosts (RFC 4291, section 2.4)."""
 
 _NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _6TO4 = ipaddress.ip_network("2002::/16")
@@ -146,10 +148,10 @@ _LOCALHOST = ("127.0.0.1", "::1")
 @dataclass(frozen=True, slots=True)
 class AddressPolicy:
     """
-    Which addresses a download may go to: public ones, and those that are allowed.
+    The addresses that downloads may use: public ones, and those that the author allows.
 
-    :param everything: all addresses are allowed.
-    :param hosts: names of hosts whose addresses are allowed, whatever they are.
+    :param everything: whether all addresses are allowed.
+    :param hosts: names of hosts with any address.
     :param networks: networks that are allowed.
     """
 
@@ -163,9 +165,9 @@ class AddressPolicy:
         Parse the argument ``allow_private_addresses``.
 
         :param value: True, False, or names of hosts, addresses and networks.
-        :param connection_host: host of the service. Its own address is allowed if it stands in the connection itself;
-            a name is not looked up, since its name server could lead anywhere.
-        :raises ManxueInputError: if the argument cannot be used.
+        :param connection_host: host of the service. It is allowed if it is an address. A name is not resolved, since its name server
+            could return any address.
+        :raises ManxueInputError: if the argument is not usable.
         """
         if isinstance(value, bool):
             entries: Sequence[Any] = ()
@@ -185,17 +187,17 @@ class AddressPolicy:
 
     def allowed(self, host: str, addresses: list[str]) -> list[str]:
         """
-        Return those addresses of a host that may be asked, at least one.
+        Return the allowed addresses of a host, at least one.
 
         :param host: host of the URL.
-        :param addresses: what it was resolved to.
+        :param addresses: its resolved addresses.
         :raises ManxueUnsafeUrlError: if there is none.
         """
         found = [one for one in addresses if self._allows(host, one)]
         if not found:
             raise ManxueUnsafeUrlError(
                 f"The video is on {host}, whose address ({', '.join(addresses)}) is not public, so it is not fetched. "
-                f"Set allow_private_addresses=[{host!r}] if that is right."
+                f"Set allow_private_addresses=[{host!r}] if you trust it."
             )
         return found
 
@@ -229,7 +231,7 @@ def _own_addresses(connection_host: str) -> tuple[str, ...]:
 
 
 def literal_address(host: str) -> str | None:
-    """Return the address that a host name is, without asking a name server, in any notation systems take."""
+    """Parse a host name that is an address, in each notation that systems accept, without resolving it."""
     host = host.rstrip(".")
     if host.lower() == "localhost" or host.lower().endswith(".localhost"):
         return "127.0.0.1"
@@ -252,7 +254,7 @@ def is_public(address: str) -> bool:
 
 
 def _parse_address(address: str) -> Address:
-    """Parse an address, and an IPv6 address that stands for an IPv4 one as that: mapped, NAT64 (RFC 6052), 6to4."""
+    """Parse an address. An IPv6 address with an IPv4 one in it is converted: mapped, NAT64 (RFC 6052), 6to4 (RFC 3056)."""
     ip = ipaddress.ip_address(address.partition("%")[0])
     if isinstance(ip, ipaddress.IPv4Address):
         return ip

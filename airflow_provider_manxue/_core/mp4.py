@@ -1,8 +1,11 @@
 """
-Whether an MP4 or QuickTime file is whole (ISO/IEC 14496-12). No I/O happens here; the media data is not decoded.
+Assessment of MP4 and QuickTime files (ISO/IEC 14496-12): whether bytes are missing. No I/O happens here.
 
-Theory of operation: walk the boxes of the top level, then read from ``moov`` and from each ``moof`` where the samples
-are. The file is whole if every sample ends inside of it. What is behind the last known box does not matter.
+Theory of operation: walk the boxes of the top level, then read the positions of the samples from ``moov`` and from each
+``moof``. The file is whole if every sample ends inside of it. The media data is not decoded, and bytes after the last
+known box are ignored.
+
+Longer than 350 lines: one file format.
 """
 
 from __future__ import annotations
@@ -19,16 +22,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     ReadAt = Callable[[int, int], bytes]
-    """Reads so many bytes from a position of the file; fewer at its end."""
+    """Function that returns up to a number of bytes from a position of the file: position, number."""
 
 _MAX_BOXES = 100_000
-"""Boxes of a file that are read; a real one has hundreds, with a fragment for each frame some thousands."""
+"""Maximum number of boxes of a file. A real one has hundreds; with a fragment for each frame, thousands."""
 
 _MIN_BOX = 8
-"""Bytes of the shortest box, which is only a header."""
+"""Bytes of the shortest box, only a header."""
 
 _MAX_TABLE = 8 * 2**20
-"""Bytes of one table that are read: two million samples, nine hours at 60 frames a second."""
+"""Maximum size of one table in bytes: two million samples, nine hours at 60 frames a second."""
 
 _TOP_LEVEL = frozenset(
     {
@@ -36,11 +39,11 @@ _TOP_LEVEL = frozenset(
         b"pdin", b"sidx", b"ssix", b"prft", b"emsg", b"mfra", b"meco", b"pnot",
     }
 )  # fmt: skip
-"""Boxes of the top level. Another name behind them may be text that somebody appended."""
+"""Boxes of the top level. Another name after them may be appended text."""
 
 
 class State(enum.Enum):
-    """What the structure of a file shows."""
+    """The state of a file, according to its structure."""
 
     WHOLE = enum.auto()
     """Nothing is missing."""
@@ -60,8 +63,8 @@ class Assessment:
     """
     The state of a file.
 
-    :param state: what its structure shows.
-    :param reason: what is missing or cannot be read; empty for a whole file.
+    :param state: the state.
+    :param reason: the missing or unreadable part; empty for a whole file.
     """
 
     state: State
@@ -93,7 +96,7 @@ class _TopLevel:
 
 def assess_mp4(read_at: ReadAt, size: int) -> Assessment:
     """
-    Decide whether a file is whole.
+    Assess whether a file is whole.
 
     :param read_at: reads bytes of the file.
     :param size: its length in bytes.
@@ -135,7 +138,7 @@ def _assess_samples(reader: _Reader, top: _TopLevel, size: int) -> Assessment:
 
 
 def _walk(read_at: ReadAt, size: int) -> _TopLevel:
-    """Read the headers of the top level up to the end, a cut box, or what is no box."""
+    """Read the headers of the top level up to the end, a cut box, or bytes that are not a box."""
     top = _TopLevel()
     for _ in range(_MAX_BOXES):
         if top.position == size:
@@ -173,7 +176,7 @@ def _header(read_at: ReadAt, start: int, limit: int) -> _Box | None:
 
 @dataclass(slots=True)
 class _Samples:
-    """How many samples a part of the file describes, and where the last one ends."""
+    """The number of samples in a part of the file, and the end of the last one in bytes."""
 
     samples: int = 0
     end: int = 0
@@ -191,7 +194,7 @@ class _Movie(_Samples):
 
 
 class _Reader:
-    """Reads boxes inside of boxes, and their tables, within the limits."""
+    """Reader of nested boxes and their tables, within the limits."""
 
     def __init__(self, read_at: ReadAt, size: int) -> None:
         self._read_at = read_at
@@ -199,7 +202,7 @@ class _Reader:
         self._boxes_left = _MAX_BOXES
 
     def children(self, box: _Box) -> Iterator[_Box]:
-        """Yield the boxes inside of a box, up to the first that is none."""
+        """Yield the boxes inside of a box, up to the first bytes that are not a box."""
         position = box.body
         while position < box.end:
             self._boxes_left -= 1
@@ -221,14 +224,14 @@ class _Reader:
         return found
 
     def fields(self, box: _Box, limit: int = _MAX_TABLE) -> bytes:
-        """Return the body of a box, which must not be longer than the limit."""
+        """Return the body of a box, up to a limit in bytes."""
         if box.end - box.body > limit:
             raise _UnreadableError(f"its {box.kind.decode('latin-1')!r} table has {box.end - box.body} bytes")
         return self._read_at(box.body, box.end - box.body)
 
 
 def _numbers(data: bytes, start: int, count: int, width: int) -> array[int]:
-    """Return so many unsigned numbers of 1, 2, 4 or 8 bytes."""
+    """Return a number of unsigned integers of 1, 2, 4 or 8 bytes."""
     part = data[start : start + count * width]
     if len(part) < count * width:
         raise _UnreadableError("a table is shorter than it says")
@@ -262,7 +265,7 @@ def _read_movie(reader: _Reader, moov: _Box) -> _Movie:
 
 
 def _read_track(reader: _Reader, trak: _Box) -> tuple[int, int]:
-    """Return the number of samples of a track, and where the last one ends (8.7.3 to 8.7.5)."""
+    """Return the number of samples of a track, and the end of the last one (8.7.3 to 8.7.5)."""
     table = reader.find(trak, b"mdia", b"minf", b"stbl")
     boxes = {box.kind: box for box in reader.children(table)} if table else {}
     sizes_box, runs_box = boxes.get(b"stsz") or boxes.get(b"stz2"), boxes.get(b"stsc")
@@ -280,7 +283,7 @@ def _read_track(reader: _Reader, trak: _Box) -> tuple[int, int]:
 
 
 def _sample_sizes(kind: bytes, data: bytes) -> tuple[int, int | Sequence[int]]:
-    """Return how many samples there are, and the size of all or of each."""
+    """Return the number of samples, and one size for all or a list of sizes."""
     size, count = _number(data, 4), _number(data, 8)
     if kind == b"stz2":
         if size not in (8, 16):
@@ -292,7 +295,7 @@ def _sample_sizes(kind: bytes, data: bytes) -> tuple[int, int | Sequence[int]]:
 def _chunks_end(
     count: int, sizes: int | Sequence[int], offsets: Sequence[int], runs: list[tuple[int, int]]
 ) -> int:
-    """Return where the last chunk ends. A run holds from its first chunk up to the next run's."""
+    """Return the end of the last chunk. A run applies from its first chunk to the first chunk of the next run."""
     end, samples_left = 0, count
     each = iter(sizes) if not isinstance(sizes, int) else iter(())
     waiting, per_chunk = deque(runs), 0
@@ -303,7 +306,7 @@ def _chunks_end(
         samples_left -= here
         length = here * sizes if isinstance(sizes, int) else sum(islice(each, here))
         if length and offset < _MIN_BOX:
-            raise _UnreadableError("its media data would begin in front of every box")
+            raise _UnreadableError("its media data would begin before the first box")
         end = max(end, offset + length)
     if samples_left:
         raise _UnreadableError(f"its chunks hold {count - samples_left} of {count} samples")
@@ -313,7 +316,7 @@ def _chunks_end(
 # --- fragments ------------------------------------------------------------------------------------------
 
 _BASE_OFFSET, _DESCRIPTION, _DURATION, _SIZE = 0x1, 0x2, 0x8, 0x10
-"""Flags of ``tfhd``: which fields there are (8.8.7)."""
+"""Flags of ``tfhd`` for its optional fields (8.8.7)."""
 
 _DATA_OFFSET, _FIRST_FLAGS, _SAMPLE_SIZE, _SAMPLE_FIELDS = 0x1, 0x4, 0x200, (0x100, 0x200, 0x400, 0x800)
 """Flags of ``trun`` (8.8.8)."""
@@ -339,7 +342,7 @@ def _read_fragment(reader: _Reader, moof: _Box, default_sizes: dict[int, int]) -
 
 
 def _fragment_defaults(data: bytes, moof_start: int, default_sizes: dict[int, int]) -> tuple[int, int]:
-    """Return the offset that the runs of a fragment count from, and the size of their samples."""
+    """Return the base offset of the runs of a fragment, and the size of their samples."""
     flags, track = _number(data, 0) & 0xFFFFFF, _number(data, 4)
     base = _number(data, 8, 8) if flags & _BASE_OFFSET else moof_start
     size_at = (
@@ -352,7 +355,7 @@ def _fragment_defaults(data: bytes, moof_start: int, default_sizes: dict[int, in
 
 
 def _read_run(data: bytes, default: int) -> tuple[int, int | None, int]:
-    """Return the number of samples of a run, where their data begins if it says so, and its length."""
+    """Return the number of samples of a run, the start of their data if it is given, and its length."""
     flags, count = _number(data, 0) & 0xFFFFFF, _number(data, 4)
     start = int.from_bytes(data[8:12], signed=True) if flags & _DATA_OFFSET else None
     entries_at = 8 + (4 if flags & _DATA_OFFSET else 0) + (4 if flags & _FIRST_FLAGS else 0)
@@ -364,7 +367,7 @@ def _read_run(data: bytes, default: int) -> tuple[int, int | None, int]:
 
 
 def _index_end(reader: _Reader, sidx: _Box) -> int:
-    """Return where the last range of a segment index ends (8.16.3)."""
+    """Return the end of the last range of a segment index (8.16.3)."""
     data = reader.fields(sidx)
     width = 4 if _number(data, 0) >> 24 == 0 else 8
     first = _number(data, 12 + width, width)

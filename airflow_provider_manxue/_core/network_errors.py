@@ -14,17 +14,17 @@ def no_response(error: BaseException, hostname: str) -> ManxueTransientError:
     """
     Return the error for a request that got no response.
 
-    :param error: what the HTTP library raised.
+    :param error: the exception of the HTTP library.
     :param hostname: host of the request.
     """
     return ManxueTransientError(f"no response from {hostname}: {_reason(error)}")
 
 
 def _reason(error: BaseException) -> str:
-    """Find the plain reason below an HTTP library's wrappers, whose own texts repeat the whole URL."""
+    """Find the reason in the chain of causes. The texts of the HTTP libraries' own exceptions contain the whole URL."""
     chain = _chain(error)
     for cause in chain:
-        # aiohttp's own errors derive from these too, but only Python's hold the details.
+        # Exceptions of aiohttp derive from these, too, but only those of Python have the details.
         if isinstance(cause, ssl.SSLCertVerificationError) and hasattr(cause, "verify_message"):
             return f"its certificate was not accepted ({clean_text(cause.verify_message)})"
         if isinstance(cause, ssl.SSLError) and getattr(cause, "reason", None):

@@ -1,10 +1,9 @@
 """
-Outcomes of an order that was sent, by the evidence of a response or of its absence. No I/O happens here.
+Outcomes of orders, from their responses or from the lack of one. No I/O happens here.
 
-Theory of operation. Money is at stake in both directions: an order that is sent again although it was accepted is paid
-twice, and one that is given up although it was accepted is lost. So an outcome is *not accepted* or *rejected* only where
-that is sure. An id anywhere in a response speaks for an accepted order, whatever else the response holds. What is left is
-*unknown*, and a person decides; the response is quoted, so that they can.
+Theory of operation: an accepted order that is sent again is paid twice, and an accepted order that is given up is lost. So
+an outcome is *not accepted* or *rejected* only if that is certain. An id anywhere in a response is taken as a sign of an
+accepted order. Any other outcome is *unknown*, and a person decides. The error quotes the response for that decision.
 """
 
 from __future__ import annotations
@@ -36,32 +35,32 @@ _NOT_ACCEPTED_CODES = frozenset({425, 429})
 """Too Early (RFC 8470, section 5.2) and Too Many Requests (RFC 6585, section 4): the request was not processed."""
 
 _AMBIGUOUS_CODES = frozenset({408, 409})
-"""Request Timeout and Conflict: sent again, the order may be there twice."""
+"""Request Timeout and Conflict: the order may have been accepted."""
 
 _REJECTION_CODES = frozenset({-1, 1001})
-"""Error codes of the service whose meaning its own samples show."""
+"""Error codes of the service, with the meaning that its documentation shows in samples."""
 
 
 class OrderOutcome(StrEnum):
-    """The outcome of an order for which the response named no task."""
+    """The outcome of an order without a task in its response."""
 
     NOT_ACCEPTED = "not accepted"
-    """Certainly not accepted, for a reason that may pass: it is sent again, within limits."""
+    """Certainly not accepted, for a temporary reason. The order is sent again, within limits."""
 
     REJECTED = "rejected"
-    """Certainly not accepted, and it would be rejected again."""
+    """Certainly not accepted, for a permanent reason."""
 
     UNKNOWN = "unknown"
-    """It may have been accepted and billed. Only a person can find out."""
+    """It may have been accepted and billed. A person has to check."""
 
 
 def classify_response(http_status: int, body: bytes, busy_codes: Collection[str] = ()) -> OrderOutcome:
     """
-    Decide the outcome from a response that describes no task.
+    Classify the response to an order that describes no task.
 
-    :param http_status: HTTP status. Outside of 2xx it decides, also if the body cannot be read.
-    :param body: as much of the body as was read.
-    :param busy_codes: error codes by which the service says that it has no room now.
+    :param http_status: HTTP status. Outside of 2xx it decides, also if the body is unreadable.
+    :param body: the received part of the body.
+    :param busy_codes: error codes with which the service reports that it has no capacity.
     """
     response = parse_json(body)
     if _holds_id(response):
@@ -88,7 +87,7 @@ def _has_data(response: Any) -> bool:
 
 
 def _whole_number(code: str) -> int:
-    """Return a code as a number; 0, which has no meaning here, if it is none."""
+    """Convert a code to a number; to 0, which has no meaning here, if it is not a whole number."""
     try:
         number = float(code)
     except ValueError:
@@ -107,10 +106,10 @@ def parse_order_response(
     failure: ManxueError | None = None,
 ) -> VideoTask:
     """
-    Parse the response to an order; see ``parse_task`` for the other parameters.
+    Parse the response to an order. For the other parameters see ``parse_task``.
 
-    :param busy_codes: error codes by which the service says that it has no room now.
-    :param failure: why the body could not be read to its end; None if it was.
+    :param busy_codes: error codes with which the service reports that it has no capacity.
+    :param failure: error with which the body broke off; None if it is complete.
     :raises ManxueOrderNotAcceptedError: if the order may be sent again.
     :raises ManxueOrderRejectedError: if it was rejected.
     :raises ManxueOrderUnknownError: if it may have been accepted.
@@ -125,7 +124,9 @@ def parse_order_response(
         if failure is None and is_video and (nested := _nested_task(http_status, body, secret)):
             return nested
         outcome = classify_response(http_status, body, busy_codes)
-        pause = getattr(error, "retry_after", None)  # a header, which is there also if the body broke off
+        pause = getattr(
+            error, "retry_after", None
+        )  # a header, so that it is known even if the body broke off
         raise order_error(outcome, failure or error, excerpt_of(body, secret), pause) from None
     if failure is not None:
         raise order_error(OrderOutcome.UNKNOWN, failure, excerpt_of(body, secret))
@@ -135,7 +136,7 @@ def parse_order_response(
 
 
 def _nested_task(http_status: int, body: bytes, secret: str) -> VideoTask | None:
-    """Return the task of a success response that names its id in an object further inside."""
+    """Return the task of a success response whose id is in a nested object."""
     response = parse_json(body, secret)
     if not 200 <= http_status < 300 or not isinstance(response, Mapping):
         return None
@@ -149,10 +150,10 @@ def order_without_response(error: BaseException, hostname: str, *, body_started:
     """
     Return the error of an order that got no response.
 
-    :param error: what the HTTP library raised.
+    :param error: the exception of the HTTP library.
     :param hostname: the host of the service.
-    :param body_started: whether any of the request's body was handed to a connection. Without its body, the service cannot
-        act on an order; no kind of exception shows as surely how far the request came.
+    :param body_started: whether any byte of the request's body was sent. Without a body, the service cannot accept an order.
+        The type of the exception is no reliable sign of that.
     """
     reason = error if isinstance(error, ManxueError) else no_response(error, hostname)
     return order_error(OrderOutcome.UNKNOWN if body_started else OrderOutcome.NOT_ACCEPTED, reason)
@@ -162,12 +163,12 @@ def order_error(
     outcome: OrderOutcome, reason: ManxueError, excerpt: str = "", retry_after: float | None = None
 ) -> ManxueError:
     """
-    Return the error for an outcome, with what follows from it.
+    Return the error for an outcome.
 
     :param outcome: the outcome.
-    :param reason: what was seen.
-    :param excerpt: the response, cleaned and cut, for a person who has to decide.
-    :param retry_after: seconds after which the service wants the order again, if it said so.
+    :param reason: the error of the request or response.
+    :param excerpt: the beginning of the response, cleaned, for the person who decides.
+    :param retry_after: pause that the service requested, in seconds; None if it requested none.
     """
     if outcome is OrderOutcome.NOT_ACCEPTED:
         return ManxueOrderNotAcceptedError(f"The order was not accepted: {reason}", retry_after)

@@ -1,8 +1,10 @@
 """
-The record that binds an order to a task instance: its form, and what a task that starts does with it. No I/O happens here.
+The record that binds an order to a task instance, and the decision of a task that finds one. No I/O happens here.
 
-It is persisted in Airflow's task state store, which outlives retries and clears. Its form is documented in
-``docs/ordering.md`` and made for editing by hand, so a record is parsed leniently and written in full.
+Theory of operation: the record is persisted in Airflow's task state store before the order is sent, and outlives retries
+and clears. A retry continues with the recorded order. A clear by a person orders again once the recorded one has ended. A
+record without an id stops the task, since the order may have been paid. ``docs/ordering.md`` documents the form for
+editing by hand, so a record is parsed leniently and written in full.
 """
 
 from __future__ import annotations
@@ -26,26 +28,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 KEY = "manxue_order"
-"""Key of the record in the task state store. It is documented, so it stays."""
+"""Key of the record in the task state store, as documented."""
 
 _LEGACY_FINGERPRINT_SCHEME = 1
-"""Scheme of fingerprints whose record names none."""
+"""Fingerprint scheme of records that name none."""
 
 
 class OrderState(StrEnum):
-    """The state of an order, as far as its task instance knows."""
+    """The state of an order."""
 
     INTENT = "intent"
     """It is about to be sent, or was sent with an unknown outcome."""
 
     NOT_ACCEPTED = "not_accepted"
-    """It was sent, or could not be, and was certainly not accepted."""
+    """It was certainly not accepted."""
 
     ORDERED = "ordered"
     """The service accepted it."""
 
     DONE = "done"
-    """The task has done its work: the video is there, or, without waiting, the id was returned."""
+    """The task has succeeded: the video is completed, or, without waiting, the id was returned."""
 
     FAILED = "failed"
     """The service could not generate the video."""
@@ -57,15 +59,15 @@ _WITHOUT_ID = frozenset({OrderState.INTENT, OrderState.NOT_ACCEPTED, OrderState.
 @dataclass(frozen=True, slots=True)
 class OrderRecord:
     """
-    An order as it is persisted.
+    The persisted form of an order.
 
     :param state: the state.
     :param id: id of the video task, if it is known.
-    :param since: when it was about to be sent, in ISO 8601: what to look for in the service's own list.
-    :param max_tries: Airflow's number of that name at the last change. A clear by a person changes it, an
-        automatic retry does not.
-    :param fingerprint: a hash of each field of the request; empty if it is not known.
-    :param scheme: how the fingerprint was made.
+    :param since: when it was about to be sent, in ISO 8601, to find it in the service's list.
+    :param max_tries: ``max_tries`` of the task instance at the last change. A clear by a person changes it, an automatic retry
+        does not.
+    :param fingerprint: a hash of each field of the request; empty if it is unknown.
+    :param scheme: number of the fingerprint scheme.
     """
 
     state: OrderState
@@ -76,17 +78,17 @@ class OrderRecord:
     scheme: int = _LEGACY_FINGERPRINT_SCHEME
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the record as plain JSON."""
+        """Serialize the record to plain JSON."""
         return {**asdict(self), "state": self.state.value, "fingerprint": dict(self.fingerprint)}
 
 
 def parse_record(value: Any) -> OrderRecord | None:
     """
-    Parse what the task state store holds.
+    Parse the value in the task state store.
 
-    :param value: a record, or what a person has put there: a bare id, or a record with the id filled in.
-    :return: None if it holds nothing.
-    :raises ManxueInputError: if it cannot be understood.
+    :param value: a record, or the value of a person: an id alone, or a record with the id filled in.
+    :return: the record; None if there is none.
+    :raises ManxueInputError: if the value cannot be parsed.
     """
     if value is None:
         return None
@@ -109,7 +111,7 @@ def _parse_fields(value: Mapping[str, Any]) -> OrderRecord:
         raise ValueError("it has no 'id'")
     scheme = value.get("scheme")
     if not isinstance(value.get("max_tries"), int | None) or not isinstance(scheme, int | None):
-        raise ValueError("its 'max_tries' or 'scheme' is not a number")  # noqa: TRY004 - a person's slip in JSON
+        raise ValueError("its 'max_tries' or 'scheme' is not a number")  # noqa: TRY004 - a mistake in JSON
     since, fingerprint = value.get("since"), value.get("fingerprint") or {}
     if not isinstance(fingerprint, dict) or not all(
         isinstance(digest, str) for digest in fingerprint.values()
@@ -130,9 +132,9 @@ def _parse_fields(value: Mapping[str, Any]) -> OrderRecord:
 @dataclass(frozen=True, slots=True)
 class TaskInstanceRef:
     """
-    The task instance that an order is bound to.
+    The task instance of an order.
 
-    :param max_tries: Airflow's number of that name, now.
+    :param max_tries: its current ``max_tries``.
     """
 
     dag_id: str
@@ -143,7 +145,7 @@ class TaskInstanceRef:
 
     @property
     def recovery_hint(self) -> str:
-        """What a person can do, without a change of code."""
+        """The remedies that need no change of code."""
         path = "/".join(
             f"{name}/{quote(value, safe='')}"
             for name, value in (
@@ -167,7 +169,7 @@ class ResumableOrder:
     An order with which a task continues.
 
     :param id: id of the video task.
-    :param caution: what may not be meant; empty if there is nothing.
+    :param caution: a warning; empty if there is none.
     """
 
     id: str
@@ -181,16 +183,16 @@ def resumable_order(
     not_accepted_since: str | None = None,
 ) -> ResumableOrder | None:
     """
-    Decide what a task that starts does: continue with a stored order, order, or stop before anything is sent.
+    Decide whether a starting task continues with the recorded order, orders, or fails before anything is sent.
 
-    :param record: what is stored.
-    :param fingerprint: returns the fingerprint of the request that the task would send now, by a scheme.
+    :param record: the record, if there is one.
+    :param fingerprint: returns the fingerprint of the task's current request, by scheme.
     :param ref: the task instance.
-    :param not_accepted_since: time of the intent of this task that was certainly not accepted. The record may lag behind.
-    :return: None to order.
-    :raises ManxueOrderUnknownError: if an order was sent, and its id is not known.
-    :raises ManxueOrderMismatchError: if a person has cleared the task, and it would send another order than the stored one.
-    :raises ManxueVideoFailedError: if the stored order has failed, and no person has asked for another one.
+    :param not_accepted_since: ``since`` of an intent that was certainly not accepted. The record may be older than that result.
+    :return: the order; None to order.
+    :raises ManxueOrderUnknownError: if the outcome of the recorded order is unknown.
+    :raises ManxueOrderMismatchError: if a person has cleared the task, and its request differs from the recorded one.
+    :raises ManxueVideoFailedError: if the recorded order has failed, and no person has cleared the task.
     """
     if record is None or record.state is OrderState.NOT_ACCEPTED:
         return None
@@ -235,11 +237,11 @@ def _caution(record: OrderRecord, differing: str) -> str:
 
 
 def _is_cleared(record: OrderRecord, ref: TaskInstanceRef) -> bool:
-    """Return whether a person has cleared the task since; unknown numbers mean no, so that nothing is bought."""
+    """Return whether a person has cleared the task since. False if ``max_tries`` is unknown, so that nothing is paid."""
     return record.max_tries is not None and record.max_tries != ref.max_tries
 
 
 def _differing(stored: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """Return the names of the fields that differ; a stored fingerprint that is empty fits any request."""
+    """Return the names of the fields that differ. An empty recorded fingerprint matches any request."""
     names = {*stored, *now} if stored else set()
     return clean_text(", ".join(sorted(name for name in names if stored.get(name) != now.get(name))))

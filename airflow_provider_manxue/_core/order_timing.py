@@ -1,4 +1,4 @@
-"""Times of an order that was not accepted: when it is sent again, and until when. Pure functions, without I/O."""
+"""Retry times of orders that were not accepted. Pure functions, without I/O."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from airflow_provider_manxue._core.polling import MAX_RETRY_AFTER, MIN_FIRST_POL
 from airflow_provider_manxue.exceptions import ManxueOrderTimeoutError
 
 MAX_ATTEMPTS = 5
-"""How often ``create_video`` sends an order at most. An operator sends until its ``order_timeout``."""
+"""Maximum number of attempts of ``create_video``. An operator sends until its ``order_timeout``."""
 
 MAX_DELAY_ON_WORKER = MIN_FIRST_POLL_DELAY
-"""Seconds; a longer delay is waited for in the triggerer. A shorter deferral can lose a race against the scheduler."""
+"""Seconds. The task defers for a longer delay. A shorter deferral can lose a race against the scheduler."""
 
 _FIRST_DELAY = 2.0
 _MIN_ROOM_DELAY, _MAX_ROOM_DELAY = 30.0, 240.0
-"""Seconds; jitter adds up to a quarter."""
+"""Shortest and longest delay while the service has no capacity, in seconds. Jitter adds up to a quarter."""
 
 
 def quick_resend_delay(attempts: int, retry_after: float | None, chance: float) -> float:
     """
-    Return the seconds before a caller that waits itself sends an order again: 2, 4, 8, 16.
+    Return the delay before ``create_video`` sends an order again, in seconds: 2, 4, 8, 16.
 
-    :param attempts: how often it was sent.
-    :param retry_after: the delay that the service asked for; a longer one than 15 minutes is cut.
-    :param chance: a number from 0 to 1. Orders that were turned away together drift apart by it.
+    :param attempts: the number of attempts so far.
+    :param retry_after: pause that the service requested, in seconds. It is limited to 15 minutes.
+    :param chance: a number from 0 to 1, for the jitter. It spreads orders that were refused together.
     """
     return _with_jitter(_FIRST_DELAY**attempts, retry_after, chance)
 
 
 def resend_delay(attempts: int, retry_after: float | None, chance: float) -> float:
     """
-    Return the seconds before a task sends its order again: 2, then 30 to 300.
+    Return the delay before a task sends its order again, in seconds: 2, then 30 to 300.
 
     For the parameters see :func:`quick_resend_delay`.
     """
@@ -49,11 +49,11 @@ def _with_jitter(delay: float, retry_after: float | None, chance: float) -> floa
 @dataclass(frozen=True, slots=True)
 class OrderProgress:
     """
-    What is known of an order that waits for room. It travels in the arguments of a deferral.
+    Progress of an order that waits for capacity, part of the arguments of a deferral.
 
     :param started_at: first start of this try, in seconds since the epoch.
-    :param attempts: how often the order was sent and not accepted.
-    :param since: time of the last intent, as in the record; None if nothing is persisted.
+    :param attempts: the number of attempts that were not accepted.
+    :param since: ``since`` of the last intent in the record; None if there is no record.
     """
 
     started_at: float
@@ -64,11 +64,11 @@ class OrderProgress:
 @dataclass(frozen=True, slots=True)
 class OrderBounds:
     """
-    Until when an order may be sent.
+    The time limits of an order.
 
-    :param order_timeout: seconds from the first start within which an attempt begins.
+    :param order_timeout: seconds from the first start in which attempts may begin.
     :param execution_timeout: seconds from the first start that the whole task may take.
-    :param reserve: seconds of ``execution_timeout`` that an attempt needs: for its request, and for the first polls.
+    :param reserve: seconds of ``execution_timeout`` reserved for the request of an attempt and the first polls.
     """
 
     order_timeout: float
@@ -77,9 +77,9 @@ class OrderBounds:
 
     def check(self, started_at: float, now: float) -> None:
         """
-        Refuse an attempt for which too little time is left: a paid video could not be awaited.
+        Refuse an attempt if too little time is left to wait for the paid video.
 
-        :raises ManxueOrderTimeoutError: if it is too late.
+        :raises ManxueOrderTimeoutError: if too little time is left.
         """
         if now > self._last_attempt_at(started_at):
             raise self.timeout_error("it was not sent")
@@ -88,7 +88,7 @@ class OrderBounds:
         self, started_at: float, now: float, attempts: int, retry_after: float | None, chance: float
     ) -> float | None:
         """
-        Return when the order is sent again; None if it is not. The last attempt is moved to the end of the time.
+        Return the moment of the next attempt; None if there is none. The last attempt begins when the time ends.
 
         For the other parameters see :func:`quick_resend_delay`.
 
@@ -103,9 +103,9 @@ class OrderBounds:
 
     def timeout_error(self, reason: str) -> ManxueOrderTimeoutError:
         """
-        Return the error of an order for which the time is over.
+        Return the error of an order that was not accepted in time.
 
-        :param reason: why it was not accepted so far.
+        :param reason: the reason why it was not accepted.
         """
         if self._is_cut:
             bound = (

@@ -1,8 +1,4 @@
-"""
-Requests for a video: the documented rules, the body that is sent, and the fingerprint by which two of them are compared.
-
-A request costs money, so its rules are checked before anything is sent. No I/O happens here.
-"""
+"""Video requests: validation by the documented rules, serialization and fingerprints. No I/O happens here."""
 
 from __future__ import annotations
 
@@ -21,7 +17,7 @@ from airflow_provider_manxue.exceptions import ManxueInputError
 
 RATIOS = ("21:9", "16:9", "4:3", "1:1", "3:4", "9:16")
 MIN_DURATION, MAX_DURATION = 4, 15
-"""Seconds that a video may last."""
+"""Shortest and longest video, in seconds."""
 
 MODELS = frozenset(
     f"sd2_manxue_{kind}{resolution}"
@@ -33,19 +29,19 @@ MODELS = frozenset(
     }.items()
     for resolution in resolutions
 )
-"""The models that are documented. The list grows, so that another name is worth a warning and no more."""
+"""The documented models. The list grows, so another name only causes a warning."""
 
 _MAX_REFERENCES = {"referenceImages": 9, "referenceVideos": 3, "referenceAudios": 3}
 
 
 FINGERPRINT_SCHEME = 2
-"""How fingerprints are made today. Scheme 1 hashed URLs with their signatures."""
+"""Current scheme of fingerprints. Scheme 1 hashed URLs with their signatures."""
 
 
 @dataclass(frozen=True, slots=True)
 class VideoRequest:
     """
-    A request that breaks no documented rule.
+    A valid request for a video.
 
     :param fields: the fields of the request, under the service's names.
     """
@@ -54,21 +50,19 @@ class VideoRequest:
 
     @property
     def body(self) -> bytes:
-        """The request's body."""
+        """The body of the request."""
         return json.dumps(self.fields).encode()
 
     @property
     def seconds(self) -> int | None:
-        """Length of the video; None leaves it to the service."""
+        """Length of the video; None if the service chooses it."""
         return self.fields.get("duration")
 
     def fingerprint(self, scheme: int = FINGERPRINT_SCHEME) -> dict[str, str]:
         """
-        Return a short hash of each field, from which it is seen which fields of two requests differ.
+        Return a short hash of each field, to compare two requests without persisting prompts and signed URLs.
 
-        Prompts and signed URLs are not persisted.
-
-        :param scheme: 1 hashes each value as it is; 2 leaves out the signatures of URLs, which differ each time that a
+        :param scheme: 1 hashes the values unchanged; 2 leaves out the signatures of URLs, since these differ each time that a
             template is rendered.
         """
         fields = self.fields if scheme == 1 else _map_urls(self.fields, without_signature)
@@ -76,12 +70,12 @@ class VideoRequest:
 
     @property
     def loggable_fields(self) -> dict[str, Any]:
-        """The fields for a log: texts cut, and URLs without their queries, which may be signatures."""
+        """The fields for a log: texts cut, and URLs without their queries, since these may be signatures."""
         return _map_urls({name: _cut(value) for name, value in self.fields.items()}, without_query)
 
     @property
     def cautions(self) -> tuple[str, ...]:
-        """Warnings about values that are allowed, but perhaps not meant."""
+        """Warnings about allowed, but unusual values."""
         model = self.fields["model"]
         if model in MODELS:
             return ()
@@ -92,9 +86,9 @@ class VideoRequest:
 
     def check_references(self, service_hostname: str) -> None:
         """
-        Refuse references on loopback and private addresses, which the service cannot fetch. No name is looked up.
+        Refuse references on loopback and private addresses. The service cannot fetch them. No name is resolved.
 
-        :param service_hostname: host of the service. If that is such an address itself, all are allowed.
+        :param service_hostname: host of the service. If it is such an address itself, all references are allowed.
         :raises ManxueInputError: naming each such reference.
         """
         if is_private_host(service_hostname):
@@ -149,7 +143,7 @@ def _hostname(url: str) -> str:
 
 
 def is_private_host(hostname: str) -> bool:
-    """Return whether a host name is literally this machine or an address that is not public, without a look-up."""
+    """Return whether a host name is ``localhost`` or an address that is not public, without resolving it."""
     address = literal_address(hostname)
     return address is not None and not is_public(address)
 
@@ -170,12 +164,12 @@ def parse_video_request(
     reference_audios: Any = None,
 ) -> VideoRequest:
     """
-    Check the parameters of an order, as they came from an author or from a template.
+    Validate the parameters of an order.
 
-    None and an empty text or list mean that an optional parameter is left out; a template may yield the
-    duration as text. For the meaning of the parameters see ``ManxueHook.create_video``.
+    None and an empty text or list mean that an optional parameter is left out. The duration may be text, since a template
+    may yield it. For the parameters see ``ManxueHook.create_video``.
 
-    :raises ManxueInputError: naming each rule that is broken.
+    :raises ManxueInputError: naming each broken rule.
     """
     reader = _Reader()
     fields = {
@@ -198,9 +192,9 @@ def parse_video_request(
 
 class _Reader:
     """
-    Reads parameters one by one, and collects what is wrong with them.
+    Reader of single parameters that collects broken rules.
 
-    A bad URL is given back all the same: the rules for several parameters together count it as given.
+    An invalid URL is returned nevertheless, so that the rules for several parameters count it.
     """
 
     def __init__(self) -> None:
@@ -259,13 +253,13 @@ class _Reader:
         return [self.url(f"{name}[{index}]", item) or "" for index, item in enumerate(items)]
 
     def _refuse(self, name: str, value: Any, rule: str) -> None:
-        # What follows a question mark may be a signature.
+        # The text after a question mark may be a signature.
         shown = clean_text(repr(value)).partition("?")[0][:80]
         self.broken.append(f"{name} is {shown}: {rule}")
 
 
 def _is_fetchable(url: str) -> bool:
-    """Return whether a URL has a scheme and a host that the service can know."""
+    """Return whether a URL has a scheme that the service supports, and a host."""
     if not re.fullmatch(r"(https?|asset)://\S+", url, re.IGNORECASE):
         return False
     try:
@@ -281,7 +275,7 @@ def _is_left_out(value: Any) -> bool:
 
 
 def _read_list(value: Any) -> list[Any] | None:
-    """Read a list, also one that a template has made text of; a single URL is a list of one."""
+    """Parse a list, also from the text of a template. A single URL is a list of one."""
     if isinstance(value, str):
         if not value.strip().startswith("["):
             return [value]
@@ -289,12 +283,12 @@ def _read_list(value: Any) -> list[Any] | None:
             return list(json.loads(value))
         except (ValueError, RecursionError):
             return None
-    # What Airflow makes of the results of mapped tasks is a sequence, but not a list.
+    # Airflow passes the results of mapped tasks as a lazy sequence, not as a list.
     return list(value) if isinstance(value, Iterable) and not isinstance(value, (Mapping, bytes)) else None
 
 
 def _broken_together(fields: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the rules that are broken by several parameters together."""
+    """Yield the broken rules for several parameters together."""
     references = [name for name in _MAX_REFERENCES if name in fields]
     frames = [name for name in ("first_image", "last_image") if name in fields]
     if "last_image" in fields and "first_image" not in fields:
@@ -310,5 +304,5 @@ def _broken_together(fields: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _parameter(field: str) -> str:
-    """Return our name of a field: ``reference_images`` for ``referenceImages``."""
+    """Return the parameter for a field: ``reference_images`` for ``referenceImages``."""
     return re.sub(r"[A-Z]", lambda match: f"_{match[0].lower()}", field)

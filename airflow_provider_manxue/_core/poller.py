@@ -1,4 +1,12 @@
-"""The polling engine: when each video is polled, and the effect of each response. No I/O happens here."""
+"""
+The polling engine: times of polls, and effects of their outcomes. No I/O happens here.
+
+Theory of operation: see ``docs/engine.md``. Each video has the moment of its next poll in a heap. A driver polls the videos
+that are due. An outcome either ends the wait for its video or schedules the next poll. Trouble with the connection postpones
+all polls.
+
+Longer than 350 lines: the effects of outcomes and the times of polls change the same state.
+"""
 
 from __future__ import annotations
 
@@ -56,7 +64,7 @@ Outcome = VideoTask | ManxueError
 """The end of the wait for a video: the completed task, or an error."""
 
 CONNECTION = ""
-"""Key of the connection among the subjects of trouble. No video has an empty id."""
+"""Key of the connection in :attr:`Poller.grace`. No video has an empty id."""
 
 _OF_ONE_VIDEO = (ManxueRefusedError, ManxueResultMissingError, ManxuePermissionError)
 
@@ -68,16 +76,15 @@ class _Video:
 
     :param due_at: when its next poll is due.
     :param deadline: the moment after which no regular poll of it begins.
-    :param to_read: whether it was seen completed or failed, so that only its URL or its reason is missing.
-    :param status: the last status that the service reported, as the log has it.
-    :param trouble: the last error, if no usable response came after it.
-    :param grace_since: since when the service refuses the id, forbids it, or leaves out the URL.
-    :param refused_since: since when the key is refused for this video, even if it is accepted for others.
-    :param url_since: since when the service reports an unknown status together with a URL.
+    :param to_read: whether it has ended at the service, so that only its URL or its reason is missing.
+    :param status: the last status that the service reported, as logged.
+    :param trouble: the last error, unless a usable response followed.
+    :param grace_since: start of the grace period for a refused or forbidden id, or a missing URL.
+    :param refused_since: start of the refusals of the API key for this video, even if it is accepted for other videos.
+    :param url_since: start of an unknown status together with a URL.
     :param final_time: seconds that final polls without a usable response have been in flight, with the delays between them.
-        The time in the queue of the rate limiter is not counted: with many videos a single retry could take longer than the
-        window.
-    :param final_pauses: final polls in a row after which the service, or its rate limit, requested a pause.
+        The time in the queue of the rate limiter is not counted, since it can be longer than the window.
+    :param final_pauses: final polls in a row that were followed by a pause of the service or of the rate limiter.
     """
 
     id: str
@@ -99,26 +106,27 @@ class Poller:
     """
     Engine of a wait for one video or many.
 
-    A driver polls the videos that :meth:`take_due` returns, passes each outcome to :meth:`handle`, and begins again at
-    :attr:`next_due`, until the poller is :attr:`done`. Times are seconds since the epoch, since a wait outlives the
-    process that began it.
+    A driver polls the videos that :meth:`take_due` returns, passes each outcome to :meth:`handle`, and repeats that at
+    :attr:`next_due` until the poller is :attr:`done`. Times are seconds since the epoch, since a wait outlives the process
+    that began it.
 
-    :param video_task_ids: ids of the videos; each is polled once, however often it is named.
-    :param policy: how often to poll.
+    :param video_task_ids: ids of the videos. Duplicates are polled once.
+    :param policy: the intervals between polls.
     :param started_at: when the wait began.
     :param deadline: the moment after which no regular poll begins; see ``docs/engine.md``.
     :param first_poll_at: when the first polls are due.
-    :param first_polls_until: spread the first polls until then, so that waits that start together take turns.
-    :param has_worked: whether a response to this wait, or over its connection, was parsed as a task before.
-    :param to_read: ids of the videos that were seen completed or failed.
-    :param grace: since when there is trouble, as :attr:`grace` of an earlier poller has it.
-    :param grace_ends: whether the ends of grace periods are known. A rescheduled process without a state store does not
-        know them, so that there trouble passes until the deadline.
-    :param last_status: the last status of the one video that is awaited.
-    :param quick_retries: retry every transient error quickly, as a worker does that holds a slot meanwhile.
-    :param holds_slot: whether a worker slot is held to the end, as in poke mode. Only a pause that the service requested
-        moves the final poll then.
-    :param log: selects the log lines; made here if it is None.
+    :param first_polls_until: end of the time over which the first polls are spread, so that waits that start together do not poll
+        together.
+    :param has_worked: whether a response of this wait, or of its connection, was parsed as a task before.
+    :param to_read: ids of the videos that have ended at the service.
+    :param grace: starts of grace periods, from :attr:`grace` of an earlier poller.
+    :param grace_ends: whether grace periods end. A rescheduled process without a state store does not know their starts, so
+        that trouble is tolerated until the deadline there.
+    :param last_status: the last known status, for a wait for one video.
+    :param quick_retries: whether to retry each transient error quickly, for a worker that holds a slot meanwhile.
+    :param holds_slot: whether a worker slot is held to the end, as in poke mode. Then only a pause that the service requested
+        moves the final poll.
+    :param log: selects the log lines; None for the default one.
     :param chance: source of numbers from 0 to 1, for the jitter.
     """
 
@@ -196,7 +204,7 @@ class Poller:
 
     @property
     def is_retrying(self) -> bool:
-        """Whether a quick retry is pending, for which a worker may hold its slot for a moment."""
+        """Whether a quick retry is pending. A worker holds its slot for it."""
         return bool(self._retrying or self._retries_connection)
 
     @property
@@ -225,7 +233,7 @@ class Poller:
 
     @property
     def grace(self) -> dict[str, float]:
-        """Since when there is trouble: by the id of a video, and :data:`CONNECTION` for trouble with the connection."""
+        """Starts of grace periods: by the id of a video, and by :data:`CONNECTION` for trouble with the connection."""
         starts = {
             video.id: video.grace_since for video in self._waiting.values() if video.grace_since is not None
         }
@@ -234,7 +242,7 @@ class Poller:
         return starts
 
     def last_status(self, video_task_id: str) -> str:
-        """Return the last status that the service reported of a video that is still awaited; empty if it reported none."""
+        """Return the last reported status of a video that is still awaited; empty if there is none."""
         return self._waiting[video_task_id].status
 
     def take_due(self, now: float, limit: int | None = None) -> list[tuple[str, bool]]:
@@ -242,7 +250,7 @@ class Poller:
         Take the polls that are due: ids, each with whether it is a final poll.
 
         :param now: the current time.
-        :param limit: the number of polls to take at most.
+        :param limit: the maximum number of polls to take.
         """
         due: list[tuple[str, bool]] = []
         if now < self._not_before:
@@ -254,15 +262,15 @@ class Poller:
         return due
 
     def lift_pause(self) -> None:
-        """Make polls due again that wait for the connection, since this process's rate limiter holds them back."""
+        """End the pause of the connection here, since the rate limiter of this process holds the polls back."""
         self._lifted_pause, self._not_before = self._not_before, 0.0
 
     def hold_until(self, moment: float) -> None:
-        """Poll nothing before a moment, at which a pause of the connection ends."""
+        """Poll nothing before a moment, the end of a pause of the connection."""
         self._not_before = max(self._not_before, moment)
 
     def pop_lines(self, now: float) -> list[LogLine]:
-        """Return the log lines that are due, once."""
+        """Return and remove the log lines that are due."""
         lines = [*self._lines, *(self._log.progress(now) if now >= self._log.next_line_at else ())]
         self._lines.clear()
         return lines
@@ -275,7 +283,7 @@ class Poller:
 
         :param video_task_id: id of the video that was polled.
         :param outcome: the parsed task, or the error.
-        :param sent_at: when the request was sent. One that was sent at or after the deadline was a final poll.
+        :param sent_at: when the request was sent. At or after the deadline, it was a final poll.
         :param now: the current time.
         """
         video = self._waiting.get(video_task_id)
@@ -291,9 +299,9 @@ class Poller:
 
     def connection_failed(self, error: ManxueError, now: float) -> None:
         """
-        Process an error of the connection, with which nothing was sent.
+        Process an error of the connection. Nothing was sent.
 
-        :param error: why.
+        :param error: the error.
         :param now: the current time.
         """
         self._lines += self._log.lines_for(next(iter(self._waiting), ""), error, now)
@@ -321,13 +329,13 @@ class Poller:
         return quick_retry_delay(failures + 2) if is_quick else self.policy.error_interval(failures)
 
     def give_up(self, now: float) -> None:
-        """End the remaining videos in a timeout, since no time is left for their final polls."""
+        """End the remaining videos with a timeout and without a final poll."""
         for video in list(self._waiting.values()):
             self.not_polled.add(video.id)
             self._end(video, self._timed_out(video), now)
 
     def give_up_overdue(self, now: float) -> None:
-        """End the videos in a timeout whose next poll a pause moves further than a final poll may be moved."""
+        """End the videos with a timeout whose next poll a pause moves beyond the latest final poll."""
         at = max(now, self.resumes_at)
         for video in list(self._waiting.values()):
             if at > latest_final_poll(video.deadline):
@@ -390,7 +398,7 @@ class Poller:
     def _handle_connection_error(self, video: _Video, error: ManxueError, now: float) -> None:
         if isinstance(error, ManxueAuthenticationError):
             video.refused_since = now if video.refused_since is None else video.refused_since
-            # Good responses for other videos reset the trouble of the connection each time.
+            # Usable responses for other videos reset the trouble of the connection each time.
             if self.has_worked and self._grace_ends and now - video.refused_since >= GRACE_TIME:
                 self._end(video, error, now)
                 return
@@ -410,24 +418,24 @@ class Poller:
             delay = quick_retry_delay(video.failures)
             self._set_retrying(video, retrying=True)
         elif is_throttled:
-            # The rate limiter slows all polls down; a longer interval on top would leave the service idle after it.
+            # The rate limiter slows all polls down. A longer interval in addition would leave the service idle afterwards.
             delay = self._interval(now)
         else:
             delay = self.policy.error_interval(video.failures)
             delay = max(delay * (1 + self._spread()), MIN_INTERVAL)
         if pause:
-            # After a pause of all waits, their polls are spread.
+            # A pause delays all waits, so their polls are spread after it.
             delay = max(delay, pause + self._chance() * self.policy.interval * JITTER)
         self._schedule(video, now + delay, now, floor=now + pause)
 
     def _retry_final(
         self, video: _Video, now: float, sent_at: float, pause: float, *, is_throttled: bool
     ) -> None:
-        """Send a final poll again that got no usable response: after a pause, or within a short window."""
+        """Retry a final poll without a usable response: after a pause, or within ``FINAL_POLL_WINDOW``."""
         video.failures = video.failures + 1 if video.final_time else 1
         waits_for_service = pause > 0 or (is_throttled and not self._holds_slot)
         video.final_pauses += waits_for_service
-        # The window begins again after each pause, but a service that always wants another short one is polled less and less.
+        # The window begins again after each pause. Repeated short pauses make the delay grow.
         delay = max(pause, quick_retry_delay(video.final_pauses if waits_for_service else video.failures))
         video.final_time = 0.0 if waits_for_service else video.final_time + max(0.0, now - sent_at) + delay
         at = now + delay
@@ -477,14 +485,14 @@ class Poller:
         return NOT_FOUND_GRACE_TIME if isinstance(error, ManxueConnectionNotFoundError) else 0.0
 
     def _interval(self, now: float) -> float:
-        """Return the seconds to the next regular poll, spread by the jitter."""
+        """Return the seconds to the next regular poll, with jitter."""
         return max(self.policy.next_interval(now - self.started_at) * (1 + self._spread()), MIN_INTERVAL)
 
     def _spread(self) -> float:
         return (2 * self._chance() - 1) * JITTER
 
     def _schedule(self, video: _Video, at: float, now: float, floor: float = 0.0) -> None:
-        """Make a video due: at its deadline at the latest, unless a pause ends later, or the last poll was just now."""
+        """Schedule the next poll of a video: at its deadline at the latest, unless a pause ends later."""
         video.due_at = max(min(at, video.deadline), floor, now + MIN_INTERVAL)
         self._push(video)
 
@@ -493,7 +501,7 @@ class Poller:
         heapq.heappush(self._heap, (video.due_at, self._pushed, video.id))
 
     def _postpone(self, until: float, error: ManxueError, now: float) -> None:
-        """Poll nothing before a moment, since the connection cannot be used."""
+        """Poll nothing before a moment, since the connection is not usable."""
         if now >= latest_connection_trouble(self.deadline):
             self.give_up(now)
             return

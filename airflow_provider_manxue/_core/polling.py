@@ -5,43 +5,42 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 DEFAULT_POKE_INTERVAL = 30.0
-"""Seconds; the service's page recommends 30 to 60."""
+"""Seconds. The service recommends 30 to 60."""
 
 DEFAULT_TIMEOUT = 3 * 60 * 60.0
-"""Seconds; the most patient clients of the service wait that long."""
+"""Seconds. Other clients of the service wait up to that long."""
 
 GRACE_TIME = 300.0
-"""Seconds for which trouble that may pass does not end a wait, and a video that was seen completed is read after the
-deadline."""
+"""Seconds for which temporary trouble does not end a wait, and for which a completed video is read after the deadline."""
 
 NOT_FOUND_GRACE_TIME = 25.0
 """Seconds for which a missing connection does not end a wait that has not worked: Airflow's clients report an outage of a
 secrets backend as a missing connection."""
 
 MAX_RETRY_AFTER = 900.0
-"""Seconds; a longer ``Retry-After`` is cut, so that one wrong header cannot lose a paid video."""
+"""Seconds. A longer ``Retry-After`` is limited, so that one wrong header cannot lose a paid video."""
 
 MAX_ERROR_BACKOFF = 300.0
-"""Seconds; during an outage the service is polled at least this often, so that its end is noticed."""
+"""Seconds. The longest interval during an outage, so that its end is noticed."""
 
 MIN_FIRST_POLL_DELAY = 10.0
 """Seconds from a worker's poll to the first poll of the trigger or of a rescheduled process. A task that resumes earlier can
 lose a race against the scheduler, which then takes the task for killed (seen on Airflow 3.3.2)."""
 
 MAX_URL_AGE = 300.0
-"""Seconds for which a video's URL is used as it was read. An older one is read again, so that it lasts."""
+"""Seconds for which a video's URL is used. An older one is read again, since it may expire soon."""
 
 CREDENTIAL_PROBES = (30.0, 60.0, 120.0, GRACE_TIME)
-"""Seconds after a 401 at which one request tries the credentials again."""
+"""Seconds after a 401 at which one request probes the credentials."""
 
 MIN_INTERVAL = 1.0
-"""Seconds; no setting makes a wait poll more often."""
+"""Seconds. The shortest interval with any settings."""
 
 JITTER = 0.1
 """Jitter, as a fraction of the interval, so that waits that began together drift apart."""
 
 MAX_QUICK_RETRY_DELAY = 60.0
-"""Seconds; the longest delay between two quick retries, which begin with one second."""
+"""Seconds. The longest delay between two quick retries. The first delay is one second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,15 +59,15 @@ class PollPolicy:
 
     def next_interval(self, waited: float) -> float:
         """
-        Return the interval that follows after ``waited`` seconds.
+        Return the interval after a wait of ``waited`` seconds.
 
-        With backoff it equals the time waited so far, which doubles it from poll to poll and needs no
-        counter: none survives a reschedule or a restart of the triggerer.
+        Backoff adds the time waited so far. That doubles the interval with each poll and needs no counter, since none
+        survives a reschedule or a restart of the triggerer.
         """
         return self._bounded(self.interval + max(0.0, waited) if self.exponential_backoff else self.interval)
 
     def error_interval(self, failures: int) -> float:
-        """Return the interval after so many failures in a row; it doubles, and is never below the usual one."""
+        """Return the interval after failures in a row. It doubles with each failure, and is at least the regular one."""
         doubled = self.interval * 2.0 ** min(failures - 1, 32)
         return self._bounded(max(self.interval, min(doubled, MAX_ERROR_BACKOFF)))
 
@@ -79,7 +78,7 @@ class PollPolicy:
 
 def quick_retry_delay(failures: int) -> float:
     """
-    Return the seconds before a quick retry: 1, 2, 4 ... 60.
+    Return the delay before a quick retry in seconds: 1, 2, 4 ... 60.
 
     :param failures: failures in a row.
     """
@@ -88,10 +87,10 @@ def quick_retry_delay(failures: int) -> float:
 
 def next_credential_probe(refused_for: float) -> float | None:
     """
-    Return when credentials are tried again, in seconds after they were first refused.
+    Return the moment of the next probe of refused credentials, in seconds after the first refusal.
 
     :param refused_for: seconds since then.
     :return: None if the grace period is over.
     """
-    # A probe that fires a moment early still counts as that probe.
+    # A probe that begins slightly early counts as that probe.
     return next((probe for probe in CREDENTIAL_PROBES if probe > refused_for + MIN_INTERVAL), None)

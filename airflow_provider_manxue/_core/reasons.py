@@ -1,5 +1,5 @@
 """
-Reasons that the service gives for an error or a failed video, in JSON and in text bodies. No I/O happens here.
+Reasons of the service for an error or a failed video, from JSON and from text bodies. No I/O happens here.
 
 The documented field is ``error``. Relays and gateways in front of the service use other fields, nest them, or send
 plain text or a web page. The texts returned here are raw: callers pass them through ``clean_text``.
@@ -31,7 +31,7 @@ _TASK_ORDER = (*_ERROR_FIELDS, *_MESSAGE_FIELDS)
 """In a task, the documented field comes first."""
 
 _RESPONSE_ORDER = tuple(dict.fromkeys(("msg", "message", *_TASK_ORDER)))
-"""In an error response, ``error`` is often just the name of the HTTP status, beside a longer ``message``."""
+"""In an error response, ``error`` is often only the name of the HTTP status, and ``message`` is longer."""
 
 _NO_REASON = frozenset(
     {
@@ -48,7 +48,7 @@ _NO_REASON = frozenset(
         "请求成功",
     }
 )
-"""Texts that give no reason, lower case. Envelopes carry them beside failed tasks."""
+"""Texts that are no reason, lower case. Envelopes of failed tasks contain them."""
 
 _SUCCESS_CODES = frozenset(
     {"", "0", "00000", "200", "201", "202", "ok", "success", "succeed", "succeeded", "true"}
@@ -59,14 +59,14 @@ _MAX_NESTING = 4
 _MAX_ITEMS = 10
 
 _READ_BYTES = 16 * 1024
-"""Bytes of a text body that are decoded. Only a few hundred characters are shown."""
+"""Maximum number of bytes of a text body that are decoded. Only a few hundred characters are shown."""
 
 _ENCODINGS = ("utf-8", "gb18030")
-"""Encodings, in the order in which they are tried. The service and gateways in its country also write GBK, often undeclared."""
+"""Encodings to try, in this order. The service and its gateways also send GBK, often undeclared."""
 
 
 def is_success_code(code: Any) -> bool:
-    """Return whether the ``code`` of an envelope means success. An absent one (None) does."""
+    """Return whether the ``code`` of an envelope means success. A missing one (None) does."""
     if isinstance(code, float) and code.is_integer():
         code = int(code)
     return code is None or str(code).strip().lower() in _SUCCESS_CODES
@@ -74,10 +74,10 @@ def is_success_code(code: Any) -> bool:
 
 def reason_in_task(*objects: Mapping[str, Any]) -> str:
     """
-    Find why a video failed or is missing.
+    Find the reason why a video failed or has no URL.
 
-    :param objects: the task, then the objects around and in it. The first reason counts; codes come after texts.
-    :return: the raw text, or an empty one.
+    :param objects: the task, then the objects around it and in it. The first reason is returned; codes come after texts.
+    :return: the raw text; empty if there is none.
     """
     for find in (_task_text_in, code_in, _unknown_error_in):
         for obj in objects:
@@ -88,10 +88,10 @@ def reason_in_task(*objects: Mapping[str, Any]) -> str:
 
 def reason_in_response(payload: Any) -> str:
     """
-    Find the reason in the JSON of an error response, without its code at the top.
+    Find the reason in the JSON of an error response, without the code at the top.
 
     :param payload: the decoded body.
-    :return: the raw text, or an empty one.
+    :return: the raw text; empty if there is none.
     """
     if isinstance(payload, Mapping):
         return (
@@ -103,7 +103,7 @@ def reason_in_response(payload: Any) -> str:
 
 
 def code_in(obj: Mapping[str, Any]) -> str:
-    """Find a code that does not mean success, in ``error`` or beside it."""
+    """Find a code other than success, in ``error`` or next to it."""
     if text := _scalar_in(obj.get("error")):
         return text
     codes = (_scalar_in(obj.get(name)) for name in _CODE_FIELDS)
@@ -111,7 +111,7 @@ def code_in(obj: Mapping[str, Any]) -> str:
 
 
 def raw_code_in(response: Any) -> str:
-    """Find the error code of a response, beside ``error`` or in it; empty if there is none, or a success code."""
+    """Find the error code of a response, next to ``error`` or in it; empty if there is none, or a success code."""
     if not isinstance(response, Mapping):
         return ""
     error = response.get("error")
@@ -122,11 +122,11 @@ def raw_code_in(response: Any) -> str:
 
 def reason_in_body(body: bytes) -> str:
     """
-    Return the text of a body that is no JSON: plain text, or the title or text of a web page.
+    Return the text of a body without JSON: plain text, or the title or text of a web page.
 
     :param body: the body, in UTF-8 or GBK.
-    :return: the raw text. It is empty if the body is binary, or looks like JSON: there, escapes could hide a signed URL
-        from ``clean_text``.
+    :return: the raw text. It is empty if the body is binary, or looks like JSON, since escapes in JSON could hide a
+        signed URL from ``clean_text``.
     """
     text = decode_text(body).lstrip("\ufeff \t\r\n")
     if text[:1] in {"{", "["}:
@@ -147,7 +147,7 @@ def _text_in(obj: Mapping[str, Any], fields: tuple[str, ...], depth: int = 0) ->
 
 
 def _text_of(value: Any, fields: tuple[str, ...], depth: int) -> str:
-    """Find a text in a value that may be nested. Numbers count as codes, and are left out."""
+    """Find a text in a value that may be nested. Numbers are codes, and left out."""
     if isinstance(value, str):
         return "" if value.strip().lower() in _NO_REASON else value
     if depth > _MAX_NESTING:
@@ -170,7 +170,7 @@ def _scalar_in(value: Any, depth: int = 0) -> str:
 
 
 def _unknown_error_in(obj: Mapping[str, Any]) -> str:
-    """Return an ``error`` of an unknown form as JSON, so that it is not dropped."""
+    """Return an ``error`` of an unknown form as JSON."""
     error = obj.get("error")
     values = error.values() if isinstance(error, Mapping) else error if isinstance(error, list) else ()
     return json.dumps(error, ensure_ascii=False) if any(values) else ""
@@ -181,7 +181,7 @@ def decode_text(body: bytes) -> str:
     body = body[:_READ_BYTES]
     for encoding in _ENCODINGS:
         try:
-            # The last character may be cut; a decoder that waits for more bytes leaves it out.
+            # The last character may be cut off. An incremental decoder leaves it out.
             text = codecs.getincrementaldecoder(encoding)().decode(body)
         except UnicodeDecodeError:
             continue
@@ -190,7 +190,7 @@ def decode_text(body: bytes) -> str:
 
 
 def _is_text(text: str) -> bool:
-    """Return whether decoded bytes read as text. GB18030 decodes a good part of all binary data."""
+    """Return whether decoded bytes are text. GB18030 decodes much binary data without an error."""
     unprintable = sum(not (char.isprintable() or char.isspace()) for char in text)
     return "\0" not in text and unprintable * 10 <= len(text)
 

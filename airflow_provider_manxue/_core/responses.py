@@ -1,9 +1,9 @@
 """
-URLs of the service, and the meaning of its responses: a task, or a typed error. No I/O happens here.
+URLs of the service, and the parser of its responses: a task, or a typed error. No I/O happens here.
 
 Both clients, ``requests`` in a worker and ``aiohttp`` in the triggerer, pass the bytes of a response to
-:func:`parse_task`. The rules come from the service's *query task* page. Where it is silent, they come from responses
-that clients of this service and of its relays have seen.
+:func:`parse_task`. The rules come from the service's page *query task*. Where it has none, they come from responses
+that clients of this service and of its relays have received.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 MAX_BODY = 1024 * 1024
-"""Bytes of a response that are read at most. That of a task is well below 10 KiB."""
+"""Maximum number of bytes of a response that are read. A task has less than 10 KiB."""
 
 _STATUSES = {
     TaskStatus.QUEUED: (
@@ -67,18 +67,18 @@ _STATUS_WORDS = {
 """Status words, lower case and without separators: those of the documentation, and those of clients and relays."""
 
 _STATUS_PREFIX = re.compile("(?:task|job)?(?:status|state)(?=.)")
-"""Left out of words such as ``TASK_STATUS_SUCCEED`` and ``JOB_STATE_RUNNING``."""
+"""Removed from words such as ``TASK_STATUS_SUCCEED`` and ``JOB_STATE_RUNNING``."""
 
 _MAX_STATUS_LENGTH = 100
-"""Characters of a status word that are compared."""
+"""Maximum number of characters of a status word that are compared."""
 
 _UNFINISHED = frozenset({TaskStatus.QUEUED, TaskStatus.PROCESSING})
 
 _ENVELOPE_ERRORS = frozenset({"error", "fail"})
-"""Status words that an error response has as well: alone, they do not mean that a video failed."""
+"""Status words that error responses also have. Alone, they do not mean that a video failed."""
 
 _TASK_FIELDS = ("object", "created", "model", "actualDuration", "progress")
-"""Fields of a task, beside those of its id and its URL. An error response has none of them."""
+"""Fields of a task, without its id and its URL. An error response has none of them."""
 
 _URL = re.compile(r"https?://[^\s/?#\\]+(?:[/?#][^\x00-\x1f\x7f-\x9f\u2028\u2029]*)?", re.IGNORECASE)
 _URL_FIELDS = ("video_url", "videoUrl", "result_url", "url")
@@ -94,14 +94,14 @@ def result_url(base_url: str, video_task_id: str) -> str:
     Return the URL of one task.
 
     :param base_url: the service's base URL, without ``/v1``.
-    :param video_task_id: the id; every character outside of RFC 3986's unreserved ones is percent-encoded,
-        so that an id cannot leave its path segment.
+    :param video_task_id: the id. All but unreserved characters (RFC 3986, section 2.3) are percent-encoded, so that an id cannot
+        leave its path segment.
     """
     return f"{base_url}/v1/result/{quote(video_task_id, safe='')}"
 
 
 def create_url(base_url: str) -> str:
-    """Return the address that takes orders."""
+    """Return the URL for orders."""
     return f"{base_url}/v1/sd2_manxue/videos"
 
 
@@ -122,12 +122,12 @@ def parse_task(
 
     :param http_status: HTTP status of the response.
     :param body: the response's body, decoded from any transfer coding.
-    :param video_task_id: the requested id. It is the id of the task returned, also if the response names another one;
-        another id goes into ``reported_id``. Empty for the response to an order, which names a new id.
+    :param video_task_id: the requested id, which becomes the id of the task. Another id in the response goes into
+        ``reported_id``. Empty for the response to an order, which has a new id.
     :param retry_after: values of the ``Retry-After`` headers of the response.
     :param now: seconds since the epoch, for a ``Retry-After`` that is a date.
-    :param secret: the API key, so that no error text can repeat it.
-    :raises ManxueError: of the kind that fits, if the response does not describe a task.
+    :param secret: the API key, which is masked in errors.
+    :raises ManxueError: if the response does not describe a task.
     """
     payload = parse_json(body, secret)
     if not 200 <= http_status < 300:
@@ -147,9 +147,9 @@ def parse_task(
 
 def _unwrap(payload: dict[str, Any], http_status: int, secret: str) -> Mapping[str, Any]:
     """
-    Return the task's own fields, whether they came flat or in ``data``.
+    Return the fields of the task, from the top or from ``data``.
 
-    A task with a status is read, with any ``code`` of its envelope. Without a status, the code decides.
+    A task with a status is parsed, with any ``code`` of its envelope. Without a status, the code decides.
     """
     objects = (inner_object(payload), payload)
     for obj in objects:
@@ -172,8 +172,8 @@ def _is_status_of_task(obj: Mapping[str, Any]) -> bool:
     """
     Return whether ``status`` is that of a task.
 
-    Error responses have one, too: ``{"status": "error", "message": ...}``, or the HTTP status as a number. Read as
-    a failed video, one of them would end the wait for a video that is paid for.
+    Error responses have a ``status``, too: ``{"status": "error", "message": ...}``, or the HTTP status as a number. Parsed
+    as a failed video, an error response would end the wait for a paid video.
     """
     word = obj["status"]
     if isinstance(word, str) and not word.strip().isdigit() and word.strip().lower() not in _ENVELOPE_ERRORS:
@@ -211,7 +211,7 @@ def _task_of(
 
 
 def _reported_id(fields: Mapping[str, Any], payload: Mapping[str, Any], video_task_id: str) -> str:
-    """Return the id that a response names; empty if it names none, or one that no path or log should hold."""
+    """Return the id in a response; empty if there is none, or if it is not usable in a path and a log."""
     task_id = task_id_in(fields)
     if task_id is None and not video_task_id:
         task_id = task_id_in(payload)
@@ -222,7 +222,7 @@ def _reported_id(fields: Mapping[str, Any], payload: Mapping[str, Any], video_ta
 def _reason_of_task(
     fields: Mapping[str, Any], payload: Mapping[str, Any], status: TaskStatus, url: str | None
 ) -> str:
-    """Find ``error``. If the video failed, or its URL is missing, also find a substitute for it."""
+    """Find the reason in ``error``. If the video failed, or its URL is missing, search other fields, too."""
     if status is TaskStatus.FAILED or not (url or status in _UNFINISHED):
         return reason_in_task(fields, payload, inner_object(fields))
     error = fields.get("error")
@@ -231,7 +231,7 @@ def _reason_of_task(
 
 def _status_word(fields: Mapping[str, Any], *, is_order: bool, has_url: bool) -> str:
     word = fields.get("status", "")
-    # The older response to an order names the id only: the video waits in the queue.
+    # The older form of a response to an order has only the id: the video is queued.
     if word == "" and is_order and not has_url:
         return TaskStatus.QUEUED.value
     return str(word)
@@ -258,9 +258,9 @@ def _text(value: Any) -> str | None:
 
 def _url(value: Any) -> str | None:
     """
-    Return a URL as it came, since a signature covers its spelling.
+    Return a URL unchanged, since a signature covers its spelling; None if the value is not a URL.
 
-    Spaces and other characters that a client has to percent-encode are allowed, control characters are not.
+    Spaces and other characters that a client has to percent-encode are allowed. Control characters are not.
     """
     if isinstance(value, str) and _URL.fullmatch(value.strip()):
         return value.strip()
@@ -286,11 +286,11 @@ def _whole_number(value: Any) -> int | None:
 
 
 def _http_error(http_status: int, message: str, retry_after: float | None) -> ManxueError:
-    """Decide what an HTTP status other than 2xx means."""
+    """Return the error for an HTTP status other than 2xx."""
     seen = f"HTTP {http_status}{_tail(message)}"
     if http_status == 401:
         return ManxueAuthenticationError(
-            f"The service refused the API key ({seen}). Put a valid key into the connection's password."
+            f"The service refused the API key ({seen}). Put a valid key into the connection's field 'API key'."
         )
     if http_status == 403:
         return ManxuePermissionError(
@@ -303,18 +303,18 @@ def _http_error(http_status: int, message: str, retry_after: float | None) -> Ma
     if http_status < 400:
         return ManxueRedirectError(
             f"The service responded with a redirect (HTTP {http_status}), which is not followed because the API "
-            f"key would travel with it. Put the final address into the connection's host."
+            f"key would travel with it. Put the final address into the connection's field 'Base URL'."
         )
     return ManxueRefusedError(seen)
 
 
 def parse_retry_after(values: Sequence[str], now: float) -> float | None:
     """
-    Read ``Retry-After`` (RFC 9110, section 10.2.3): seconds or a date; junk and negative numbers are ignored.
+    Parse ``Retry-After`` (RFC 9110, section 10.2.3): seconds or a date. Invalid and negative values are ignored.
 
-    :param values: the header's values, in case it was sent more than once; the longest pause counts.
+    :param values: the values of all headers of that name. The longest pause is returned.
     :param now: seconds since the epoch.
-    :return: seconds to stay away (0 for a date in the past), or None.
+    :return: the pause in seconds (0 for a date in the past); None if there is no valid value.
     """
     pauses = [pause for pause in (_one_retry_after(value, now) for value in values) if pause is not None]
     return max(pauses, default=None)
@@ -334,7 +334,7 @@ def _one_retry_after(value: str, now: float) -> float | None:
 
 
 def _reason_of_error(payload: Any, body: bytes, secret: str) -> str:
-    """Find the service's own text in a response that is no task: in its JSON, or in its text body."""
+    """Find the service's reason in a response without a task: in its JSON, or in its text body."""
     if payload is not None:
         code = code_in(payload) if isinstance(payload, dict) else ""
         return clean_text(reason_in_response(payload) or code, secret)

@@ -36,11 +36,11 @@ _AZURE_SAS_PARAMETERS = frozenset(
         "ses",
     ]
 )
-"""Query parameters of a shared access signature of Azure. They are short, so they count only beside ``sig``."""
+"""Query parameters of a shared access signature of Azure. They are short, so they are only removed from URLs with ``sig``."""
 
 
 def without_signature(url: str) -> str:
-    """Return a URL without the known parameters of signatures. The rest keeps its spelling and order."""
+    """Return a URL without the known parameters of signatures. The spelling and order of the rest are unchanged."""
     address, _, query = url.partition("?")
     parameters = query.split("&")
     names = [parameter.partition("=")[0] for parameter in parameters]
@@ -54,5 +54,6 @@ def without_signature(url: str) -> str:
 
 
 def without_query(url: str) -> str:
+    """Return a URL with its query masked."""
     address, mark, _ = url.partition("?")
     return f"{address}?***" if mark else address

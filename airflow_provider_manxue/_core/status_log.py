@@ -36,7 +36,7 @@ class _TroubleLog:
     _logged_at: dict[str, float] = field(default_factory=dict)
 
     def is_due(self, error: ManxueError, now: float) -> bool:
-        # The service's own text may differ in each response, so the kind is the part before it.
+        # The text of the service may differ in each response. The kind of trouble is the part before it.
         kind = str(error).partition(":")[0]
         if now - self._logged_at.get(kind, float("-inf")) < REPEAT_AFTER:
             return False
@@ -51,15 +51,15 @@ class _TroubleLog:
 
 class StatusLog:
     """
-    The log of a wait for one video.
+    The log lines of a wait for one video.
 
     :param video_task_id: id of the task.
     :param started_at: when the wait began, in seconds since the epoch.
-    :param last_status: the last status that is in the log already.
+    :param last_status: the last status that was logged.
     """
 
     next_line_at = float("inf")
-    """Moment of the next line without another response. A single video has none."""
+    """Moment of the next line without another response: never."""
 
     def __init__(self, video_task_id: str, started_at: float, last_status: str = "") -> None:
         self._video_task_id = video_task_id
@@ -71,7 +71,7 @@ class StatusLog:
     def lines_for(
         self, video_task_id: str, outcome: VideoTask | ManxueError, now: float
     ) -> tuple[LogLine, ...]:
-        """Process the outcome of a poll, and return the lines for it."""
+        """Process the outcome of a poll, and return its log lines."""
         if isinstance(outcome, ManxueError):
             self._failures += 1
             if not self._trouble.is_due(outcome, now):
@@ -79,7 +79,7 @@ class StatusLog:
             text = f"no usable response yet: {self._trouble.describe(outcome)}"
             return (self._line(logging.WARNING, text, now),)
         recovered, self._failures = self._failures > 1, 0
-        # One line for all unknown statuses, since their text may contain a counter.
+        # Unknown statuses are one status here, since their text may contain a counter.
         status = describe(outcome)
         key = outcome.status.value if outcome.status is TaskStatus.UNKNOWN else status
         if key == self._last_status and not recovered:
@@ -89,11 +89,11 @@ class StatusLog:
         return (self._line(level, status, now),)
 
     def lines_for_end(self, video_task_id: str, error: ManxueError | None, now: float) -> tuple[LogLine, ...]:
-        """Return the lines for the end of a video's wait: none, since the task itself reports it."""
+        """Return the log lines for the end of the wait: none, since the task itself reports it."""
         return ()
 
     def progress(self, now: float) -> tuple[LogLine, ...]:
-        """Return the lines that are due without another response."""
+        """Return the log lines that are due without another response: none."""
         return ()
 
     def _line(self, level: int, text: str, now: float) -> LogLine:
@@ -104,11 +104,11 @@ class StatusLog:
 
 class BatchLog:
     """
-    The log of a wait for many videos: progress as counts, trouble once for all, each failed video at once.
+    The log lines of a wait for many videos: progress as counts, one line for trouble of several videos, each failed video.
 
-    :param statuses: the known status of each video by its id; empty if it has not been polled.
+    :param statuses: the known status of each video by its id; empty if it was not polled.
     :param started_at: when the wait began, in seconds since the epoch.
-    :param ended_before: how many other videos of the batch have ended, by status: "completed" or "failed".
+    :param ended_before: number of other videos of the batch that have ended, by status: "completed" or "failed".
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class BatchLog:
     def lines_for(
         self, video_task_id: str, outcome: VideoTask | ManxueError, now: float
     ) -> tuple[LogLine, ...]:
-        """Process the outcome of a poll, and return the lines for it."""
+        """Process the outcome of a poll, and return its log lines."""
         if isinstance(outcome, VideoTask):
             self._set(video_task_id, outcome.status.value, now)
             return self.progress(now)
@@ -138,7 +138,7 @@ class BatchLog:
         return (LogLine(logging.WARNING, text), *self.progress(now))
 
     def lines_for_end(self, video_task_id: str, error: ManxueError | None, now: float) -> tuple[LogLine, ...]:
-        """Return the lines for the end of a video's wait. Timeouts are many at a time, and the task's error names them."""
+        """Return the log lines for the end of the wait for a video. Timeouts get none, since the task's error names them."""
         self._set(video_task_id, "completed" if error is None else "failed", now)
         if error is None or isinstance(error, ManxueTimeoutError):
             return self.progress(now)
@@ -151,7 +151,7 @@ class BatchLog:
         return self._counts["completed"] + self._counts["failed"]
 
     def progress(self, now: float) -> tuple[LogLine, ...]:
-        """Return the line about the progress, if something changed and the last line is old enough."""
+        """Return the line for the progress, if the progress changed and the line is due."""
         if now < self.next_line_at:
             return ()
         self._logged_at, self.next_line_at = now, float("inf")
@@ -187,11 +187,11 @@ def announcement(
     what: str, where: str, how: str, *, interval: float, started_at: float, deadline: float
 ) -> str:
     """
-    Describe what a task waits for, and for how long at most.
+    Describe the start of a wait for the log.
 
     :param what: the video or videos.
-    :param where: at which host, or over which connection.
-    :param how: in which process.
+    :param where: the host or the connection.
+    :param how: the process that polls.
     :param interval: seconds between two polls.
     :param started_at: when the wait began, in seconds since the epoch.
     :param deadline: the wait's deadline.

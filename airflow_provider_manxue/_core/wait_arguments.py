@@ -1,4 +1,4 @@
-"""The arguments that both triggers have in common. No I/O happens here."""
+"""The common arguments of both triggers. No I/O happens here."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ _LEGACY_ARGUMENTS = (
     "exponential_backoff",
     "max_wait",
 )
-"""The arguments of version 0.1.0. Its triggerer knows no other one, so that others are only stored if they differ from the
-default."""
+"""The arguments of version 0.1.0. Its triggerer accepts no other ones, so that others are only stored if they differ from
+the default."""
 
 _WORKER_ARGUMENTS = ("started_at", "deadline", "first_poll_at", "has_worked")
-"""The arguments that only a worker knows."""
+"""The arguments that only a worker passes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WaitArguments:
     """
-    The arguments of a wait in the triggerer, but for the connection and the ids, which may be templates.
+    The arguments of a wait in the triggerer, without the connection and the ids. Those may be templates.
 
     A worker that defers passes the times of the wait. A wait that begins in the triggerer has ``timeout`` and
-    ``execution_timeout`` instead: its arguments are part of the Dag and the same for each run, so that its times follow from
-    the one that Airflow stores. Both triggers describe each argument.
+    ``execution_timeout`` instead: its arguments are part of the Dag and the same for each run, so that its times follow
+    from the time at which Airflow ends the trigger. For the arguments see the triggers.
     """
 
     poke_interval: float
@@ -61,7 +61,7 @@ class WaitArguments:
         }
 
     def to_start_kwargs(self) -> dict[str, Any]:
-        """Return the arguments of a trigger with which a task begins."""
+        """Return the arguments of a trigger that begins a task."""
         names = (field.name for field in fields(self))
         return {name: getattr(self, name) for name in names if name not in _WORKER_ARGUMENTS}
 
@@ -72,7 +72,7 @@ class WaitArguments:
 
     def given_times(self, now: float) -> PollTimes | None:
         """
-        Return the times that a worker has passed.
+        Return the times from a worker.
 
         :param now: when the trigger starts.
         :return: None if the wait begins in the triggerer.
@@ -86,7 +86,7 @@ class WaitArguments:
         Return the times of a wait that begins in the triggerer.
 
         :param now: when the trigger starts.
-        :param ends_at: when Airflow ends the trigger, if it does.
+        :param ends_at: when Airflow ends the trigger; None if it does not.
         """
         timeout = self.timeout or 0.0
         return poll_times_from_end(
@@ -102,10 +102,10 @@ class WaitArguments:
         """
         Return the moment at which the trigger stops its final polls.
 
-        Airflow ends a task that began in the triggerer at ``execution_timeout`` without a margin. A worker polls then.
+        Airflow ends a task that began in the triggerer at ``execution_timeout``, without a margin. A worker polls then.
 
         :param times: the times of the wait.
-        :param ends_at: when Airflow ends the trigger, if it does.
+        :param ends_at: when Airflow ends the trigger; None if it does not.
         """
         if ends_at is None or self.given_times(times.resumed_at) is not None:
             ends_at = times.deadline + self.defer_timeout_margin

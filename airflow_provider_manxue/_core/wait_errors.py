@@ -1,4 +1,4 @@
-"""The errors with which a wait ends. No I/O happens here."""
+"""The errors that end a wait. No I/O happens here."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _OF_THE_CONNECTION = (ManxueAuthenticationError, ManxueConfigurationError, Manxu
 
 
 def affects_all_videos(error: ManxueError) -> bool:
-    """Return whether an error concerns the connection, and with it every video that is polled over it."""
+    """Return whether an error affects the connection, and so each video that is polled over it."""
     return isinstance(error, _OF_THE_CONNECTION)
 
 
@@ -29,7 +29,7 @@ def timed_out(video_task_id: str, waited: float, status: str, trouble: str) -> M
     :param video_task_id: id of the video.
     :param waited: seconds from the start of the wait to its deadline.
     :param status: the last status that the service reported; empty if it reported none.
-    :param trouble: the last error; empty if a usable response came after it.
+    :param trouble: the last error; empty if a usable response followed.
     """
     last_error = f" Last error: {trouble}." if trouble else ""
     return ManxueTimeoutError(
@@ -63,5 +63,5 @@ def with_likely_causes(error: ManxueError, video_task_id: str) -> ManxueError:
     return type(error)(
         f"The service does not return the video {video_task_id!r}: {error}. Likely causes: the id is not one "
         f"that the create call returned, it belongs to another API key, the task is older than the service stores "
-        f"records (about a day), or the connection's host has a wrong path."
+        f"records (about a day), or the connection's base URL has a wrong path."
     )

@@ -1,4 +1,4 @@
-"""The bounds of a pass in which a worker polls: how long it may hold its slot. No I/O happens here."""
+"""The time limits of a pass in which a worker polls and holds its slot. No I/O happens here."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ PATIENCE = 30.0
 """Seconds without a usable response after which a worker gives its slot back."""
 
 MAX_EXTRA_TIME = 60.0
-"""Seconds that a pass may take beyond the time that one poll of each video takes at the connection's limit."""
+"""Seconds that a pass may take in addition to one poll of each video at the connection's limit."""
 
 
 class WorkerPass:
     """
     A bounded pass of a worker over the videos of its task.
 
-    The pass ends when each video has been polled and no quick retry is pending, or at its bounds.
+    The pass ends when each video has been polled and no quick retry is pending, or at its time limits.
 
     :param started_at: when it began, in seconds since the epoch.
     :param videos: the number of videos.
@@ -29,7 +29,7 @@ class WorkerPass:
 
     def __init__(self, started_at: float, videos: int, rate: float) -> None:
         self.longest = videos / rate + MAX_EXTRA_TIME
-        """Seconds that the pass may take, for a monotonic clock: the wall clock of the worker may be set back meanwhile."""
+        """Seconds that the pass may take. For a monotonic clock, since the wall clock may be set back meanwhile."""
         self._ends_at = started_at + self.longest
         self._last_response_at = started_at
         self._has_response = False
@@ -46,12 +46,12 @@ class WorkerPass:
 
     def end_overdue(self, poller: Poller, now: float, *, is_rescheduled: bool) -> None:
         """
-        End the videos that the next pass must not poll again.
+        End the videos with a timeout that the next pass must not poll.
 
         :param poller: the engine.
         :param now: the current time.
-        :param is_rescheduled: whether the next pass knows nothing of this one, and would begin its final polls again. Any
-            other pass reads the rest of what this one has read a part of.
+        :param is_rescheduled: whether the task reschedules. The next pass has no state of this one then, and would begin its
+            final polls again. After a deferral, the next pass continues this one.
         """
         if is_rescheduled and final_polls_failed(
             now, poller.deadline, self._last_response_at, poller.resumes_at
@@ -64,7 +64,7 @@ class WorkerPass:
         self, poller: Poller, now: float, *, is_polling: bool = False, next_grant_at: float = 0.0
     ) -> bool:
         """
-        Return whether the worker leaves.
+        Return whether the pass is over.
 
         :param poller: the engine.
         :param now: the current time.

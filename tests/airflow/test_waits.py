@@ -211,4 +211,4 @@ class TestKeys:
         assert local_airflow.wait_for_run("wait_in_every_mode", run_id) == "failed"
         log = local_airflow.task_log("wait_in_every_mode", run_id, "deferred")
         assert "ManxueAuthenticationError" in log
-        assert "Put a valid key into the connection's password" in log
+        assert "Put a valid key into the connection's field 'API key'" in log

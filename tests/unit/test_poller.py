@@ -660,7 +660,7 @@ def test_id_that_stays_unknown_ends_with_the_likely_causes():
     assert str(run(UNKNOWN_ID).end) == (
         "The service does not return the video 'v': HTTP 404: no such task. Likely causes: the id is not one that the "
         "create call returned, it belongs to another API key, the task is older than the service stores records (about a "
-        "day), or the connection's host has a wrong path."
+        "day), or the connection's base URL has a wrong path."
     )
 
 

@@ -849,7 +849,7 @@ def test_a_success_that_carries_an_error_is_a_refusal(answer, parts):
 
 @pytest.mark.parametrize(
     ("http_status", "remedy"),
-    [(401, "connection's password"), (403, "allowed to do"), (302, "connection's host")],
+    [(401, "field 'API key'"), (403, "allowed to do"), (302, "field 'Base URL'")],
 )
 def test_an_error_that_ends_a_wait_says_what_to_do(http_status, remedy):
     assert remedy in str(error_of(http_status))

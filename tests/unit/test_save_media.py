@@ -242,7 +242,7 @@ class TestContinuation:
         assert (part.start, part.validators.size, part.validators.etag) == (0, 100, '"b"')
 
     def test_that_was_not_asked_for_is_refused(self):
-        with pytest.raises(ChangedVideoError, match=r"not asked for \('bytes 1-99/100'\)"):
+        with pytest.raises(ChangedVideoError, match=r"not requested \('bytes 1-99/100'\)"):
             parse_part(206, headers(Content_Range="bytes 1-99/100"), 99)
 
     def test_at_another_place_is_told_with_both(self):
@@ -351,7 +351,7 @@ class TestContainer:
 
 
 PASSWORD = "The URL of the video holds a user name or a password."
-UNREADABLE = "The URL of the video cannot be read."
+UNREADABLE = "The URL of the video could not be parsed."
 NO_HOST = "The URL of the video names no valid host."
 
 
@@ -439,9 +439,9 @@ class TestUrl:
     @pytest.mark.parametrize(
         ("location", "problem"),
         [
-            (None, "The media host answered with a redirect that leads nowhere."),
-            ("", "The media host answered with a redirect that leads nowhere."),
-            ("http://b/y", "The media host answered with a redirect from https to http."),
+            (None, "The media host responded with a redirect without a target."),
+            ("", "The media host responded with a redirect without a target."),
+            ("http://b/y", "The media host responded with a redirect from https to http."),
             ("file:///etc/passwd", "The video is at a 'file' URL; only http and https are fetched."),
             ("javascript:x", "The video is at a 'javascript' URL; only http and https are fetched."),
         ],

@@ -16,7 +16,7 @@ from airflow_provider_manxue._client.async_client import AsyncClient
 from airflow_provider_manxue._client.credentials import CredentialProbes
 from airflow_provider_manxue._client.drivers import AsyncDriver
 from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
-from airflow_provider_manxue._core import batch, order_timing, poller, status_log, worker_pass
+from airflow_provider_manxue._core import batch, bodies, order_timing, poller, status_log, worker_pass
 from airflow_provider_manxue._core import responses as protocol
 from airflow_provider_manxue._core.order_timing import OrderBounds
 from airflow_provider_manxue._core.poller import Poller
@@ -204,7 +204,7 @@ def test_oracle_sees_a_key_that_the_service_repeats(monkeypatch):
         "a secret in",
         monkeypatch,
         (protocol, "clean_text", careless),
-        (protocol, "_storable", lambda value, secret: value),
+        (bodies, "_storable", lambda value, secret: value),
     )
 
 
