@@ -65,7 +65,7 @@ CONNECTION_TYPE: dict[str, Any] = {
         "busy_codes": {
             "label": "Busy codes",
             "description": (
-                "Error codes with which the service reports that it has no capacity for an order, separated by commas. "
+                "Error codes of the service that mean a lack of capacity for an order, separated by commas. "
                 "Such an order is delayed and sent again."
             ),
             "schema": {"type": ["string", "null"]},

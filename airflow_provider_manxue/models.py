@@ -113,7 +113,7 @@ class ManxueSettings:
     :param verify: whether the service's certificate is verified.
     :param ca_bundle: path of a PEM file with certificate authorities, used instead of the default ones.
     :param proxy: URL of an HTTP proxy; None leaves it to the environment (``HTTPS_PROXY``, ``NO_PROXY``).
-    :param busy_codes: error codes with which the service reports that it has no capacity for an order.
+    :param busy_codes: error codes of the service that mean a lack of capacity for an order.
     """
 
     base_url: str

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from airflow_provider_manxue._core.poller import Outcome, Poller
 
 MYSQL_TEXT = 65_535
-"""Bytes of the column in which Airflow stores the arguments of a trigger on MySQL (``TEXT``)."""
+"""Size of MySQL's column ``TEXT`` in bytes. Airflow stores the arguments of a trigger in such a column."""
 
 OUTCOMES_KEY = "manxue_kept"
 """XCom key of the tasks that a worker has read before it defers again."""
@@ -78,7 +78,7 @@ def _task_of(video_task_id: str, outcome: Outcome) -> VideoTask:
 
 def batch_error(errors: Mapping[str, ManxueError]) -> ManxueError:
     """
-    Return the error of a batch in which videos failed. It names the videos with their messages.
+    Return the error of a batch with failed videos. It names them with their messages.
 
     An error of the connection takes precedence, then a timeout, then an error that a retry can cure. The retry reads the
     completed videos again.

@@ -43,8 +43,8 @@ def parse_connection(
     :param password: the API key.
     :param port: port, if it is not part of ``host``.
     :param schema: ``https`` or ``http``, if it is not part of ``host``.
-    :param extra: the connection's extra fields, or their JSON text. Pass the text, since Airflow's ``extra_dejson`` returns no
-        fields for invalid JSON.
+    :param extra: the connection's extra fields, or their JSON text. Pass the text, since Airflow's ``extra_dejson``
+        returns no fields for invalid JSON.
     :raises ManxueConfigurationError: naming the field, the problem and the remedy.
     """
     reader = _Reader(conn_id, _parse_extra(conn_id, extra))

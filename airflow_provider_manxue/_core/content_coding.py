@@ -16,7 +16,8 @@ MAX_CODINGS = 3
 """Maximum number of codings that are undone for one response. Each is bounded, but takes time."""
 
 _MAX_MEMBERS = 10
-"""Maximum number of members of a gzip body (RFC 1952, section 2.2). Servers send one. Thousands of empty ones take long."""
+"""Maximum number of members of a gzip body (RFC 1952, section 2.2). Servers send one. Thousands of empty ones take
+long."""
 
 _GZIP = frozenset({"gzip", "x-gzip"})
 _UNSUPPORTED = frozenset({"br", "zstd", "compress", "x-compress", "dcb", "dcz"})
@@ -45,7 +46,7 @@ def decode_body(body: bytes, content_encoding: str, limit: int) -> bytes:
 
 def real_codings(content_encoding: str) -> list[str]:
     """
-    Return the codings that a header names. Some stores keep words in it that are none, such as ``aws-chunked``.
+    Return the codings that a header names. Some stores send tokens in it that name none, such as ``aws-chunked``.
 
     :param content_encoding: the header ``Content-Encoding``; empty if it is absent.
     """

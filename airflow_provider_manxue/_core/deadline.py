@@ -22,10 +22,10 @@ from datetime import timedelta
 from airflow_provider_manxue._core.polling import GRACE_TIME, MAX_RETRY_AFTER, MIN_FIRST_POLL_DELAY
 
 FINAL_POLL_WINDOW = 15.0
-"""Seconds for which a final poll is retried after transient errors. Counts requests in flight and the delays between."""
+"""Duration of the retries of a final poll in seconds: its requests in flight and the delays between them."""
 
 MAX_OVERSHOOT = MAX_RETRY_AFTER + GRACE_TIME
-"""Seconds after the deadline to which a pause can move the final poll."""
+"""Seconds after the deadline. No pause moves a final poll further."""
 
 DEFER_TIMEOUT_MARGIN = 1800.0
 """Seconds added to the timeout that is passed to ``defer()``. The trigger sends final polls within it."""
@@ -46,12 +46,12 @@ def to_seconds(value: timedelta | float) -> float:
 
 
 def latest_final_poll(deadline: float) -> float:
-    """Return the latest moment to which a pause can move a final poll."""
+    """Return the latest moment of a final poll, after any pause."""
     return deadline + MAX_OVERSHOOT
 
 
 def latest_connection_trouble(deadline: float) -> float:
-    """Return the moment at which a connection that cannot be used ends the wait."""
+    """Return the moment that ends a wait whose connection is not usable."""
     return deadline + GRACE_TIME
 
 
@@ -81,10 +81,10 @@ def final_polls_failed(now: float, deadline: float, last_response_at: float, res
 
 def latest_on_worker(deadline: float, now: float, round_time: float) -> float:
     """
-    Return the moment at which a worker stops the final polls of a batch.
+    Return the end of the final polls of a batch on a worker.
 
     :param deadline: the wait's deadline.
-    :param now: the moment at which the worker begins to poll.
+    :param now: start of the worker's polls.
     :param round_time: seconds that one poll of each video takes at the connection's limit. The rest is for pauses.
     """
     return latest_final_poll(max(now, deadline) + round_time)
@@ -92,7 +92,7 @@ def latest_on_worker(deadline: float, now: float, round_time: float) -> float:
 
 def latest_in_trigger(deadline: float, ends_at: float, resumed_at: float) -> float:
     """
-    Return the moment at which the trigger stops its final polls.
+    Return the end of the final polls of a trigger.
 
     :param deadline: the wait's deadline.
     :param ends_at: when Airflow ends the deferral.
@@ -109,7 +109,7 @@ def first_poll_at(due_at: float, now: float, deadline: float) -> float:
     Return the moment of the first poll after a worker defers or reschedules.
 
     :param due_at: when the next poll is due. A time after the deadline is the end of a pause.
-    :param now: the moment at which the wait leaves the worker.
+    :param now: the current time.
     :param deadline: the wait's deadline. It takes precedence over ``MIN_FIRST_POLL_DELAY``.
     """
     if due_at > deadline:
@@ -119,7 +119,7 @@ def first_poll_at(due_at: float, now: float, deadline: float) -> float:
 
 def first_polls(planned: float, now: float, interval: float, deadline: float) -> tuple[float, float]:
     """
-    Return the time span over which a trigger spreads its first polls.
+    Return the start and end of the first polls of a trigger.
 
     :param planned: the moment that the worker planned.
     :param now: the moment of the start. If it is later than planned, the triggerer was restarted, perhaps with
@@ -141,8 +141,8 @@ class TimeLimits:
     The limits of a wait, as its author has set them.
 
     :param timeout: seconds that the wait may take.
-    :param execution_timeout: seconds that the task may take; infinite if there is no such limit. Also infinite where the task
-        does not defer, since Airflow itself ends it there.
+    :param execution_timeout: seconds that the task may take; infinite if there is no such limit. Also infinite where
+        the task does not defer, since Airflow itself ends it there.
     """
 
     timeout: float
@@ -161,8 +161,8 @@ class TimeLimits:
         """
         Return whether it is too late to begin a grace period, after Airflow has ended the deferral.
 
-        The start of a grace period is lost each time that Airflow ends a deferral. Without this bound, a wait whose deferrals
-        all end like that would never end.
+        The start of a grace period is lost each time that Airflow ends a deferral. Without this bound, a wait whose
+        deferrals all end like that would never end.
         """
         return now >= latest_final_poll(started_at + self.wait_timeout) + DEFER_TIMEOUT_MARGIN
 
@@ -234,13 +234,13 @@ def poll_times_from_end(
     interval: float,
 ) -> PollTimes:
     """
-    Return the times of a wait that began in the triggerer, from the time at which Airflow ends it.
+    Return the times of a wait that began in the triggerer, from its end by Airflow.
 
     :param ends_at: that time: the start plus ``timeout`` and ``margin``, or plus ``execution_timeout`` if that is
         shorter.
     :param now: the current time. Within one interval of the start, the first poll is due at once.
     :param timeout: seconds that the wait may take.
-    :param margin: seconds after that at which Airflow ends the trigger.
+    :param margin: seconds from the end of ``timeout`` until Airflow ends the trigger.
     :param execution_timeout: seconds that the task may take, or None.
     :param interval: seconds between two polls.
     """

@@ -37,7 +37,7 @@ def parse_destination(destination: Any, video_task_id: str) -> str:
         )
     if not slash or not (name or host):
         raise ManxueInputError(
-            f"destination {destination!r} names no file. End it with '/' for a folder, in which the file is named "
+            f"destination {destination!r} names no file. End it with '/' for a folder. The file is named "
             f"after the id."
         )
     if set("?#") & set(rest):

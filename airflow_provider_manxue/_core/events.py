@@ -1,5 +1,5 @@
 """
-The events with which a trigger returns a wait to a worker. No I/O happens here.
+The events of the triggers: a trigger returns a wait to a worker with one. No I/O happens here.
 
 An event contains neither a URL nor the API key, since Airflow logs it and stores it in the metadata database. An event
 that cannot be parsed fails the task.

@@ -1,9 +1,9 @@
 """
 Ids of video tasks, parsed from arguments and from responses. No I/O happens here.
 
-Theory of operation: an argument is an id, a task, a create response, or one of these as the text that a template rendered.
-Text that begins like an object or a list is parsed as JSON or as a Python literal. If that fails, it is refused. It is
-not quoted in the error, since it may contain a signed URL.
+Theory of operation: an argument is an id, a task, a create response, or one of these as the text that a template
+rendered. Text that begins like an object or a list is parsed as JSON or as a Python literal. If that fails, it is
+refused. It is not quoted in the error, since it may contain a signed URL.
 """
 
 from __future__ import annotations

@@ -259,8 +259,8 @@ class Retries:
         """
         Return the delay before the next attempt in seconds.
 
-        :param error: the error of the last attempt. Errors of the service itself are not counted, since only the service has
-            a new URL.
+        :param error: the error of the last attempt. Errors of the service itself are not counted, since only the
+            service has a new URL.
         :param received: bytes of the video that have been received. More than in any attempt before is progress.
         :raises ManxueDownloadError: if there is no further attempt.
         """

@@ -165,8 +165,8 @@ class AddressPolicy:
         Parse the argument ``allow_private_addresses``.
 
         :param value: True, False, or names of hosts, addresses and networks.
-        :param connection_host: host of the service. It is allowed if it is an address. A name is not resolved, since its name server
-            could return any address.
+        :param connection_host: host of the service. It is allowed if it is an address. A name is not resolved, since
+            its name server could return any address.
         :raises ManxueInputError: if the argument is not usable.
         """
         if isinstance(value, bool):

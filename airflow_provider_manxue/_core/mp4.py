@@ -234,7 +234,7 @@ def _numbers(data: bytes, start: int, count: int, width: int) -> array[int]:
     """Return a number of unsigned integers of 1, 2, 4 or 8 bytes."""
     part = data[start : start + count * width]
     if len(part) < count * width:
-        raise _UnreadableError("a table is shorter than it says")
+        raise _UnreadableError("a table is shorter than its number of entries")
     numbers = array({1: "B", 2: "H", 4: "I", 8: "Q"}[width], part)
     if sys.byteorder == "little":
         numbers.byteswap()

@@ -1,9 +1,10 @@
 """
 Outcomes of orders, from their responses or from the lack of one. No I/O happens here.
 
-Theory of operation: an accepted order that is sent again is paid twice, and an accepted order that is given up is lost. So
-an outcome is *not accepted* or *rejected* only if that is certain. An id anywhere in a response is taken as a sign of an
-accepted order. Any other outcome is *unknown*, and a person decides. The error quotes the response for that decision.
+Theory of operation: an accepted order that is sent again is paid twice, and an accepted order that is given up is lost.
+So an outcome is *not accepted* or *rejected* only if that is certain. An id anywhere in a response is taken as a sign
+of an accepted order. Any other outcome is *unknown*, and a person decides. The error quotes the response for that
+decision.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ def classify_response(http_status: int, body: bytes, busy_codes: Collection[str]
 
     :param http_status: HTTP status. Outside of 2xx it decides, also if the body is unreadable.
     :param body: the received part of the body.
-    :param busy_codes: error codes with which the service reports that it has no capacity.
+    :param busy_codes: error codes of the service that mean a lack of capacity.
     """
     response = parse_json(body)
     if _holds_id(response):
@@ -108,8 +109,8 @@ def parse_order_response(
     """
     Parse the response to an order. For the other parameters see ``parse_task``.
 
-    :param busy_codes: error codes with which the service reports that it has no capacity.
-    :param failure: error with which the body broke off; None if it is complete.
+    :param busy_codes: error codes of the service that mean a lack of capacity.
+    :param failure: the error, if the body broke off; None if it is complete.
     :raises ManxueOrderNotAcceptedError: if the order may be sent again.
     :raises ManxueOrderRejectedError: if it was rejected.
     :raises ManxueOrderUnknownError: if it may have been accepted.
@@ -152,8 +153,8 @@ def order_without_response(error: BaseException, hostname: str, *, body_started:
 
     :param error: the exception of the HTTP library.
     :param hostname: the host of the service.
-    :param body_started: whether any byte of the request's body was sent. Without a body, the service cannot accept an order.
-        The type of the exception is no reliable sign of that.
+    :param body_started: whether any byte of the request's body was sent. Without a body, the service cannot accept an
+        order. The type of the exception is no reliable sign of that.
     """
     reason = error if isinstance(error, ManxueError) else no_response(error, hostname)
     return order_error(OrderOutcome.UNKNOWN if body_started else OrderOutcome.NOT_ACCEPTED, reason)

@@ -64,8 +64,8 @@ class OrderRecord:
     :param state: the state.
     :param id: id of the video task, if it is known.
     :param since: when it was about to be sent, in ISO 8601, to find it in the service's list.
-    :param max_tries: ``max_tries`` of the task instance at the last change. A clear by a person changes it, an automatic retry
-        does not.
+    :param max_tries: ``max_tries`` of the task instance at the last change. A clear by a person changes it, an
+        automatic retry does not.
     :param fingerprint: a hash of each field of the request; empty if it is unknown.
     :param scheme: number of the fingerprint scheme.
     """
@@ -166,7 +166,7 @@ class TaskInstanceRef:
 @dataclass(frozen=True, slots=True)
 class ResumableOrder:
     """
-    An order with which a task continues.
+    An order that a task continues with.
 
     :param id: id of the video task.
     :param caution: a warning; empty if there is none.
@@ -188,7 +188,8 @@ def resumable_order(
     :param record: the record, if there is one.
     :param fingerprint: returns the fingerprint of the task's current request, by scheme.
     :param ref: the task instance.
-    :param not_accepted_since: ``since`` of an intent that was certainly not accepted. The record may be older than that result.
+    :param not_accepted_since: ``since`` of an intent that was certainly not accepted. The record may be older than that
+        result.
     :return: the order; None to order.
     :raises ManxueOrderUnknownError: if the outcome of the recorded order is unknown.
     :raises ManxueOrderMismatchError: if a person has cleared the task, and its request differs from the recorded one.
@@ -226,7 +227,7 @@ def _caution(record: OrderRecord, differing: str) -> str:
     if record.state is OrderState.DONE:
         return (
             f"The video {record.id!r} was ordered and delivered by an earlier try, and is returned again. A clear after "
-            f"'retries' was lowered cannot be told from a retry: to order another video, delete the key {KEY!r} first."
+            f"'retries' was lowered cannot be distinguished from a retry: to order another video, delete the key {KEY!r} first."
         )
     if differing:
         return (

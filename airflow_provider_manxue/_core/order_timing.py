@@ -66,7 +66,7 @@ class OrderBounds:
     """
     The time limits of an order.
 
-    :param order_timeout: seconds from the first start in which attempts may begin.
+    :param order_timeout: seconds from the first start until the last attempt begins.
     :param execution_timeout: seconds from the first start that the whole task may take.
     :param reserve: seconds of ``execution_timeout`` reserved for the request of an attempt and the first polls.
     """

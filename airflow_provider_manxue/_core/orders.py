@@ -62,8 +62,8 @@ class VideoRequest:
         """
         Return a short hash of each field, to compare two requests without persisting prompts and signed URLs.
 
-        :param scheme: 1 hashes the values unchanged; 2 leaves out the signatures of URLs, since these differ each time that a
-            template is rendered.
+        :param scheme: 1 hashes the values unchanged; 2 leaves out the signatures of URLs, since these differ each time
+            that a template is rendered.
         """
         fields = self.fields if scheme == 1 else _map_urls(self.fields, without_signature)
         return {name: _hash(value) for name, value in fields.items()}

@@ -1,9 +1,9 @@
 """
 The polling engine: times of polls, and effects of their outcomes. No I/O happens here.
 
-Theory of operation: see ``docs/engine.md``. Each video has the moment of its next poll in a heap. A driver polls the videos
-that are due. An outcome either ends the wait for its video or schedules the next poll. Trouble with the connection postpones
-all polls.
+Theory of operation: see ``docs/engine.md``. Each video has the moment of its next poll in a heap. A driver polls the
+videos that are due. An outcome either ends the wait for its video or schedules the next poll. Trouble with the
+connection postpones all polls.
 
 Longer than 350 lines: the effects of outcomes and the times of polls change the same state.
 """
@@ -72,7 +72,7 @@ _OF_ONE_VIDEO = (ManxueRefusedError, ManxueResultMissingError, ManxuePermissionE
 @dataclass(slots=True)
 class _Video:
     """
-    A video for which the wait has not ended.
+    A video that is still awaited.
 
     :param due_at: when its next poll is due.
     :param deadline: the moment after which no regular poll of it begins.
@@ -82,8 +82,8 @@ class _Video:
     :param grace_since: start of the grace period for a refused or forbidden id, or a missing URL.
     :param refused_since: start of the refusals of the API key for this video, even if it is accepted for other videos.
     :param url_since: start of an unknown status together with a URL.
-    :param final_time: seconds that final polls without a usable response have been in flight, with the delays between them.
-        The time in the queue of the rate limiter is not counted, since it can be longer than the window.
+    :param final_time: seconds that final polls without a usable response have been in flight, with the delays between
+        them. The time in the queue of the rate limiter is not counted, since it can be longer than the window.
     :param final_pauses: final polls in a row that were followed by a pause of the service or of the rate limiter.
     """
 
@@ -107,25 +107,25 @@ class Poller:
     Engine of a wait for one video or many.
 
     A driver polls the videos that :meth:`take_due` returns, passes each outcome to :meth:`handle`, and repeats that at
-    :attr:`next_due` until the poller is :attr:`done`. Times are seconds since the epoch, since a wait outlives the process
-    that began it.
+    :attr:`next_due` until the poller is :attr:`done`. Times are seconds since the epoch, since a wait outlives the
+    process that began it.
 
     :param video_task_ids: ids of the videos. Duplicates are polled once.
     :param policy: the intervals between polls.
     :param started_at: when the wait began.
     :param deadline: the moment after which no regular poll begins; see ``docs/engine.md``.
     :param first_poll_at: when the first polls are due.
-    :param first_polls_until: end of the time over which the first polls are spread, so that waits that start together do not poll
+    :param first_polls_until: end of the first polls. They are spread, so that waits that start together do not poll
         together.
     :param has_worked: whether a response of this wait, or of its connection, was parsed as a task before.
     :param to_read: ids of the videos that have ended at the service.
     :param grace: starts of grace periods, from :attr:`grace` of an earlier poller.
-    :param grace_ends: whether grace periods end. A rescheduled process without a state store does not know their starts, so
-        that trouble is tolerated until the deadline there.
+    :param grace_ends: whether grace periods end. A rescheduled process without a state store does not know their
+        starts, so that trouble is tolerated until the deadline there.
     :param last_status: the last known status, for a wait for one video.
     :param quick_retries: whether to retry each transient error quickly, for a worker that holds a slot meanwhile.
-    :param holds_slot: whether a worker slot is held to the end, as in poke mode. Then only a pause that the service requested
-        moves the final poll.
+    :param holds_slot: whether a worker slot is held to the end, as in poke mode. Then only a pause that the service
+        requested moves the final poll.
     :param log: selects the log lines; None for the default one.
     :param chance: source of numbers from 0 to 1, for the jitter.
     """

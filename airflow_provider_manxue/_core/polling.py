@@ -11,11 +11,12 @@ DEFAULT_TIMEOUT = 3 * 60 * 60.0
 """Seconds. Other clients of the service wait up to that long."""
 
 GRACE_TIME = 300.0
-"""Seconds for which temporary trouble does not end a wait, and for which a completed video is read after the deadline."""
+"""Seconds of a grace period: temporary trouble shorter than that does not end a wait. A completed video is also read
+for that long after the deadline."""
 
 NOT_FOUND_GRACE_TIME = 25.0
-"""Seconds for which a missing connection does not end a wait that has not worked: Airflow's clients report an outage of a
-secrets backend as a missing connection."""
+"""Seconds of the grace period of a wait that has not worked, if the connection is missing: Airflow's clients report an
+outage of a secrets backend as a missing connection."""
 
 MAX_RETRY_AFTER = 900.0
 """Seconds. A longer ``Retry-After`` is limited, so that one wrong header cannot lose a paid video."""
@@ -24,14 +25,14 @@ MAX_ERROR_BACKOFF = 300.0
 """Seconds. The longest interval during an outage, so that its end is noticed."""
 
 MIN_FIRST_POLL_DELAY = 10.0
-"""Seconds from a worker's poll to the first poll of the trigger or of a rescheduled process. A task that resumes earlier can
-lose a race against the scheduler, which then takes the task for killed (seen on Airflow 3.3.2)."""
+"""Seconds from a worker's poll to the first poll of the trigger or of a rescheduled process. A task that resumes
+earlier can lose a race against the scheduler, which then takes the task for killed (seen on Airflow 3.3.2)."""
 
 MAX_URL_AGE = 300.0
-"""Seconds for which a video's URL is used. An older one is read again, since it may expire soon."""
+"""Maximum age of a video's URL in seconds. An older one is read again, since it may expire soon."""
 
 CREDENTIAL_PROBES = (30.0, 60.0, 120.0, GRACE_TIME)
-"""Seconds after a 401 at which one request probes the credentials."""
+"""Times of the probes of refused credentials, in seconds after the 401."""
 
 MIN_INTERVAL = 1.0
 """Seconds. The shortest interval with any settings."""

@@ -94,8 +94,8 @@ def result_url(base_url: str, video_task_id: str) -> str:
     Return the URL of one task.
 
     :param base_url: the service's base URL, without ``/v1``.
-    :param video_task_id: the id. All but unreserved characters (RFC 3986, section 2.3) are percent-encoded, so that an id cannot
-        leave its path segment.
+    :param video_task_id: the id. All but unreserved characters (RFC 3986, section 2.3) are percent-encoded, so that an
+        id cannot leave its path segment.
     """
     return f"{base_url}/v1/result/{quote(video_task_id, safe='')}"
 
@@ -172,8 +172,8 @@ def _is_status_of_task(obj: Mapping[str, Any]) -> bool:
     """
     Return whether ``status`` is that of a task.
 
-    Error responses have a ``status``, too: ``{"status": "error", "message": ...}``, or the HTTP status as a number. Parsed
-    as a failed video, an error response would end the wait for a paid video.
+    Error responses have a ``status``, too: ``{"status": "error", "message": ...}``, or the HTTP status as a number.
+    Parsed as a failed video, an error response would end the wait for a paid video.
     """
     word = obj["status"]
     if isinstance(word, str) and not word.strip().isdigit() and word.strip().lower() not in _ENVELOPE_ERRORS:

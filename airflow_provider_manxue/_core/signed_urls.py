@@ -36,7 +36,8 @@ _AZURE_SAS_PARAMETERS = frozenset(
         "ses",
     ]
 )
-"""Query parameters of a shared access signature of Azure. They are short, so they are only removed from URLs with ``sig``."""
+"""Query parameters of a shared access signature of Azure. They are short, so they are only removed from URLs with
+``sig``."""
 
 
 def without_signature(url: str) -> str:

@@ -104,7 +104,8 @@ class StatusLog:
 
 class BatchLog:
     """
-    The log lines of a wait for many videos: progress as counts, one line for trouble of several videos, each failed video.
+    The log lines of a wait for many videos: progress as counts, one line for trouble of several videos, each failed
+    video.
 
     :param statuses: the known status of each video by its id; empty if it was not polled.
     :param started_at: when the wait began, in seconds since the epoch.

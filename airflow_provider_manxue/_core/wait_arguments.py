@@ -35,7 +35,7 @@ class WaitArguments:
 
     A worker that defers passes the times of the wait. A wait that begins in the triggerer has ``timeout`` and
     ``execution_timeout`` instead: its arguments are part of the Dag and the same for each run, so that its times follow
-    from the time at which Airflow ends the trigger. For the arguments see the triggers.
+    from the end of the trigger by Airflow. For the arguments see the triggers.
     """
 
     poke_interval: float
@@ -100,7 +100,7 @@ class WaitArguments:
 
     def gives_up_at(self, times: PollTimes, ends_at: float | None) -> float:
         """
-        Return the moment at which the trigger stops its final polls.
+        Return the end of the final polls of the trigger.
 
         Airflow ends a task that began in the triggerer at ``execution_timeout``, without a margin. A worker polls then.
 

@@ -1,4 +1,4 @@
-"""The time limits of a pass in which a worker polls and holds its slot. No I/O happens here."""
+"""The time limits of a worker's pass, which holds a slot. No I/O happens here."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ class WorkerPass:
 
         :param poller: the engine.
         :param now: the current time.
-        :param is_rescheduled: whether the task reschedules. The next pass has no state of this one then, and would begin its
-            final polls again. After a deferral, the next pass continues this one.
+        :param is_rescheduled: whether the task reschedules. The next pass has no state of this one then, and would
+            begin its final polls again. After a deferral, the next pass continues this one.
         """
         if is_rescheduled and final_polls_failed(
             now, poller.deadline, self._last_response_at, poller.resumes_at
