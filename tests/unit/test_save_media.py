@@ -350,7 +350,7 @@ class TestContainer:
         assert found.reason == f"the body ended after {len(WEBM)} of {len(WEBM) + 1} bytes"
 
 
-PASSWORD = "The URL of the video holds a user name or a password."
+PASSWORD = "The URL of the video has a user name or a password."
 UNREADABLE = "The URL of the video could not be parsed."
 NO_HOST = "The URL of the video names no valid host."
 
