@@ -249,7 +249,7 @@ class ManxueCreateVideoOperator(SingleVideoWait):
     def _place(
         self, context: Context, store: OrderStore, request: VideoRequest, progress: OrderProgress
     ) -> str:
-        from airflow_provider_manxue._airflow.downstream_stores import check_downstream_stores
+        from airflow_provider_manxue.operators._downstream_stores import check_downstream_stores
 
         self.hook.check_references(request)
         check_downstream_stores(self, self.log)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 from airflow_provider_manxue.exceptions import ManxueInputError
+from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,8 +53,6 @@ def _direct_saves(task: Any) -> Iterator[tuple[Any, str]]:
 
 def _destination_of(task: Any) -> Any:
     """Return the destination of a save, mapped or not; None for another task, and for a mapped destination."""
-    from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
-
     if isinstance(task, ManxueToObjectStorageOperator):
         return task.destination
     kind = getattr(task, "operator_class", None)
