@@ -21,6 +21,7 @@ from airflow.providers.common.compat.sdk import (
     XComArg,
 )
 
+from airflow_provider_manxue._airflow.reschedule_state import first_reschedule_date, load_grace, store_grace
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
 from airflow_provider_manxue._core.deadline import (
     TimeLimits,
@@ -52,9 +53,6 @@ if TYPE_CHECKING:
 
 PUSH_RETRY_TIME = 60.0
 """Seconds for which pushing a result to XCom is retried."""
-
-GRACE_KEY = "manxue_grace"
-"""Key in the task state store under which a rescheduled task stores the starts of its grace periods."""
 
 
 class ManxueWaitBase(BaseSensorOperator):
@@ -168,7 +166,7 @@ class ManxueWaitBase(BaseSensorOperator):
 
     def _began_before(self, context: Context) -> float | None:
         """Return when the wait began, if an earlier poke of a rescheduled task has begun it."""
-        first = _first_reschedule_date(context["ti"], context) if self._is_rescheduled else None
+        first = first_reschedule_date(context["ti"], context) if self._is_rescheduled else None
         return first.timestamp() if first else None
 
     def _started_before_failure(self, context: Context, reason: str) -> float:
@@ -245,35 +243,18 @@ class ManxueWaitBase(BaseSensorOperator):
     # --- state between two processes -------------------------------------------------------------
 
     def _load_grace(self, context: Context) -> dict[str, float] | None:
-        """
-        Return since when there is trouble, by its subject. A rescheduled task stores that in the task state store.
-
-        :return: None if it is not known, since Airflow has no such store (3.3 and later have one).
-        """
+        """Return the starts of the grace periods, by subject; None if they are unknown, as below Airflow 3.3."""
         if not self._is_rescheduled:
             return {}
-        store = context.get("task_state_store")
-        if store is None:
-            return None
-        try:
-            kept = store.get(GRACE_KEY)
-            if kept and self._began_before(context) is None:  # by an earlier try: the store outlives tries
-                store.delete(GRACE_KEY)
-                kept = None
-        except Exception as error:  # noqa: BLE001 - a store of another package can fail in any way
-            self.log.warning("The task state store could not be read (%s).", type(error).__name__)
-            return None
-        return {str(name): float(since) for name, since in kept.items()} if isinstance(kept, dict) else {}  # type: ignore[arg-type]  # written here
+        return load_grace(
+            context.get("task_state_store"), lambda: self._began_before(context) is None, self.log
+        )
 
     def _store_grace(
         self, context: Context, before: Mapping[str, float] | None, now: Mapping[str, float]
     ) -> None:
-        if not self._is_rescheduled or before is None or dict(before) == dict(now):
-            return
-        try:
-            context["task_state_store"].set(GRACE_KEY, dict(now))
-        except Exception as error:  # noqa: BLE001 - a store of another package can fail in any way
-            self.log.warning("The task state store could not be written (%s).", type(error).__name__)
+        if self._is_rescheduled and before is not None and dict(before) != dict(now):
+            store_grace(context["task_state_store"], now, self.log)
 
     def _ending_arguments(self) -> dict[str, Any]:
         """Return the arguments of a trigger with which the task ends in the triggerer; none by default."""
@@ -346,15 +327,3 @@ def _retry(push: Callable[[], Any], key: str) -> None:
                 ) from None  # its text may hold the value, and the URL with it
         time.sleep(min(delay, left))
         delay *= 2
-
-
-def _first_reschedule_date(ti: Any, context: Context) -> datetime | None:
-    if hasattr(ti, "get_first_reschedule_date"):
-        first: datetime | None = ti.get_first_reschedule_date(context)
-        return first
-    # Airflow 2 has this in a function of its base sensor.
-    from airflow.sensors.base import _orig_start_date
-
-    first_try = (ti.max_tries or 0) - (ti.task.retries or 0) + 1
-    found: datetime | None = _orig_start_date(ti.dag_id, ti.task_id, ti.run_id, ti.map_index, first_try)
-    return found

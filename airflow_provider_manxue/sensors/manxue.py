@@ -6,13 +6,17 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_manxue._airflow.batch_wait import BatchVideoWait
 from airflow_provider_manxue._airflow.single_wait import SingleVideoWait
+from airflow_provider_manxue._airflow.task_defaults import EXECUTION_TIMEOUT
 from airflow_provider_manxue._airflow.triggerer_sensor import StartFromTriggerSensor
+from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
 from airflow_provider_manxue._core.ids import as_list, parse_video_task_id, parse_video_task_ids
+from airflow_provider_manxue._core.polling import DEFAULT_POKE_INTERVAL, DEFAULT_TIMEOUT
 from airflow_provider_manxue._core.rendering import is_rendered_later
 from airflow_provider_manxue.links.manxue import ManxueVideoLink
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from datetime import timedelta
 
     from airflow.providers.common.compat.sdk import Context, XComArg
 
@@ -56,11 +60,35 @@ class ManxueVideoSensor(StartFromTriggerSensor, SingleVideoWait):
         self,
         *,
         video_task_id: str | dict[str, Any] | XComArg,
+        manxue_conn_id: str = DEFAULT_CONN_ID,
+        deferrable: bool = True,
+        poke_interval: timedelta | float = DEFAULT_POKE_INTERVAL,
+        timeout: timedelta | float = DEFAULT_TIMEOUT,
+        execution_timeout: timedelta | None = EXECUTION_TIMEOUT,
+        mode: str = "poke",
+        exponential_backoff: bool = False,
+        max_wait: timedelta | float | None = None,
+        soft_fail: bool = False,
+        never_fail: bool = False,
+        do_xcom_push: bool = True,
         start_from_trigger: bool = False,
         end_from_trigger: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(
+            manxue_conn_id=manxue_conn_id,
+            deferrable=deferrable,
+            poke_interval=poke_interval,
+            timeout=timeout,
+            execution_timeout=execution_timeout,
+            mode=mode,
+            exponential_backoff=exponential_backoff,
+            max_wait=max_wait,
+            soft_fail=soft_fail,
+            never_fail=never_fail,
+            do_xcom_push=do_xcom_push,
+            **kwargs,
+        )
         self.video_task_id = video_task_id
         if not is_rendered_later(self.video_task_id):
             parse_video_task_id(self.video_task_id)
@@ -133,11 +161,35 @@ class ManxueVideoBatchSensor(StartFromTriggerSensor, BatchVideoWait):
         *,
         video_task_ids: Iterable[str | dict[str, Any]] | XComArg,
         tolerate_failures: bool = False,
+        manxue_conn_id: str = DEFAULT_CONN_ID,
+        deferrable: bool = True,
+        poke_interval: timedelta | float = DEFAULT_POKE_INTERVAL,
+        timeout: timedelta | float = DEFAULT_TIMEOUT,
+        execution_timeout: timedelta | None = EXECUTION_TIMEOUT,
+        mode: str = "poke",
+        exponential_backoff: bool = False,
+        max_wait: timedelta | float | None = None,
+        soft_fail: bool = False,
+        never_fail: bool = False,
+        do_xcom_push: bool = True,
         start_from_trigger: bool = False,
         end_from_trigger: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(
+            manxue_conn_id=manxue_conn_id,
+            deferrable=deferrable,
+            poke_interval=poke_interval,
+            timeout=timeout,
+            execution_timeout=execution_timeout,
+            mode=mode,
+            exponential_backoff=exponential_backoff,
+            max_wait=max_wait,
+            soft_fail=soft_fail,
+            never_fail=never_fail,
+            do_xcom_push=do_xcom_push,
+            **kwargs,
+        )
         self.video_task_ids = as_list(video_task_ids)
         self.tolerate_failures = tolerate_failures
         if not is_rendered_later(self.video_task_ids):

@@ -34,11 +34,13 @@ TRIGGERER_SIDE = (
 )
 ORDER_SIDE = (
     "operators/manxue.py",
+    "_airflow/ordered_video_wait.py",
     "_airflow/order_life.py",
     "_airflow/order_store.py",
     "hooks/manxue.py",
     "_airflow/single_wait.py",
     "_airflow/waiting.py",
+    "_airflow/reschedule_state.py",
 )
 
 IO = {
