@@ -1,4 +1,4 @@
-"""The wait of a task for the video that it has ordered itself."""
+"""Base of the tasks that wait for a video that they have ordered."""
 
 from __future__ import annotations
 
@@ -29,10 +29,7 @@ _ID_KEY = "video_task_id"
 
 class OrderedVideoWait(SingleVideoWait):
     """
-    Base of the tasks that order a video and wait for it.
-
-    The wait begins when the order is accepted. Each of its ends is persisted in the record of the order, so that no retry
-    orders again.
+    Wait for an ordered video. How the wait ends is persisted in the record of the order, so that no retry orders again.
 
     :ivar durable: whether the order is bound to the task instance.
     :ivar wait_for_completion: whether the task waits for the video.
@@ -46,12 +43,12 @@ class OrderedVideoWait(SingleVideoWait):
 
     def _push_id(self, context: Context, video_task_id: str) -> None:
         if self.do_xcom_push or (self.wait_for_completion and self.deferrable):
-            # Also where nothing is handed over: it leads back to the video if Airflow drops the deferral.
+            # Also with do_xcom_push=False, if the task defers: Airflow may drop the deferral, and with it the id.
             self._push_xcoms(context, {_ID_KEY: video_task_id})
 
     @property
     def _limits(self) -> TimeLimits:
-        """The limits of the wait, which begins when the order is accepted; ``execution_timeout`` counts from the first start."""
+        """The limits of the wait. It begins when the order is accepted; ``execution_timeout`` counts from the start of the try."""
         limits = super()._limits
         return replace(limits, execution_timeout=limits.execution_timeout - self._order_time)
 
@@ -68,7 +65,7 @@ class OrderedVideoWait(SingleVideoWait):
         order_time: float = 0.0,
     ) -> dict[str, Any]:
         """
-        Resume when the trigger has fired, as the sensor does.
+        Resume when the trigger has fired, and read the video.
 
         :param event: the trigger's event.
         :param started_at: when the wait began, in seconds since the epoch.
@@ -81,25 +78,25 @@ class OrderedVideoWait(SingleVideoWait):
             return super().execute_complete(context, event, started_at, try_number)
 
     def _resume_stale(self, context: Context, video_task_id: str) -> dict[str, Any]:
-        # The event of an earlier try names the order; nothing is sent.
+        # The event of the earlier try names the order, so nothing is sent.
         self._order_time = 0.0
         video_task_id = video_task_id or self._awaited_id(context)
-        self._push_id(context, video_task_id)  # Airflow has deleted the XComs of that try
+        self._push_id(context, video_task_id)  # Airflow has deleted the XComs of the earlier try
         return super()._resume_stale(context, video_task_id)
 
     def _resume_after_failure(self, context: Context, reason: str) -> dict[str, Any]:
         self._check_accepted(context, reason)
         video_task_id = self._awaited_id(context)
         with self._track_order_outcome(context, video_task_id):
-            # A retry can resume here, without the XComs of the earlier try.
+            # This can be a retry, and Airflow has deleted the XComs of the earlier try.
             self._push_id(context, video_task_id)
             return super()._resume_after_failure(context, reason)
 
     def _started_before_failure(self, context: Context, reason: str) -> float:
-        """Return when the order was accepted, as far as its record shows: the time for which it waited for room is no wait."""
+        """Return when the order was accepted, from its record. Without a record, when the task started."""
         first_start = super()._started_before_failure(context, reason)
         accepted_at = first_start
-        # A store can fail in any way, and a person may have edited the record.
+        # A store can fail in any way, and a user may have edited the record.
         with contextlib.suppress(Exception):
             record = self._order_store(context).load()
             if record and record.since:
@@ -109,12 +106,12 @@ class OrderedVideoWait(SingleVideoWait):
 
     def _check_accepted(self, context: Context, reason: str) -> None:
         """
-        End a task that was waiting for room. The arguments of its deferral are lost, so only the record shows that.
+        End a task whose order was waiting for room. Only the record shows that, since Airflow has dropped the deferral.
 
-        :raises ManxueOrderTimeoutError: if nothing was accepted; a retry orders.
+        :raises ManxueOrderTimeoutError: if no order was accepted. A retry orders.
         """
         record = None
-        with contextlib.suppress(Exception):  # _awaited_id says what to do then
+        with contextlib.suppress(Exception):  # _awaited_id raises an error with the remedy
             record = self._order_store(context).load()
         if record is not None and record.state is OrderState.NOT_ACCEPTED:
             raise ManxueOrderTimeoutError(
@@ -123,14 +120,14 @@ class OrderedVideoWait(SingleVideoWait):
             )
 
     def _awaited_id(self, context: Context) -> str:
-        """Return the id of the order that this task instance has placed: from its record, else from its XCom."""
+        """Return the id of the task instance's order: from its record, else from its XCom."""
         ti, store = context["ti"], self._order_store(context)
         try:
             record = store.load()
             video_task_id = record.id if record else None
             if video_task_id is None:
                 video_task_id = ti.xcom_pull(task_ids=ti.task_id, key=_ID_KEY, map_indexes=ti.map_index)
-        except (Exception, AirflowTaskTimeout) as error:  # whatever it is, no retry may order again
+        except (Exception, AirflowTaskTimeout) as error:  # no retry may order again
             if store.enabled and isinstance(error, AirflowTaskTimeout):
                 raise  # a retry continues with the record
             self.log.warning("The id of the order could not be loaded (%s).", type(error).__name__)

@@ -1,4 +1,4 @@
-"""State of a rescheduled task. Each poke is a process of its own, and Airflow stores what the next one must know."""
+"""State of a rescheduled task, which Airflow stores between the processes of two pokes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The operator: orders a video, and waits for it."""
+"""Operator that orders a video and waits for it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from airflow_provider_manxue._airflow.order_store import OrderStore
 
-_PARAMETERS = (
+_ORDER_FIELDS = (
     "prompt",
     "model",
     "duration",
@@ -43,27 +43,27 @@ _PARAMETERS = (
 
 
 _HAS_STATE_STORE = CAN_START_AND_END
-"""Whether this Airflow has a task state store: it came with the rendering of templates in the triggerer, in 3.3."""
+"""Whether this Airflow has a task state store. Airflow 3.3 added it together with the rendering of templates in triggers."""
 
 
 class ManxueCreateVideoOperator(OrderedVideoWait):
     """
-    Orders a video of the sd2_manxue service, **which costs money**, and waits until it is ready.
+    Operator that orders a video of the sd2_manxue service, **which costs money**, and waits until it is ready.
 
-    The documented rules of an order are checked before anything is sent. An order that certainly was not accepted, for
-    example because the account has no room, waits and is sent again until ``order_timeout``; one that may have been
-    accepted never is. With Airflow 3.3 and later, the order is bound to the task instance: an automatic retry continues
-    with it, whatever ended the earlier try, and so does a clear until the task's work was done. See
-    ``docs/ordering.md``, also for what is not possible with an older Airflow.
+    The documented rules of an order are checked before anything is sent. An order that was certainly not accepted, for
+    example because the account has no room, is sent again until ``order_timeout``. An order that may have been accepted
+    is never sent again. With Airflow 3.3 and later, the order is bound to the task instance: an automatic retry continues
+    with it, and so does a clear until the task has delivered the video. ``docs/ordering.md`` has the details, and the
+    limits of older versions of Airflow.
 
-    The wait is that of ``ManxueVideoSensor``: deferred by default (a triggerer must run), or, with
-    ``deferrable=False``, on the worker. XCom: ``video_task_id``, before the wait begins; then ``video_url``,
-    ``actualDuration`` and the whole task as return value, as the sensor has them. With
-    ``wait_for_completion=False`` the return value is the id.
+    The task waits as ``ManxueVideoSensor`` does: deferred by default (a triggerer must run), or on the worker with
+    ``deferrable=False``. XCom: ``video_task_id``, pushed before the wait begins; then ``video_url``, ``actualDuration``
+    and the whole task as return value, as the sensor pushes them. With ``wait_for_completion=False`` the return value is
+    the id.
 
-    Optional parameters that are None or empty are left out of the order.
+    Optional parameters that are None or empty are left out of the request.
 
-    :param prompt: (templated) what the video shows.
+    :param prompt: (templated) description of the video.
     :param model: (templated) name of the model, which decides the resolution, for example ``sd2_manxue_1080p``.
     :param duration: (templated) length in whole seconds, 4 to 15; the service's default is 5.
     :param ratio: (templated) ``21:9``, ``16:9``, ``4:3``, ``1:1``, ``3:4`` or ``9:16``; the service's default is
@@ -74,22 +74,25 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
     :param reference_videos: (templated) URLs of at most 3 reference videos; only with a ``..._video_...`` model.
     :param reference_audios: (templated) URLs of at most 3 reference audios.
     :param manxue_conn_id: (templated) id of the Airflow connection.
-    :param wait_for_completion: wait for the video; if False, the task ends with the id.
-    :param durable: bind the order to the task instance, where Airflow has a task state store. If False, each run
-        of the task orders again, a retry as well.
+    :param wait_for_completion: wait for the video; if False, the task ends when the order is accepted.
+    :param durable: bind the order to the task instance, where Airflow has a task state store. If False, each try orders.
     :param order_timeout: seconds (or ``timedelta``) from the start of a try within which the order must be accepted; None
-        for ``timeout``. Then the task fails with ``ManxueOrderTimeoutError``, which ``retries`` may cure.
+        for ``timeout``. After that the task fails with ``ManxueOrderTimeoutError``, and ``retries`` apply.
     :param deferrable: wait in the triggerer, for room and for the video. ``[operators] default_deferrable`` is not consulted.
     :param poke_interval: seconds (or ``timedelta``) between two polls; the service recommends 30 to 60.
     :param timeout: seconds (or ``timedelta``) from the acceptance of the order to the deadline of the wait.
-    :param exponential_backoff: let the interval double from poll to poll, up to ``max_wait``.
+    :param execution_timeout: longest time from the start of a try to its end. It bounds ``order_timeout`` and ``timeout``.
+    :param exponential_backoff: double the interval from poll to poll, up to ``max_wait``.
     :param max_wait: longest interval in seconds (or ``timedelta``).
-    :param soft_fail: skip the task when the video failed or a timeout has passed.
+    :param soft_fail: skip the task when the video failed or ``timeout`` or ``execution_timeout`` has passed.
     :param never_fail: skip the task after any error.
-    :raises ManxueInputError: if an argument cannot be used, naming each rule that is broken; nothing is sent.
+    :param retries: number of retries. Below Airflow 3.3 a retry can order a second video, and a value above 0 warns.
+    :param do_xcom_push: push the results to XCom.
+    :param kwargs: arguments of ``BaseSensorOperator``. ``mode`` must be ``poke``.
+    :raises ManxueInputError: if an argument cannot be used. The error names each broken rule, and nothing is sent.
     """
 
-    template_fields: Sequence[str] = (*_PARAMETERS, "manxue_conn_id")
+    template_fields: Sequence[str] = (*_ORDER_FIELDS, "manxue_conn_id")
     operator_extra_links = (ManxueVideoLink(),)
 
     def __init__(
@@ -149,14 +152,14 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
         self._check_arguments()
 
     def _check_arguments(self) -> None:
-        """Refuse at parse time what rendering cannot cure."""
+        """Refuse arguments at parse time, unless they are rendered later."""
         if self.mode != "poke":
             raise ManxueInputError(
                 f"mode={self.mode!r} cannot be used: each poll would order again. Use deferrable=True, which holds no "
                 f"worker slot either, or wait_for_completion=False and a ManxueVideoSensor."
             )
-        if not any(map(is_rendered_later, self._parameters.values())):
-            parse_video_request(**self._parameters)
+        if not any(map(is_rendered_later, self._order_fields.values())):
+            parse_video_request(**self._order_fields)
         if self.order_timeout is not None and not self._order_timeout > 0:
             raise ManxueInputError(f"order_timeout must be a positive time, not {self.order_timeout!r}.")
         if self.durable and self.retries and not _HAS_STATE_STORE:
@@ -168,22 +171,22 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
 
     @property
     def reschedule(self) -> bool:
-        """False: some executors of Airflow 2 set ``mode`` to ``reschedule``, by which each poll would order again."""
+        """False. Some executors of Airflow 2 set ``mode`` to ``reschedule``, and then each poll would order again."""
         return False
 
     @property
-    def _parameters(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _PARAMETERS}
+    def _order_fields(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _ORDER_FIELDS}
 
     def dry_run(self) -> None:
         """
-        Check the rules, and log what would be ordered: model, seconds and fields. Nothing is sent.
+        Check the rules, and log the model, the seconds and the fields of the order. Nothing is sent.
 
-        Airflow's own method would log the template fields whole, with the signatures of URLs.
+        Airflow's own method would log the template fields with the signatures of their URLs.
 
         :raises ManxueInputError: naming each rule that is broken.
         """
-        request = parse_video_request(**self._parameters)
+        request = parse_video_request(**self._order_fields)
         self.hook.check_references(request)
         seconds = "the service's default length" if request.seconds is None else f"{request.seconds} s"
         self.log.info("Dry run: %s of video with the model %s would be ordered.", seconds, self.model)
@@ -194,7 +197,7 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
 
     def execute(self, context: Context) -> dict[str, Any] | str:
         """
-        Order, or continue with what this task instance has ordered already, and wait.
+        Order, or continue with the order of this task instance, and wait.
 
         :return: the whole task, under the service's field names; the id, with ``wait_for_completion=False``.
         """
@@ -211,25 +214,25 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
         try_number: int | None = None,
     ) -> dict[str, Any] | str:
         """
-        Resume an order that waits for room: send it again.
+        Resume when the delay of an order that waits for room is over, and send it again.
 
         :param event: the trigger's event.
         :param started_at: first start of the try that deferred, in seconds since the epoch.
         :param attempts: how often the order was sent and not accepted.
-        :param since: time of the last intent, as in the record.
+        :param since: time of the last intent, in the form of the record.
         :param try_number: number of the try that deferred.
         """
         if self._is_stale(context, try_number) or started_at is None:
             self.log.info(
-                "This try was resumed with the arguments of an earlier one, and starts like any retry."
+                "Airflow resumed this try with the arguments of an earlier try. It starts like any retry."
             )
             return self._order_and_wait(context, OrderProgress(time.time()))
         return self._order_and_wait(context, OrderProgress(started_at, attempts, since))
 
     def _order_and_wait(self, context: Context, progress: OrderProgress) -> dict[str, Any] | str:
-        request = parse_video_request(**self._parameters)
+        request = parse_video_request(**self._order_fields)
         store = self._order_store(context)
-        video_task_id = self._existing_id(store, request, progress) or self._place(
+        video_task_id = self._existing_id(store, request, progress) or self._place_order(
             context, store, request, progress
         )
         with self._track_order_outcome(context, video_task_id):
@@ -246,10 +249,10 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
             return None
         if order.caution:
             self.log.warning("%s", order.caution)
-        self.log.info("Continuing with the video %s, which is ordered already; nothing is sent.", order.id)
+        self.log.info("Continuing with the video %s, which is already ordered. Nothing is sent.", order.id)
         return order.id
 
-    def _place(
+    def _place_order(
         self, context: Context, store: OrderStore, request: VideoRequest, progress: OrderProgress
     ) -> str:
         from airflow_provider_manxue.operators._downstream_stores import check_downstream_stores
@@ -289,16 +292,16 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
 
     @property
     def _order_timeout(self) -> float:
-        """Seconds from the first start within which the order is sent."""
+        """Seconds from the start of the try within which the order is sent."""
         return float(self.timeout if self.order_timeout is None else to_seconds(self.order_timeout))
 
     @property
     def _task_timeout(self) -> float:
-        """Seconds of ``execution_timeout``, which also bounds an order that waits on its worker."""
+        """Seconds of ``execution_timeout``; infinite if there is none."""
         return self.execution_timeout.total_seconds() if self.execution_timeout else math.inf
 
     def _defer_order(self, context: Context, progress: OrderProgress, next_at: float) -> NoReturn:
-        """Give the worker slot back until the order is sent again."""
+        """Defer until the order is sent again."""
         from airflow_provider_manxue.triggers.manxue import ManxueOrderRoomTrigger
 
         self.log.info("Waiting for room in the triggerer, without a worker slot.")

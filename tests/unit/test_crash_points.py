@@ -40,7 +40,6 @@ ORDER_SIDE = (
     "hooks/manxue.py",
     "_airflow/single_wait.py",
     "_airflow/waiting.py",
-    "_airflow/reschedule_state.py",
 )
 
 IO = {
