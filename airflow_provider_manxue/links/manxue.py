@@ -47,7 +47,7 @@ class ManxueSavedVideoLink(BaseOperatorLink):
 
 def video_link_xcom(video_url: Any) -> tuple[str, str]:
     """
-    Return key and value of the XCom in which Airflow 3 stores the link to a video.
+    Return the key and the value of the XCom for the link to a video, in the form of Airflow 3.
 
     A task that ends in the triggerer pushes it itself, since no worker calls ``get_link``.
 
