@@ -100,7 +100,7 @@ def _why_neither(task: BaseOperator) -> str | None:
     if not getattr(task, "deferrable", True):
         return "deferrable is False"
     if task.get_closest_mapped_task_group() is not None:
-        return "mapped tasks cannot"
+        return "a mapped task starts and ends on a worker"
     return None
 
 

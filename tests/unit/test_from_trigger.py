@@ -387,7 +387,7 @@ class TestWhatOnlyAWorkerDoes:
         def group(video):
             return sensor(video_task_id=video, **BOTH)
 
-        with pytest.warns(UserWarning, match="mapped tasks cannot"):
+        with pytest.warns(UserWarning, match="a mapped task starts and ends on a worker"):
             group.expand(video=["proj_1", "proj_2"])
         assert not dag.get_task("group.wait").start_from_trigger
 
