@@ -1,10 +1,10 @@
 """
-An episode: many shots are ordered, awaited together by one task, saved, one task each, and joined into one film.
+Example: order the shots of an episode, wait for all of them with one task, save each, and join them into one film.
 
-Runs unchanged against the service and against its emulator: the connection ``manxue_default`` decides. The
-destination may be local, or a bucket such as ``s3://aws_default@films/episode-7/``, which names the store's connection.
+The connection ``manxue_default`` leads to the service or to its emulator. The destination is a local folder or a bucket such
+as ``s3://aws_default@films/episode-7/``, which names the store's connection.
 
-The film is made by ffmpeg, whose program comes with ``pip install imageio-ffmpeg``.
+Needs ffmpeg: ``pip install imageio-ffmpeg``.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
 
-# A clip ends with a whole picture and a whole piece of sound, so it is not quite as long as was announced. For 40
-# clips that is 2 s in all, less than the shortest clip: one that is missing is noticed.
-TOLERANCE = 0.05  # seconds for each clip
+# Seconds for each clip. A clip ends with a whole frame of picture and sound, so its length differs a little from the reported
+# one. For 40 clips that is 2 s, less than the shortest clip, so that a missing clip is detected.
+TOLERANCE = 0.05
 
 
 @dag(
@@ -41,7 +41,7 @@ def manxue_episode():
     def shots(params=None) -> list[str]:
         return params["shots"]
 
-    # Each shot is ordered by a task of its own, so that a retry repeats no other order. None of them waits.
+    # One task for each order, so that a retry sends no other order again. None of them waits.
     orders = ManxueCreateVideoOperator.partial(
         task_id="order", model="sd2_manxue_720p", wait_for_completion=False, retries=2
     ).expand(prompt=shots())
@@ -52,7 +52,7 @@ def manxue_episode():
         task_id="save", destination="{{ params.destination }}", retries=3
     ).expand(video_task_id=orders.output)
 
-    # The URIs of the clips come in the order of the shots, whichever was saved first.
+    # Airflow passes the URIs of the clips in the order of the shots.
     @task(retries=1)
     def join(clips, params=None, ti=None) -> str:
         from airflow.providers.common.compat.sdk import ObjectStoragePath
@@ -78,7 +78,7 @@ def copy(source, target) -> None:
 
 
 def join_clips(folder: Path, names: list[str]) -> Path:
-    """Put one clip after the other, as they are: nothing is encoded anew, so nothing is lost and it takes no time."""
+    """Join the clips without encoding them again."""
     playlist, film = folder / "playlist.txt", folder / "film.mp4"
     playlist.write_text("".join(f"file '{name}'\n" for name in names))
     ffmpeg("-f", "concat", "-i", playlist, "-c", "copy", film)
@@ -86,13 +86,13 @@ def join_clips(folder: Path, names: list[str]) -> Path:
 
 
 def check_length(film: Path, lengths: list[float | None]) -> None:
-    """Compare the film's length with that of the shots."""
-    # With the whole film "copied" into nothing, ffmpeg says how far it came.
+    """Fail if the film is not as long as its shots together."""
+    # ffmpeg reads the whole film, discards it, and reports its length.
     progress = ffmpeg("-i", film, "-c", "copy", "-f", "null", "-progress", "-", "-")
     seconds = int(progress.rpartition("out_time_us=")[2].split()[0]) / 1_000_000
     if None in lengths:
         print(
-            f"The film is {seconds:g} s long. The service left out the length of a shot, so nothing is compared."
+            f"The film is {seconds:g} s long. The service omitted the length of a shot, so it cannot be checked."
         )
         return
     if abs(seconds - sum(lengths)) > TOLERANCE * len(lengths):

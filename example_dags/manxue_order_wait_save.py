@@ -1,8 +1,8 @@
 """
-The shortest whole day: order a video, wait for it without a worker slot, save it before its URL dies.
+Example: order a video, wait for it without a worker slot, and save it before its URL expires.
 
-Runs unchanged against the service and against its emulator: the connection ``manxue_default`` decides. With
-Airflow 3.3 and later the retries order nothing twice: they go on with the order that was made.
+The connection ``manxue_default`` leads to the service or to its emulator. With Airflow 3.3 and later a retry continues with
+the order of the first try, and orders nothing twice.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def manxue_order_wait_save():
         ratio="16:9",
         retries=2,
     )
-    # The id only: given the whole task, Airflow would store its signed URL among the rendered arguments.
+    # Only the id: Airflow stores rendered arguments, and the whole task contains the signed URL.
     ManxueToObjectStorageOperator(
         task_id="save",
         video_task_id=order.output["video_task_id"],

@@ -1,7 +1,7 @@
 """
-Order a video, wait for it without a worker slot, and use the result.
+Example: order a video with the hook, wait for it without a worker slot, and use the result.
 
-Runs unchanged against the service and against its emulator: the connection ``manxue_default`` decides.
+The connection ``manxue_default`` leads to the service or to its emulator.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from airflow_provider_manxue.sensors.manxue import ManxueVideoSensor
     tags=["manxue", "example"],
 )
 def manxue_wait_for_video():
-    # An order costs money and is never repeated on its own: hence no retries.
+    # No retries: an order costs money, and a retry would order again.
     @task(retries=0)
     def order(params=None) -> str:
         from airflow_provider_manxue.hooks.manxue import ManxueHook
@@ -30,13 +30,13 @@ def manxue_wait_for_video():
 
     wait = ManxueVideoSensor(task_id="wait", video_task_id=order())
 
-    # Pulled here rather than passed as an argument: Airflow keeps the arguments of a TaskFlow task in its
-    # database and shows them in the UI, and whoever knows the URL can fetch the video.
+    # The task pulls the URL itself: Airflow stores the arguments of a TaskFlow task and shows them in the UI, and anyone
+    # who knows the URL can download the video.
     @task
     def use(ti=None) -> float:
         video_url = ti.xcom_pull(task_ids="wait", key="video_url")
         duration = ti.xcom_pull(task_ids="wait", key="actualDuration")
-        print(f"The video is {duration} s long and can be fetched from {video_url.split('?')[0]}")
+        print(f"The video is {duration} s long and can be downloaded from {video_url.split('?')[0]}")
         return duration
 
     wait >> use()

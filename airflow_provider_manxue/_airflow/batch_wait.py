@@ -1,4 +1,4 @@
-"""The wait of a task for many videos."""
+"""Base of the tasks that wait for many videos."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ if TYPE_CHECKING:
 
 class BatchVideoWait(ManxueWaitBase):
     """
-    Base of the tasks that wait for many videos.
+    Wait for many videos: deferral or reschedule, passes on a worker, resume, and results.
 
-    :ivar video_task_ids: the ids, as the author passes them.
+    :ivar video_task_ids: the ids, in the form in which the author passes them.
     :ivar tolerate_failures: succeed although some videos failed or were not ready in time.
     """
 
@@ -57,7 +57,7 @@ class BatchVideoWait(ManxueWaitBase):
     tolerate_failures: bool
 
     def _begin(self, context: Context) -> list[dict[str, Any]]:
-        """Wait for all videos. A task that defers does not poll before."""
+        """Wait for all videos. A deferrable task defers without a poll."""
         ids = parse_video_task_ids(self.video_task_ids)
         self._check_ceilings(ids)
         now = time.time()
@@ -73,7 +73,7 @@ class BatchVideoWait(ManxueWaitBase):
     def _resume(
         self, context: Context, event: Any, started_at: float | None, *, kept: bool
     ) -> list[dict[str, Any]]:
-        """Read the videos that have ended, since events have no URL, and poll those that the event names as not polled."""
+        """Read the videos that have ended, since events have no URL. Poll those that the event names as not polled."""
         ids, now = parse_video_task_ids(self.video_task_ids), time.time()
         progress = BatchProgress(
             ids, started_at or start_of(event) or now, now, has_worked=worked_before(event)
@@ -102,7 +102,7 @@ class BatchVideoWait(ManxueWaitBase):
 
     def _check_ceilings(self, ids: list[str]) -> None:
         """
-        Refuse a batch whose result Airflow would not accept, and warn of a batch that may be too large to defer.
+        Refuse a batch whose result is too long for Airflow, and log a warning if it may be too large to defer.
 
         :raises ManxueInputError: if a downstream task maps over a result that is longer than Airflow allows.
         """
@@ -124,20 +124,20 @@ class BatchVideoWait(ManxueWaitBase):
 
     def _check_connection(self) -> None:
         """
-        Fail on this worker if the connection cannot be used, and not in the triggerer.
+        Load the connection on the worker, so that an unusable one fails before the task defers.
 
-        Airflow reports an outage of a secrets backend as a missing connection, so that a missing one is looked up again
+        Airflow reports an outage of a secrets backend as a missing connection. So a missing connection is looked up again
         for ``NOT_FOUND_GRACE_TIME``.
         """
         ends_at = time.time() + NOT_FOUND_GRACE_TIME
         while True:
             try:
-                self.hook.settings  # noqa: B018 - it is read at the first access
+                self.hook.settings  # noqa: B018 - the hook loads them at the first access
             except ManxueConnectionNotFoundError:
                 if time.time() >= ends_at:
                     raise
                 time.sleep(NOT_FOUND_GRACE_TIME / 3)
-            except ManxueTransientError:  # not loaded just now: the trigger tries again
+            except ManxueTransientError:  # the trigger loads the connection again
                 return
             else:
                 return
@@ -145,7 +145,7 @@ class BatchVideoWait(ManxueWaitBase):
     # --- a pass on this worker ----------------------------------------------------------------------------
 
     def _wait(self, context: Context, progress: BatchProgress) -> list[dict[str, Any]]:
-        """Poll the videos without an outcome, and push the known results in every ending."""
+        """Poll the videos that have no outcome yet. The known results are pushed also if the pass fails."""
         now = time.time()
         grace = self._load_grace(context)
         deadline = self._limits.deadline(progress.started_at, now, progress.ended_by_airflow)
@@ -171,7 +171,7 @@ class BatchVideoWait(ManxueWaitBase):
                 self._end_if_out_of_time(poller, progress.ended_by_airflow)
         except BaseException:
             progress.take(poller)
-            self._push_what_is_known(context, progress)
+            self._push_known_results(context, progress)
             raise
         progress.take(poller)
         if left := [video for video in poller.remaining if video not in progress.known]:
@@ -180,7 +180,7 @@ class BatchVideoWait(ManxueWaitBase):
         return self._push_results(context, progress)
 
     def _poll(self, context: Context, poller: Poller, now: float) -> None:
-        """Run the engine in a thread, so that ``execution_timeout`` can interrupt this one."""
+        """Run the engine in a thread, so that ``execution_timeout`` can interrupt the main thread."""
         from airflow_provider_manxue._client.async_client import AsyncClient
         from airflow_provider_manxue._client.drivers import AsyncDriver
         from airflow_provider_manxue._client.threaded import run_interruptibly
@@ -213,7 +213,7 @@ class BatchVideoWait(ManxueWaitBase):
     def _rate(self) -> float:
         try:
             return self.hook.settings.requests_per_second
-        except ManxueError:  # not loaded just now: the pass ends before its length matters
+        except ManxueError:  # no connection: the pass ends early, and its length does not matter
             return 1.0
 
     def _give_slot_back(
@@ -222,7 +222,7 @@ class BatchVideoWait(ManxueWaitBase):
         if not self.deferrable:
             self._reschedule(poller.resumes_at, deadline)
         if progress.ended_by_airflow and time.time() < deadline:
-            self._push_what_is_known(context, progress)
+            self._push_known_results(context, progress)
             raise ManxueError(
                 f"The trigger of {len(left)} videos failed: {progress.ended_by_airflow}. They are not ready yet. See the log of "
                 f"the triggerer; a retry of this task waits again."
@@ -233,7 +233,7 @@ class BatchVideoWait(ManxueWaitBase):
     def _leave_worker(
         self, context: Context, progress: BatchProgress, left: list[str], due_at: float, deadline: float
     ) -> NoReturn:
-        """Defer for the videos that are left."""
+        """Defer for the remaining videos."""
         from airflow_provider_manxue.triggers.manxue import ManxueVideoBatchTrigger
 
         if not progress.completed.isdisjoint(left):
@@ -242,7 +242,7 @@ class BatchVideoWait(ManxueWaitBase):
         if progress.known:
             self._push_xcoms(context, {OUTCOMES_KEY: dump_outcomes(progress.known, progress.read_at)})
             kept = {"kept": True}
-        # A worker merges the results of the parts.
+        # A task that defers for some of its videos ends on a worker, which merges the results.
         ending = self._ending_arguments() if left == progress.ids else {}
         self._log_start(f"{len(set(left))} videos", progress.started_at)
         trigger = partial(
@@ -255,7 +255,7 @@ class BatchVideoWait(ManxueWaitBase):
         ti = context["ti"]
         try:
             value = ti.xcom_pull(task_ids=ti.task_id, key=OUTCOMES_KEY, map_indexes=ti.map_index)
-        except Exception as error:  # noqa: BLE001 - all videos are read again then
+        except Exception as error:  # noqa: BLE001 - an XCom backend of another package can fail in any way
             self.log.warning(
                 "The earlier results of this task could not be loaded (%s). All videos are read again.",
                 type(error).__name__,
@@ -265,15 +265,15 @@ class BatchVideoWait(ManxueWaitBase):
 
     # --- results ------------------------------------------------------------------------------------------
 
-    def _push_what_is_known(self, context: Context, progress: BatchProgress) -> None:
-        """Push the results of a task that is about to fail, once."""
+    def _push_known_results(self, context: Context, progress: BatchProgress) -> None:
+        """Push the results of a task that is about to fail. Tries once."""
         if not self.do_xcom_push or not progress.has_results:
             return
         tasks = to_tasks(progress.ids, progress.known)
         try:
             for key, value in {**to_xcoms(tasks), "return_value": tasks}.items():
                 context["ti"].xcom_push(key=key, value=value)
-        except Exception as error:  # noqa: BLE001 - the task fails with its own error
+        except Exception as error:  # noqa: BLE001 - the task must fail with its first error
             self.log.warning("The results could not be stored (%s).", type(error).__name__)
 
     def _push_results(self, context: Context, progress: BatchProgress) -> list[dict[str, Any]]:
@@ -284,7 +284,7 @@ class BatchVideoWait(ManxueWaitBase):
         }
         fails = any(map(affects_all_videos, errors.values())) or (bool(errors) and not self.tolerate_failures)
         if self.do_xcom_push:
-            # The return value of a task that fails would be lost.
+            # Airflow stores no return value of a task that fails.
             self._push_xcoms(context, {**to_xcoms(tasks), **({"return_value": tasks} if fails else {})})
         if fails:
             self._raise_error(batch_error(errors))

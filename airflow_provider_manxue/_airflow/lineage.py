@@ -1,7 +1,7 @@
 """
 Lineage of a task that has ended, for OpenLineage.
 
-Nothing imports this module before OpenLineage asks, so that its library is not needed otherwise.
+This module needs OpenLineage's library, so it is imported only when OpenLineage requests the lineage.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ FACET = "manxue_videos"
 @define
 class ManxueVideosRunFacet(RunFacet):
     """
-    The videos that a task has ordered, awaited or saved; without their URLs, which are secrets for a day.
+    Run facet with the videos that a task has ordered, awaited or saved, without their URLs.
 
-    :param videos: for each its ``id``, ``model``, ``status`` and ``actualDuration`` (seconds), as far as known.
+    :param videos: the known ones of ``id``, ``model``, ``status`` and ``actualDuration`` (seconds) of each video.
     """
 
     videos: list[dict[str, Any]]
@@ -54,7 +54,7 @@ def lineage_of(
 
 
 def _dataset(uri: str, size: int) -> OutputDataset:
-    """Name a file as OpenLineage's naming convention has it: the store as namespace, the path in it as name."""
+    """Return the dataset of a file. OpenLineage's naming convention: the store is the namespace, the path the name."""
     scheme, _, rest = uri.partition("://")
     host, _, path = rest.partition("/")
     is_local = not host

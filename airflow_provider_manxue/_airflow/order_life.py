@@ -51,15 +51,15 @@ def place_order(
     Send an order until it is accepted, and return the id of its video.
 
     :param request: the request.
-    :param progress: how far the order has come.
-    :param hook: sends it once.
-    :param store: persists its record.
-    :param bounds: until when it may be sent.
-    :param wait_for_room: called with the progress and the time of the next attempt. It returns then, or leaves the worker.
-    :param unbound_ti: the task instance, if nothing is persisted and a retry must not order again; else None.
+    :param progress: attempts so far.
+    :param hook: sends the order once.
+    :param store: persists the record of the order.
+    :param bounds: limits of the attempts.
+    :param wait_for_room: called with the progress and the time of the next attempt. Returns at that time, or defers.
+    :param unbound_ti: the task instance, if no record is persisted and a retry must not order again; else None.
     :param log: log of the task.
-    :raises ManxueOrderTimeoutError: if none was accepted in time.
-    :raises ManxueOrderError: if it was rejected, or its outcome is unknown.
+    :raises ManxueOrderTimeoutError: if the order was not accepted in time.
+    :raises ManxueOrderError: if the order was rejected, or its outcome is unknown.
     """
     while True:
         bounds.check(progress.started_at, time.time())
@@ -83,7 +83,7 @@ def place_order(
 
 
 def _send_once(request: VideoRequest, hook: ManxueHook, store: OrderStore) -> str:
-    """Send an order once, and persist its outcome. An unknown one leaves the intent."""
+    """Send an order once, and persist its outcome. If that is unknown, the intent remains."""
     store.mark_intent(request)
     try:
         task = hook.send_order(request)
@@ -102,9 +102,9 @@ def _send_once(request: VideoRequest, hook: ManxueHook, store: OrderStore) -> st
 @contextlib.contextmanager
 def track_order(video_task_id: str, store: OrderStore, ti: Any) -> Iterator[None]:
     """
-    Persist how the work on an accepted order ends, so that no retry buys it again.
+    Persist how the work on an accepted order ends, so that no retry orders again.
 
-    Where nothing can be persisted, any exception ends the task without a retry, with the id in its error.
+    Without a task state store, any exception ends the task without a retry, with the id in its error.
 
     :param video_task_id: id of the video.
     :param store: persists the record.
@@ -122,13 +122,13 @@ def track_order(video_task_id: str, store: OrderStore, ti: Any) -> Iterator[None
     except AirflowTaskTimeout as error:
         if store.enabled:
             raise
-        # Airflow retries that one, and the retry would order again; it does not retry a sensor's timeout.
+        # Airflow retries an AirflowTaskTimeout, and the retry would order again. It does not retry a sensor's timeout.
         raise ManxueTimeoutError(
             f"{error} The video {video_task_id!r} is ordered. Wait for it with a ManxueVideoSensor; clear this task to "
             f"order another one."
         ) from error
     except Exception as error:
-        # Also what is not ours, such as an XCom backend's error: a retry would order again.
+        # Any error, such as an XCom backend's: a retry would order again.
         if store.enabled or isinstance(error, (AirflowFailException, AirflowSensorTimeout)):
             raise
         reason = str(error) if isinstance(error, ManxueError) else f"{type(error).__name__}."
@@ -143,9 +143,9 @@ def track_order(video_task_id: str, store: OrderStore, ti: Any) -> Iterator[None
 @contextlib.contextmanager
 def _retry_only_unsent(ti: Any) -> Iterator[None]:
     """
-    Forbid a retry before the order is sent, and allow it again if it certainly was not accepted.
+    Forbid a retry before the order is sent, and allow it again if the order was certainly not accepted.
 
-    So no moment is left between the response and :func:`track_order` in which a signal leads to a retry that orders again.
+    So a signal between the response and :func:`track_order` leads to no retry that orders again.
     """
     if ti is None:
         yield
@@ -160,13 +160,13 @@ def _retry_only_unsent(ti: Any) -> Iterator[None]:
 
 def _forbid_retry(ti: Any) -> Callable[[], None]:
     """
-    Let Airflow fail the task without a retry, whatever happens to it in this process from now on.
+    Let Airflow fail the task without a retry, after any exception in this process.
 
-    After ``execute`` Airflow itself pushes the return value and runs ``post_execute``, where no code of ours can convert an
-    exception. Airflow 2.11 decides by ``ti.task.retries`` (``models/taskinstance.py``), 3.0 to 3.2 by a field of the server's
+    After ``execute``, Airflow pushes the return value and runs ``post_execute``, and no code of ours can convert an exception
+    there. Airflow 2.11 decides by ``ti.task.retries`` (``models/taskinstance.py``), 3.0 to 3.2 by a field of the server's
     context (``sdk/execution_time/task_runner.py``).
 
-    :return: a function that restores both.
+    :return: function that allows retries again.
     """
     with contextlib.ExitStack() as restore:
         for holder, name, value in (

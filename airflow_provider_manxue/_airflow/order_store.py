@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 _MAX_ATTEMPTS = 4
-"""How often a change that must not be lost is tried; Airflow's own client repeats each of them as well."""
+"""Attempts of a change that must not be lost. Airflow's own client retries each of them as well."""
 
 
 class OrderStore:
     """
-    Binds one order to one task instance.
+    Record of the order of one task instance.
 
-    :param store: Airflow's task state store; None to bind nothing.
+    :param store: Airflow's task state store; None to persist nothing.
     :param ref: the task instance.
     :param log: log of the task.
     """
@@ -43,12 +43,12 @@ class OrderStore:
 
     @property
     def enabled(self) -> bool:
-        """Whether orders are persisted at all."""
+        """Whether the record is persisted."""
         return self._store is not None
 
     @property
     def recovery_hint(self) -> str:
-        """What a person can do about an order with an unknown outcome; empty if nothing is persisted."""
+        """Remedy for an order with an unknown outcome; empty if nothing is persisted."""
         return self._ref.recovery_hint if self.enabled else ""
 
     @property
@@ -60,24 +60,24 @@ class OrderStore:
         """
         Return the record; None if there is none.
 
-        :raises ManxueInputError: if it cannot be parsed.
+        :raises ManxueInputError: if the record cannot be parsed.
         """
         return parse_record(self._store.get(KEY)) if self.enabled else None
 
     def resume_id(
         self, request: VideoRequest, not_accepted_since: str | None = None
     ) -> ResumableOrder | None:
-        """Return the order to continue with, or None to order; see :func:`resumable_order`."""
+        """Return the order to continue with; None to order. See :func:`resumable_order`."""
         return resumable_order(self.load(), request.fingerprint, self._ref, not_accepted_since)
 
     def mark_intent(self, request: VideoRequest) -> None:
         """
-        Persist that a request is about to be sent. Without it nothing may be sent.
+        Persist that a request is about to be sent. After an error nothing may be sent.
 
-        The record is read back: Airflow's client takes any 404, also that of a proxy, for a key that does not exist, and
-        behind such a proxy no earlier order would be seen.
+        The record is read back. Airflow's client takes any 404, also that of a proxy, for a missing key, and behind such a
+        proxy an earlier order would be overlooked.
 
-        :raises ManxueError: if the store does not return what was written.
+        :raises ManxueError: if the store does not return the record that was written.
         """
         if not self.enabled:
             return
@@ -98,21 +98,21 @@ class OrderStore:
             )
 
     def mark_not_accepted(self) -> None:
-        """Persist that the intent was certainly not accepted."""
+        """Persist that the order was certainly not accepted."""
         if self._intent is not None:
             record = replace(self._intent, state=OrderState.NOT_ACCEPTED)
             remedy = f"delete the key {KEY!r}, since nothing was ordered"
             self._retry(remedy, lambda: self._store.set(KEY, record.to_dict()))
 
     def mark_ordered(self, video_task_id: str) -> None:
-        """Persist the id of an order that was accepted: at once, since the worker may die at any moment."""
+        """Persist the id of an accepted order."""
         if self._intent is not None:
             record = replace(self._intent, state=OrderState.ORDERED, id=video_task_id)
             remedy = f"set the key {KEY!r} to {video_task_id!r}"
             self._retry(remedy, lambda: self._store.set(KEY, record.to_dict()))
 
     def mark_done(self, video_task_id: str) -> None:
-        """Persist that the task has done its work."""
+        """Persist that the task has delivered the video."""
         self._change(OrderState.DONE, video_task_id)
 
     def mark_failed(self) -> None:
@@ -120,16 +120,16 @@ class OrderStore:
         self._change(OrderState.FAILED)
 
     def lost_error(self, error: ManxueError) -> ManxueOrderUnknownError:
-        """Return the error of an order that the service does not know any more."""
-        hint = self.recovery_hint or "Order again only if it is not to be found there."
+        """Return the error of an order whose id the service no longer knows."""
+        hint = self.recovery_hint or "Order again only if it is not in that list."
         return ManxueOrderUnknownError(
-            f"{error} The video is ordered, so it is not ordered again automatically. Check with the service what became "
-            f"of it. {hint}"
+            f"{error} The video is ordered, so it is not ordered again automatically. Look for it in the list of the "
+            f"service. {hint}"
         )
 
     def _change(self, state: OrderState, video_task_id: str | None = None) -> None:
         def change() -> None:
-            # What a person has written there meanwhile is retained.
+            # Loaded first, to retain what a user has written in the meantime.
             record = self.load() or self._new_record(state)
             known_id = video_task_id or record.id
             changed = replace(record, state=state, id=known_id, max_tries=self._ref.max_tries)
@@ -153,13 +153,13 @@ class OrderStore:
             try:
                 action()
                 return
-            except Exception as error:  # noqa: BLE001 - a store can be anyone's, and fail in any way
+            except Exception as error:  # noqa: BLE001 - a store of another package can fail in any way
                 reason = error
             if attempt < _MAX_ATTEMPTS:
                 time.sleep(2.0**attempt)
         self._log.error(
             "The outcome of the order could not be written to the task state store (%s). By hand: %s. Until then, a retry "
-            "stops and asks.",
+            "stops with an error.",
             reason,
             remedy,
         )

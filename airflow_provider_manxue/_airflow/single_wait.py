@@ -1,4 +1,4 @@
-"""The wait of a task for one video."""
+"""Base of the tasks that wait for one video."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class SingleVideoWait(ManxueWaitBase):
-    """Base of the tasks that wait for one video."""
+    """Wait for one video: first poll, deferral or reschedule, resume, and result."""
 
     def execute_complete(
         self,
@@ -35,8 +35,8 @@ class SingleVideoWait(ManxueWaitBase):
         """
         Resume when the trigger has fired.
 
-        The task is read again: events have no URL, and this one is fresh. If the service is away just then, the task
-        defers again; a video that was seen completed is read until 5 minutes after the deadline.
+        The worker reads the video task again, since events have no URL. If the service is not available, the task defers
+        again. A video that was seen completed is read until 5 minutes after the deadline.
 
         :param event: the trigger's event.
         :param started_at: when the wait began, in seconds since the epoch; None if the event names it.
@@ -59,13 +59,13 @@ class SingleVideoWait(ManxueWaitBase):
         )
 
     def _begin(self, context: Context, video_task_id: str) -> dict[str, Any]:
-        """Poll once, and wait if the video is not ready. A later poke of a rescheduled task counts as having worked."""
+        """Poll once, and wait if the video is not ready. From the second poke on, a rescheduled task counts as having worked."""
         before = self._began_before(context)
         return self._wait(context, video_task_id, before or time.time(), has_worked=before is not None)
 
     def _resume_stale(self, context: Context, video_task_id: str) -> dict[str, Any]:
-        """Begin the wait of a retry that Airflow resumed with the event of an earlier try."""
-        self.log.info("This try was resumed with the event of an earlier one; the wait begins again.")
+        """Begin a new wait in a retry that Airflow resumed with the event of an earlier try."""
+        self.log.info("Airflow resumed this try with the event of an earlier try. The wait begins again.")
         return self._wait(context, video_task_id, time.time())
 
     def _resume_after_failure(self, context: Context, reason: str) -> dict[str, Any]:
@@ -82,7 +82,7 @@ class SingleVideoWait(ManxueWaitBase):
         )
 
     def _awaited_id(self, context: Context) -> str:
-        """Return the id of the awaited video, for a worker without the arguments of the deferral."""
+        """Return the id of the awaited video without the arguments of the deferral."""
         raise NotImplementedError
 
     def _wait(

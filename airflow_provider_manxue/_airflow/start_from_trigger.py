@@ -1,9 +1,9 @@
 """
 Conditions for `start_from_trigger` and `end_from_trigger`, and the form of arguments that the trigger resolves.
 
-Airflow 3.3 and later can start a task in the triggerer and end it there. Some of the work that a worker does for a task
-is not done then. A task that needs such work starts or ends on a worker, and a warning gives the reason when the Dag is
-parsed. No I/O happens here.
+Airflow 3.3 and later can start and end a task in the triggerer. The triggerer does not do all the work that a worker does
+for a task. A task that needs such work starts or ends on a worker, and a warning gives the reason when the Dag is parsed.
+No I/O happens here.
 """
 
 from __future__ import annotations
@@ -31,29 +31,29 @@ _TASK_ID, _KEY, _IS_MAPPED = "xcom_task_id", "xcom_key", "xcom_is_mapped"
 _MAP_INDEX, _PATH = "xcom_map_index", "xcom_path"
 
 _LITERAL = re.compile(r"[\w-]*")
-"""A text that is no template, also where the Dag has delimiters of its own."""
+"""Text that is no template, also if the Dag changes the delimiters of templates."""
 
 
 def why_not_start(task: BaseOperator, fields: Mapping[str, Any]) -> str | None:
     """
-    Return the reason why a wait must begin on a worker; None if it need not.
+    Return the reason why a task must start on a worker; None if it can start in the triggerer.
 
     :param task: the sensor.
-    :param fields: the arguments that are known only at run time, by name.
+    :param fields: the template fields, by name.
     """
     if reason := _why_neither(task):
         return reason
     if _is_overridden(task, "execute", "pre_execute"):
-        return "its class has an execute or pre_execute of its own, which a worker must run"
+        return "its class overrides execute or pre_execute, which a worker must run"
     if task.on_execute_callback or getattr(task, "_pre_execute_hook", None):
         return "its on_execute_callback or pre_execute runs on a worker"
     if task.max_active_tis_per_dag or task.max_active_tis_per_dagrun:
-        return "max_active_tis_per_dag and max_active_tis_per_dagrun hold for workers only"
+        return "max_active_tis_per_dag and max_active_tis_per_dagrun limit tasks on workers only"
     if _has_triggerer_queues():
-        # Airflow 3.3.2: TaskInstance.defer_task makes a trigger without a queue, which no triggerer with --queues takes.
+        # Airflow 3.3.2: TaskInstance.defer_task creates a trigger without a queue. No triggerer with --queues runs it.
         return "[triggerer] queues_enabled is set, and only a task that defers from a worker is given a queue"
     if any(map(_is_unreadable, fields.values())):
-        return "its id is the result of something that only a worker can resolve"
+        return "its id refers to a result that only a worker can resolve"
     return next(filter(None, (_template_reason(task, *field) for field in fields.items())), None)
 
 
@@ -65,18 +65,18 @@ def _has_triggerer_queues() -> bool:
 
 def why_not_end(task: BaseOperator) -> str | None:
     """
-    Return the reason why a wait must end on a worker; None if it need not.
+    Return the reason why a task must end on a worker; None if it can end in the triggerer.
 
     :param task: the sensor.
     """
     if reason := _why_neither(task):
         return reason
     if _is_overridden(task, "execute_complete", "post_execute"):
-        return "its class has an execute_complete or post_execute of its own, which a worker must run"
+        return "its class overrides execute_complete or post_execute, which a worker must run"
     if getattr(task, "_post_execute_hook", None):
         return "its post_execute runs on a worker"
     if task.on_success_callback:
-        # Airflow's triggerer hands it to the Dag processor, which runs failure callbacks only (seen in 3.3.2).
+        # Airflow 3.3.2: the triggerer leaves it to the Dag processor, which runs failure callbacks only.
         return "its on_success_callback runs on a worker"
     if task.outlets:
         return "it has outlets, and a worker emits their events"
@@ -87,9 +87,9 @@ def why_not_end(task: BaseOperator) -> str | None:
 
 def feeds_mapped_tasks(task: Any) -> bool:
     """
-    Return whether a downstream task maps over this task's result, whose length only a worker can store.
+    Return whether a downstream task maps over the result of this task. Only a worker can store the result's length.
 
-    :param task: the task. If it belongs to a Dag, that must be complete.
+    :param task: the task. Its Dag must be complete.
     """
     return task.get_dag() is not None and next(task.iter_mapped_dependants(), None) is not None
 
@@ -100,24 +100,24 @@ def _why_neither(task: BaseOperator) -> str | None:
     if not getattr(task, "deferrable", True):
         return "deferrable is False"
     if task.get_closest_mapped_task_group() is not None:
-        return "mapped tasks cannot"
+        return "a mapped task starts and ends on a worker"
     return None
 
 
 def _is_overridden(task: BaseOperator, *methods: str) -> bool:
-    """Return whether a subclass from outside of this package and Airflow overrides a method."""
+    """Return whether a class outside of this package and of Airflow overrides one of the methods."""
     ours = ("airflow_provider_manxue.", "airflow.")
     return any(not getattr(type(task), method).__module__.startswith(ours) for method in methods)
 
 
-# --- values that are known only at run time -----------------------------------------------------------------
+# --- references to XComs ------------------------------------------------------------------------------------
 
 
 def to_trigger_argument(value: Any) -> Any:
     """
-    Return a value as an argument of a trigger, in which a reference to an XCom is plain data.
+    Return a value as an argument of a trigger. A reference to an XCom becomes plain data.
 
-    :param value: an id, a template, a reference to another task's XCom, or lists or dicts of them.
+    :param value: an id, a template, a reference to an XCom of another task, or lists or dicts of these.
     """
     if _is_plain_reference(value):
         return {_TASK_ID: value.operator.task_id, _KEY: value.key, _IS_MAPPED: bool(value.operator.is_mapped)}
@@ -135,8 +135,8 @@ def parse_reference(value: Any) -> tuple[str, str, bool] | XComPull | None:
     """
     Parse a reference to an XCom in a trigger's argument.
 
-    :return: task id, key, and whether that task is mapped, for a task's output; an ``XComPull`` for a template; None if
-        the value is no reference.
+    :return: for the output of a task its id, the key, and whether the task is mapped; for a template an ``XComPull``; None
+        if the value is no reference.
     """
     if not isinstance(value, Mapping) or _TASK_ID not in value:
         return None
@@ -147,7 +147,7 @@ def parse_reference(value: Any) -> tuple[str, str, bool] | XComPull | None:
 
 
 def _is_unreadable(value: Any) -> bool:
-    """Return whether a value is, or holds, something that can only be resolved on a worker."""
+    """Return whether a value is, or contains, an object that only a worker can resolve."""
     if isinstance(value, Mapping):
         return any(map(_is_unreadable, value.values()))
     if isinstance(value, (list, tuple)):
@@ -156,7 +156,7 @@ def _is_unreadable(value: Any) -> bool:
 
 
 def _is_plain_reference(value: Any) -> bool:
-    """Return whether a value refers to one task's XCom as it is, without a map, a zip or the like."""
+    """Return whether a value refers to an XCom of one task without ``map``, ``zip`` or ``concat``."""
     operator, key = getattr(value, "operator", None), getattr(value, "key", None)
     return operator is not None and isinstance(key, str) and operator.get_closest_mapped_task_group() is None
 
@@ -165,7 +165,7 @@ def _is_plain_reference(value: Any) -> bool:
 
 
 def _template_reason(task: BaseOperator, name: str, value: Any) -> str | None:
-    """Return the reason why an argument's templates must be rendered on a worker; None if they need not."""
+    """Return the reason why a worker must render an argument; None if the triggerer can."""
     dag = task.get_dag()
     for text in _texts(value):
         if _LITERAL.fullmatch(text):

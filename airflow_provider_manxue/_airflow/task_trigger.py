@@ -28,19 +28,19 @@ if TYPE_CHECKING:
 
 
 class CannotStartInTriggererError(Exception):
-    """Error with the reason why a task cannot begin in the triggerer."""
+    """Error with the reason why a task cannot start in the triggerer."""
 
 
 class StartFromTrigger(BaseTrigger):
     """
-    Base of a trigger with which a task may begin and end.
+    Base of a trigger that can start and end a task.
 
     :param manxue_conn_id: id of the Airflow connection, a template, or a reference to an XCom.
     :param arguments: the other arguments that both triggers have in common.
     """
 
     timeout_after: datetime | None = None
-    """Moment at which Airflow ends the trigger; set by the triggerer."""
+    """Time at which Airflow ends the trigger. The triggerer sets it."""
 
     def __init__(self, manxue_conn_id: Any, arguments: WaitArguments) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -48,32 +48,33 @@ class StartFromTrigger(BaseTrigger):
         self.arguments = arguments
         self._template_error: Exception | None = None
 
-    # --- a task that begins here ------------------------------------------------------------------------
+    # --- start of a task --------------------------------------------------------------------------------
 
     @property
     def _given_times(self) -> PollTimes | None:
-        """The times that a worker has passed; None if the wait begins here."""
+        """The times that a worker has passed; None if the task starts in the triggerer."""
         return self.arguments.given_times(time.time())
 
     @property
     def _ends_at(self) -> float | None:
-        """Moment at which Airflow ends the trigger, in seconds since the epoch."""
+        """Time at which Airflow ends the trigger, in seconds since the epoch; None if it never does."""
         return self.timeout_after.timestamp() if self.timeout_after else None
 
     def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
-        """Render the templates of a wait that begins here; if that fails, a worker raises the error."""
+        """Render the templates of a task that starts in the triggerer. After an error a worker starts the task."""
         if self._given_times:
-            return  # a worker has rendered them, and an id may contain braces
+            return  # a worker has rendered them, and a rendered id may contain braces
         try:
             super().render_template_fields(context, jinja_env or self._template_env())
-        except Exception as error:  # noqa: BLE001 - templates raise anything
+        except Exception as error:  # noqa: BLE001 - a template can raise any exception
             self._template_error = error
 
     def _template_env(self) -> jinja2.Environment:
         """
-        Return Airflow's sandbox, with errors for undefined names: the triggerer has no macros and variables of the Dag.
+        Return Airflow's sandbox, with an error for each undefined name.
 
-        A name that is undefined here may be defined on a worker, and an empty text would be a wrong id.
+        The triggerer lacks the macros and variables of the Dag. A name that is undefined there may be defined on a worker,
+        and an empty text would be a wrong id.
         """
         from jinja2 import StrictUndefined
         from jinja2.nativetypes import NativeEnvironment
@@ -92,11 +93,11 @@ class StartFromTrigger(BaseTrigger):
 
     @property
     def render_template_as_native_obj(self) -> bool:
-        """Whether templates yield lists and numbers as such; Airflow's renderer reads it."""
+        """Whether a rendered template keeps its type, such as list or number. Airflow's renderer reads it."""
         return renders_natively(self.task)
 
     def _log_start(self, what: str, times: PollTimes) -> None:
-        """Log the start of the wait, unless a worker has done so."""
+        """Log the start of the wait, unless a worker has logged it."""
         if not self._given_times:
             text = announcement(
                 what,
@@ -112,8 +113,8 @@ class StartFromTrigger(BaseTrigger):
         """
         Return the id or ids to wait for, and the times of the wait.
 
-        :param value: the id or ids, as the arguments have them.
-        :raises CannotStartInTriggererError: if the triggerer cannot resolve them.
+        :param value: the argument with the id or ids.
+        :raises CannotStartInTriggererError: if the triggerer cannot resolve it.
         """
         if self._given_times:
             return value, self._given_times
@@ -125,24 +126,26 @@ class StartFromTrigger(BaseTrigger):
             value = await xcoms.resolve(value)
             self.manxue_conn_id = await xcoms.resolve(self.manxue_conn_id)
             if ti.try_number > 1:
-                await xcoms.forget(RETURN_KEY, "video_url", "actualDuration")
+                await xcoms.delete(RETURN_KEY, "video_url", "actualDuration")
         except Exception as error:
             raise CannotStartInTriggererError(
                 f"an XCom could not be read ({type(error).__name__}: {error})"
             ) from error
         return value, self.arguments.times_from_end(time.time(), self._ends_at)
 
-    # --- a task that ends here --------------------------------------------------------------------------
+    # --- end of a task ----------------------------------------------------------------------------------
 
-    async def _ended_here(self, values: Mapping[str, Any], link: tuple[str, str] | None = None) -> bool:
+    async def _push_final_results(
+        self, values: Mapping[str, Any], link: tuple[str, str] | None = None
+    ) -> bool:
         """
-        Finish a successful task as a worker would do, if that is possible.
+        Push the results of a successful task, if the task can end in the triggerer.
 
-        :param values: the XComs of the task, its return value among them.
+        :param values: the XComs of the task, with its return value.
         :param link: key and address of a link on the task's page.
-        :return: whether the task may end here. If not, a worker resumes.
+        :return: whether the results are pushed, and the task can end. If not, a worker resumes.
         """
-        if self.task_instance is None:  # as under `airflow dags test`
+        if self.task_instance is None:  # `airflow dags test` sets none
             return False
         if self.task is not None and feeds_mapped_tasks(self.task):
             return False
@@ -152,7 +155,7 @@ class StartFromTrigger(BaseTrigger):
                 await xcoms.push(values)
                 if link is not None:
                     await xcoms.push_link(*link)
-        except Exception as error:  # noqa: BLE001 - a worker can still store the result
+        except Exception as error:  # noqa: BLE001 - an XCom backend of another package can fail in any way
             self.log.warning(
                 "The triggerer could not store the result (%s). A worker stores it.", type(error).__name__
             )
@@ -161,7 +164,7 @@ class StartFromTrigger(BaseTrigger):
 
     @staticmethod
     def _success() -> TriggerEvent:
-        """Return the event that ends the task. It holds no XComs, since Airflow would encode them twice."""
+        """Return the event that ends the task. It contains no XComs, since Airflow would encode them twice."""
         from airflow.triggers.base import TaskSuccessEvent
 
         return TaskSuccessEvent()

@@ -1,4 +1,4 @@
-"""A base class of the sensors that can start and end in the triggerer."""
+"""Base of the sensors that can start and end in the triggerer."""
 
 from __future__ import annotations
 
@@ -22,20 +22,21 @@ if TYPE_CHECKING:
 
 
 class StartFromTriggerSensor(ManxueWaitBase):
-    """Base class of a sensor that can start and end in the triggerer, without a worker process (Airflow >= 3.3)."""
+    """Support for ``start_from_trigger`` and ``end_from_trigger`` (Airflow 3.3 and later)."""
 
     end_from_trigger = False
 
     def _begin_and_end_in_triggerer(self, start: bool, end: bool, trigger: str, field: str) -> None:
         """
-        Set the attributes that make Airflow start and end the task in the triggerer, unless a worker is needed.
+        Set the attributes that let Airflow start and end the task in the triggerer, unless a worker is needed.
 
-        The attributes are set on the instance: a mapped task would use those of a class without expanding them.
+        The attributes are set on the instance. For a mapped task, Airflow would use those of the class without expanding
+        their arguments.
 
         :param start: whether the task should start in the triggerer.
         :param end: whether the task should end there.
         :param trigger: name of the trigger's class.
-        :param field: name of the field, and of the trigger's argument, that holds the id or ids.
+        :param field: name of the field with the id or ids, and of the trigger's argument for it.
         """
         if end:
             self.end_from_trigger = _allowed("end_from_trigger", why_not_end(self))
@@ -74,25 +75,25 @@ class StartFromTriggerSensor(ManxueWaitBase):
         return {"end_from_trigger": True, "do_xcom_push": self.do_xcom_push}
 
     def _begins_on_worker(self, event: Any) -> bool:
-        """Return whether the triggerer has left the start of the wait to this worker, and log it."""
+        """Return whether the triggerer could not start the task, and log the reason."""
         if not is_begin_event(event):
             return False
-        self.log.info("This worker begins the wait, since the triggerer could not: %s.", event["reason"])
+        self.log.info("The triggerer could not start the task, so this worker does: %s.", event["reason"])
         return True
 
     def _warn_if_mapped(self, context: Context) -> None:
-        """Log a warning in a mapped task, which Airflow neither starts nor ends in the triggerer."""
+        """Log a warning if the task is mapped. Airflow neither starts nor ends such a task in the triggerer."""
         wanted = self.start_from_trigger or self.end_from_trigger
         if wanted and context["ti"].map_index not in (None, -1):
             self.log.warning(
-                "A mapped task can neither start nor end in the triggerer; it defers as without start_from_trigger and "
-                "end_from_trigger. A ManxueVideoBatchSensor waits for many videos without a worker."
+                "A mapped task can neither start nor end in the triggerer. It defers from a worker. Use a "
+                "ManxueVideoBatchSensor to wait for many videos without a worker."
             )
             self.end_from_trigger = False
 
 
 def _allowed(argument: str, reason: str | None) -> bool:
-    """Return whether an argument has effect, and warn with the reason if it has none."""
+    """Return whether an argument has an effect. Warn with the reason if it has none."""
     if reason is not None:
         warnings.warn(f"{argument}=True has no effect here: {reason}.", stacklevel=5)
     return reason is None

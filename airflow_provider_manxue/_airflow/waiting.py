@@ -1,4 +1,4 @@
-"""The base of all tasks that wait for videos: times, modes, endings, and the state that outlives a deferral."""
+"""Base of all tasks that wait for videos: limits, deferral, results and the skip policy."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from airflow.providers.common.compat.sdk import (
     XComArg,
 )
 
+from airflow_provider_manxue._airflow.reschedule_state import first_reschedule_date, load_grace, store_grace
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
 from airflow_provider_manxue._core.deadline import (
     TimeLimits,
@@ -53,16 +54,13 @@ if TYPE_CHECKING:
 PUSH_RETRY_TIME = 60.0
 """Seconds for which pushing a result to XCom is retried."""
 
-GRACE_KEY = "manxue_grace"
-"""Key in the task state store under which a rescheduled task stores the starts of its grace periods."""
-
 
 class ManxueWaitBase(BaseSensorOperator):
     """
     Base of the tasks that wait for videos, in the triggerer or on a worker.
 
-    ``poke_interval``, ``exponential_backoff``, ``max_wait``, ``timeout``, ``soft_fail`` and ``never_fail`` mean
-    the same in every mode; Airflow's own base classes differ here between modes and versions.
+    ``poke_interval``, ``exponential_backoff``, ``max_wait``, ``timeout``, ``soft_fail`` and ``never_fail`` have the same
+    effect in every mode. Airflow's own base classes differ between modes and versions.
 
     :param manxue_conn_id: (templated) id of the Airflow connection.
     :param deferrable: wait in the triggerer. ``[operators] default_deferrable`` is not consulted.
@@ -107,38 +105,38 @@ class ManxueWaitBase(BaseSensorOperator):
 
     @cached_property
     def hook(self) -> ManxueHook:
-        """The hook. It is imported here, since parsing a Dag file needs no HTTP library."""
+        """The hook. Imported late, so that parsing a Dag file loads no HTTP library."""
         from airflow_provider_manxue.hooks.manxue import ManxueHook
 
         return ManxueHook(self.manxue_conn_id)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
         """
-        Return the videos that this task has awaited, for OpenLineage, if it is installed.
+        Return the videos that this task has awaited. OpenLineage calls it when the task has ended.
 
-        :param task_instance: the task instance, which has ended.
+        :param task_instance: the task instance.
         """
         from airflow_provider_manxue._airflow.lineage import lineage_of
 
         return lineage_of(self._seen)
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
-        """Resume after a deferral, and apply the same skip policy as in every mode (Airflow's own differs by version)."""
+        """Resume after a deferral, and apply the skip policy. Airflow's own policy differs between versions."""
         with self._apply_skip_policy():
             if next_method == "__fail__":
                 return self._resume_after_failure(context, str((next_kwargs or {}).get("error", "")))
-            # Past BaseSensorOperator, which would skip on every error with soft_fail.
+            # Not the method of BaseSensorOperator: with soft_fail it skips on every error.
             return BaseOperator.resume_execution(self, next_method, next_kwargs, context)
 
     def _resume_after_failure(self, context: Context, reason: str) -> Any:
         """
-        Resume where Airflow itself ended the deferral. The stored arguments of the deferral are lost then.
+        Resume after Airflow itself has ended the deferral and dropped its stored arguments.
 
-        :param reason: Airflow's reason.
+        :param reason: Airflow's reason, which may be empty.
         """
         raise NotImplementedError
 
-    # --- times, the same in every mode ------------------------------------------------------------------
+    # --- limits and modes -------------------------------------------------------------------------------
 
     @property
     def _arguments(self) -> WaitArguments:
@@ -151,35 +149,35 @@ class ManxueWaitBase(BaseSensorOperator):
 
     @property
     def _limits(self) -> TimeLimits:
-        """The limits of the wait. Airflow bounds a deferral by ``execution_timeout`` in some versions only."""
+        """The limits of the wait. Only some versions of Airflow apply ``execution_timeout`` to a deferral."""
         if self.deferrable and self.execution_timeout:
             return TimeLimits(self.timeout, self.execution_timeout.total_seconds())
         return TimeLimits(self.timeout)
 
     @property
     def _is_rescheduled(self) -> bool:
-        """Whether each poll is a process of its own, without the state of the one before."""
+        """Whether Airflow starts a new process for each poll."""
         return bool(self.reschedule and not self.deferrable)
 
     @property
     def _holds_slot(self) -> bool:
-        """Whether a worker slot is held until the wait has ended."""
+        """Whether the task holds its worker slot until the wait has ended."""
         return not self.deferrable and not self.reschedule
 
     def _began_before(self, context: Context) -> float | None:
-        """Return when the wait began, if an earlier poke of a rescheduled task has begun it."""
-        first = _first_reschedule_date(context["ti"], context) if self._is_rescheduled else None
+        """Return when the wait of a rescheduled task began; None in its first poke and in other modes."""
+        first = first_reschedule_date(context["ti"], context) if self._is_rescheduled else None
         return first.timestamp() if first else None
 
     def _started_before_failure(self, context: Context, reason: str) -> float:
-        """Return when a wait began whose deferral Airflow has ended. A timeout of Airflow's means that its time is over."""
+        """Return when the wait began, after Airflow has ended its deferral and dropped the stored start."""
         started_at = getattr(context["ti"], "start_date", None)
         if isinstance(started_at, datetime):
             return started_at.timestamp()
         return self._limits.latest_start(time.time(), reason)
 
     def _end_if_out_of_time(self, poller: Poller, ended_by_airflow: str) -> None:
-        """End the remaining videos once no limit leaves them any time."""
+        """End the videos that are still awaited, if a limit of the wait has passed."""
         limits, started_at, now = self._limits, poller.started_at, time.time()
         is_late = bool(ended_by_airflow and poller.grace) and limits.is_grace_over(started_at, now)
         if limits.is_over(started_at, now) or is_late:
@@ -199,11 +197,11 @@ class ManxueWaitBase(BaseSensorOperator):
         Defer, and resume with ``execute_complete``.
 
         :param trigger: makes the trigger from the arguments that both triggers have in common.
-        :param arguments: those arguments, but for the times.
+        :param arguments: those arguments, without the times.
         :param started_at: when the wait began.
         :param deadline: the deadline of the trigger.
         :param due_at: when the next poll is due.
-        :param next_kwargs: arguments of ``execute_complete``, beside those that both triggers need.
+        :param next_kwargs: further arguments of ``execute_complete``.
         """
         now = time.time()
         margin = self._limits.defer_timeout_margin(started_at, deadline, now)
@@ -230,7 +228,7 @@ class ManxueWaitBase(BaseSensorOperator):
         how = "in the triggerer and without a worker slot" if self.deferrable else "on this worker"
         try:
             where = f"at {urlsplit(self.hook.settings.base_url).hostname}"
-        except ManxueError:  # not loaded just now, and the wait continues
+        except ManxueError:  # the connection could not be loaded; the wait continues
             where = f"over the connection {self.manxue_conn_id!r}"
         text = announcement(
             what,
@@ -245,43 +243,26 @@ class ManxueWaitBase(BaseSensorOperator):
     # --- state between two processes -------------------------------------------------------------
 
     def _load_grace(self, context: Context) -> dict[str, float] | None:
-        """
-        Return since when there is trouble, by its subject. A rescheduled task stores that in the task state store.
-
-        :return: None if it is not known, since Airflow has no such store (3.3 and later have one).
-        """
+        """Return the starts of the grace periods, by subject; None if they are unknown, as below Airflow 3.3."""
         if not self._is_rescheduled:
             return {}
-        store = context.get("task_state_store")
-        if store is None:
-            return None
-        try:
-            kept = store.get(GRACE_KEY)
-            if kept and self._began_before(context) is None:  # by an earlier try: the store outlives tries
-                store.delete(GRACE_KEY)
-                kept = None
-        except Exception as error:  # noqa: BLE001 - a store of another package can fail in any way
-            self.log.warning("The task state store could not be read (%s).", type(error).__name__)
-            return None
-        return {str(name): float(since) for name, since in kept.items()} if isinstance(kept, dict) else {}  # type: ignore[arg-type]  # written here
+        return load_grace(
+            context.get("task_state_store"), lambda: self._began_before(context) is None, self.log
+        )
 
     def _store_grace(
         self, context: Context, before: Mapping[str, float] | None, now: Mapping[str, float]
     ) -> None:
-        if not self._is_rescheduled or before is None or dict(before) == dict(now):
-            return
-        try:
-            context["task_state_store"].set(GRACE_KEY, dict(now))
-        except Exception as error:  # noqa: BLE001 - a store of another package can fail in any way
-            self.log.warning("The task state store could not be written (%s).", type(error).__name__)
+        if self._is_rescheduled and before is not None and dict(before) != dict(now):
+            store_grace(context["task_state_store"], now, self.log)
 
     def _ending_arguments(self) -> dict[str, Any]:
-        """Return the arguments of a trigger with which the task ends in the triggerer; none by default."""
+        """Return the trigger arguments that let the task end in the triggerer; empty by default."""
         return {}
 
     def _is_stale(self, context: Context, try_number: int | None) -> bool:
         """
-        Return whether this is a retry that resumes with the deferral of an earlier try, as on Airflow 3.0.
+        Return whether this is a retry that Airflow resumes with the deferral of an earlier try, as Airflow 3.0 does.
 
         :param try_number: number of the try that deferred.
         """
@@ -292,13 +273,13 @@ class ManxueWaitBase(BaseSensorOperator):
         present = getattr(context["ti"], "try_number", None)
         return {} if present is None else {"try_number": present}
 
-    # --- endings, the same in every mode ----------------------------------------------------------------
+    # --- results and errors -----------------------------------------------------------------------------
 
     def _push_xcoms(self, context: Context, values: Mapping[str, Any]) -> None:
         """
-        Push values to XCom. Retries for a minute, since the video is paid for.
+        Push values to XCom. Retries for ``PUSH_RETRY_TIME``, since the video is paid for.
 
-        :raises ManxueError: if they cannot be stored; a retry of the task reads the video again.
+        :raises ManxueError: if the values could not be stored.
         """
         for key, value in values.items():
             _retry(lambda key=key, value=value: context["ti"].xcom_push(key=key, value=value), key)  # type: ignore[misc]
@@ -315,7 +296,7 @@ class ManxueWaitBase(BaseSensorOperator):
 
     @contextlib.contextmanager
     def _apply_skip_policy(self) -> Iterator[None]:
-        """Apply ``soft_fail`` and ``never_fail``, the same in all modes and versions of Airflow."""
+        """Apply ``soft_fail`` and ``never_fail`` in the same way in all modes and versions of Airflow."""
         try:
             yield
         except (AirflowSkipException, AirflowRescheduleException):
@@ -343,18 +324,6 @@ def _retry(push: Callable[[], Any], key: str) -> None:
                 raise ManxueError(
                     f"The result could not be stored in the XCom {key!r} for {PUSH_RETRY_TIME:g} s: {type(error).__name__}. "
                     f"The video is not lost: a retry of this task reads it again."
-                ) from None  # its text may hold the value, and the URL with it
+                ) from None  # the text of the error may contain the value, and with it the URL
         time.sleep(min(delay, left))
         delay *= 2
-
-
-def _first_reschedule_date(ti: Any, context: Context) -> datetime | None:
-    if hasattr(ti, "get_first_reschedule_date"):
-        first: datetime | None = ti.get_first_reschedule_date(context)
-        return first
-    # Airflow 2 has this in a function of its base sensor.
-    from airflow.sensors.base import _orig_start_date
-
-    first_try = (ti.max_tries or 0) - (ti.task.retries or 0) + 1
-    found: datetime | None = _orig_start_date(ti.dag_id, ti.task_id, ti.run_id, ti.map_index, first_try)
-    return found

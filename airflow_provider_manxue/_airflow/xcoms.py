@@ -1,7 +1,7 @@
 """
-XComs of a trigger's own task instance, read and written without a worker.
+XComs that a trigger reads and writes for its task instance.
 
-Airflow's calls block, and a custom backend may use the network, so each call runs in a thread.
+Airflow's functions block, and a custom backend may use the network, so each call runs in a thread.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class XComs:
     """
     XComs of one task instance and its Dag run.
 
-    :param ti: the task instance, as the triggerer knows it.
+    :param ti: the task instance, in the form that the triggerer has.
     """
 
     def __init__(self, ti: Any) -> None:
         self._ti = ti
-        self._mine = {
+        self._ti_key = {
             "dag_id": ti.dag_id,
             "run_id": ti.run_id,
             "task_id": ti.task_id,
@@ -36,10 +36,10 @@ class XComs:
 
     async def resolve(self, value: Any) -> Any:
         """
-        Replace references to other tasks' XComs by their values; those of a mapped task are a list.
+        Replace references to XComs of other tasks by the values. The value for a mapped task is a list.
 
-        :param value: an argument, as ``start_from_trigger.to_trigger_argument`` made it.
-        :raises UndefinedError: if a native template was undefined as a whole, which rendering does not report.
+        :param value: an argument that ``start_from_trigger.to_trigger_argument`` has returned.
+        :raises UndefinedError: if a native template consists of an undefined name. Rendering raises no error then.
         """
         if (reference := parse_reference(value)) is not None:
             pull = reference if isinstance(reference, XComPull) else XComPull(*reference[:2], map_index=-1)
@@ -70,39 +70,39 @@ class XComs:
         )
 
     async def _pull_all(self, task_id: str, key: str) -> list[Any]:
-        """Read one value for each map index: the triggerer cannot read all of them at once (Airflow 3.3.2)."""
+        """Read the value of each map index. The triggerer of Airflow 3.3.2 cannot read all of them with one call."""
         count = await asyncio.to_thread(
             self._ti.get_ti_count, dag_id=self._ti.dag_id, task_ids=[task_id], run_ids=[self._ti.run_id]
         )
         values = [await self._pull(task_id, key, map_index) for map_index in range(count)]
-        # As on a worker: a task that has pushed nothing, such as a skipped one, is left out.
+        # A task without an XCom, such as a skipped task, is left out, as on a worker.
         return [value for value in values if value is not None]
 
     async def push(self, values: Mapping[str, Any]) -> None:
-        """Store values by key, each instead of an earlier one."""
+        """Store values by key. A value replaces an earlier value of its key."""
         for key, value in values.items():
-            await asyncio.to_thread(XCom.set, key=key, value=value, **self._mine)
+            await asyncio.to_thread(XCom.set, key=key, value=value, **self._ti_key)
 
     async def push_link(self, key: str, address: str) -> None:
-        """Store a link of the task's page, which Airflow reads past a custom XCom backend."""
+        """Store a link of the task's page. Airflow reads links without a custom XCom backend."""
         from airflow.sdk.bases.xcom import BaseXCom
 
-        await asyncio.to_thread(BaseXCom.set, key=key, value=address, **self._mine)
+        await asyncio.to_thread(BaseXCom.set, key=key, value=address, **self._ti_key)
 
-    async def forget(self, *keys: str) -> None:
-        """Delete the XComs of an earlier try, as Airflow does before it starts a task on a worker."""
+    async def delete(self, *keys: str) -> None:
+        """Delete the XComs of an earlier try. Airflow does so only before it starts a task on a worker."""
         for key in keys:
-            await asyncio.to_thread(XCom.delete, key=key, **self._mine)
+            await asyncio.to_thread(XCom.delete, key=key, **self._ti_key)
 
 
 def render_pull(pull: XComPull, value: Any, *, native: bool) -> Any:
     """
-    Return the value that the template of a pull has on a worker.
+    Return the value to which a worker would render the template of a pull.
 
     :param pull: the pull.
     :param value: the XCom.
     :param native: whether the Dag or the task has ``render_template_as_native_obj``.
-    :raises LookupError: if a subscript is not in the value; a worker handles that.
+    :raises LookupError: if the value has no such subscript.
     :raises TypeError: if the value has no subscripts.
     """
     for step in pull.path:
@@ -123,7 +123,7 @@ def _refuse_undefined(value: Any) -> None:
 
 def renders_natively(task: Any) -> bool:
     """
-    Return whether templates yield lists and numbers as such: the task's setting, or else the Dag's.
+    Return ``render_template_as_native_obj`` of the task; if the task does not set it, of the Dag.
 
     :param task: the task.
     """

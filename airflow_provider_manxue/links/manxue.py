@@ -1,8 +1,8 @@
 """
-The buttons on a task's page in Airflow's UI.
+Buttons on a task's page in Airflow's UI.
 
-Airflow 3 asks for a link on the worker, when the task ends, and keeps the answer; Airflow 2 asks on its web server,
-each time. Either way it comes from XCom, and "" means that there is none.
+Airflow 3 calls ``get_link`` on the worker when the task ends, and stores the link. Airflow 2 calls it on the web server for
+each view of the page. The link is read from an XCom; "" means that there is none.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 
 class ManxueVideoLink(BaseOperatorLink):
-    """Leads to the finished video, as long as its URL lives."""
+    """Link to the completed video. Works for as long as the URL is valid."""
 
     name = "Watch video"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """
-        Return the URL of the video, or "".
+        Return the URL of the video; "" if there is none.
 
         :param operator: the task.
         :param ti_key: the task instance.
@@ -31,13 +31,13 @@ class ManxueVideoLink(BaseOperatorLink):
 
 
 class ManxueSavedVideoLink(BaseOperatorLink):
-    """Leads to the saved video, if its store shows objects in a browser."""
+    """Link to the saved video, if its store shows objects in a browser."""
 
     name = "Saved video"
 
     def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
         """
-        Return the address of the saved video's page, or "".
+        Return the address of the saved video's page; "" if there is none.
 
         :param operator: the task.
         :param ti_key: the task instance.
@@ -47,16 +47,16 @@ class ManxueSavedVideoLink(BaseOperatorLink):
 
 def video_link_xcom(video_url: Any) -> tuple[str, str]:
     """
-    Return key and value of the XCom in which Airflow 3 keeps the link to a video.
+    Return the key and the value of the XCom for the link to a video, in the form of Airflow 3.
 
-    For a task that ends in the triggerer, where no worker asks for the link.
+    A task that ends in the triggerer pushes it itself, since no worker calls ``get_link``.
 
-    :param video_url: what the task hands over as ``video_url``.
+    :param video_url: the XCom ``video_url`` of the task.
     """
     return ManxueVideoLink().xcom_key, _web_address(video_url)
 
 
 def _web_address(value: Any) -> str:
-    """Return what a browser may open; a script in place of an address would run in Airflow's own page."""
+    """Return an HTTP address, or "". Airflow's page would run the script in a ``javascript:`` address."""
     is_address = isinstance(value, str) and value.lower().startswith(("https://", "http://"))
     return value if is_address else ""

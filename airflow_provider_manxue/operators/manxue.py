@@ -1,45 +1,35 @@
-"""The operator: orders a video, and waits for it."""
+"""Operator that orders a video and waits for it."""
 
 from __future__ import annotations
 
-import contextlib
 import math
 import time
 import warnings
-from dataclasses import asdict, replace
-from datetime import datetime, timedelta
+from dataclasses import asdict
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from airflow.providers.common.compat.sdk import AirflowTaskTimeout
-
-from airflow_provider_manxue._airflow.order_life import place_order, track_order
-from airflow_provider_manxue._airflow.order_store import OrderStore
+from airflow_provider_manxue._airflow.order_life import place_order
+from airflow_provider_manxue._airflow.ordered_video_wait import OrderedVideoWait
 from airflow_provider_manxue._airflow.rendering import is_rendered_later
-from airflow_provider_manxue._airflow.single_wait import SingleVideoWait
 from airflow_provider_manxue._airflow.start_from_trigger import CAN_START_AND_END
+from airflow_provider_manxue._airflow.task_defaults import EXECUTION_TIMEOUT, RETRIES
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
-from airflow_provider_manxue._core.deadline import DEFER_TIMEOUT_MARGIN, EVENT_MARGIN, TimeLimits, to_seconds
-from airflow_provider_manxue._core.ids import names_a_task, parse_video_task_id
-from airflow_provider_manxue._core.order_record import OrderState, TaskInstanceRef
+from airflow_provider_manxue._core.deadline import DEFER_TIMEOUT_MARGIN, EVENT_MARGIN, to_seconds
 from airflow_provider_manxue._core.order_timing import MAX_DELAY_ON_WORKER, OrderBounds, OrderProgress
 from airflow_provider_manxue._core.orders import VideoRequest, parse_video_request
 from airflow_provider_manxue._core.polling import DEFAULT_POKE_INTERVAL, DEFAULT_TIMEOUT
-from airflow_provider_manxue.exceptions import (
-    ManxueInputError,
-    ManxueOrderTimeoutError,
-    ManxueOrderUnknownError,
-)
+from airflow_provider_manxue.exceptions import ManxueInputError
 from airflow_provider_manxue.links.manxue import ManxueVideoLink
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from airflow.providers.common.compat.sdk import Context, XComArg
 
-_ID_KEY = "video_task_id"
-"""XCom key of the id of the order."""
+    from airflow_provider_manxue._airflow.order_store import OrderStore
 
-_PARAMETERS = (
+_ORDER_FIELDS = (
     "prompt",
     "model",
     "duration",
@@ -53,27 +43,27 @@ _PARAMETERS = (
 
 
 _HAS_STATE_STORE = CAN_START_AND_END
-"""Whether this Airflow has a task state store: it came with the rendering of templates in the triggerer, in 3.3."""
+"""Whether this Airflow has a task state store. Airflow 3.3 added it together with the rendering of templates in triggers."""
 
 
-class ManxueCreateVideoOperator(SingleVideoWait):
+class ManxueCreateVideoOperator(OrderedVideoWait):
     """
-    Orders a video of the sd2_manxue service, **which costs money**, and waits until it is ready.
+    Operator that orders a video of the sd2_manxue service, **which costs money**, and waits until it is ready.
 
-    The documented rules of an order are checked before anything is sent. An order that certainly was not accepted, for
-    example because the account has no room, waits and is sent again until ``order_timeout``; one that may have been
-    accepted never is. With Airflow 3.3 and later, the order is bound to the task instance: an automatic retry continues
-    with it, whatever ended the earlier try, and so does a clear until the task's work was done. See
-    ``docs/ordering.md``, also for what is not possible with an older Airflow.
+    The documented rules of an order are checked before anything is sent. An order that was certainly not accepted, for
+    example because the account has no room, is sent again until ``order_timeout``. An order that may have been accepted
+    is never sent again. With Airflow 3.3 and later, the order is bound to the task instance: an automatic retry continues
+    with it, and so does a clear until the task has delivered the video. ``docs/ordering.md`` has the details, and the
+    limits of older versions of Airflow.
 
-    The wait is that of ``ManxueVideoSensor``: deferred by default (a triggerer must run), or, with
-    ``deferrable=False``, on the worker. XCom: ``video_task_id``, before the wait begins; then ``video_url``,
-    ``actualDuration`` and the whole task as return value, as the sensor has them. With
-    ``wait_for_completion=False`` the return value is the id.
+    The task waits as ``ManxueVideoSensor`` does: deferred by default (a triggerer must run), or on the worker with
+    ``deferrable=False``. XCom: ``video_task_id``, pushed before the wait begins; then ``video_url``, ``actualDuration``
+    and the whole task as return value, as the sensor pushes them. With ``wait_for_completion=False`` the return value is
+    the id.
 
-    Optional parameters that are None or empty are left out of the order.
+    Optional parameters that are None or empty are left out of the request.
 
-    :param prompt: (templated) what the video shows.
+    :param prompt: (templated) description of the video.
     :param model: (templated) name of the model, which decides the resolution, for example ``sd2_manxue_1080p``.
     :param duration: (templated) length in whole seconds, 4 to 15; the service's default is 5.
     :param ratio: (templated) ``21:9``, ``16:9``, ``4:3``, ``1:1``, ``3:4`` or ``9:16``; the service's default is
@@ -84,22 +74,25 @@ class ManxueCreateVideoOperator(SingleVideoWait):
     :param reference_videos: (templated) URLs of at most 3 reference videos; only with a ``..._video_...`` model.
     :param reference_audios: (templated) URLs of at most 3 reference audios.
     :param manxue_conn_id: (templated) id of the Airflow connection.
-    :param wait_for_completion: wait for the video; if False, the task ends with the id.
-    :param durable: bind the order to the task instance, where Airflow has a task state store. If False, each run
-        of the task orders again, a retry as well.
+    :param wait_for_completion: wait for the video; if False, the task ends when the order is accepted.
+    :param durable: bind the order to the task instance, where Airflow has a task state store. If False, each try orders.
     :param order_timeout: seconds (or ``timedelta``) from the start of a try within which the order must be accepted; None
-        for ``timeout``. Then the task fails with ``ManxueOrderTimeoutError``, which ``retries`` may cure.
+        for ``timeout``. After that the task fails with ``ManxueOrderTimeoutError``, and ``retries`` apply.
     :param deferrable: wait in the triggerer, for room and for the video. ``[operators] default_deferrable`` is not consulted.
     :param poke_interval: seconds (or ``timedelta``) between two polls; the service recommends 30 to 60.
     :param timeout: seconds (or ``timedelta``) from the acceptance of the order to the deadline of the wait.
-    :param exponential_backoff: let the interval double from poll to poll, up to ``max_wait``.
+    :param execution_timeout: longest time from the start of a try to its end. It bounds ``order_timeout`` and ``timeout``.
+    :param exponential_backoff: double the interval from poll to poll, up to ``max_wait``.
     :param max_wait: longest interval in seconds (or ``timedelta``).
-    :param soft_fail: skip the task when the video failed or a timeout has passed.
+    :param soft_fail: skip the task when the video failed or ``timeout`` or ``execution_timeout`` has passed.
     :param never_fail: skip the task after any error.
-    :raises ManxueInputError: if an argument cannot be used, naming each rule that is broken; nothing is sent.
+    :param retries: number of retries. Below Airflow 3.3 a retry can order a second video, and a value above 0 warns.
+    :param do_xcom_push: push the results to XCom.
+    :param kwargs: arguments of ``BaseSensorOperator``. ``mode`` must be ``poke``.
+    :raises ManxueInputError: if an argument cannot be used. The error names each broken rule, and nothing is sent.
     """
 
-    template_fields: Sequence[str] = (*_PARAMETERS, "manxue_conn_id")
+    template_fields: Sequence[str] = (*_ORDER_FIELDS, "manxue_conn_id")
     operator_extra_links = (ManxueVideoLink(),)
 
     def __init__(
@@ -121,6 +114,13 @@ class ManxueCreateVideoOperator(SingleVideoWait):
         deferrable: bool = True,
         poke_interval: timedelta | float = DEFAULT_POKE_INTERVAL,
         timeout: timedelta | float = DEFAULT_TIMEOUT,
+        execution_timeout: timedelta | None = EXECUTION_TIMEOUT,
+        exponential_backoff: bool = False,
+        max_wait: timedelta | float | None = None,
+        soft_fail: bool = False,
+        never_fail: bool = False,
+        retries: int | None = RETRIES,
+        do_xcom_push: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(
@@ -128,6 +128,13 @@ class ManxueCreateVideoOperator(SingleVideoWait):
             deferrable=deferrable,
             poke_interval=poke_interval,
             timeout=timeout,
+            execution_timeout=execution_timeout,
+            exponential_backoff=exponential_backoff,
+            max_wait=max_wait,
+            soft_fail=soft_fail,
+            never_fail=never_fail,
+            retries=retries,
+            do_xcom_push=do_xcom_push,
             **kwargs,
         )
         self.prompt = prompt
@@ -142,18 +149,17 @@ class ManxueCreateVideoOperator(SingleVideoWait):
         self.wait_for_completion = wait_for_completion
         self.durable = durable
         self.order_timeout = order_timeout
-        self._order_time = 0.0
         self._check_arguments()
 
     def _check_arguments(self) -> None:
-        """Refuse at parse time what rendering cannot cure."""
+        """Refuse arguments at parse time, unless they are rendered later."""
         if self.mode != "poke":
             raise ManxueInputError(
                 f"mode={self.mode!r} cannot be used: each poll would order again. Use deferrable=True, which holds no "
                 f"worker slot either, or wait_for_completion=False and a ManxueVideoSensor."
             )
-        if not any(map(is_rendered_later, self._parameters.values())):
-            parse_video_request(**self._parameters)
+        if not any(map(is_rendered_later, self._order_fields.values())):
+            parse_video_request(**self._order_fields)
         if self.order_timeout is not None and not self._order_timeout > 0:
             raise ManxueInputError(f"order_timeout must be a positive time, not {self.order_timeout!r}.")
         if self.durable and self.retries and not _HAS_STATE_STORE:
@@ -165,22 +171,22 @@ class ManxueCreateVideoOperator(SingleVideoWait):
 
     @property
     def reschedule(self) -> bool:
-        """False: some executors of Airflow 2 set ``mode`` to ``reschedule``, by which each poll would order again."""
+        """False. Some executors of Airflow 2 set ``mode`` to ``reschedule``, and then each poll would order again."""
         return False
 
     @property
-    def _parameters(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in _PARAMETERS}
+    def _order_fields(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in _ORDER_FIELDS}
 
     def dry_run(self) -> None:
         """
-        Check the rules, and log what would be ordered: model, seconds and fields. Nothing is sent.
+        Check the rules, and log the model, the seconds and the fields of the order. Nothing is sent.
 
-        Airflow's own method would log the template fields whole, with the signatures of URLs.
+        Airflow's own method would log the template fields with the signatures of their URLs.
 
         :raises ManxueInputError: naming each rule that is broken.
         """
-        request = parse_video_request(**self._parameters)
+        request = parse_video_request(**self._order_fields)
         self.hook.check_references(request)
         seconds = "the service's default length" if request.seconds is None else f"{request.seconds} s"
         self.log.info("Dry run: %s of video with the model %s would be ordered.", seconds, self.model)
@@ -191,7 +197,7 @@ class ManxueCreateVideoOperator(SingleVideoWait):
 
     def execute(self, context: Context) -> dict[str, Any] | str:
         """
-        Order, or continue with what this task instance has ordered already, and wait.
+        Order, or continue with the order of this task instance, and wait.
 
         :return: the whole task, under the service's field names; the id, with ``wait_for_completion=False``.
         """
@@ -208,25 +214,25 @@ class ManxueCreateVideoOperator(SingleVideoWait):
         try_number: int | None = None,
     ) -> dict[str, Any] | str:
         """
-        Resume an order that waits for room: send it again.
+        Resume when the delay of an order that waits for room is over, and send it again.
 
         :param event: the trigger's event.
         :param started_at: first start of the try that deferred, in seconds since the epoch.
         :param attempts: how often the order was sent and not accepted.
-        :param since: time of the last intent, as in the record.
+        :param since: time of the last intent, in the form of the record.
         :param try_number: number of the try that deferred.
         """
         if self._is_stale(context, try_number) or started_at is None:
             self.log.info(
-                "This try was resumed with the arguments of an earlier one, and starts like any retry."
+                "Airflow resumed this try with the arguments of an earlier try. It starts like any retry."
             )
             return self._order_and_wait(context, OrderProgress(time.time()))
         return self._order_and_wait(context, OrderProgress(started_at, attempts, since))
 
     def _order_and_wait(self, context: Context, progress: OrderProgress) -> dict[str, Any] | str:
-        request = parse_video_request(**self._parameters)
+        request = parse_video_request(**self._order_fields)
         store = self._order_store(context)
-        video_task_id = self._existing_id(store, request, progress) or self._place(
+        video_task_id = self._existing_id(store, request, progress) or self._place_order(
             context, store, request, progress
         )
         with self._track_order_outcome(context, video_task_id):
@@ -243,13 +249,13 @@ class ManxueCreateVideoOperator(SingleVideoWait):
             return None
         if order.caution:
             self.log.warning("%s", order.caution)
-        self.log.info("Continuing with the video %s, which is ordered already; nothing is sent.", order.id)
+        self.log.info("Continuing with the video %s, which is already ordered. Nothing is sent.", order.id)
         return order.id
 
-    def _place(
+    def _place_order(
         self, context: Context, store: OrderStore, request: VideoRequest, progress: OrderProgress
     ) -> str:
-        from airflow_provider_manxue._airflow.downstream_stores import check_downstream_stores
+        from airflow_provider_manxue.operators._downstream_stores import check_downstream_stores
 
         self.hook.check_references(request)
         check_downstream_stores(self, self.log)
@@ -286,16 +292,16 @@ class ManxueCreateVideoOperator(SingleVideoWait):
 
     @property
     def _order_timeout(self) -> float:
-        """Seconds from the first start within which the order is sent."""
+        """Seconds from the start of the try within which the order is sent."""
         return float(self.timeout if self.order_timeout is None else to_seconds(self.order_timeout))
 
     @property
     def _task_timeout(self) -> float:
-        """Seconds of ``execution_timeout``, which also bounds an order that waits on its worker."""
+        """Seconds of ``execution_timeout``; infinite if there is none."""
         return self.execution_timeout.total_seconds() if self.execution_timeout else math.inf
 
     def _defer_order(self, context: Context, progress: OrderProgress, next_at: float) -> NoReturn:
-        """Give the worker slot back until the order is sent again."""
+        """Defer until the order is sent again."""
         from airflow_provider_manxue.triggers.manxue import ManxueOrderRoomTrigger
 
         self.log.info("Waiting for room in the triggerer, without a worker slot.")
@@ -307,118 +313,3 @@ class ManxueCreateVideoOperator(SingleVideoWait):
             kwargs={**asdict(progress), **self._try_number(context)},
             timeout=timedelta(seconds=max(ends_at - now, EVENT_MARGIN)),
         )
-
-    def _push_id(self, context: Context, video_task_id: str) -> None:
-        if self.do_xcom_push or (self.wait_for_completion and self.deferrable):
-            # Also where nothing is handed over: it leads back to the video if Airflow drops the deferral.
-            self._push_xcoms(context, {_ID_KEY: video_task_id})
-
-    # --- the wait -------------------------------------------------------------------------------------------
-
-    @property
-    def _limits(self) -> TimeLimits:
-        """The limits of the wait, which begins when the order is accepted; ``execution_timeout`` counts from the first start."""
-        limits = super()._limits
-        return replace(limits, execution_timeout=limits.execution_timeout - self._order_time)
-
-    def _try_number(self, context: Context) -> dict[str, Any]:
-        order_time = {"order_time": self._order_time} if self._order_time else {}
-        return {**super()._try_number(context), **order_time}
-
-    def execute_complete(
-        self,
-        context: Context,
-        event: Any,
-        started_at: float | None = None,
-        try_number: int | None = None,
-        order_time: float = 0.0,
-    ) -> dict[str, Any]:
-        """
-        Resume when the trigger has fired, as the sensor does.
-
-        :param event: the trigger's event.
-        :param started_at: when the wait began, in seconds since the epoch.
-        :param try_number: number of the try that deferred.
-        :param order_time: seconds from the first start of that try to the acceptance of the order.
-        """
-        self._order_time = order_time
-        video_task_id = str(event.get("video_task_id", "")) if isinstance(event, dict) else ""
-        with self._track_order_outcome(context, video_task_id):
-            return super().execute_complete(context, event, started_at, try_number)
-
-    def _resume_stale(self, context: Context, video_task_id: str) -> dict[str, Any]:
-        # The event of an earlier try names the order; nothing is sent.
-        self._order_time = 0.0
-        video_task_id = video_task_id or self._awaited_id(context)
-        self._push_id(context, video_task_id)  # Airflow has deleted the XComs of that try
-        return super()._resume_stale(context, video_task_id)
-
-    def _resume_after_failure(self, context: Context, reason: str) -> dict[str, Any]:
-        self._check_accepted(context, reason)
-        video_task_id = self._awaited_id(context)
-        with self._track_order_outcome(context, video_task_id):
-            # A retry can resume here, without the XComs of the earlier try.
-            self._push_id(context, video_task_id)
-            return super()._resume_after_failure(context, reason)
-
-    def _started_before_failure(self, context: Context, reason: str) -> float:
-        """Return when the order was accepted, as far as its record shows: the time for which it waited for room is no wait."""
-        first_start = super()._started_before_failure(context, reason)
-        accepted_at = first_start
-        # A store can fail in any way, and a person may have edited the record.
-        with contextlib.suppress(Exception):
-            record = self._order_store(context).load()
-            if record and record.since:
-                accepted_at = max(first_start, datetime.fromisoformat(record.since).timestamp())
-        self._order_time = accepted_at - first_start
-        return accepted_at
-
-    def _check_accepted(self, context: Context, reason: str) -> None:
-        """
-        End a task that was waiting for room. The arguments of its deferral are lost, so only the record shows that.
-
-        :raises ManxueOrderTimeoutError: if nothing was accepted; a retry orders.
-        """
-        record = None
-        with contextlib.suppress(Exception):  # _awaited_id says what to do then
-            record = self._order_store(context).load()
-        if record is not None and record.state is OrderState.NOT_ACCEPTED:
-            raise ManxueOrderTimeoutError(
-                f"Airflow ended the deferral of an order that was waiting for room: {reason or 'no reason given'}. Nothing "
-                f"was ordered. A retry or a clear of the task orders. Check that a triggerer is running and not overloaded."
-            )
-
-    def _awaited_id(self, context: Context) -> str:
-        """Return the id of the order that this task instance has placed: from its record, else from its XCom."""
-        ti, store = context["ti"], self._order_store(context)
-        try:
-            record = store.load()
-            video_task_id = record.id if record else None
-            if video_task_id is None:
-                video_task_id = ti.xcom_pull(task_ids=ti.task_id, key=_ID_KEY, map_indexes=ti.map_index)
-        except (Exception, AirflowTaskTimeout) as error:  # whatever it is, no retry may order again
-            if store.enabled and isinstance(error, AirflowTaskTimeout):
-                raise  # a retry continues with the record
-            self.log.warning("The id of the order could not be loaded (%s).", type(error).__name__)
-            video_task_id = None
-        if not names_a_task(video_task_id):
-            raise ManxueOrderUnknownError(
-                "Airflow ended the deferral of this task, and the id of its order is in neither its record nor its XCom "
-                "'video_task_id'. If the log of this task names an id, wait for it with a ManxueVideoSensor. If the log "
-                "ends with an order that was not accepted, nothing was ordered: clear the task."
-            )
-        return parse_video_task_id(video_task_id)
-
-    @contextlib.contextmanager
-    def _track_order_outcome(self, context: Context, video_task_id: str) -> Iterator[None]:
-        if not self.durable:
-            yield
-            return
-        with track_order(video_task_id, self._order_store(context), context["ti"]):
-            yield
-
-    def _order_store(self, context: Context) -> OrderStore:
-        ti = context["ti"]
-        map_index = -1 if ti.map_index is None else ti.map_index
-        ref = TaskInstanceRef(ti.dag_id, ti.run_id, ti.task_id, map_index, ti.max_tries)
-        return OrderStore(context.get("task_state_store") if self.durable else None, ref, self.log)

@@ -1,11 +1,12 @@
 """
-The *Video* tab on a task instance's page, for Airflow 3.1.1 and later.
+Plugin for the *Video* tab on a task instance's page (Airflow 3.1.1 and later).
 
-It is a static page, the same for everyone. Its script asks Airflow's public REST API with the session of the person
-who looks at it, so that nobody sees here what they may not see elsewhere.
+The tab is a static page without data. Its script sends requests to Airflow's public REST API with the session of the user,
+so that the permissions of the user apply.
 
-Airflow loads this module through the entry point ``airflow.plugins``, in each of its processes, hence so little is
-imported. (The plugins in a provider's metadata are loaded only with ``[core] lazy_discover_providers = False``.)
+Airflow loads this module in each of its processes, so it imports as little as possible. It is an entry point of the group
+``airflow.plugins``, since Airflow loads the plugins in a provider's metadata only with
+``[core] lazy_discover_providers = False``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ _HEADERS = {
         "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; media-src http: https:; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
     ),
-    # The host of the video learns nothing of Airflow's address.
+    # Hides Airflow's address from the host of the video.
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "Cache-Control": "no-cache",
@@ -35,7 +36,7 @@ _HEADERS = {
 
 
 async def page(scope: Scope, receive: Receive, send: Send) -> None:
-    """Serve the page, as an ASGI application; it holds no data."""
+    """Serve the page. An ASGI application."""
     await _files()(scope, receive, send)
 
 
@@ -53,13 +54,13 @@ def _files() -> StaticFiles:
 
 
 class ManxueVideoTab(AirflowPlugin):
-    """Adds the tab, if an administrator has set ``[manxue] video_tab = True``."""
+    """Plugin that adds the tab if ``[manxue] video_tab = True`` is set."""
 
     name = "manxue_video_tab"
 
     @classmethod
     def on_load(cls, *args: Any, **kwargs: Any) -> None:
-        """Read the configuration, once."""
+        """Read the configuration, and add the tab."""
         if not conf.getboolean("manxue", "video_tab", fallback=False):
             return
         cls.fastapi_apps = [{"app": page, "url_prefix": _PREFIX, "name": "sd2_manxue video"}]
@@ -68,7 +69,7 @@ class ManxueVideoTab(AirflowPlugin):
                 "name": "Video",
                 "destination": "task_instance",
                 "url_route": "manxue_video",
-                # Without a leading slash, so that it also fits an Airflow below a path.
+                # A relative address, since Airflow may be served below a path.
                 "href": (
                     f"{_PREFIX.lstrip('/')}/?dag_id={{DAG_ID}}&run_id={{RUN_ID}}&task_id={{TASK_ID}}"
                     "&map_index={MAP_INDEX}"

@@ -1,4 +1,4 @@
-"""The sensors for one video and for many."""
+"""Sensors for one video and for many."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_manxue._airflow.batch_wait import BatchVideoWait
 from airflow_provider_manxue._airflow.rendering import is_rendered_later
 from airflow_provider_manxue._airflow.single_wait import SingleVideoWait
+from airflow_provider_manxue._airflow.task_defaults import EXECUTION_TIMEOUT
 from airflow_provider_manxue._airflow.triggerer_sensor import StartFromTriggerSensor
+from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
 from airflow_provider_manxue._core.ids import as_list, parse_video_task_id, parse_video_task_ids
+from airflow_provider_manxue._core.polling import DEFAULT_POKE_INTERVAL, DEFAULT_TIMEOUT
 from airflow_provider_manxue.links.manxue import ManxueVideoLink
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from datetime import timedelta
 
     from airflow.providers.common.compat.sdk import Context, XComArg
 
@@ -21,31 +25,33 @@ class ManxueVideoSensor(StartFromTriggerSensor, SingleVideoWait):
     """
     Sensor that waits until a video of the sd2_manxue service is ready.
 
-    The worker polls once. If the video is not ready, the task defers, and the triggerer polls on: no worker slot is
-    held, and a triggerer must run. With ``deferrable=False`` the worker itself polls on, in ``mode="poke"``, or a new
-    worker process for each poll, in ``mode="reschedule"``.
+    The worker polls once. If the video is not ready, the task defers, and the triggerer polls. A triggerer must run, and no
+    worker slot is held. With ``deferrable=False`` the worker polls until the wait ends (``mode="poke"``), or Airflow starts
+    a new worker process for each poll (``mode="reschedule"``).
 
-    XCom, the same in every mode: ``video_url`` (temporary, fetch it within a day), ``actualDuration`` (seconds,
-    None if the service leaves it out), and as return value the whole task under the service's field names.
+    XCom, the same in every mode: ``video_url`` (expires, download it within a day), ``actualDuration`` (seconds, None if
+    the service omits it), and as return value the whole task under the service's field names.
 
-    A failed video fails the task without retries, a timeout raises ``AirflowSensorTimeout``. Outages, 5xx and
-    429 responses do not end a wait. ``soft_fail`` skips the task when the video failed or a timeout has passed;
-    ``never_fail`` skips it after any error. ``execution_timeout`` bounds the whole wait, except in reschedule
-    mode, where Airflow applies it to each poke.
+    A failed video fails the task without retries. A timeout raises ``AirflowSensorTimeout``. Outages, 5xx and 429 responses
+    do not end a wait.
 
     :param video_task_id: (templated) id of the task that the create call returned, or the whole response of that call.
     :param manxue_conn_id: (templated) id of the Airflow connection.
     :param deferrable: wait in the triggerer. ``[operators] default_deferrable`` is not consulted.
     :param poke_interval: seconds (or ``timedelta``) between two polls; the service recommends 30 to 60.
     :param timeout: seconds (or ``timedelta``) from the first poll to the deadline.
-    :param exponential_backoff: let the interval double from poll to poll, up to ``max_wait``.
+    :param execution_timeout: longest time of the whole wait, unless ``mode`` is ``reschedule``, where Airflow applies it to
+        each poke.
+    :param mode: ``poke`` or ``reschedule``. It has an effect with ``deferrable=False`` only.
+    :param exponential_backoff: double the interval from poll to poll, up to ``max_wait``.
     :param max_wait: longest interval in seconds (or ``timedelta``).
-    :param soft_fail: skip the task when the video failed or a timeout has passed.
+    :param soft_fail: skip the task when the video failed or ``timeout`` or ``execution_timeout`` has passed.
     :param never_fail: skip the task after any error.
-    :param mode: ``poke`` or ``reschedule``; read with ``deferrable=False``.
-    :param start_from_trigger: start in the triggerer, without a worker (Airflow 3.3 and later).
-    :param end_from_trigger: when the video is completed, end in the triggerer, without a worker (Airflow 3.3 and
-        later). See ``docs/zero-workers.md`` for both.
+    :param do_xcom_push: push the results to XCom.
+    :param start_from_trigger: start in the triggerer, without a worker (Airflow 3.3 and later). See
+        ``docs/zero-workers.md``.
+    :param end_from_trigger: when the video is completed, end in the triggerer, without a worker (Airflow 3.3 and later).
+    :param kwargs: arguments of ``BaseSensorOperator``.
     :raises ManxueInputError: if an argument cannot be used.
     """
 
@@ -56,11 +62,35 @@ class ManxueVideoSensor(StartFromTriggerSensor, SingleVideoWait):
         self,
         *,
         video_task_id: str | dict[str, Any] | XComArg,
+        manxue_conn_id: str = DEFAULT_CONN_ID,
+        deferrable: bool = True,
+        poke_interval: timedelta | float = DEFAULT_POKE_INTERVAL,
+        timeout: timedelta | float = DEFAULT_TIMEOUT,
+        execution_timeout: timedelta | None = EXECUTION_TIMEOUT,
+        mode: str = "poke",
+        exponential_backoff: bool = False,
+        max_wait: timedelta | float | None = None,
+        soft_fail: bool = False,
+        never_fail: bool = False,
+        do_xcom_push: bool = True,
         start_from_trigger: bool = False,
         end_from_trigger: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(
+            manxue_conn_id=manxue_conn_id,
+            deferrable=deferrable,
+            poke_interval=poke_interval,
+            timeout=timeout,
+            execution_timeout=execution_timeout,
+            mode=mode,
+            exponential_backoff=exponential_backoff,
+            max_wait=max_wait,
+            soft_fail=soft_fail,
+            never_fail=never_fail,
+            do_xcom_push=do_xcom_push,
+            **kwargs,
+        )
         self.video_task_id = video_task_id
         if not is_rendered_later(self.video_task_id):
             parse_video_task_id(self.video_task_id)
@@ -86,7 +116,7 @@ class ManxueVideoSensor(StartFromTriggerSensor, SingleVideoWait):
         try_number: int | None = None,
     ) -> dict[str, Any]:
         """
-        Resume when the trigger has fired, or begin the wait if the trigger could not.
+        Resume when the trigger has fired. If the triggerer could not start the task, begin the wait.
 
         :param event: the trigger's event.
         :param started_at: when the wait began, in seconds since the epoch; None if the event names it.
@@ -104,25 +134,34 @@ class ManxueVideoBatchSensor(StartFromTriggerSensor, BatchVideoWait):
     """
     Sensor that waits until each of many videos is ready, with one deferral and one trigger for all of them.
 
-    That costs two starts of a worker process in all, instead of two for each video. A failed video is logged at
-    once, and the wait for the rest continues. At the end, and also at the deadline, all results are in XCom:
-    ``video_url`` and ``actualDuration`` as lists in the order of the ids (None where there is no video), and as
-    ``return_value`` the list of the whole tasks, those that failed with their ``error``. Then the task fails,
-    naming each video that was not completed, or succeeds if ``tolerate_failures`` is set.
+    All videos together need two worker processes, where single sensors need two for each video. A failed video is logged,
+    and the wait for the other videos continues. When the wait ends, also at the deadline, all results are in XCom:
+    ``video_url`` and ``actualDuration`` as lists in the order of the ids (None for a video that was not completed), and as
+    ``return_value`` the list of the whole tasks, with ``error`` for those that failed. Then the task fails with an error
+    that names each video that was not completed, or succeeds if ``tolerate_failures`` is set.
 
-    The task does not poll on the worker before it defers. The worker that resumes reads all tasks again, under
-    the limits of the connection: with 10 requests per second, 1,000 videos take 100 seconds.
+    The task does not poll before it defers. The worker that resumes reads all tasks again, under the limits of the
+    connection: with 10 requests per second, 1,000 videos take 100 seconds.
 
-    :param video_task_ids: (templated) ids of the tasks, or the responses of create calls; an ``XComArg`` of a
-        mapped task fits. An id that is named more than once is polled once.
+    :param video_task_ids: (templated) ids of the tasks, or the responses of create calls. An ``XComArg`` of a mapped task
+        is possible. A repeated id is polled once.
     :param tolerate_failures: succeed although some videos failed or were not ready in time.
     :param manxue_conn_id: (templated) id of the Airflow connection.
-    :param deferrable: wait in the triggerer; otherwise on a worker, in the given ``mode``.
-    :param poke_interval: seconds (or ``timedelta``) between two polls of a video.
-    :param timeout: seconds (or ``timedelta``) from the first poll to the deadline.
-    :param start_from_trigger: start in the triggerer, without a worker (Airflow 3.3 and later).
-    :param end_from_trigger: when all videos are completed, end in the triggerer, without a worker (Airflow 3.3 and
-        later). See ``docs/zero-workers.md`` for both.
+    :param deferrable: wait in the triggerer. ``[operators] default_deferrable`` is not consulted.
+    :param poke_interval: seconds (or ``timedelta``) between two polls of a video; the service recommends 30 to 60.
+    :param timeout: seconds (or ``timedelta``) from the start of the wait to the deadline.
+    :param execution_timeout: longest time of the whole wait, unless ``mode`` is ``reschedule``, where Airflow applies it to
+        each poke.
+    :param mode: ``poke`` or ``reschedule``. It has an effect with ``deferrable=False`` only.
+    :param exponential_backoff: double the interval from poll to poll, up to ``max_wait``.
+    :param max_wait: longest interval in seconds (or ``timedelta``).
+    :param soft_fail: skip the task when a video failed or ``timeout`` or ``execution_timeout`` has passed.
+    :param never_fail: skip the task after any error.
+    :param do_xcom_push: push the results to XCom.
+    :param start_from_trigger: start in the triggerer, without a worker (Airflow 3.3 and later). See
+        ``docs/zero-workers.md``.
+    :param end_from_trigger: when all videos are completed, end in the triggerer, without a worker (Airflow 3.3 and later).
+    :param kwargs: arguments of ``BaseSensorOperator``.
     :raises ManxueInputError: if an argument cannot be used.
     """
 
@@ -133,11 +172,35 @@ class ManxueVideoBatchSensor(StartFromTriggerSensor, BatchVideoWait):
         *,
         video_task_ids: Iterable[str | dict[str, Any]] | XComArg,
         tolerate_failures: bool = False,
+        manxue_conn_id: str = DEFAULT_CONN_ID,
+        deferrable: bool = True,
+        poke_interval: timedelta | float = DEFAULT_POKE_INTERVAL,
+        timeout: timedelta | float = DEFAULT_TIMEOUT,
+        execution_timeout: timedelta | None = EXECUTION_TIMEOUT,
+        mode: str = "poke",
+        exponential_backoff: bool = False,
+        max_wait: timedelta | float | None = None,
+        soft_fail: bool = False,
+        never_fail: bool = False,
+        do_xcom_push: bool = True,
         start_from_trigger: bool = False,
         end_from_trigger: bool = False,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(
+            manxue_conn_id=manxue_conn_id,
+            deferrable=deferrable,
+            poke_interval=poke_interval,
+            timeout=timeout,
+            execution_timeout=execution_timeout,
+            mode=mode,
+            exponential_backoff=exponential_backoff,
+            max_wait=max_wait,
+            soft_fail=soft_fail,
+            never_fail=never_fail,
+            do_xcom_push=do_xcom_push,
+            **kwargs,
+        )
         self.video_task_ids = as_list(video_task_ids)
         self.tolerate_failures = tolerate_failures
         if not is_rendered_later(self.video_task_ids):
@@ -165,12 +228,12 @@ class ManxueVideoBatchSensor(StartFromTriggerSensor, BatchVideoWait):
         kept: bool = False,
     ) -> list[dict[str, Any]]:
         """
-        Resume when the trigger has fired: read the videos that have ended, since events have no URL.
+        Resume when the trigger has fired, and read the videos that have ended.
 
         :param event: the trigger's event.
         :param started_at: when the wait began, in seconds since the epoch; None if the event names it.
         :param try_number: number of the try that deferred.
-        :param kept: whether the task has read a part before it deferred, which is in its XCom ``manxue_kept``.
+        :param kept: whether the task had read some videos before it deferred. They are in its XCom ``manxue_kept``.
         """
         if self._begins_on_worker(event) or self._is_stale(context, try_number):
             return self.execute(context)

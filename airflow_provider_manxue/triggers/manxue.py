@@ -41,26 +41,26 @@ if TYPE_CHECKING:
 
 
 _MAX_SLEEP = 60.0
-"""Seconds; the longest sleep of a trigger that only waits."""
+"""Seconds; the longest sleep of a trigger that sends nothing."""
 
 
 class _WaitTrigger(StartFromTrigger):
-    """Base of both triggers. Runs the polling engine with the client that all waits of the triggerer share."""
+    """Base of both triggers. Runs the polling engine with the client that all waits of an event loop share."""
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
-        """Wait, and yield one event with the end of the wait."""
+        """Wait, and yield one event with the result of the wait."""
         async with shared_client() as client:
             if isinstance(self.manxue_conn_id, str) and self._template_error is None:
                 client.prepare(self.manxue_conn_id)
             try:
                 event = await self._event(client)
-            except Exception as error:  # noqa: BLE001 - Airflow would log its text, which may contain a header or a URL
+            except Exception as error:  # noqa: BLE001 - Airflow would log its text, which may contain a key or a URL
                 event = self._unexpected_event(error)
         yield event
 
     @abc.abstractmethod
     async def _event(self, client: AsyncClient) -> TriggerEvent:
-        """Wait, and return the event with the end of the wait."""
+        """Wait, and return the event with the result of the wait."""
 
     def _unexpected_event(self, error: Exception) -> TriggerEvent:
         kind = f"{type(error).__module__}.{type(error).__qualname__}"
@@ -79,8 +79,7 @@ class _WaitTrigger(StartFromTrigger):
             deadline=times.deadline,
             first_poll_at=first,
             first_polls_until=last,
-            # A trigger that starts again does not know its earlier responses. It counts as having worked, as a later
-            # poke does.
+            # A trigger that the triggerer has started again does not know its earlier responses. It counts as having worked.
             has_worked=self.arguments.has_worked or times.resumed_at > times.first_poll_at,
             **state,
         )
@@ -90,8 +89,8 @@ class _WaitTrigger(StartFromTrigger):
             poller, client, self.manxue_conn_id, task=id(self), log=self.log, give_up_at=give_up_at
         ).run()
 
-    def _left_to_worker(self, error: ManxueError, poller: Poller) -> bool:
-        """Return whether a worker has to begin a wait that began here, and whose connection has not worked."""
+    def _must_start_on_worker(self, error: ManxueError, poller: Poller) -> bool:
+        """Return whether a worker must start the task: the triggerer started it, and its connection has not worked."""
         concerns_connection = affects_all_videos(error) or isinstance(error, ManxuePermissionError)
         return not self._given_times and not poller.has_worked and concerns_connection
 
@@ -100,26 +99,28 @@ class ManxueVideoTrigger(_WaitTrigger):
     """
     Trigger that fires when a video has ended, or the deadline has passed.
 
-    Times are absolute, in seconds since the epoch, and not of a monotonic clock: Airflow starts a trigger again,
-    with the same arguments, whenever the triggerer is restarted, and the wait continues.
-    The arguments are stored in the metadata database; they contain neither a key nor a URL.
+    Airflow stores the arguments in the metadata database. They contain neither a key nor a URL. After a restart of the
+    triggerer, Airflow starts the trigger again with the same arguments, and the wait continues. So all times are absolute,
+    in seconds since the epoch.
 
-    :param video_task_id: id of the task. In a wait that begins here also a template, or a reference to an XCom.
-    :param grace_since: since when the service refuses the id or leaves out the URL, or None.
+    :param video_task_id: (templated) id of the video task. If the task starts in the triggerer, also a reference to an XCom.
+    :param grace_since: start of the grace period in which the service refuses the id or omits the URL; None if there is none.
     :param last_answer: the last status that the worker has logged.
-    :param manxue_conn_id: id of the Airflow connection.
+    :param manxue_conn_id: (templated) id of the Airflow connection.
     :param poke_interval: seconds between two polls.
-    :param started_at: when the wait began; None if it begins here.
+    :param started_at: when the wait began. ``started_at``, ``deadline`` and ``first_poll_at`` are None if the task starts in
+        the triggerer.
     :param deadline: the moment after which no regular poll begins. A final poll follows it.
-    :param first_poll_at: when to poll first; a trigger that starts later spreads its first polls over an interval.
-    :param exponential_backoff: let the interval grow with the time waited.
-    :param max_wait: longest interval in seconds, or None.
-    :param has_worked: whether a response was parsed as a task before; then trouble with the connection may pass.
-    :param defer_timeout_margin: seconds from the deadline to Airflow's own timeout of the deferral.
-    :param timeout: seconds that a wait that begins here may take.
-    :param execution_timeout: seconds that a task that begins here may take, or None.
-    :param end_from_trigger: end the task here when the video is completed.
-    :param do_xcom_push: push the result when the task ends here.
+    :param first_poll_at: time of the first poll. A trigger that starts later spreads its first polls over one interval.
+    :param exponential_backoff: double the interval from poll to poll.
+    :param max_wait: longest interval in seconds; None for no limit.
+    :param has_worked: whether a response was parsed as a task before. Then an error of the connection ends the wait only
+        after a grace period.
+    :param defer_timeout_margin: seconds from the deadline to the time at which Airflow ends the deferral.
+    :param timeout: longest wait in seconds, if the task starts in the triggerer.
+    :param execution_timeout: longest time in seconds from start to end, if the task starts in the triggerer; None for no limit.
+    :param end_from_trigger: end the task in the triggerer when the video is completed.
+    :param do_xcom_push: push the results, if the task ends in the triggerer.
     """
 
     def __init__(
@@ -164,7 +165,7 @@ class ManxueVideoTrigger(_WaitTrigger):
         self.last_answer = last_answer
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class path and the arguments; waits in flight outlive upgrades, so both are promises."""
+        """Return the class path and the arguments. Neither may change, since deferrals in flight outlive upgrades."""
         return "airflow_provider_manxue.triggers.manxue.ManxueVideoTrigger", {
             "video_task_id": self.video_task_id,
             "grace_since": self.grace_since,
@@ -186,7 +187,7 @@ class ManxueVideoTrigger(_WaitTrigger):
         outcome = poller.outcomes[video_task_id]
         started_at = None if self._given_times else times.started_at
         if isinstance(outcome, ManxueError):
-            if self._left_to_worker(outcome, poller):
+            if self._must_start_on_worker(outcome, poller):
                 return TriggerEvent(begin_event(str(outcome)))
             final_poll = video_task_id not in poller.not_polled
             return TriggerEvent(
@@ -199,7 +200,7 @@ class ManxueVideoTrigger(_WaitTrigger):
                 )
             )
         xcoms = {**outcome.to_xcoms(), RETURN_KEY: outcome.to_dict()}
-        if self.arguments.end_from_trigger and await self._ended_here(
+        if self.arguments.end_from_trigger and await self._push_final_results(
             xcoms, video_link_xcom(outcome.video_url)
         ):
             return self._success()
@@ -210,24 +211,26 @@ class ManxueVideoBatchTrigger(_WaitTrigger):
     """
     Trigger that fires when each of many videos has ended, or the deadline has passed.
 
-    An error that concerns the connection and not a single video ends the wait for all at once.
+    An error of the connection ends the wait for all videos together.
 
-    :param video_task_ids: ids of the tasks. One that is named more than once is polled once. In a wait that
-        begins here also templates, or references to XComs.
-    :param ended_before: how many other videos of the batch have ended, by status, for the log; None for none.
-    :param manxue_conn_id: id of the Airflow connection.
+    :param video_task_ids: (templated) ids of the video tasks. A repeated id is polled once. If the task starts in the
+        triggerer, also references to XComs.
+    :param ended_before: number of other videos of the batch that have ended, by status, for the log; None for none.
+    :param manxue_conn_id: (templated) id of the Airflow connection.
     :param poke_interval: seconds between two polls of a video.
-    :param started_at: when the wait began; None if it begins here.
+    :param started_at: when the wait began. ``started_at``, ``deadline`` and ``first_poll_at`` are None if the task starts in
+        the triggerer.
     :param deadline: the moment after which no regular poll begins. A final poll of each video follows it.
-    :param first_poll_at: when to poll first; the limits of the connection spread the polls from then on.
-    :param exponential_backoff: let the interval grow with the time waited.
-    :param max_wait: longest interval in seconds, or None.
-    :param has_worked: whether a response was parsed as a task before; then trouble with the connection may pass.
-    :param defer_timeout_margin: seconds from the deadline to Airflow's own timeout of the deferral.
-    :param timeout: seconds that a wait that begins here may take.
-    :param execution_timeout: seconds that a task that begins here may take, or None.
-    :param end_from_trigger: end the task here when all videos are completed.
-    :param do_xcom_push: push the result when the task ends here.
+    :param first_poll_at: time of the first poll. The rate limiter of the connection spreads the polls after it.
+    :param exponential_backoff: double the interval from poll to poll.
+    :param max_wait: longest interval in seconds; None for no limit.
+    :param has_worked: whether a response was parsed as a task before. Then an error of the connection ends the wait only
+        after a grace period.
+    :param defer_timeout_margin: seconds from the deadline to the time at which Airflow ends the deferral.
+    :param timeout: longest wait in seconds, if the task starts in the triggerer.
+    :param execution_timeout: longest time in seconds from start to end, if the task starts in the triggerer; None for no limit.
+    :param end_from_trigger: end the task in the triggerer when all videos are completed.
+    :param do_xcom_push: push the results, if the task ends in the triggerer.
     """
 
     def __init__(
@@ -270,7 +273,7 @@ class ManxueVideoBatchTrigger(_WaitTrigger):
         self.ended_before = ended_before
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class path and the arguments; waits in flight outlive upgrades, so both are promises."""
+        """Return the class path and the arguments. Neither may change, since deferrals in flight outlive upgrades."""
         return "airflow_provider_manxue.triggers.manxue.ManxueVideoBatchTrigger", {
             "video_task_ids": self.video_task_ids,
             **({"ended_before": self.ended_before} if self.ended_before else {}),
@@ -291,11 +294,11 @@ class ManxueVideoBatchTrigger(_WaitTrigger):
         await self._drive(poller, client, self.arguments.gives_up_at(times, self._ends_at))
         outcomes = poller.outcomes
         errors = [outcome for outcome in outcomes.values() if isinstance(outcome, ManxueError)]
-        if len(errors) == len(videos) and self._left_to_worker(errors[0], poller):
+        if len(errors) == len(videos) and self._must_start_on_worker(errors[0], poller):
             return TriggerEvent(begin_event(str(errors[0])))
         if not errors and self.arguments.end_from_trigger:
-            tasks = to_tasks(ids, await self._freshened(poller, client))
-            if await self._ended_here({**to_xcoms(tasks), RETURN_KEY: tasks}):
+            tasks = to_tasks(ids, await self._refresh_aged(poller, client))
+            if await self._push_final_results({**to_xcoms(tasks), RETURN_KEY: tasks}):
                 return self._success()
         return TriggerEvent(
             batch_event(
@@ -307,8 +310,8 @@ class ManxueVideoBatchTrigger(_WaitTrigger):
             )
         )
 
-    async def _freshened(self, waited: Poller, client: AsyncClient) -> dict[str, Outcome]:
-        """Return the tasks. Those whose URLs have aged in the meantime are read again."""
+    async def _refresh_aged(self, waited: Poller, client: AsyncClient) -> dict[str, Outcome]:
+        """Return the outcomes. Videos whose URLs are older than ``MAX_URL_AGE`` are read again."""
         now = time.time()
         aged = [video for video, ended_at in waited.ended_at.items() if now - ended_at > MAX_URL_AGE]
         times = PollTimes(waited.started_at, now, now, now)
@@ -322,7 +325,7 @@ class ManxueVideoBatchTrigger(_WaitTrigger):
 
 class ManxueOrderRoomTrigger(BaseTrigger):
     """
-    Waits until an order that was not accepted is sent again. It sends nothing itself.
+    Trigger that fires when an order that was not accepted is to be sent again. It sends nothing itself.
 
     :param resume_at: when to fire, in seconds since the epoch.
     """
@@ -332,12 +335,12 @@ class ManxueOrderRoomTrigger(BaseTrigger):
         self.resume_at = resume_at
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
-        """Return the class path and the argument; deferrals in flight outlive upgrades, so both are promises."""
+        """Return the class path and the argument. Neither may change, since deferrals in flight outlive upgrades."""
         return "airflow_provider_manxue.triggers.manxue.ManxueOrderRoomTrigger", {"resume_at": self.resume_at}
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield the event to resume."""
-        # In steps: the clock may be set meanwhile.
-        while (left := self.resume_at - time.time()) > 0:  # noqa: ASYNC110 - a moment, no event of this process
+        # Short sleeps, since the clock may be set in the meantime.
+        while (left := self.resume_at - time.time()) > 0:  # noqa: ASYNC110 - a time, not an event of this process
             await asyncio.sleep(min(left, _MAX_SLEEP))
         yield TriggerEvent({"version": 1, "status": "resend"})

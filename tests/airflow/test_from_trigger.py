@@ -154,7 +154,7 @@ def test_bad_ending_resumes_on_a_worker_with_its_real_error(
     assert words[ending] in airflow.task_log(BAD, run_id, "plain")
     if ending == "timeout":
         assert "AirflowTaskTimeout" in airflow.task_log(BAD, run_id, "execution_timeout")
-    assert "This worker begins the wait" in airflow.task_log(BAD, run_id, "unknown_xcom")
+    assert "The triggerer could not start the task" in airflow.task_log(BAD, run_id, "unknown_xcom")
     assert "ManxueInputError" in airflow.task_log(BAD, run_id, "unknown_xcom")
     assert words[ending] in airflow.task_log(BAD, run_id, "macro"), "its template is rendered on the worker"
     assert {"plain", "unknown_xcom"} <= {file.name for file in tmp_path.iterdir()}

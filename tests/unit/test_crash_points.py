@@ -34,6 +34,7 @@ TRIGGERER_SIDE = (
 )
 ORDER_SIDE = (
     "operators/manxue.py",
+    "_airflow/ordered_video_wait.py",
     "_airflow/order_life.py",
     "_airflow/order_store.py",
     "hooks/manxue.py",

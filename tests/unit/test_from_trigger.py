@@ -377,7 +377,7 @@ class TestWhatOnlyAWorkerDoes:
             def execute_complete(self, context, event, started_at=None):
                 return super().execute_complete(context, event, started_at)
 
-        with pytest.warns(UserWarning, match="of its own") as caught:
+        with pytest.warns(UserWarning, match="overrides") as caught:
             wait = Mine(task_id="wait", video_task_id="proj_1", **BOTH)
         assert len(caught) == 2
         assert (wait.start_from_trigger, wait.end_from_trigger) == (False, False)
@@ -387,7 +387,7 @@ class TestWhatOnlyAWorkerDoes:
         def group(video):
             return sensor(video_task_id=video, **BOTH)
 
-        with pytest.warns(UserWarning, match="mapped tasks cannot"):
+        with pytest.warns(UserWarning, match="a mapped task starts and ends on a worker"):
             group.expand(video=["proj_1", "proj_2"])
         assert not dag.get_task("group.wait").start_from_trigger
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_manxue._airflow import order_life, order_store, waiting
+from airflow_provider_manxue._airflow import order_life, order_store, ordered_video_wait, waiting
 from airflow_provider_manxue._client import rate_limiter
 from airflow_provider_manxue._client.async_client import AsyncClient
 from airflow_provider_manxue._client.credentials import CredentialProbes
@@ -361,7 +361,7 @@ def test_oracle_sees_an_order_that_no_error_names(monkeypatch):
     def silent(video_task_id, store, ti):
         return real("of this task", store, ti)
 
-    assert is_found("is not named", monkeypatch, (operator_module, "track_order", silent))
+    assert is_found("is not named", monkeypatch, (ordered_video_wait, "track_order", silent))
 
 
 def test_oracle_sees_a_worker_that_waits_for_room(monkeypatch):

@@ -1,4 +1,4 @@
-"""A check, before an order is paid, that its direct downstream saves can store the video."""
+"""Check of the downstream saves before an order is sent."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import ObjectStoragePath
 
 from airflow_provider_manxue.exceptions import ManxueInputError
+from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,11 +21,11 @@ def check_downstream_stores(task: Any, log: Any) -> None:
     Check that the file system of each direct downstream save is installed on this worker.
 
     Only destinations with a literal scheme are checked. A save with another queue or executor may run on another worker, so
-    for it a missing file system is a warning. No connection is read, and no store is reached.
+    a missing file system is logged as a warning then. No connection is loaded, and no request is sent to a store.
 
     :param task: the task that orders.
     :param log: log of the task.
-    :raises ManxueInputError: naming the save and its scheme. Nothing was sent.
+    :raises ManxueInputError: if a file system is missing. The error names the save and its scheme.
     """
     for save, scheme in _direct_saves(task):
         problem = _why_missing(scheme)
@@ -51,9 +52,7 @@ def _direct_saves(task: Any) -> Iterator[tuple[Any, str]]:
 
 
 def _destination_of(task: Any) -> Any:
-    """Return the destination of a save, mapped or not; None for another task, and for a mapped destination."""
-    from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
-
+    """Return the destination of a save, mapped or not; None for another task and for a mapped destination."""
     if isinstance(task, ManxueToObjectStorageOperator):
         return task.destination
     kind = getattr(task, "operator_class", None)
@@ -63,15 +62,15 @@ def _destination_of(task: Any) -> Any:
 
 
 def _why_missing(scheme: str) -> str | None:
-    """Return why the file system of a scheme is missing; None if it is there."""
+    """Return the reason why the file system of a scheme is missing; None if it is installed."""
     import fsspec
 
     try:
         if _is_registered(scheme):
-            # The provider itself imports it only when the store is used.
+            # Airflow's provider of the store imports the file system late.
             fsspec.get_filesystem_class(scheme)
         else:
-            _ = ObjectStoragePath(f"{scheme}://store").fs  # a Dag can attach a file system of its own
+            _ = ObjectStoragePath(f"{scheme}://store").fs  # a Dag file can attach a file system for a scheme
     except ImportError as error:
         return str(error)
     except ValueError:
