@@ -221,7 +221,7 @@ class AsyncClient:
             secret=settings.api_key,
         )
         endpoint.has_worked = True
-        endpoint.was_refused = False
+        endpoint.key_refused = False
         return task
 
     async def close(self) -> None:
@@ -262,7 +262,7 @@ async def _open_endpoint(settings: ManxueSettings, present: Endpoint | None) -> 
     except ValueError:
         raise unusable_address(settings) from None
     if present is not None and present.settings == settings:
-        endpoint.has_worked, endpoint.was_refused = present.has_worked, present.was_refused
+        endpoint.has_worked, endpoint.key_refused = present.has_worked, present.key_refused
     return endpoint
 
 

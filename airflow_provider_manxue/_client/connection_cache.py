@@ -106,7 +106,7 @@ class Endpoint:
     :param proxy: the proxy, if one is used.
     :param timeout: the request timeout in the HTTP library's form.
     :param has_worked: whether a response was parsed as a task.
-    :param was_refused: whether the last response was a 401.
+    :param key_refused: whether the last response was a 401.
     """
 
     settings: ManxueSettings
@@ -115,7 +115,7 @@ class Endpoint:
     proxy: URL | None = dataclasses.field(repr=False)
     timeout: ClientTimeout
     has_worked: bool = False
-    was_refused: bool = False
+    key_refused: bool = False
 
 
 class ConnectionCache:
@@ -288,7 +288,7 @@ class _CachedConnection:
 
     async def after_refusal(self, refused: Endpoint) -> Endpoint | None:
         if self.endpoint is not None and self.endpoint.settings == refused.settings:
-            self.endpoint.was_refused = True
+            self.endpoint.key_refused = True
             now = asyncio.get_running_loop().time()
             if now - self._refusal_checked_at >= FAILED_LOOKUP_TTL:
                 self._refusal_checked_at = now
@@ -333,14 +333,14 @@ class _CachedConnection:
         loop = asyncio.get_running_loop()
         self._look_up = None
         self._refresh_at = loop.time() + next_in
-        if self.endpoint is not None and self.endpoint.was_refused:
+        if self.endpoint is not None and self.endpoint.key_refused:
             # Requests are held back after a 401, so none of them would start the next look-up.
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = loop.call_later(CONNECTION_TTL / 2, self._refresh_refused)
 
     def _refresh_refused(self) -> None:
-        if self.endpoint is not None and self.endpoint.was_refused:
+        if self.endpoint is not None and self.endpoint.key_refused:
             self._refresh()
 
     def stop(self) -> list[asyncio.Task[None]]:

@@ -86,7 +86,7 @@ class PartialDownload:
     :param kind: the kind of file, by its first bytes.
     :param accepted: kinds of files that are saved.
     :param received: its length so far.
-    :param doubt: why it may not be the whole video, though it has its announced length; empty if it is whole.
+    :param unverified_reason: why it may not be the whole video, though it has its announced length; empty if it is whole.
     """
 
     file: FileIO
@@ -95,7 +95,7 @@ class PartialDownload:
     kind: str = ""
     accepted: Collection[Container] = ()
     received: int = 0
-    doubt: str = ""
+    unverified_reason: str = ""
     _digest: Any = field(default_factory=hashlib.sha256)
 
     @property
@@ -106,7 +106,7 @@ class PartialDownload:
     @property
     def media_type(self) -> str:
         """The media type to store it with."""
-        if self.doubt:
+        if self.unverified_reason:
             return "application/octet-stream"
         return video_type(self.content_type) or f"video/{self.kind}"
 
@@ -182,7 +182,7 @@ class Downloader:
         Fetch the whole video into a file.
 
         :param file: an empty file, open for reading and writing without a buffer.
-        :return: what was received. With ``doubt``, it has its announced length, but may not be the whole video.
+        :return: what was received. With ``unverified_reason``, it has its announced length, but may not be the whole video.
         :raises ManxueDownloadError: if it cannot be fetched.
         :raises ManxueStorageError: if the file cannot take it.
         """
@@ -216,24 +216,24 @@ class Downloader:
                 # Nothing follows a 416, whatever its body says.
                 chunks = _chunks(response) if response.status != 416 else iter(())
                 self._receive(chunks, part, download)
-            self._judge(download)
+            self._verify(download)
         except ChangedVideoError:
             download.forget_version()
             raise
 
-    def _judge(self, download: PartialDownload) -> None:
+    def _verify(self, download: PartialDownload) -> None:
         announced = download.validators.size
-        found = judge(download.read_at, download.received, announced, download.accepted)
-        if found.state is State.INCOMPLETE:
+        verdict = judge(download.read_at, download.received, announced, download.accepted)
+        if verdict.state is State.INCOMPLETE:
             # With all bytes there, those of a later response cannot mend it.
             kind = ChangedVideoError if download.received == announced else BrokenTransferError
-            raise kind(found.reason)
-        download.doubt = found.reason
+            raise kind(verdict.reason)
+        download.unverified_reason = verdict.reason
 
     def _receive(self, chunks: Iterator[bytes], part: Part, download: PartialDownload) -> None:
         if part.start == 0:
             # Before anything that is there already is given up.
-            head = _at_least(HEAD_BYTES, chunks)
+            head = _read_head(HEAD_BYTES, chunks)
             check_head(head, part.content_type, part.validators.coding)
             if download.received:
                 self._log.info("The download starts from the first byte.")
@@ -303,7 +303,7 @@ def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
         yield chunk
 
 
-def _at_least(count: int, chunks: Iterator[bytes]) -> bytes:
+def _read_head(count: int, chunks: Iterator[bytes]) -> bytes:
     """Return the first chunks in one, of at least so many bytes if there are any."""
     head = b""
     while len(head) < count and (chunk := next(chunks, b"")):

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from airflow_provider_manxue._core.worker_pass import WorkerPass
     from airflow_provider_manxue.models import VideoTask
 
-SUBMIT_AT_ONCE = 200
+SUBMIT_CHUNK = 200
 """Polls of a batch that are queued without a pause for other work on the event loop."""
 
 
@@ -88,15 +88,17 @@ class BlockingDriver:
     def run(self) -> None:
         """Poll until the wait has ended, or the pass is over."""
         poller = self._poller
-        leaves_at = time.monotonic() + (float("inf") if self._pass is None else self._pass.longest)
+        pass_ends_at = time.monotonic() + (float("inf") if self._pass is None else self._pass.longest)
         while not poller.done:
             for video_task_id, _ in poller.take_due(time.time()):
                 self._poll(video_task_id)
                 self._reporter.write_lines(poller)
-            now, left = time.time(), leaves_at - time.monotonic()
-            if poller.done or (self._pass is not None and (left <= 0 or self._pass.is_over(poller, now))):
+            now, remaining = time.time(), pass_ends_at - time.monotonic()
+            if poller.done or (
+                self._pass is not None and (remaining <= 0 or self._pass.is_over(poller, now))
+            ):
                 return
-            time.sleep(max(0.0, min((poller.next_due or now) - now, left)))
+            time.sleep(max(0.0, min((poller.next_due or now) - now, remaining)))
 
     def _poll(self, video_task_id: str) -> None:
         sent_at = time.time()
@@ -151,13 +153,13 @@ class AsyncDriver:
         self._in_flight: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
-        self._leaves_at = float("inf")
+        self._pass_ends_at = float("inf")
 
     async def run(self) -> None:
         """Poll until each wait has ended, or the pass is over."""
         self._loop = asyncio.get_running_loop()
         if self._pass is not None:
-            self._leaves_at = self._loop.time() + self._pass.longest
+            self._pass_ends_at = self._loop.time() + self._pass.longest
         # The rate limiter may start a request from the callback of another wait: the log context is ours.
         self._context = contextvars.copy_context()
         self._finished: asyncio.Future[None] = self._loop.create_future()
@@ -186,11 +188,11 @@ class AsyncDriver:
         if self._finished.done():
             return
         try:
-            self._take_step()
+            self._step()
         except Exception as error:  # noqa: BLE001 - the wait ends with it, instead of never
             self._finished.set_exception(error)
 
-    def _take_step(self) -> None:
+    def _step(self) -> None:
         poller, now = self._poller, time.time()
         if now >= poller.deadline and not self._is_promoted:
             self._is_promoted = True
@@ -198,7 +200,7 @@ class AsyncDriver:
         if now >= self._give_up_at:
             poller.give_up(now)
         self._reporter.write_lines(poller)
-        if poller.done or self._leaves(now):
+        if poller.done or self._is_pass_over(now):
             self._finished.set_result(None)
             return
         next_due = poller.next_due
@@ -208,14 +210,14 @@ class AsyncDriver:
                     self._spawn(self._connect())
                 next_due = None  # until the connection has been read
             else:
-                for video_task_id, is_final in poller.take_due(now, SUBMIT_AT_ONCE):
+                for video_task_id, is_final in poller.take_due(now, SUBMIT_CHUNK):
                     self._submit(video_task_id, is_final=is_final)
                 if self._queued:
                     self._limiter.warn_if_slow(poller.policy.interval)
                 next_due = poller.next_due
         self._set_timer(now, next_due)
 
-    def _leaves(self, now: float) -> bool:
+    def _is_pass_over(self, now: float) -> bool:
         if self._pass is None:
             return False
         next_grant_at = 0.0
@@ -223,7 +225,7 @@ class AsyncDriver:
             next_grant_at = now + self._limiter.resumes_at - self._loop.time()
         is_polling = bool(self._queued or self._in_flight)
         # The timer is set by the wall clock, which is coarser.
-        is_late = self._loop.time() >= self._leaves_at - 0.001
+        is_late = self._loop.time() >= self._pass_ends_at - 0.001
         if not is_late and not self._pass.is_over(
             self._poller, now, is_polling=is_polling, next_grant_at=next_grant_at
         ):
@@ -235,7 +237,7 @@ class AsyncDriver:
     def _set_timer(self, now: float, next_due: float | None) -> None:
         at = min(float("inf") if next_due is None else next_due, self._poller.next_line_at, self._give_up_at)
         if self._pass is not None:
-            at = min(at, self._pass.ends_at, now + self._leaves_at - self._loop.time())
+            at = min(at, self._pass.ends_at, now + self._pass_ends_at - self._loop.time())
         if self._queued and now < self._poller.deadline:
             at = min(at, self._poller.deadline)
         if self._timer is not None:
@@ -255,13 +257,13 @@ class AsyncDriver:
         """Queue the polls again as final ones that were queued before the deadline: those go first."""
         if videos is None:
             videos = [video for video, (_, is_final) in self._queued.items() if not is_final]
-        for video_task_id in videos[:SUBMIT_AT_ONCE]:
+        for video_task_id in videos[:SUBMIT_CHUNK]:
             if video_task_id in self._queued:  # it may have been granted meanwhile
                 request, _ = self._queued.pop(video_task_id)
                 self._limiter.cancel(request)  # type: ignore[union-attr] # what is queued, is queued there
                 self._submit(video_task_id, is_final=True)
-        if len(videos) > SUBMIT_AT_ONCE and not self._finished.done():
-            self._loop.call_soon(self._promote, videos[SUBMIT_AT_ONCE:])
+        if len(videos) > SUBMIT_CHUNK and not self._finished.done():
+            self._loop.call_soon(self._promote, videos[SUBMIT_CHUNK:])
 
     # --- requests -----------------------------------------------------------------------------------------
 
@@ -323,7 +325,7 @@ class AsyncDriver:
             outcome = error
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a library can raise anything
             outcome = self._unexpected(error)
-        self._take_in(limiter, video_task_id, outcome, sent_at)
+        self._handle(limiter, video_task_id, outcome, sent_at)
 
     def _unexpected(self, error: BaseException) -> ManxueInternalError:
         """
@@ -336,7 +338,7 @@ class AsyncDriver:
             raise error
         return self._reporter.unexpected(error)
 
-    def _take_in(
+    def _handle(
         self, limiter: AdaptiveRateLimiter, video_task_id: str, outcome: Outcome, sent_at: float
     ) -> None:
         poller = self._poller

@@ -97,7 +97,7 @@ class Store(Protocol):
     def temporary_file(self) -> AbstractContextManager[tuple[FileIO, Path]]:
         """Open a new file without a buffer, and remove it at the end, unless it was moved."""
 
-    def look(self) -> Existing:
+    def stat(self) -> Existing:
         """
         Return what is there now.
 
@@ -182,7 +182,7 @@ class LocalStore:
         """Open it in the same folder, since a rename is atomic within one file system only."""
         return _temporary_file(self._path.parent, FileIO)
 
-    def look(self) -> Existing:
+    def stat(self) -> Existing:
         """Return what is there now."""
         try:
             status = self._path.stat()
@@ -255,7 +255,7 @@ class ObjectStore:
         """Open it in the folder for such files, which others use too. It need not reach the disk."""
         return _temporary_file(Path(tempfile.gettempdir()), partial(FileIO, opener=_open_for_us_alone))
 
-    def look(self) -> Existing:
+    def stat(self) -> Existing:
         """Return what is there now. Where a file is never replaced in any case, a look that is forbidden shows nothing."""
         try:
             info = self._info(self._path)

@@ -80,8 +80,8 @@ class _LoopThread:
     def wait(self, timeout: float = float("inf")) -> None:
         """Wait until the coroutine has ended, or for so many seconds."""
         ends_at = time.monotonic() + timeout
-        while not self._has_ended and (left := ends_at - time.monotonic()) > 0:
-            self._runs.acquire(timeout=min(left, SIGNAL_CHECK_INTERVAL))
+        while not self._has_ended and (remaining := ends_at - time.monotonic()) > 0:
+            self._runs.acquire(timeout=min(remaining, SIGNAL_CHECK_INTERVAL))
 
     def cancel(self) -> None:
         """Cancel the coroutine if it still runs, and wait for its end."""

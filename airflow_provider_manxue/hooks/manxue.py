@@ -51,10 +51,10 @@ if TYPE_CHECKING:
 
     from airflow_provider_manxue.models import ManxueSettings, VideoTask
 
-_NO_ANSWER = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
+_NO_RESPONSE = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 """Exceptions of the libraries for a request that gets no response."""
 
-_BAD_ADDRESS = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError)
+_UNUSABLE_ADDRESS = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError)
 """Exceptions of the libraries for a host or proxy that cannot be used."""
 
 _PROBE_ID = "airflow-connection-test"
@@ -198,19 +198,19 @@ class ManxueHook(BaseHook):
 
     def _query(self, settings: ManxueSettings, task_id: str) -> VideoTask:
         try:
-            answer = _exchange(self._session, settings, "GET", result_url(settings.base_url, task_id))
-            if answer.failure is not None:
-                raise answer.failure
+            response = _exchange(self._session, settings, "GET", result_url(settings.base_url, task_id))
+            if response.body_error is not None:
+                raise response.body_error
         # The library's own texts repeat the whole request, so the cause is not chained.
-        except _BAD_ADDRESS:
+        except _UNUSABLE_ADDRESS:
             raise unusable_address(settings) from None
-        except _NO_ANSWER as error:
+        except _NO_RESPONSE as error:
             raise no_answer(error, urlsplit(settings.base_url).hostname or "") from None
         return parse_task(
-            answer.http_status,
-            answer.body,
+            response.http_status,
+            response.body,
             video_task_id=task_id,
-            retry_after=answer.retry_after,
+            retry_after=response.retry_after,
             now=time.time(),
             secret=settings.api_key,
         )
@@ -300,15 +300,15 @@ class ManxueHook(BaseHook):
             # A connection of its own: one that was kept open may have been closed by the service, and the order
             # would be lost on it in a way that cannot be told from an accepted one.
             with self._new_session() as session:
-                answer = _exchange(session, settings, "POST", create_url(settings.base_url), body)
+                response = _exchange(session, settings, "POST", create_url(settings.base_url), body)
             task = parse_order_response(
-                answer.http_status,
-                answer.body,
-                retry_after=answer.retry_after,
+                response.http_status,
+                response.body,
+                retry_after=response.retry_after,
                 now=time.time(),
                 secret=settings.api_key,
                 busy_codes=settings.busy_codes,
-                failure=self._failure_of(answer, settings),
+                failure=self._body_error(response, settings),
             )
             self.log.info("Ordered the video %s (model %s).", task.id, request.fields["model"])
             return task
@@ -317,17 +317,17 @@ class ManxueHook(BaseHook):
         except BaseException as error:  # noqa: BLE001 - what it means for the order is raised, with its cause
             # Whatever went wrong once the body has left, be it a timeout or a signal of Airflow's, which are no
             # Exceptions: the order may have been accepted.
-            is_expected = isinstance(error, _NO_ANSWER)
+            is_expected = isinstance(error, _NO_RESPONSE)
             hostname = urlsplit(settings.base_url).hostname or ""
-            outcome = order_without_response(error, hostname, body_left=body.left)
-            raise outcome from (None if is_expected or body.left else error)
+            outcome = order_without_response(error, hostname, body_left=body.started)
+            raise outcome from (None if is_expected or body.started else error)
 
     @staticmethod
-    def _failure_of(answer: _Answer, settings: ManxueSettings) -> ManxueError | None:
+    def _body_error(response: _ServiceResponse, settings: ManxueSettings) -> ManxueError | None:
         """Return why the body of a response could not be read, without the library's own text."""
-        if answer.failure is None or isinstance(answer.failure, ManxueError):
-            return answer.failure
-        return no_answer(answer.failure, urlsplit(settings.base_url).hostname or "")
+        if response.body_error is None or isinstance(response.body_error, ManxueError):
+            return response.body_error
+        return no_answer(response.body_error, urlsplit(settings.base_url).hostname or "")
 
     def test_connection(self) -> tuple[bool, str]:
         """
@@ -365,29 +365,29 @@ class _TrackedBody:
 
     def __init__(self, content: bytes) -> None:
         self._content = content
-        self.left = False
+        self.started = False
 
     def __len__(self) -> int:
         return len(self._content)
 
     def __iter__(self) -> Iterator[bytes]:
-        self.left = True
+        self.started = True
         yield self._content
 
 
 @dataclass(frozen=True, slots=True)
-class _Answer:
+class _ServiceResponse:
     """
     A response.
 
     :param body: the body, or as much of it as was read.
-    :param failure: why the body could not be read to its end; None if it was.
+    :param body_error: why the body could not be read to its end; None if it was.
     """
 
     http_status: int
     body: bytes
     retry_after: Sequence[str]
-    failure: BaseException | None = None
+    body_error: BaseException | None = None
 
 
 def _exchange(
@@ -396,7 +396,7 @@ def _exchange(
     method: str,
     url: str,
     body: _TrackedBody | None = None,
-) -> _Answer:
+) -> _ServiceResponse:
     """Send one request and read its response. ``request_timeout`` bounds both together."""
     ends_at = time.monotonic() + settings.request_timeout
     with session.request(
@@ -413,15 +413,15 @@ def _exchange(
         proxies=_proxies(settings),
     ) as response:
         content = bytearray()
-        failure: BaseException | None = None
+        body_error: BaseException | None = None
         try:
             _read_body(response, content, settings.request_timeout, ends_at)
             encoding = response.headers.get("Content-Encoding", "")
             content = bytearray(decode_body(bytes(content), encoding, MAX_BODY))
         except BaseException as error:  # noqa: BLE001 - raised by the caller, for which the status may matter more
-            failure = error
-        return _Answer(
-            response.status_code, bytes(content), response.raw.headers.getlist("Retry-After"), failure
+            body_error = error
+        return _ServiceResponse(
+            response.status_code, bytes(content), response.raw.headers.getlist("Retry-After"), body_error
         )
 
 
@@ -433,23 +433,23 @@ def _proxies(settings: ManxueSettings) -> dict[str, str]:
 def _read_body(response: Response, content: bytearray, timeout: float, ends_at: float) -> None:
     """Read a body within bounds: it may be endless, slow, or compressed in spite of the request."""
     raw: Any = response.raw
-    cutoff = SocketDeadline(raw.sock, ends_at - time.monotonic())
+    deadline = SocketDeadline(raw.sock, ends_at - time.monotonic())
     try:
-        _read_bounded(response, content, cutoff)
-    except _NO_ANSWER:
-        if not cutoff.expired:
+        _read_bounded(response, content, deadline)
+    except _NO_RESPONSE:
+        if not deadline.expired:
             raise
     finally:
-        cutoff.cancel()
-    if cutoff.expired:
+        deadline.cancel()
+    if deadline.expired:
         raise ManxueTransientError(
             f"HTTP {response.status_code} with a response that took longer than {timeout:g} s"
         )
 
 
-def _read_bounded(response: Response, content: bytearray, cutoff: SocketDeadline) -> None:
+def _read_bounded(response: Response, content: bytearray, deadline: SocketDeadline) -> None:
     # What the system has received before the cut could still be read, and be a million chunks of one byte.
-    while not cutoff.expired and (chunk := response.raw.read1(65536, decode_content=False)):
+    while not deadline.expired and (chunk := response.raw.read1(65536, decode_content=False)):
         content += chunk
         if len(content) > MAX_BODY:
             raise ManxueTransientError(

@@ -110,7 +110,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self._url_at_hand = _SecretUrl()
+        self._known_url = _SecretUrl()
         self.video_task_id = video_task_id
         self.destination = destination
         self.manxue_conn_id = manxue_conn_id
@@ -131,7 +131,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
     @video_task_id.setter
     def video_task_id(self, value: Any) -> None:
         if isinstance(value, Mapping) and str(value.get("video_url")).startswith(("http:", "https:")):
-            self._url_at_hand = _SecretUrl(str(value["video_url"]))
+            self._known_url = _SecretUrl(str(value["video_url"]))
             value = {name: field for name, field in value.items() if name != "video_url"}
         self._video_task_id = value
 
@@ -197,9 +197,9 @@ class ManxueToObjectStorageOperator(BaseOperator):
         video_task_id = parse_video_task_id(self.video_task_id)
         uri = parse_destination(self.destination, video_task_id)
         with open_store(uri, self.storage_conn_id or None) as store:
-            existing = self._look(store)
-            if self._is_in_the_way(existing, uri):
-                result = self._skipped(existing, uri)
+            existing = self._stat(store)
+            if self._should_skip(existing, uri):
+                result = self._skip(existing, uri)
             else:
                 result = self._save(store, existing, uri, deadline)
             web_address = store.web_address()
@@ -222,18 +222,18 @@ class ManxueToObjectStorageOperator(BaseOperator):
         video, uri, size = self._saved
         return lineage_of([video], saved=(uri, size))
 
-    def _look(self, store: Store) -> Existing:
+    def _stat(self, store: Store) -> Existing:
         """Look what is there. A store that only takes files may forbid it, if they may be replaced."""
         from airflow_provider_manxue._client.storage import Existing
 
         try:
-            return store.look()
+            return store.stat()
         except PermissionError:
             if self.if_exists != "overwrite":
                 raise
             return Existing()
 
-    def _is_in_the_way(self, existing: Existing, uri: str) -> bool:
+    def _should_skip(self, existing: Existing, uri: str) -> bool:
         """Return whether a file that is there already ends the task well."""
         from airflow_provider_manxue._client.storage import Found
 
@@ -241,30 +241,30 @@ class ManxueToObjectStorageOperator(BaseOperator):
             raise _exists_error(uri, existing)
         return self.if_exists == "skip" and existing.found is Found.FILE
 
-    def _skipped(self, existing: Existing, uri: str) -> dict[str, Any]:
+    def _skip(self, existing: Existing, uri: str) -> dict[str, Any]:
         self.log.info("%s is there already (%d bytes); nothing is stored.", uri, existing.size)
         return {"size": existing.size, "content_type": None, "sha256": None}
 
     def _save(self, store: Store, existing: Existing, uri: str, deadline: Deadline) -> dict[str, Any]:
         from airflow_provider_manxue._client.storage import Found
 
-        url_refresher = UrlRefresher(self.hook, self.video_task_id, self._url_at_hand.value, self.log)
+        url_refresher = UrlRefresher(self.hook, self.video_task_id, self._known_url.value, self.log)
         downloader = self._downloader(url_refresher, deadline)
         create = self.if_exists != "overwrite" and existing.found is Found.NOTHING
         with store.temporary_file() as (file, path):
             download = downloader.fetch(file)
             check = partial(deadline.check, "all is received, and is being stored")
-            if download.doubt:
-                self._keep_unverified(download, path, uri, check)
+            if download.unverified_reason:
+                self._store_unverified(download, path, uri, check)
             try:
-                if create and self._is_in_the_way(store.look(), uri):
+                if create and self._should_skip(store.stat(), uri):
                     raise FileExistsError
                 store.put(path, download.media_type, check, create=create)
             except FileExistsError:
                 # Another task was faster.
-                found = store.look()
-                if self._is_in_the_way(found, uri):
-                    return self._skipped(found, uri)
+                found = store.stat()
+                if self._should_skip(found, uri):
+                    return self._skip(found, uri)
                 raise
         self._saved = without_url(url_refresher.video), uri, download.received
         self.log.info("Saved %s (%d bytes, SHA-256 %s).", uri, download.received, download.sha256)
@@ -286,7 +286,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
             log=self.log,
         )
 
-    def _keep_unverified(
+    def _store_unverified(
         self, download: PartialDownload, path: Path, uri: str, check: Callable[[], None]
     ) -> NoReturn:
         """Store what may not be a whole video under another name, since its URL will expire."""
@@ -296,7 +296,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
         with open_store(name, self.storage_conn_id or None) as store:
             store.put(path, download.media_type, check, create=False)
         raise ManxueUnverifiedVideoError(
-            f"All {download.received} announced bytes were received, but {download.doubt}. They were saved as {name}. "
+            f"All {download.received} announced bytes were received, but {download.unverified_reason}. They were saved as {name}. "
             f"Check that file, and rename it if it is the video."
         )
 
@@ -351,7 +351,7 @@ class UrlRefresher:
             self.video = task.to_dict()
             if task.status is TaskStatus.COMPLETED and task.video_url:
                 return task.video_url
-            problem = _why_there_is_none(task)
+            problem = _missing_url_error(task)
         if not self._known_url:
             raise problem
         self._log.warning("%s The URL that was passed on is used instead.", problem)
@@ -359,7 +359,7 @@ class UrlRefresher:
         return url
 
 
-def _why_there_is_none(task: VideoTask) -> ManxueError:
+def _missing_url_error(task: VideoTask) -> ManxueError:
     if task.status is TaskStatus.COMPLETED:
         return ManxueResultMissingError(
             f"The video {task.id} is completed, but the answer holds no URL of it."

@@ -148,15 +148,15 @@ def test_huge_answer_is_cut_off(form, way, measure):
 
 def test_nothing_is_read_after_the_cut_that_was_received_before_it():
     """It could be a million chunks of one byte."""
-    cutoff = SimpleNamespace(expired=False)
+    deadline = SimpleNamespace(expired=False)
 
     def read1(amount, decode_content):
-        assert not cutoff.expired
-        cutoff.expired = True
+        assert not deadline.expired
+        deadline.expired = True
         return b"x"
 
     content = bytearray()
-    _read_bounded(SimpleNamespace(raw=SimpleNamespace(read1=read1)), content, cutoff)
+    _read_bounded(SimpleNamespace(raw=SimpleNamespace(read1=read1)), content, deadline)
     assert content == b"x"
 
 
