@@ -17,13 +17,10 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from airflow_provider_manxue._client.background import cancel_and_wait, spawn_background
-from airflow_provider_manxue._client.connection_cache import (
-    ConnectionCache,
-    Endpoint,
-    Session,
-    load_connection,
-)
+from airflow_provider_manxue._client.connection_cache import ConnectionCache
+from airflow_provider_manxue._client.connection_loader import load_connection
 from airflow_provider_manxue._client.credentials import CredentialProbes
+from airflow_provider_manxue._client.endpoint import Endpoint, Session
 from airflow_provider_manxue._client.network import (
     MAX_HEADER_LINE,
     MAX_HEADERS,

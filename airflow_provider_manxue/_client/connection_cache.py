@@ -13,24 +13,19 @@ set up from have changed. If it fails, the entry stays in use: without limit if 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import math
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_manxue._client.background import cancel_and_wait, spawn_background
-from airflow_provider_manxue._core.connection import missing_connection, parse_connection
 from airflow_provider_manxue._core.polling import GRACE_TIME
 from airflow_provider_manxue.exceptions import ManxueConfigurationError, ManxueError, ManxueTransientError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
-    from aiohttp import ClientSession, ClientTimeout
-    from yarl import URL
-
+    from airflow_provider_manxue._client.endpoint import Endpoint, Session
     from airflow_provider_manxue.models import ManxueSettings
 
 CONNECTION_TTL = 60.0
@@ -54,68 +49,6 @@ _FIELD_NAMES = {
 }
 
 log = logging.getLogger(__name__)
-
-
-class Session:
-    """
-    An open HTTP session, which is closed once it is retired and its last request has ended.
-
-    :param client: the session of the HTTP library.
-    :param key: what it was set up from.
-    """
-
-    __slots__ = ("_closing", "client", "in_flight", "key", "retired")
-
-    def __init__(self, client: ClientSession, key: tuple[object, ...]) -> None:
-        self.client = client
-        self.key = key
-        self.in_flight = 0
-        self.retired = False
-        self._closing: asyncio.Task[None] | None = None
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether the session is closed, and not only being closed."""
-        return self._closing is not None and self._closing.done()
-
-    def retire(self) -> None:
-        """Mark the session as replaced."""
-        self.retired = True
-        self.close_if_unused()
-
-    def close_if_unused(self) -> None:
-        """Close the session in the background if it is retired and nothing is in flight."""
-        if self.retired and not self.in_flight and self._closing is None:
-            self._closing = spawn_background(self.client.close())
-
-    async def close(self) -> None:
-        """Close the session, requests in flight included."""
-        if self._closing is None:
-            self._closing = spawn_background(self.client.close())
-        await asyncio.gather(self._closing, return_exceptions=True)
-
-
-@dataclass(slots=True, eq=False)
-class Endpoint:
-    """
-    All that a request needs, prepared once.
-
-    :param settings: the connection.
-    :param session: the session set up from it.
-    :param headers: headers of each request, the API key among them.
-    :param proxy: the proxy, if one is used.
-    :param timeout: the request timeout in the HTTP library's form.
-    :param has_worked: whether a response was parsed as a task.
-    :param key_refused: whether the last response was a 401.
-    """
-
-    settings: ManxueSettings
-    session: Session
-    headers: Mapping[str, str] = dataclasses.field(repr=False)
-    proxy: URL | None = dataclasses.field(repr=False)
-    timeout: ClientTimeout
-    has_worked: bool = False
-    key_refused: bool = False
 
 
 class ConnectionCache:
@@ -354,48 +287,3 @@ def changed_fields(present: ManxueSettings, new: ManxueSettings) -> list[str]:
     """Return the names of the fields that differ, each once, without their values."""
     names = (name for name in _FIELD_NAMES if getattr(present, name) != getattr(new, name))
     return list(dict.fromkeys(_FIELD_NAMES[name] for name in names))
-
-
-async def load_connection(conn_id: str) -> ManxueSettings:
-    """
-    Read an Airflow connection on an event loop.
-
-    :param conn_id: id of the Airflow connection.
-    :raises ManxueConfigurationError: if it is missing or a field of it cannot be used.
-    :raises ManxueTransientError: if the connection could not be loaded just now.
-    """
-    try:
-        connection = await _get_connection(conn_id)
-    except ManxueError:
-        raise
-    except Exception as error:  # noqa: BLE001
-        # The cause may have passed at the next poll. The text of the error is left out, as it may hold a part of the
-        # connection.
-        raise unreadable_connection(conn_id, error) from None
-    return await asyncio.to_thread(
-        parse_connection,
-        conn_id,
-        host=connection.host,
-        password=connection.password,
-        port=connection.port,
-        schema=connection.schema,
-        extra=connection.extra,
-    )
-
-
-async def _get_connection(conn_id: str) -> Any:
-    from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
-    from airflow.providers.common.compat.sdk import AirflowNotFoundException
-
-    try:
-        connection = await get_async_connection(conn_id)
-    except AirflowNotFoundException:
-        raise missing_connection(conn_id) from None
-    # For the sake of Airflow, which masks the values in its logs. It reads a text that is no JSON as no fields.
-    await get_async_extra_dejson(connection)
-    return connection
-
-
-def unreadable_connection(conn_id: str, error: Exception) -> ManxueTransientError:
-    """Return the error for a connection that Airflow could not read just now."""
-    return ManxueTransientError(f"Airflow could not read the connection {conn_id!r}: {type(error).__name__}")

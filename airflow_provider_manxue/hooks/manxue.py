@@ -4,34 +4,31 @@ from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass
 from functools import cached_property
-from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import requests
-import urllib3
-from requests.auth import AuthBase
-
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_provider_manxue._client.connection_cache import unreadable_connection
-from airflow_provider_manxue._client.network import ca_path, proxy_for, unusable_address
-from airflow_provider_manxue._client.request_deadline import DeadlineAdapter, SocketDeadline
+from airflow_provider_manxue._client.connection_loader import unreadable_connection
+from airflow_provider_manxue._client.network import unusable_address
+from airflow_provider_manxue._client.sync_client import (
+    NO_RESPONSE,
+    UNUSABLE_ADDRESS,
+    TrackedBody,
+    exchange,
+    new_session,
+)
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID, missing_connection, parse_connection
-from airflow_provider_manxue._core.content_coding import decode_body
 from airflow_provider_manxue._core.ids import parse_video_task_id
 from airflow_provider_manxue._core.order_outcomes import order_without_response, parse_order_response
 from airflow_provider_manxue._core.order_timing import MAX_ATTEMPTS, quick_resend_delay
 from airflow_provider_manxue._core.orders import VideoRequest, parse_video_request
 from airflow_provider_manxue._core.responses import (
-    MAX_BODY,
     create_url,
     no_answer,
     parse_task,
     result_url,
-    user_agent,
 )
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
@@ -39,42 +36,20 @@ from airflow_provider_manxue.exceptions import (
     ManxueOrderError,
     ManxueOrderNotAcceptedError,
     ManxueRefusedError,
-    ManxueTransientError,
     ManxueVideoFailedError,
 )
 from airflow_provider_manxue.get_provider_info import CONNECTION_TYPE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from requests import PreparedRequest, Response
+    import requests
 
+    from airflow_provider_manxue._client.sync_client import ServiceResponse
     from airflow_provider_manxue.models import ManxueSettings, VideoTask
-
-_NO_RESPONSE = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
-"""Exceptions of the libraries for a request that gets no response."""
-
-_UNUSABLE_ADDRESS = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError)
-"""Exceptions of the libraries for a host or proxy that cannot be used."""
 
 _PROBE_ID = "airflow-connection-test"
 """An id that no task has. A query for it costs nothing."""
-
-
-class BearerAuth(AuthBase):
-    """
-    Authentication by a request header that has the API key.
-
-    :param api_key: the key.
-    """
-
-    def __init__(self, api_key: str) -> None:
-        self._api_key = api_key
-
-    def __call__(self, request: PreparedRequest) -> PreparedRequest:
-        """Add the header to a request."""
-        request.headers["Authorization"] = f"Bearer {self._api_key}"
-        return request
 
 
 class ManxueHook(BaseHook):
@@ -148,22 +123,7 @@ class ManxueHook(BaseHook):
 
     @cached_property
     def _session(self) -> requests.Session:
-        return self._new_session()
-
-    @staticmethod
-    def _new_session() -> requests.Session:
-        session = requests.Session()
-        # Proxy and authorities are passed with each request. Its entry in .netrc would replace the API key.
-        session.trust_env = False
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, DeadlineAdapter())
-        # No cookies: the session would store any number of them.
-        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
-        # A compressed response could be small on the wire and huge in memory.
-        session.headers.update(
-            {"User-Agent": user_agent(), "Accept": "application/json", "Accept-Encoding": "identity"}
-        )
-        return session
+        return new_session()
 
     def get_conn(self) -> requests.Session:
         """
@@ -198,13 +158,13 @@ class ManxueHook(BaseHook):
 
     def _query(self, settings: ManxueSettings, task_id: str) -> VideoTask:
         try:
-            response = _exchange(self._session, settings, "GET", result_url(settings.base_url, task_id))
+            response = exchange(self._session, settings, "GET", result_url(settings.base_url, task_id))
             if response.body_error is not None:
                 raise response.body_error
         # The library's own texts repeat the whole request, so the cause is not chained.
-        except _UNUSABLE_ADDRESS:
+        except UNUSABLE_ADDRESS:
             raise unusable_address(settings) from None
-        except _NO_RESPONSE as error:
+        except NO_RESPONSE as error:
             raise no_answer(error, urlsplit(settings.base_url).hostname or "") from None
         return parse_task(
             response.http_status,
@@ -295,12 +255,12 @@ class ManxueHook(BaseHook):
         self.check_references(request)
         for caution in request.cautions:
             self.log.warning("%s", caution)
-        body = _TrackedBody(request.body)
+        body = TrackedBody(request.body)
         try:
             # A connection of its own: one that was kept open may have been closed by the service, and the order
             # would be lost on it in a way that cannot be told from an accepted one.
-            with self._new_session() as session:
-                response = _exchange(session, settings, "POST", create_url(settings.base_url), body)
+            with new_session() as session:
+                response = exchange(session, settings, "POST", create_url(settings.base_url), body)
             task = parse_order_response(
                 response.http_status,
                 response.body,
@@ -317,13 +277,13 @@ class ManxueHook(BaseHook):
         except BaseException as error:  # noqa: BLE001 - what it means for the order is raised, with its cause
             # Whatever went wrong once the body has left, be it a timeout or a signal of Airflow's, which are no
             # Exceptions: the order may have been accepted.
-            is_expected = isinstance(error, _NO_RESPONSE)
+            is_expected = isinstance(error, NO_RESPONSE)
             hostname = urlsplit(settings.base_url).hostname or ""
             outcome = order_without_response(error, hostname, body_left=body.started)
             raise outcome from (None if is_expected or body.started else error)
 
     @staticmethod
-    def _body_error(response: _ServiceResponse, settings: ManxueSettings) -> ManxueError | None:
+    def _body_error(response: ServiceResponse, settings: ManxueSettings) -> ManxueError | None:
         """Return why the body of a response could not be read, without the library's own text."""
         if response.body_error is None or isinstance(response.body_error, ManxueError):
             return response.body_error
@@ -354,104 +314,3 @@ class ManxueHook(BaseHook):
         except ManxueError as error:
             return False, f"{settings.base_url}: {error}"
         return True, f"{settings.base_url} was reached and accepted the key."
-
-
-class _TrackedBody:
-    """
-    The body of a request, with whether any of it was passed to a connection.
-
-    HTTP libraries read it only when the connection is made, the proxy passed and the TLS handshake done.
-    """
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-        self.started = False
-
-    def __len__(self) -> int:
-        return len(self._content)
-
-    def __iter__(self) -> Iterator[bytes]:
-        self.started = True
-        yield self._content
-
-
-@dataclass(frozen=True, slots=True)
-class _ServiceResponse:
-    """
-    A response.
-
-    :param body: the body, or as much of it as was read.
-    :param body_error: why the body could not be read to its end; None if it was.
-    """
-
-    http_status: int
-    body: bytes
-    retry_after: Sequence[str]
-    body_error: BaseException | None = None
-
-
-def _exchange(
-    session: requests.Session,
-    settings: ManxueSettings,
-    method: str,
-    url: str,
-    body: _TrackedBody | None = None,
-) -> _ServiceResponse:
-    """Send one request and read its response. ``request_timeout`` bounds both together."""
-    ends_at = time.monotonic() + settings.request_timeout
-    with session.request(
-        method,
-        url,
-        data=body,
-        headers={"Content-Type": "application/json"} if body else None,
-        auth=BearerAuth(settings.api_key),
-        # The wait for the head gets the time that connecting has left.
-        timeout=urllib3.Timeout(total=settings.request_timeout),  # type: ignore[arg-type] # unknown to its types
-        allow_redirects=False,
-        stream=True,
-        verify=ca_path(settings) or False,
-        proxies=_proxies(settings),
-    ) as response:
-        content = bytearray()
-        body_error: BaseException | None = None
-        try:
-            _read_body(response, content, settings.request_timeout, ends_at)
-            encoding = response.headers.get("Content-Encoding", "")
-            content = bytearray(decode_body(bytes(content), encoding, MAX_BODY))
-        except BaseException as error:  # noqa: BLE001 - raised by the caller, for which the status may matter more
-            body_error = error
-        return _ServiceResponse(
-            response.status_code, bytes(content), response.raw.headers.getlist("Retry-After"), body_error
-        )
-
-
-def _proxies(settings: ManxueSettings) -> dict[str, str]:
-    proxy = proxy_for(settings)
-    return {"http": proxy, "https": proxy} if proxy else {}
-
-
-def _read_body(response: Response, content: bytearray, timeout: float, ends_at: float) -> None:
-    """Read a body within bounds: it may be endless, slow, or compressed in spite of the request."""
-    raw: Any = response.raw
-    deadline = SocketDeadline(raw.sock, ends_at - time.monotonic())
-    try:
-        _read_bounded(response, content, deadline)
-    except _NO_RESPONSE:
-        if not deadline.expired:
-            raise
-    finally:
-        deadline.cancel()
-    if deadline.expired:
-        raise ManxueTransientError(
-            f"HTTP {response.status_code} with a response that took longer than {timeout:g} s"
-        )
-
-
-def _read_bounded(response: Response, content: bytearray, deadline: SocketDeadline) -> None:
-    # What the system has received before the cut could still be read, and be a million chunks of one byte.
-    while not deadline.expired and (chunk := response.raw.read1(65536, decode_content=False)):
-        content += chunk
-        if len(content) > MAX_BODY:
-            raise ManxueTransientError(
-                f"HTTP {response.status_code} with a body of more than {MAX_BODY} bytes"
-            )

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import BaseOperator, XComArg
 
+from airflow_provider_manxue._client.store_protocol import Existing, Found
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
 from airflow_provider_manxue._core.deadline import to_seconds
 from airflow_provider_manxue._core.destination import UNVERIFIED_SUFFIX, names_one_file, parse_destination
@@ -17,21 +18,13 @@ from airflow_provider_manxue._core.ids import parse_video_task_id
 from airflow_provider_manxue._core.media_urls import AddressPolicy
 from airflow_provider_manxue._core.rendering import is_rendered_later
 from airflow_provider_manxue.exceptions import (
-    ManxueAuthenticationError,
-    ManxueError,
     ManxueExistsError,
     ManxueInputError,
-    ManxueNotCompletedError,
-    ManxuePermissionError,
-    ManxueRedirectError,
-    ManxueRefusedError,
-    ManxueResultMissingError,
-    ManxueTransientError,
     ManxueUnverifiedVideoError,
-    ManxueVideoFailedError,
 )
 from airflow_provider_manxue.links.manxue import ManxueSavedVideoLink
-from airflow_provider_manxue.models import TaskStatus, VideoTask, without_url
+from airflow_provider_manxue.models import without_url
+from airflow_provider_manxue.transfers._video_url import SecretUrl, UrlRefresher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,7 +35,7 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_manxue._client.downloader import Deadline, Downloader, PartialDownload
-    from airflow_provider_manxue._client.storage import Existing, Store
+    from airflow_provider_manxue._client.store_protocol import Store
     from airflow_provider_manxue.hooks.manxue import ManxueHook
 
 DEFAULT_TIMEOUT = 60 * 60.0
@@ -51,15 +44,6 @@ DEFAULT_MAX_BYTES = 4 * 1024**3
 
 _IF_EXISTS = ("overwrite", "skip", "fail")
 _CONTAINERS = ("mp4", "quicktime", "webm")
-
-_REFUSALS = (
-    ManxueAuthenticationError,
-    ManxuePermissionError,
-    ManxueRedirectError,
-    ManxueRefusedError,
-    ManxueTransientError,
-)
-"""Responses of the service in place of a URL, after which a URL that is known may still work."""
 
 
 class ManxueToObjectStorageOperator(BaseOperator):
@@ -110,7 +94,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
-        self._known_url = _SecretUrl()
+        self._known_url = SecretUrl()
         self.video_task_id = video_task_id
         self.destination = destination
         self.manxue_conn_id = manxue_conn_id
@@ -131,7 +115,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
     @video_task_id.setter
     def video_task_id(self, value: Any) -> None:
         if isinstance(value, Mapping) and str(value.get("video_url")).startswith(("http:", "https:")):
-            self._known_url = _SecretUrl(str(value["video_url"]))
+            self._known_url = SecretUrl(str(value["video_url"]))
             value = {name: field for name, field in value.items() if name != "video_url"}
         self._video_task_id = value
 
@@ -224,8 +208,6 @@ class ManxueToObjectStorageOperator(BaseOperator):
 
     def _stat(self, store: Store) -> Existing:
         """Look what is there. A store that only takes files may forbid it, if they may be replaced."""
-        from airflow_provider_manxue._client.storage import Existing
-
         try:
             return store.stat()
         except PermissionError:
@@ -235,8 +217,6 @@ class ManxueToObjectStorageOperator(BaseOperator):
 
     def _should_skip(self, existing: Existing, uri: str) -> bool:
         """Return whether a file that is there already ends the task well."""
-        from airflow_provider_manxue._client.storage import Found
-
         if self.if_exists == "fail" and existing.found is not Found.NOTHING:
             raise _exists_error(uri, existing)
         return self.if_exists == "skip" and existing.found is Found.FILE
@@ -246,8 +226,6 @@ class ManxueToObjectStorageOperator(BaseOperator):
         return {"size": existing.size, "content_type": None, "sha256": None}
 
     def _save(self, store: Store, existing: Existing, uri: str, deadline: Deadline) -> dict[str, Any]:
-        from airflow_provider_manxue._client.storage import Found
-
         url_refresher = UrlRefresher(self.hook, self.video_task_id, self._known_url.value, self.log)
         downloader = self._downloader(url_refresher, deadline)
         create = self.if_exists != "overwrite" and existing.found is Found.NOTHING
@@ -304,74 +282,6 @@ class ManxueToObjectStorageOperator(BaseOperator):
         if self.do_xcom_push:
             for key, value in values.items():
                 context["ti"].xcom_push(key=key, value=value)
-
-
-class _SecretUrl:
-    """A URL that is not shown, also where all attributes of an operator are."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: str | None = None) -> None:
-        self.value = value
-
-    def __repr__(self) -> str:
-        return "***" if self.value else ""
-
-
-class UrlRefresher:
-    """
-    Asks the service for the URL of a video; each response may have a new signature.
-
-    :param hook: asks the service.
-    :param video_task_id: the id, or a whole task.
-    :param known_url: the URL in the argument, if there is one. It is returned once, when the service has none.
-    :param log: the task's logger, for the use of that URL.
-    """
-
-    def __init__(self, hook: ManxueHook, video_task_id: Any, known_url: str | None, log: Any) -> None:
-        self._hook = hook
-        self._video_task_id = parse_video_task_id(video_task_id)
-        self._known_url = known_url
-        self._log = log
-        self.video: dict[str, Any] = {"id": self._video_task_id}
-        """What is known of the video, under the service's field names."""
-
-    def __call__(self) -> str:
-        """
-        Return a URL of the video.
-
-        :raises ManxueError: if there is none.
-        """
-        problem: ManxueError
-        try:
-            task = self._hook.get_video_task(self._video_task_id)
-        except _REFUSALS as error:
-            problem = error
-        else:
-            self.video = task.to_dict()
-            if task.status is TaskStatus.COMPLETED and task.video_url:
-                return task.video_url
-            problem = _missing_url_error(task)
-        if not self._known_url:
-            raise problem
-        self._log.warning("%s The URL that was passed on is used instead.", problem)
-        url, self._known_url = self._known_url, None
-        return url
-
-
-def _missing_url_error(task: VideoTask) -> ManxueError:
-    if task.status is TaskStatus.COMPLETED:
-        return ManxueResultMissingError(
-            f"The video {task.id} is completed, but the answer holds no URL of it."
-        )
-    if task.status is TaskStatus.FAILED:
-        return ManxueVideoFailedError(
-            f"There is no video {task.id} to save, it {task.status_word}: {task.error or 'no reason was given'}."
-        )
-    return ManxueNotCompletedError(
-        f"The video {task.id} is not completed, its status is {task.status_word!r}. Wait for it with "
-        f"ManxueVideoSensor first."
-    )
 
 
 def _exists_error(uri: str, existing: Existing) -> ManxueExistsError:

@@ -12,12 +12,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from airflow_provider_manxue._client.sync_client import _read_bounded
 from airflow_provider_manxue.exceptions import (
     ManxueOrderRejectedError,
     ManxueOrderUnknownError,
     ManxueTransientError,
 )
-from airflow_provider_manxue.hooks.manxue import ManxueHook, _read_bounded
+from airflow_provider_manxue.hooks.manxue import ManxueHook
 from tests.support.clients import CONN_ID, ask_from_triggerer, ask_from_worker, write_connection
 
 GIB = 2**30
