@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable
 
     from airflow_provider_manxue._client.async_client import AsyncClient
-    from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter, Request
+    from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
+    from airflow_provider_manxue._client.request_queue import Request
     from airflow_provider_manxue._core.poller import Outcome, Poller
     from airflow_provider_manxue._core.worker_pass import WorkerPass
     from airflow_provider_manxue.models import VideoTask
