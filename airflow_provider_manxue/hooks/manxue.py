@@ -61,6 +61,7 @@ class ManxueHook(BaseHook):
     since the key would travel.
 
     :param manxue_conn_id: id of the Airflow connection, of type ``manxue``.
+    :param kwargs: arguments of Airflow's ``BaseHook``.
     """
 
     conn_name_attr = "manxue_conn_id"
@@ -68,8 +69,8 @@ class ManxueHook(BaseHook):
     conn_type = CONNECTION_TYPE["connection-type"]
     hook_name = CONNECTION_TYPE["hook-name"]
 
-    def __init__(self, manxue_conn_id: str = DEFAULT_CONN_ID) -> None:
-        super().__init__()
+    def __init__(self, manxue_conn_id: str = DEFAULT_CONN_ID, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.manxue_conn_id = manxue_conn_id
         self._settings: ManxueSettings | None = None
 

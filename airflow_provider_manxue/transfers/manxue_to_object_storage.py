@@ -72,6 +72,8 @@ class ManxueToObjectStorageOperator(BaseOperator):
     :param timeout: seconds (or ``timedelta``) within which all must be done.
     :param allow_private_addresses: also fetch from addresses that are not public: True for all, or a list of host names,
         addresses and networks. The connection's host is allowed if it is such an address, or ``localhost``.
+    :param do_xcom_push: whether the XComs are pushed.
+    :param kwargs: arguments of Airflow's ``BaseOperator``.
     :raises ManxueInputError: if an argument cannot be used.
     """
 
@@ -91,9 +93,10 @@ class ManxueToObjectStorageOperator(BaseOperator):
         max_bytes: int | None = DEFAULT_MAX_BYTES,
         timeout: timedelta | float = DEFAULT_TIMEOUT,
         allow_private_addresses: bool | Sequence[str] = False,
+        do_xcom_push: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
+        super().__init__(do_xcom_push=do_xcom_push, **kwargs)
         self._known_url = SecretUrl()
         self.video_task_id = video_task_id
         self.destination = destination
