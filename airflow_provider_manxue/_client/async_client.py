@@ -14,7 +14,6 @@ import os
 import time
 import weakref
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from airflow_provider_manxue._client.background import cancel_and_wait, spawn_background
 from airflow_provider_manxue._client.connection_cache import ConnectionCache
@@ -24,14 +23,17 @@ from airflow_provider_manxue._client.endpoint import Endpoint, Session
 from airflow_provider_manxue._client.network import (
     MAX_HEADER_LINE,
     MAX_HEADERS,
+    append_bounded,
+    no_response,
     proxy_for,
+    request_headers,
     session_key,
     ssl_context,
     unusable_address,
 )
 from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
 from airflow_provider_manxue._core.content_coding import decode_body
-from airflow_provider_manxue._core.responses import MAX_BODY, no_answer, parse_task, result_url, user_agent
+from airflow_provider_manxue._core.responses import MAX_BODY, parse_task, result_url
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueTransientError,
@@ -202,7 +204,7 @@ class AsyncClient:
         except aiohttp.InvalidURL:
             raise unusable_address(settings) from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise no_answer(error, urlsplit(settings.base_url).hostname or "") from None
+            raise no_response(settings, error) from None
         except ValueError:  # also a UnicodeError: a host name that cannot be encoded
             raise unusable_address(settings) from None
         finally:
@@ -264,12 +266,7 @@ async def _open_endpoint(settings: ManxueSettings, present: Endpoint | None) -> 
 
 
 def _headers(settings: ManxueSettings) -> dict[str, str]:
-    return {
-        "Authorization": f"Bearer {settings.api_key}",
-        "User-Agent": user_agent(),
-        "Accept": "application/json",
-        "Accept-Encoding": "identity",
-    }
+    return {"Authorization": f"Bearer {settings.api_key}", **request_headers()}
 
 
 async def _open_session(aiohttp: Any, settings: ManxueSettings, key: tuple[object, ...]) -> Session:
@@ -296,7 +293,5 @@ async def _read_body(response: ClientResponse) -> bytes:
     """Read a body that may be endless or compressed against our wish, within bounds."""
     body = bytearray()
     async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise ManxueTransientError(f"HTTP {response.status} with a body of more than {MAX_BODY} bytes")
+        append_bounded(body, chunk, response.status)
     return decode_body(bytes(body), ",".join(response.headers.getall("Content-Encoding", [])), MAX_BODY)

@@ -28,8 +28,18 @@ async def load_connection(conn_id: str) -> ManxueSettings:
         # The cause may have passed at the next poll. The text of the error is left out, as it may hold a part of the
         # connection.
         raise unreadable_connection(conn_id, error) from None
-    return await asyncio.to_thread(
-        parse_connection,
+    return await asyncio.to_thread(to_settings, conn_id, connection)
+
+
+def to_settings(conn_id: str, connection: Any) -> ManxueSettings:
+    """
+    Parse the fields of an Airflow connection.
+
+    :param conn_id: id of the connection.
+    :param connection: the connection.
+    :raises ManxueConfigurationError: if a field of it cannot be used.
+    """
+    return parse_connection(
         conn_id,
         host=connection.host,
         password=connection.password,

@@ -12,7 +12,6 @@ import http.client
 import ssl
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -21,6 +20,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy
 from urllib3.util import make_headers
 
 from airflow_provider_manxue._client.dialer import dial
+from airflow_provider_manxue._client.network import tls_context
 from airflow_provider_manxue._client.request_deadline import SocketDeadline, setup_deadline
 from airflow_provider_manxue._core.media import BrokenTransferError
 from airflow_provider_manxue._core.media_urls import (
@@ -165,11 +165,7 @@ class MediaClient:
         return {"http": proxy, "https": proxy} if proxy else {}
 
     def _tls(self, verify: Any) -> ssl.SSLContext:
-        authorities = verify if isinstance(verify, str) else DEFAULT_CA_BUNDLE_PATH
-        if Path(authorities).is_dir():
-            context = ssl.create_default_context(capath=authorities)
-        else:
-            context = ssl.create_default_context(cafile=authorities)
+        context = tls_context(verify if isinstance(verify, str) else DEFAULT_CA_BUNDLE_PATH)
         if self._settings.ca_bundle:
             context.load_verify_locations(self._settings.ca_bundle)
         if verify is False:

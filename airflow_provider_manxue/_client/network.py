@@ -19,6 +19,7 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies_environment
 
 from airflow_provider_manxue._core.connection import is_loopback, is_proxy_url
+from airflow_provider_manxue._core.responses import MAX_BODY, no_answer, user_agent
 from airflow_provider_manxue.exceptions import ManxueConfigurationError, ManxueTransientError
 
 if TYPE_CHECKING:
@@ -36,11 +37,40 @@ _PASSING_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO
 """Errors of opening a file whose cause is not the file."""
 
 
+def service_host(settings: ManxueSettings) -> str:
+    """Return the host name of the service."""
+    return urlsplit(settings.base_url).hostname or ""
+
+
+def request_headers() -> dict[str, str]:
+    """Return the headers of each request to the service, without the API key."""
+    # A compressed response could be small on the wire and huge in memory.
+    return {"User-Agent": user_agent(), "Accept": "application/json", "Accept-Encoding": "identity"}
+
+
+def append_bounded(body: bytearray, chunk: bytes, http_status: int) -> None:
+    """
+    Append a chunk to the body of a response.
+
+    :param body: what was read before.
+    :param chunk: what follows.
+    :param http_status: the status of the response, for the error.
+    :raises ManxueTransientError: if the body is longer than ``MAX_BODY``.
+    """
+    body += chunk
+    if len(body) > MAX_BODY:
+        raise ManxueTransientError(f"HTTP {http_status} with a body of more than {MAX_BODY} bytes")
+
+
+def no_response(settings: ManxueSettings, error: BaseException) -> ManxueTransientError:
+    """Return the error for a request to the service without a response."""
+    return no_answer(error, service_host(settings))
+
+
 def unusable_address(settings: ManxueSettings) -> ManxueConfigurationError:
     """Return the error for a base URL or proxy that the HTTP library does not take."""
-    hostname = urlsplit(settings.base_url).hostname or ""
     return ManxueConfigurationError(
-        f"Connection field 'host': no request can be sent to {hostname!r}. Check 'host' and, if one is used, the proxy."
+        f"Connection field 'host': no request can be sent to {service_host(settings)!r}. Check 'host' and, if one is used, the proxy."
     )
 
 
@@ -60,7 +90,7 @@ def proxy_for(settings: ManxueSettings) -> str | None:
     if settings.proxy:
         return settings.proxy
     url = urlsplit(settings.base_url)
-    hostname = url.hostname or ""
+    hostname = service_host(settings)
     proxies = getproxies_environment()
     kind = url.scheme if url.scheme in proxies else "all"
     if (
@@ -203,14 +233,25 @@ def _check_authorities(path: str, source: str, version: tuple[int, int]) -> None
 
 def _load_authorities(path: str, source: str) -> ssl.SSLContext:
     try:
-        if Path(path).is_dir():
-            return ssl.create_default_context(capath=path)
-        # OpenSSL does not always report why it could not read a file. The system does.
-        with Path(path).open("rb"):
-            pass
-        return ssl.create_default_context(cafile=path)
+        if not Path(path).is_dir():
+            # OpenSSL does not always report why it could not read a file. The system does.
+            with Path(path).open("rb"):
+                pass
+        return tls_context(path)
     except (OSError, ValueError) as error:
         raise _authorities_error(path, source, error) from None
+
+
+def tls_context(authorities: str) -> ssl.SSLContext:
+    """
+    Build the TLS context that trusts a file or folder of certificate authorities.
+
+    :param authorities: path of the file or folder.
+    :raises OSError: if it cannot be read, or holds no certificate.
+    """
+    if Path(authorities).is_dir():
+        return ssl.create_default_context(capath=authorities)
+    return ssl.create_default_context(cafile=authorities)
 
 
 def _authorities_error(

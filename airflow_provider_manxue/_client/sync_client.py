@@ -11,10 +11,10 @@ import requests
 import urllib3
 from requests.auth import AuthBase
 
-from airflow_provider_manxue._client.network import ca_path, proxy_for
+from airflow_provider_manxue._client.network import append_bounded, ca_path, proxy_for, request_headers
 from airflow_provider_manxue._client.request_deadline import DeadlineAdapter, SocketDeadline
 from airflow_provider_manxue._core.content_coding import decode_body
-from airflow_provider_manxue._core.responses import MAX_BODY, user_agent
+from airflow_provider_manxue._core.responses import MAX_BODY
 from airflow_provider_manxue.exceptions import ManxueTransientError
 
 if TYPE_CHECKING:
@@ -55,10 +55,7 @@ def new_session() -> requests.Session:
         session.mount(scheme, DeadlineAdapter())
     # No cookies: the session would store any number of them.
     session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
-    # A compressed response could be small on the wire and huge in memory.
-    session.headers.update(
-        {"User-Agent": user_agent(), "Accept": "application/json", "Accept-Encoding": "identity"}
-    )
+    session.headers.update(request_headers())
     return session
 
 
@@ -156,8 +153,4 @@ def _read_body(response: Response, content: bytearray, timeout: float, ends_at: 
 def _read_bounded(response: Response, content: bytearray, deadline: SocketDeadline) -> None:
     # What the system has received before the cut could still be read, and be a million chunks of one byte.
     while not deadline.expired and (chunk := response.raw.read1(65536, decode_content=False)):
-        content += chunk
-        if len(content) > MAX_BODY:
-            raise ManxueTransientError(
-                f"HTTP {response.status_code} with a body of more than {MAX_BODY} bytes"
-            )
+        append_bounded(content, chunk, response.status_code)

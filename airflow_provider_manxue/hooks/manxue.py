@@ -6,12 +6,11 @@ import random
 import time
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_provider_manxue._client.connection_loader import unreadable_connection
-from airflow_provider_manxue._client.network import unusable_address
+from airflow_provider_manxue._client.connection_loader import to_settings, unreadable_connection
+from airflow_provider_manxue._client.network import no_response, service_host, unusable_address
 from airflow_provider_manxue._client.sync_client import (
     NO_RESPONSE,
     UNUSABLE_ADDRESS,
@@ -19,14 +18,13 @@ from airflow_provider_manxue._client.sync_client import (
     exchange,
     new_session,
 )
-from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID, missing_connection, parse_connection
+from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID, missing_connection
 from airflow_provider_manxue._core.ids import parse_video_task_id
 from airflow_provider_manxue._core.order_outcomes import order_without_response, parse_order_response
 from airflow_provider_manxue._core.order_timing import MAX_ATTEMPTS, quick_resend_delay
 from airflow_provider_manxue._core.orders import VideoRequest, parse_video_request
 from airflow_provider_manxue._core.responses import (
     create_url,
-    no_answer,
     parse_task,
     result_url,
 )
@@ -113,14 +111,7 @@ class ManxueHook(BaseHook):
             raise missing_connection(self.manxue_conn_id) from None
         except Exception as error:  # noqa: BLE001 - as in the async client
             raise unreadable_connection(self.manxue_conn_id, error) from None
-        return parse_connection(
-            self.manxue_conn_id,
-            host=connection.host,
-            password=connection.password,
-            port=connection.port,
-            schema=connection.schema,
-            extra=connection.extra,
-        )
+        return to_settings(self.manxue_conn_id, connection)
 
     @cached_property
     def _session(self) -> requests.Session:
@@ -166,7 +157,7 @@ class ManxueHook(BaseHook):
         except UNUSABLE_ADDRESS:
             raise unusable_address(settings) from None
         except NO_RESPONSE as error:
-            raise no_answer(error, urlsplit(settings.base_url).hostname or "") from None
+            raise no_response(settings, error) from None
         return parse_task(
             response.http_status,
             response.body,
@@ -243,7 +234,7 @@ class ManxueHook(BaseHook):
         :param request: the request.
         :raises ManxueInputError: naming each such reference.
         """
-        request.check_references(urlsplit(self.settings.base_url).hostname or "")
+        request.check_references(service_host(self.settings))
 
     def send_order(self, request: VideoRequest) -> VideoTask:
         """
@@ -279,8 +270,7 @@ class ManxueHook(BaseHook):
             # Whatever went wrong once the body has left, be it a timeout or a signal of Airflow's, which are no
             # Exceptions: the order may have been accepted.
             is_expected = isinstance(error, NO_RESPONSE)
-            hostname = urlsplit(settings.base_url).hostname or ""
-            outcome = order_without_response(error, hostname, body_left=body.started)
+            outcome = order_without_response(error, service_host(settings), body_left=body.started)
             raise outcome from (None if is_expected or body.started else error)
 
     @staticmethod
@@ -288,7 +278,7 @@ class ManxueHook(BaseHook):
         """Return why the body of a response could not be read, without the library's own text."""
         if response.body_error is None or isinstance(response.body_error, ManxueError):
             return response.body_error
-        return no_answer(response.body_error, urlsplit(settings.base_url).hostname or "")
+        return no_response(settings, response.body_error)
 
     def test_connection(self) -> tuple[bool, str]:
         """

@@ -6,7 +6,6 @@ import warnings
 from collections.abc import Collection, Mapping
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import BaseOperator, XComArg
 
@@ -254,10 +253,11 @@ class ManxueToObjectStorageOperator(BaseOperator):
     def _downloader(self, url_refresher: UrlRefresher, deadline: Deadline) -> Downloader:
         from airflow_provider_manxue._client.downloader import Downloader
         from airflow_provider_manxue._client.media_client import MediaClient
+        from airflow_provider_manxue._client.network import service_host
         from airflow_provider_manxue._core.media import Container
 
         settings = self.hook.settings
-        policy = AddressPolicy.parse(self.allow_private_addresses, urlsplit(settings.base_url).hostname or "")
+        policy = AddressPolicy.parse(self.allow_private_addresses, service_host(settings))
         return Downloader(
             refresh_url=url_refresher,
             client=MediaClient(settings, policy=policy, deadline=deadline),

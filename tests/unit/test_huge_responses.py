@@ -157,7 +157,8 @@ def test_nothing_is_read_after_the_cut_that_was_received_before_it():
         return b"x"
 
     content = bytearray()
-    _read_bounded(SimpleNamespace(raw=SimpleNamespace(read1=read1)), content, deadline)
+    response = SimpleNamespace(raw=SimpleNamespace(read1=read1), status_code=200)
+    _read_bounded(response, content, deadline)
     assert content == b"x"
 
 
