@@ -1,7 +1,7 @@
 """
 The async client of all waits of an event loop.
 
-Nothing heavy is imported with this module, since the triggerer imports triggers on its event loop. The HTTP library is
+This module imports nothing heavy, since the triggerer imports triggers on its event loop. The HTTP library is
 imported, and certificates are loaded, in a thread when the first wait needs them.
 """
 
@@ -24,7 +24,7 @@ from airflow_provider_manxue._client.network import (
     MAX_HEADER_LINE,
     MAX_HEADERS,
     append_bounded,
-    no_response,
+    no_service_response,
     proxy_for,
     request_headers,
     session_key,
@@ -54,7 +54,7 @@ class Throttle:
     """
     The rate limiter of a connection, and the state of its credentials.
 
-    It outlives the client, which is closed with its last wait: the next wait must not poll into a pause.
+    It outlives the client, which is closed after its last wait, so that the next wait respects a pause.
 
     :param settings: the settings of the connection.
     :param name: id of the connection, for the log.
@@ -66,7 +66,7 @@ class Throttle:
         self.credentials = CredentialProbes(self.limiter)
 
     def apply(self, settings: ManxueSettings) -> None:
-        """Apply the settings of an edited connection. A refusal of earlier ones means nothing for them."""
+        """Apply the settings of an edited connection. Clears a refusal of the previous settings."""
         self.limiter.configure(settings.requests_per_second, settings.max_connections)
         if settings != self._settings:
             self._settings = settings
@@ -81,7 +81,7 @@ _throttles: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Throt
 
 @contextlib.asynccontextmanager
 async def shared_client() -> AsyncIterator[AsyncClient]:
-    """Lend the client of this event loop. It is made for the first user and closed after the last."""
+    """Yield the client of this event loop. It is created for the first user and closed after the last."""
     loop = asyncio.get_running_loop()
     client = _clients.setdefault(loop, AsyncClient(load_connection, _throttles.setdefault(loop, {})))
     client.users += 1
@@ -91,7 +91,7 @@ async def shared_client() -> AsyncIterator[AsyncClient]:
         client.users -= 1
         if not client.users:
             del _clients[loop]
-            # The last wait may leave because it was cancelled. Sockets are closed in that case, too.
+            # The last wait may end by cancellation. Its sockets must be closed in that case, too.
             await asyncio.shield(spawn_background(client.close()))
 
 
@@ -102,7 +102,7 @@ class AsyncClient:
     It sends each request at once. The caller acquires the connection's rate limiter before, and reports the outcome to it.
 
     :param load_connection: reads an Airflow connection by its id.
-    :param throttles: what was learnt about connections before, by id; None for nothing.
+    :param throttles: throttles of earlier clients, by connection id; None for none.
     """
 
     def __init__(
@@ -117,9 +117,9 @@ class AsyncClient:
 
     def prepare(self, conn_id: str) -> None:
         """
-        Start in the background what the first request over a connection needs.
+        Import the HTTP library and load a connection, in the background.
 
-        In a triggerer that has just been started, that takes seconds. A failure is raised at the request.
+        This takes seconds in a triggerer that has just started. A failure is raised at the first request.
 
         :param conn_id: id of the Airflow connection.
         """
@@ -131,7 +131,7 @@ class AsyncClient:
         """
         Return the rate limiter of a connection, with the connection's limits.
 
-        It is the same one for as long as the event loop lives. An edit of the limits changes it in place.
+        The same instance serves the event loop until it closes. An edit of the limits changes it in place.
 
         :param conn_id: id of the Airflow connection.
         :raises ManxueConfigurationError: if the connection is missing or cannot be used, and has not worked before.
@@ -165,7 +165,7 @@ class AsyncClient:
         :param video_task_id: id of the task.
         :raises ManxueError: of the kind that fits, if the response does not describe a task.
         """
-        # Nothing is awaited between the grant of the rate limiter and the request, once there is an endpoint.
+        # With an endpoint, nothing is awaited between the grant of the rate limiter and the request.
         endpoint = self._cache.current(conn_id) or await self._cache.get(conn_id)
         credentials = self._throttles[conn_id].credentials
         credentials.check()
@@ -204,7 +204,7 @@ class AsyncClient:
         except aiohttp.InvalidURL:
             raise unusable_address(settings) from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise no_response(settings, error) from None
+            raise no_service_response(settings, error) from None
         except ValueError:  # also a UnicodeError: a host name that cannot be encoded
             raise unusable_address(settings) from None
         finally:
@@ -224,7 +224,7 @@ class AsyncClient:
         return task
 
     async def close(self) -> None:
-        """Cancel what is in progress in the background, and close all connections to the service."""
+        """Cancel background tasks, and close all connections to the service."""
         await cancel_and_wait([] if self._import is None else [self._import])
         await self._cache.close()
 
@@ -238,7 +238,7 @@ async def _import_http_library() -> Any:
 
 
 async def _open_endpoint(settings: ManxueSettings, present: Endpoint | None) -> Endpoint:
-    """Make the endpoint for settings, over the present session if that was set up from the same."""
+    """Create the endpoint for settings. Uses the present session if its key is the same."""
     aiohttp = await _import_http_library()
     key = await asyncio.to_thread(session_key, settings)
     session = present.session if present is not None and present.session.key == key else None
@@ -271,7 +271,7 @@ def _headers(settings: ManxueSettings) -> dict[str, str]:
 
 async def _open_session(aiohttp: Any, settings: ManxueSettings, key: tuple[object, ...]) -> Session:
     context = await asyncio.to_thread(ssl_context, settings)
-    # How many connections are open is decided by the rate limiter.
+    # No limit here: the rate limiter bounds the number of connections.
     client = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=context, limit=0, keepalive_timeout=KEEP_ALIVE),
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -290,7 +290,7 @@ def _set_up_error(error: Exception) -> ManxueTransientError:
 
 
 async def _read_body(response: ClientResponse) -> bytes:
-    """Read a body that may be endless or compressed against our wish, within bounds."""
+    """Read a body within bounds: it may be endless, or compressed in spite of the request."""
     body = bytearray()
     async for chunk in response.content.iter_any():
         append_bounded(body, chunk, response.status)

@@ -81,7 +81,7 @@ class ConnectionCache:
 
     def prepare(self, conn_id: str) -> None:
         """
-        Start the first look-up of a connection. Its failure is raised at the first request.
+        Start the first look-up of a connection. A failure is raised at the first request.
 
         :param conn_id: id of the Airflow connection.
         """
@@ -121,8 +121,8 @@ class ConnectionCache:
         """
         Return an endpoint with other settings than the refused ones; None if there is none.
 
-        Reads the connection, but not once for each of a thousand requests that are refused at the same time. While the
-        settings stay as they were, the connection is read again at each half of ``CONNECTION_TTL``.
+        Reads the connection at most once per ``FAILED_LOOKUP_TTL``, since many requests may be refused at the same time.
+        Until the settings change, the connection is read again every half of ``CONNECTION_TTL``.
 
         :param conn_id: id of the Airflow connection.
         :param refused: the endpoint whose request was refused.
@@ -166,7 +166,7 @@ class ConnectionCache:
 
 
 class _CachedConnection:
-    """One connection of the cache: its endpoint, its look-up, and for how long look-ups have failed."""
+    """One connection of the cache: its endpoint, its look-up, and the time since look-ups fail."""
 
     def __init__(self, conn_id: str, look_up: Callable[[_CachedConnection], Any]) -> None:
         self.conn_id = conn_id
@@ -177,7 +177,7 @@ class _CachedConnection:
         self._loaded_at = self._refusal_checked_at = self._refresh_at = -math.inf
         self._grace_ends = math.inf
         self._error: Exception | None = None
-        # Of the present streak of failures, in seconds since the epoch.
+        # Start of the present series of failures, in seconds since the epoch.
         self._failing_since: float | None = None
         self._unusable_since: float | None = None
         self._unusable_from = math.inf  # the same by the loop's clock
@@ -211,12 +211,12 @@ class _CachedConnection:
 
     async def _wait_for_look_up(self) -> None:
         if self._look_up is not None:
-            # Shielded: the look-up serves other waits too, and outlives the one that started it.
+            # Shielded: the look-up serves other waits too, and outlives the wait that started it.
             await asyncio.shield(self._look_up)
 
     def _raise(self) -> NoReturn:
-        error = self._error or ManxueTransientError(f"The connection {self.conn_id!r} is not in use any more")
-        # One error is raised in many waits: each would leave its traceback with it.
+        error = self._error or ManxueTransientError(f"The connection {self.conn_id!r} is no longer in use")
+        # Many waits raise the same instance: each would add its traceback.
         raise error.with_traceback(None)
 
     async def after_refusal(self, refused: Endpoint) -> Endpoint | None:
@@ -231,7 +231,7 @@ class _CachedConnection:
         return endpoint if endpoint is not None and endpoint.settings != refused.settings else None
 
     def succeeded(self, endpoint: Endpoint, started_at: float) -> None:
-        """Take over what a look-up has found."""
+        """Store the endpoint of a look-up."""
         present, self.endpoint = self.endpoint, endpoint
         self._error = self._failing_since = self._unusable_since = None
         self._grace_ends = self._unusable_from = math.inf
@@ -241,7 +241,7 @@ class _CachedConnection:
             log.info("Connection %r was edited: %s.", self.conn_id, ", ".join(changed))
 
     def failed(self, error: Exception) -> None:
-        """Keep the error of a look-up for the next request."""
+        """Store the error of a look-up for the next request."""
         now = time.time()
         self._failing_since = self._failing_since or now
         since = self._failing_since
@@ -267,7 +267,7 @@ class _CachedConnection:
         self._look_up = None
         self._refresh_at = loop.time() + next_in
         if self.endpoint is not None and self.endpoint.key_refused:
-            # Requests are held back after a 401, so none of them would start the next look-up.
+            # After a 401 requests are held, so none of them would start the next look-up.
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = loop.call_later(CONNECTION_TTL / 2, self._refresh_refused)

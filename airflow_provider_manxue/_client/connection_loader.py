@@ -25,8 +25,7 @@ async def load_connection(conn_id: str) -> ManxueSettings:
     except ManxueError:
         raise
     except Exception as error:  # noqa: BLE001
-        # The cause may have passed at the next poll. The text of the error is left out, as it may hold a part of the
-        # connection.
+        # The next poll may succeed. The text of the error is left out, as it may hold a part of the connection.
         raise unreadable_connection(conn_id, error) from None
     return await asyncio.to_thread(to_settings, conn_id, connection)
 
@@ -57,7 +56,7 @@ async def _get_connection(conn_id: str) -> Any:
         connection = await get_async_connection(conn_id)
     except AirflowNotFoundException:
         raise missing_connection(conn_id) from None
-    # For the sake of Airflow, which masks the values in its logs. It reads a text that is no JSON as no fields.
+    # Makes Airflow mask the values in its logs. It reads text that is not JSON as no fields.
     await get_async_extra_dejson(connection)
     return connection
 

@@ -15,7 +15,7 @@ _AWS_CONSOLES = {
 
 def aws_console_page(endpoint: str, path: str) -> str | None:
     """
-    Return the page of an object in the console of AWS; None if the store is another one that speaks S3.
+    Return the page of an object in the console of AWS; None for another S3-compatible store.
 
     :param endpoint: URL of the store's API.
     :param path: bucket and key, with a slash between.

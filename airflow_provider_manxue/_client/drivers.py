@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from airflow_provider_manxue.models import VideoTask
 
 SUBMIT_CHUNK = 200
-"""Polls of a batch that are queued without a pause for other work on the event loop."""
+"""Polls of a batch that are queued before other work on the event loop runs."""
 
 
 def frames_of(error: BaseException) -> str:
@@ -124,9 +124,9 @@ class AsyncDriver:
     :param poller: the engine.
     :param client: sends the requests.
     :param conn_id: id of the Airflow connection.
-    :param task: identifies the task instance, among which the rate limiter is fair.
+    :param task: identifies the task instance, for the fairness of the rate limiter.
     :param log: the log of the task.
-    :param give_up_at: when no time is left for final polls, in seconds since the epoch.
+    :param give_up_at: time at which final polls are given up, in seconds since the epoch.
     :param worker_pass: bounds of the pass, on a worker; None to poll until each wait has ended.
     """
 
@@ -161,7 +161,7 @@ class AsyncDriver:
         self._loop = asyncio.get_running_loop()
         if self._pass is not None:
             self._pass_ends_at = self._loop.time() + self._pass.longest
-        # The rate limiter may start a request from the callback of another wait: the log context is ours.
+        # The rate limiter may start a request from a callback of another wait, which has another log context.
         self._context = contextvars.copy_context()
         self._finished: asyncio.Future[None] = self._loop.create_future()
         try:
@@ -225,7 +225,7 @@ class AsyncDriver:
         if self._limiter is not None:
             next_grant_at = now + self._limiter.resumes_at - self._loop.time()
         is_polling = bool(self._queued or self._in_flight)
-        # The timer is set by the wall clock, which is coarser.
+        # The timer is set by the wall clock, which is less precise.
         is_late = self._loop.time() >= self._pass_ends_at - 0.001
         if not is_late and not self._pass.is_over(
             self._poller, now, is_polling=is_polling, next_grant_at=next_grant_at
@@ -255,7 +255,7 @@ class AsyncDriver:
         self._advance()
 
     def _promote(self, videos: list[str] | None = None) -> None:
-        """Queue the polls again as final ones that were queued before the deadline: those go first."""
+        """Requeue regular polls of before the deadline as final polls, which have precedence."""
         if videos is None:
             videos = [video for video, (_, is_final) in self._queued.items() if not is_final]
         for video_task_id in videos[:SUBMIT_CHUNK]:
@@ -269,7 +269,7 @@ class AsyncDriver:
     # --- requests -----------------------------------------------------------------------------------------
 
     async def _connect(self) -> None:
-        """Read the connection, without which nothing is known of its limits."""
+        """Load the connection, which has the limits."""
         try:
             self._limiter = await self._client.limiter(self._conn_id)
         except ManxueError as error:

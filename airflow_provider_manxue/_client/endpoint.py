@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 class Session:
     """
-    An open HTTP session, which is closed once it is retired and its last request has ended.
+    HTTP session that closes once it is retired and its last request has ended.
 
     :param client: the session of the HTTP library.
-    :param key: what it was set up from.
+    :param key: identifies the settings and files that it was set up from.
     """
 
     __slots__ = ("_closing", "client", "in_flight", "key", "retired")
@@ -37,7 +37,7 @@ class Session:
 
     @property
     def is_closed(self) -> bool:
-        """Whether the session is closed, and not only being closed."""
+        """Whether the session has finished closing."""
         return self._closing is not None and self._closing.done()
 
     def retire(self) -> None:
@@ -60,7 +60,7 @@ class Session:
 @dataclass(slots=True, eq=False)
 class Endpoint:
     """
-    All that a request needs, prepared once.
+    Prepared parts of each request over a connection.
 
     :param settings: the connection.
     :param session: the session set up from it.

@@ -42,7 +42,7 @@ _CREATE_ONLY = _S3 | _GOOGLE | _AZURE
 """Schemes of object stores, which have no folders, and can be told not to replace an object."""
 
 _MARK = "manxue-upload"
-"""Name in an object's metadata of the random mark of one upload."""
+"""Name of the metadata field that holds the random mark of an upload."""
 
 
 def _open_for_us_alone(path: str, flags: int) -> int:
@@ -51,9 +51,9 @@ def _open_for_us_alone(path: str, flags: int) -> int:
 
 class ObjectStore:
     """
-    An object in a store of any other kind.
+    An object in a store other than the local file system.
 
-    :param path: its place.
+    :param path: its path.
     """
 
     def __init__(self, path: ObjectStoragePath) -> None:
@@ -63,23 +63,25 @@ class ObjectStore:
         self._can_create = self._scheme in _CREATE_ONLY and _can_create(self._fs)
 
     def temporary_file(self) -> AbstractContextManager[tuple[FileIO, Path]]:
-        """Open it in the folder for such files, which others use too. It need not reach the disk."""
+        """Open a file in the temporary folder, which is shared, so with access for this user only."""
         return temporary_file(Path(tempfile.gettempdir()), partial(FileIO, opener=_open_for_us_alone))
 
     def stat(self) -> Existing:
-        """Return what is there now. Where a file is never replaced in any case, a look that is forbidden shows nothing."""
+        """Return the object at the destination. Without permission, returns nothing if the store can refuse to replace."""
         try:
             info = self._info(self._path)
         except PermissionError as error:
             if not self._can_create:
                 raise
-            log.warning("The store does not allow a look at what is there (%s).", clean_text(error))
+            log.warning(
+                "The store denied permission to check for an existing object (%s).", clean_text(error)
+            )
             return Existing()
         if info is None:
             return Existing()
         if info.get("type") == "directory":
             if self._scheme in _CREATE_ONLY:
-                # A prefix of other names, beside which an object of that name can be.
+                # A prefix of other names. An object of that name may exist as well.
                 return Existing()
             raise IsADirectoryError(errno.EISDIR, "it is a folder; end the destination with a slash")
         return Existing.file(int(info.get("size") or 0))
@@ -95,15 +97,15 @@ class ObjectStore:
         """
         Return the object's page in the console of AWS or Google Cloud; None for any other store.
 
-        A page of Azure's portal cannot be told from the account and the container.
+        The URL of a page in Azure's portal needs more than the account and the container.
         """
         if self._scheme in _S3:
             return aws_console_page(self._fs.s3.meta.endpoint_url, self._path)
         return google_console_page(self._path) if self._scheme in _GOOGLE else None
 
     def put(self, path: Path, content_type: str, check: Callable[[], None], *, create: bool) -> None:
-        """Upload a whole file; the object appears, or is replaced, at the very end."""
-        create = create and self._can_create  # otherwise the caller's look is all there is
+        """Upload a complete file. The object appears, or is replaced, in the final step."""
+        create = create and self._can_create  # otherwise only the caller's check protects the object
         size, mark, leftover = path.stat().st_size, secrets.token_hex(16), None
         options: dict[str, Any]
         try:
@@ -122,13 +124,13 @@ class ObjectStore:
             else:
                 leftover = self._put_and_move(path, check)
         except FileExistsError:
-            # The library may have sent the final request twice, since the first response was lost.
+            # The library may have repeated the final request after the first response was lost.
             if mark not in self._marks():
                 raise
         self._check_stored(size, leftover)
 
     def _marks(self) -> set[str]:
-        """Return what may tell an object's upload from others."""
+        """Return the marks that identify the upload of an object."""
         info = self._info(self._path) or {}
         metadata = self._fs.metadata(self._path) if self._scheme in _S3 else info.get("metadata")
         md5 = (info.get("content_settings") or {}).get("content_md5")
@@ -136,26 +138,29 @@ class ObjectStore:
         return marks | ({base64.b64encode(md5).decode()} if isinstance(md5, bytes | bytearray) else set())
 
     def _check_stored(self, size: int, leftover: str | None) -> None:
-        """Look whether the video is where it should be: a response of the store is not enough."""
+        """Check that the video is at the destination. Some stores report success without an effect."""
         try:
             info = self._info(self._path)
             moved = leftover is None or self._info(leftover) is None
         except PermissionError as error:
-            log.warning("The store took the video, but does not allow a look at it (%s).", clean_text(error))
+            log.warning(
+                "The video was uploaded, but the store denied permission to verify it (%s).",
+                clean_text(error),
+            )
             return
         if info is None or info.get("type") == "directory" or int(info.get("size") or 0) != size or not moved:
-            there = "nothing" if info is None else f"a {info.get('type', 'file')} of {info.get('size')} bytes"
+            found = "nothing" if info is None else f"a {info.get('type', 'file')} of {info.get('size')} bytes"
             raise OSError(
                 errno.EIO,
-                f"the store reports success, but {there} is there instead of the video's {size} bytes. Remove what is "
-                f"there, or use another name",
+                f"the store reported success, but holds {found} instead of the video's {size} bytes. Remove it, or "
+                f"use another name",
             )
 
     def _put_in_parts(self, path: Path, check: Callable[[], None], *, create: bool, **options: Any) -> None:
         """
         Upload part by part, each from this thread, so that a signal that ends the task stops the upload as well.
 
-        Nothing is committed before the last part is there; after an error the parts are removed.
+        Commits after the last part; removes the parts after an error.
         """
         mode = "xb" if create else "wb"
         target = self._fs.open(self._path, mode, block_size=_BLOCK, autocommit=False, **options)
@@ -174,14 +179,14 @@ class ObjectStore:
     def _put_file(
         self, path: Path, to: str, check: Callable[[], None], *, create: bool = False, **options: Any
     ) -> None:
-        """Leave the upload to the store's library, where that is known to commit at the end."""
-        # Its hooks are called after each part.
+        """Upload with the store's library, which commits at the end."""
+        # Called after each part.
         watch = Callback(hooks={"check": lambda *_, **__: check()})
         mode = {"mode": "create"} if create else {}
         self._fs.put_file(str(path), to, callback=watch, **mode, **options)
 
     def _put_and_move(self, path: Path, check: Callable[[], None]) -> str:
-        """Upload under another name first, since such a store may show a file while it is written. Return that name."""
+        """Upload under a temporary name, then move, since such a store may show a file while it is written. Return that name."""
         parent, _, _ = self._path.rpartition("/")
         temporary = f"{parent}/{path.name}"
         self._fs.makedirs(parent, exist_ok=True)
@@ -196,7 +201,7 @@ class ObjectStore:
         return temporary
 
     def _move(self, temporary: str) -> None:
-        # That of fsspec itself looks for patterns in names, and moves into a folder of the final name.
+        # The default of fsspec expands patterns in names, and moves into a folder of the final name.
         if type(self._fs).mv is AbstractFileSystem.mv:
             self._fs.cp_file(temporary, self._path)
             self._fs.rm_file(temporary)
@@ -205,7 +210,7 @@ class ObjectStore:
 
 
 def _can_create(fs: AbstractFileSystem) -> bool:
-    """Return whether a store's library can create an object without replacing one, which those of 2024 cannot."""
+    """Return whether a store's library can create an object without replacing one. Releases of 2024 cannot."""
     return "mode" in inspect.signature(getattr(fs, "_put_file", fs.put_file)).parameters
 
 
@@ -221,6 +226,6 @@ def _azure_settings(content_type: str, md5: str) -> Any:
     try:
         from azure.storage.blob import ContentSettings
     except ImportError:
-        # Some adlfs compatible file systems bring a client of their own; they take the fields.
+        # Some file systems compatible with adlfs have another client; they accept the fields.
         return fields
     return ContentSettings(**fields)

@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 # that is out of order for a minute costs one decrease, not ten.
 #
 # Recovery. The rate returns from the end of the pause, by time and not by responses, from the decreased rate to the
-# ceiling, the rate at which the service throttled. It does so in a straight line within `RECOVERY_TIME` seconds, then goes
-# on as a parabola, up to the configured rate. Several processes at one limit converge to equal shares: the faster one
+# ceiling, the rate at which the service throttled. It does so in a straight line within `RECOVERY_TIME` seconds, then
+# continues as a parabola, up to the configured rate. Several processes at one limit converge to equal shares: the faster one
 # is throttled more often and loses more, and all of them gain within the same time.
 
 MIN_RATE = 0.1

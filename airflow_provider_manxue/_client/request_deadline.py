@@ -2,7 +2,7 @@
 Deadlines for setting a connection up, and for reading a response.
 
 The timeout of a socket starts again with each address and each packet, and ``http.client`` reads headers, interim responses
-and trailers for as long as they come. A server that sends one byte now and then could hold a worker without end.
+and trailers for as long as they come. A server that sends one byte now and then could block a worker forever.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 class SocketDeadline(threading.Timer):
     """
-    Timer that cuts a connection, unless it is cancelled before.
+    Timer that shuts a connection down, unless it is cancelled before.
 
     :param sock: the connection's socket.
     :param seconds: seconds until then.
@@ -37,7 +37,7 @@ class SocketDeadline(threading.Timer):
 
     def __init__(self, sock: Any, seconds: float) -> None:
         super().__init__(min(max(0.0, seconds), threading.TIMEOUT_MAX), self._expire)
-        # TLS inside of TLS, as with a proxy that is reached over TLS, is no socket, but has one.
+        # TLS inside TLS, as over an https proxy, is not a socket, but has one.
         self._sock = getattr(sock, "socket", sock)
         self.expired = False
         self.daemon = True
@@ -46,7 +46,7 @@ class SocketDeadline(threading.Timer):
     def _expire(self) -> None:
         self.expired = True
         with contextlib.suppress(OSError):
-            # Below TLS, whose state remains: the next read sees an end, and never plain text.
+            # Below TLS, whose state is unchanged: the next read sees an end, never plain text.
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
 
@@ -61,7 +61,7 @@ def _bounded(sock: Any, seconds: float) -> Iterator[None]:
     finally:
         deadline.cancel()
     if deadline.expired:
-        # Also where nothing was raised: an end in the middle of the headers is taken for their end.
+        # Also without an exception: http.client takes an end within the headers for the end of the headers.
         raise TimeoutError("timed out")
 
 
@@ -74,16 +74,16 @@ def setup_deadline(sock: socket.socket, seconds: float) -> Iterator[None]:
     :param seconds: seconds until the connection is cut.
     :raises TimeoutError: if it was.
     """
-    # TLS takes the descriptor over, so that the cut needs one of its own.
+    # TLS detaches the socket, so the timer needs a duplicate of its descriptor.
     with sock.dup() as duplicate, _bounded(duplicate, seconds):
         yield
 
 
 class DeadlineAdapter(HTTPAdapter):
     """
-    Adapter of ``requests`` that bounds connecting, and then the wait for the head of a response, by the timeout of the request.
+    Adapter of ``requests`` that applies the timeout of a request to connecting, and to the head of the response.
 
-    The raw response has the socket, as ``sock``, so that reading the body can be bounded as well.
+    Sets the socket as ``sock`` on the raw response, so that reading the body can be bounded as well.
     """
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 # Theory of operation
 #
-# Queue. A request that cannot be granted at once waits in one of two lanes: regular polls and final polls. A lane
+# A request that cannot be granted immediately waits in one of two lanes: regular polls and final polls. A lane
 # serves two orders in alternation: the next task instance in round-robin order, and the oldest request over all.
 # With n task instances queued, a task is thus served within 2 n grants of its lane, even beside one with 10,000
 # videos; with m requests queued, a request is granted within 2 m grants of its lane, even if its task has most of

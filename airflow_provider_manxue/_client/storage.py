@@ -1,8 +1,8 @@
 """
 Stores of videos: a local file, or an object in any store that Airflow's ``ObjectStoragePath`` reaches.
 
-Either way the video is whole in a temporary file before its final name is touched, and that name changes in one step. A
-look at the final name then decides whether the video was stored: some stores report a move that they did not make.
+The video is complete in a temporary file before its final name changes, in one step. The final name is then checked,
+since some stores report a move that they did not make.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ _LOCAL = frozenset({"file", "local"})
 @contextlib.contextmanager
 def open_store(destination: str, conn_id: str | None) -> Iterator[Store]:
     """
-    Open the store that a destination is in. Errors of the store inside of the block become ours.
+    Open the store that a destination is in. Converts errors of the store within the block.
 
     :param destination: URI of the file that the video is saved to.
     :param conn_id: id of the Airflow connection of the store, if it needs one.
@@ -46,8 +46,10 @@ def open_store(destination: str, conn_id: str | None) -> Iterator[Store]:
         yield LocalStore(Path(path.path)) if path.protocol in _LOCAL else ObjectStore(path)
     except ManxueError:
         raise
-    except Exception as error:  # each store has errors of its own
-        raise ManxueStorageError(f"The video cannot be saved as {destination}: {_explain(error)}") from error
+    except Exception as error:  # stores raise errors of many types
+        raise ManxueStorageError(
+            f"The video could not be saved as {destination}: {_explain(error)}"
+        ) from error
 
 
 def _explain(error: Exception) -> str:
@@ -65,7 +67,7 @@ class LocalStore:
     """
     A file on this machine, or on a file system that is mounted here.
 
-    :param path: its place.
+    :param path: its path.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,7 +77,7 @@ class LocalStore:
             raise IsADirectoryError(errno.EISDIR, "it is a folder; end the destination with a slash")
 
     def temporary_file(self) -> AbstractContextManager[tuple[FileIO, Path]]:
-        """Open it in the same folder, since a rename is atomic within one file system only."""
+        """Open a file in the same folder, since a rename is atomic within one file system only."""
         return temporary_file(self._path.parent, FileIO)
 
     def stat(self) -> Existing:
@@ -85,11 +87,11 @@ class LocalStore:
         except FileNotFoundError:
             return Existing()
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EEXIST, "what is there is no file")
+            raise OSError(errno.EEXIST, "it is not a regular file")
         return Existing.file(status.st_size)
 
     def put(self, path: Path, content_type: str, check: Callable[[], None], *, create: bool) -> None:
-        """Give a whole file its final name, and let both survive a loss of power."""
+        """Move a complete file to its final name. Flushes both, against a loss of power."""
         _sync(path)
         size = path.stat().st_size
         check()
@@ -100,19 +102,21 @@ class LocalStore:
         try:
             _sync(self._path.parent)
         except OSError as error:
-            # Mounted folders may refuse it. The file itself is on the disk.
+            # Some mounted file systems refuse it. The file itself is on the disk.
             log.warning("The folder %s could not be flushed to the disk: %s.", self._path.parent, error)
         if self._path.lstat().st_size != size or path.exists():
-            raise OSError(errno.EIO, f"the file system reports success, but there is no file of {size} bytes")
+            raise OSError(
+                errno.EIO, f"the file system reported success, but there is no file of {size} bytes"
+            )
 
     def _create(self, path: Path) -> None:
-        """Give a file its final name, unless another one has it."""
+        """Move a file to its final name, unless that exists."""
         try:
             os.link(path, self._path)
         except FileExistsError:
             raise
         except OSError:
-            # No links on this file system: the name is reserved by an empty file, which counts as none.
+            # No hard links on this file system: an empty file, which is no video, reserves the name.
             os.close(os.open(self._path, os.O_CREAT | os.O_EXCL | os.O_WRONLY))
             try:
                 path.replace(self._path)
@@ -123,7 +127,7 @@ class LocalStore:
             path.unlink()
 
     def web_address(self) -> None:
-        """Return None: a browser on another machine does not reach a file."""
+        """Return None: a browser on another machine cannot open a local file."""
 
 
 def _sync(path: Path) -> None:

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 
 class Found(enum.Enum):
-    """What is under the name of a video."""
+    """Kind of object at the destination."""
 
     NOTHING = enum.auto()
     EMPTY = enum.auto()
-    """An empty file, as an interrupted program leaves it. It is no video."""
+    """An empty file, for example of an interrupted program. It is no video."""
 
     FILE = enum.auto()
 
@@ -28,9 +28,9 @@ class Found(enum.Enum):
 @dataclass(frozen=True, slots=True)
 class Existing:
     """
-    What is under the name of a video.
+    The object at the destination.
 
-    :param found: its kind. A folder, or a prefix of other names, is nothing.
+    :param found: its kind. A folder, or a prefix of other names, counts as nothing.
     :param size: its length in bytes.
     """
 
@@ -44,38 +44,38 @@ class Existing:
 
 
 class Store(Protocol):
-    """The final name of one video, and what is stored under it."""
+    """The destination of one video in a store."""
 
     def temporary_file(self) -> AbstractContextManager[tuple[FileIO, Path]]:
-        """Open a new file without a buffer, and remove it at the end, unless it was moved."""
+        """Open a new unbuffered file. Removes it at the end, unless it was moved."""
 
     def stat(self) -> Existing:
         """
-        Return what is there now.
+        Return the object at the destination.
 
         :raises OSError: if it is a folder of a store that has folders.
         """
 
     def put(self, path: Path, content_type: str, check: Callable[[], None], *, create: bool) -> None:
         """
-        Store a whole file under its final name.
+        Store a complete file under its final name.
 
         :param path: the temporary file.
         :param content_type: its media type.
-        :param check: raises an error when it is time to stop.
+        :param check: raises an error after the deadline.
         :param create: never replace a file, as far as the store can guarantee that.
         :raises FileExistsError: if there is a file already, and ``create``.
         :raises OSError: if the final name does not hold the file afterwards.
         """
 
     def web_address(self) -> str | None:
-        """Return the address under which a person finds the video in a browser; None if there is none."""
+        """Return the URL of the video's page in a browser; None if there is none."""
 
 
 @contextlib.contextmanager
 def temporary_file(folder: Path, kind: Callable[[Path, str], FileIO]) -> Iterator[tuple[FileIO, Path]]:
-    # Not by the tempfile module: the file may get the final name, so its mode must be the usual one. The suffix keeps it
-    # from those who look for videos.
+    # Not with tempfile: the file may become the final one, so it needs the default mode. The suffix hides it from searches
+    # for videos.
     path = folder / f".manxue-{secrets.token_hex(8)}.part"
     with kind(path, "x+") as file:
         try:

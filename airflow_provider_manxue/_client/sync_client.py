@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from airflow_provider_manxue.models import ManxueSettings
 
 NO_RESPONSE = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
-"""Exceptions of the libraries for a request that gets no response."""
+"""Exceptions of the libraries for a request without a response."""
 
 UNUSABLE_ADDRESS = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError)
 """Exceptions of the libraries for a host or proxy that cannot be used."""
@@ -33,7 +33,7 @@ UNUSABLE_ADDRESS = (requests.exceptions.InvalidURL, requests.exceptions.InvalidS
 
 class BearerAuth(AuthBase):
     """
-    Authentication by a request header that has the API key.
+    Authentication with the API key in a request header.
 
     :param api_key: the key.
     """
@@ -49,7 +49,7 @@ class BearerAuth(AuthBase):
 
 def new_session() -> requests.Session:
     session = requests.Session()
-    # Proxy and authorities are passed with each request. Its entry in .netrc would replace the API key.
+    # Proxy and authorities are passed with each request. An entry in .netrc would replace the API key.
     session.trust_env = False
     for scheme in ("http://", "https://"):
         session.mount(scheme, DeadlineAdapter())
@@ -61,9 +61,9 @@ def new_session() -> requests.Session:
 
 class TrackedBody:
     """
-    The body of a request, with whether any of it was passed to a connection.
+    Body of a request that records whether a connection has read any of it.
 
-    HTTP libraries read it only when the connection is made, the proxy passed and the TLS handshake done.
+    HTTP libraries read the body after connecting, the proxy's response and the TLS handshake.
     """
 
     def __init__(self, content: bytes) -> None:
@@ -121,7 +121,7 @@ def exchange(
             _read_body(response, content, settings.request_timeout, ends_at)
             encoding = response.headers.get("Content-Encoding", "")
             content = bytearray(decode_body(bytes(content), encoding, MAX_BODY))
-        except BaseException as error:  # noqa: BLE001 - raised by the caller, for which the status may matter more
+        except BaseException as error:  # noqa: BLE001 - raised by the caller, which may decide by the status
             body_error = error
         return ServiceResponse(
             response.status_code, bytes(content), response.raw.headers.getlist("Retry-After"), body_error
@@ -151,6 +151,6 @@ def _read_body(response: Response, content: bytearray, timeout: float, ends_at: 
 
 
 def _read_bounded(response: Response, content: bytearray, deadline: SocketDeadline) -> None:
-    # What the system has received before the cut could still be read, and be a million chunks of one byte.
+    # The buffer of the system can still be read after the cut, and may hold a million chunks of one byte.
     while not deadline.expired and (chunk := response.raw.read1(65536, decode_content=False)):
         append_bounded(content, chunk, response.status_code)

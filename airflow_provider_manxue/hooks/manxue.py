@@ -1,4 +1,4 @@
-"""The hook: the requests of a worker, sent with ``requests``."""
+"""The hook: the requests of a worker."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
 from airflow_provider_manxue._client.connection_loader import to_settings, unreadable_connection
-from airflow_provider_manxue._client.network import no_response, service_host, unusable_address
+from airflow_provider_manxue._client.network import no_service_response, service_host, unusable_address
 from airflow_provider_manxue._client.sync_client import (
     NO_RESPONSE,
     UNUSABLE_ADDRESS,
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from airflow_provider_manxue.models import ManxueSettings, VideoTask
 
 _PROBE_ID = "airflow-connection-test"
-"""An id that no task has. A query for it costs nothing."""
+"""Id of a task that does not exist. A query for it costs nothing."""
 
 
 class ManxueHook(BaseHook):
@@ -105,7 +105,7 @@ class ManxueHook(BaseHook):
         """
         try:
             connection = self.get_connection(self.manxue_conn_id)
-            # For the sake of Airflow, which masks the values in its logs. It reads a text that is no JSON as no fields.
+            # Makes Airflow mask the values in its logs. It reads text that is not JSON as no fields.
             _ = connection.extra_dejson
         except AirflowNotFoundException:
             raise missing_connection(self.manxue_conn_id) from None
@@ -153,11 +153,11 @@ class ManxueHook(BaseHook):
             response = exchange(self._session, settings, "GET", result_url(settings.base_url, task_id))
             if response.body_error is not None:
                 raise response.body_error
-        # The library's own texts repeat the whole request, so the cause is not chained.
+        # The library's texts repeat the whole request, so the cause is not chained.
         except UNUSABLE_ADDRESS:
             raise unusable_address(settings) from None
         except NO_RESPONSE as error:
-            raise no_response(settings, error) from None
+            raise no_service_response(settings, error) from None
         return parse_task(
             response.http_status,
             response.body,
@@ -238,7 +238,7 @@ class ManxueHook(BaseHook):
 
     def send_order(self, request: VideoRequest) -> VideoTask:
         """
-        Order a video with exactly one request. **This costs money.** For the errors see :meth:`create_video`.
+        Order a video with exactly one request. **This costs money.** Raises the errors of :meth:`create_video`.
 
         :param request: the request. It is not sent if :meth:`check_references` refuses it.
         :return: the new task.
@@ -249,8 +249,8 @@ class ManxueHook(BaseHook):
             self.log.warning("%s", caution)
         body = TrackedBody(request.body)
         try:
-            # A connection of its own: one that was kept open may have been closed by the service, and the order
-            # would be lost on it in a way that cannot be told from an accepted one.
+            # A new connection: the service may have closed an idle one, and an order that is lost on it looks like an
+            # accepted one.
             with new_session() as session:
                 response = exchange(session, settings, "POST", create_url(settings.base_url), body)
             task = parse_order_response(
@@ -266,19 +266,19 @@ class ManxueHook(BaseHook):
             return task
         except (ManxueOrderNotAcceptedError, ManxueOrderError, ManxueVideoFailedError):
             raise
-        except BaseException as error:  # noqa: BLE001 - what it means for the order is raised, with its cause
-            # Whatever went wrong once the body has left, be it a timeout or a signal of Airflow's, which are no
-            # Exceptions: the order may have been accepted.
+        except BaseException as error:  # noqa: BLE001 - raised again as the outcome of the order
+            # Once the body was sent, the order may have been accepted, after any error. Timeouts and signals of Airflow are
+            # no subclasses of Exception.
             is_expected = isinstance(error, NO_RESPONSE)
             outcome = order_without_response(error, service_host(settings), body_left=body.started)
             raise outcome from (None if is_expected or body.started else error)
 
     @staticmethod
     def _body_error(response: ServiceResponse, settings: ManxueSettings) -> ManxueError | None:
-        """Return why the body of a response could not be read, without the library's own text."""
+        """Return the error for a body that could not be read, without the library's text."""
         if response.body_error is None or isinstance(response.body_error, ManxueError):
             return response.body_error
-        return no_response(settings, response.body_error)
+        return no_service_response(settings, response.body_error)
 
     def test_connection(self) -> tuple[bool, str]:
         """
@@ -296,7 +296,7 @@ class ManxueHook(BaseHook):
             if "no handler" in str(error).lower():
                 return (
                     False,
-                    f"{settings.base_url} was reached, but it does not know the path ({error}). Check the host.",
+                    f"{settings.base_url} was reached, but it does not know the path ({error}). Check the Base URL.",
                 )
             return True, (
                 f"{settings.base_url} was reached and did not refuse the key. Its response to a query of a "

@@ -32,7 +32,7 @@ _REFUSALS = (
 
 
 class SecretUrl:
-    """A URL that is not shown, also where all attributes of an operator are."""
+    """A URL that is hidden where Airflow shows all attributes of an operator."""
 
     __slots__ = ("value",)
 
@@ -45,11 +45,11 @@ class SecretUrl:
 
 class UrlRefresher:
     """
-    Asks the service for the URL of a video; each response may have a new signature.
+    Source of a video's URL. Each response of the service may have a new signature.
 
-    :param hook: asks the service.
+    :param hook: queries the service.
     :param video_task_id: the id, or a whole task.
-    :param known_url: the URL in the argument, if there is one. It is returned once, when the service has none.
+    :param known_url: the URL in the operator's argument, if any. Returned once, if the service returns no URL.
     :param log: the task's logger, for the use of that URL.
     """
 
@@ -59,7 +59,7 @@ class UrlRefresher:
         self._known_url = known_url
         self._log = log
         self.video: dict[str, Any] = {"id": self._video_task_id}
-        """What is known of the video, under the service's field names."""
+        """Known fields of the video, under the service's names."""
 
     def __call__(self) -> str:
         """
@@ -79,19 +79,17 @@ class UrlRefresher:
             problem = missing_url_error(task)
         if not self._known_url:
             raise problem
-        self._log.warning("%s The URL that was passed on is used instead.", problem)
+        self._log.warning("%s Using the URL in video_task_id instead.", problem)
         url, self._known_url = self._known_url, None
         return url
 
 
 def missing_url_error(task: VideoTask) -> ManxueError:
     if task.status is TaskStatus.COMPLETED:
-        return ManxueResultMissingError(
-            f"The video {task.id} is completed, but the answer holds no URL of it."
-        )
+        return ManxueResultMissingError(f"The video {task.id} is completed, but the response has no URL.")
     if task.status is TaskStatus.FAILED:
         return ManxueVideoFailedError(
-            f"There is no video {task.id} to save, it {task.status_word}: {task.error or 'no reason was given'}."
+            f"The video {task.id} cannot be saved, it {task.status_word}: {task.error or 'no reason was given'}."
         )
     return ManxueNotCompletedError(
         f"The video {task.id} is not completed, its status is {task.status_word!r}. Wait for it with "

@@ -1,4 +1,4 @@
-"""The transfer: saves a finished video to a store, whole or not at all."""
+"""Operator that saves a finished video to a store, atomically."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 DEFAULT_TIMEOUT = 60 * 60.0
 DEFAULT_MAX_BYTES = 4 * 1024**3
-"""Far above any video of the service; a body that never ends stops here."""
+"""Bytes of the longest video that is saved; far above any video of the service. Ends a body without an end."""
 
 _IF_EXISTS = ("overwrite", "skip", "fail")
 _CONTAINERS = ("mp4", "quicktime", "webm")
@@ -49,26 +49,25 @@ class ManxueToObjectStorageOperator(BaseOperator):
     """
     Saves a finished video of the sd2_manxue service to any store that ``ObjectStoragePath`` reaches.
 
-    The service is asked for a fresh URL first, and again when that one dies. A transfer that breaks goes on where
-    it stopped. The video appears under its final name only when it is complete; a failed save leaves whatever was
-    there before.
+    Requests a fresh URL from the service, and again when it expires. Resumes a broken download. The video appears under
+    its final name only when it is complete; a failed save leaves an older file unchanged.
 
     XCom: the URI of the saved video as return value; ``video_task_id``, ``size`` (bytes), ``content_type`` and
     ``sha256``. After a skipped save the last two are None. Where the store shows objects in a browser, also
-    ``web_address``, to which the button *Saved video* leads.
+    ``web_address``, the target of the button *Saved video*.
 
     :param video_task_id: (templated) id of the video's task, or the whole task, as the sensor returns it; then its
         URL is the fallback when the service no longer knows the task.
-    :param destination: (templated) URI of the video to be, for example ``s3://bucket/shot.mp4``. One that ends in
+    :param destination: (templated) URI of the saved video, for example ``s3://bucket/shot.mp4``. One that ends in
         ``/`` is a folder; the file's name is then the percent-encoded id with ``.mp4``.
     :param manxue_conn_id: (templated) id of the Airflow connection of the service.
     :param storage_conn_id: (templated) id of the Airflow connection of the store, if it needs one.
-    :param if_exists: what to do if there is such a file already: ``overwrite``, ``skip`` or ``fail``. An empty file is
+    :param if_exists: what to do if the file already exists: ``overwrite``, ``skip`` or ``fail``. An empty file is
         no video, so ``skip`` replaces it.
     :param containers: kinds of files that are saved: ``mp4``, ``quicktime``, ``webm``. None for MP4, and for another one
         if the media host announces its media type.
     :param max_bytes: a longer video is refused; None for no limit.
-    :param timeout: seconds (or ``timedelta``) within which all must be done.
+    :param timeout: seconds (or ``timedelta``) for the whole save.
     :param allow_private_addresses: also fetch from addresses that are not public: True for all, or a list of host names,
         addresses and networks. The connection's host is allowed if it is such an address, or ``localhost``.
     :param do_xcom_push: whether the XComs are pushed.
@@ -122,7 +121,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
         self._video_task_id = value
 
     def _check_arguments(self) -> None:
-        """Refuse at parse time what rendering cannot cure."""
+        """Check at parse time all values that are not rendered later."""
         if not is_rendered_later(self.video_task_id):
             parse_video_task_id(self.video_task_id)
         if not is_rendered_later(self.destination):
@@ -145,7 +144,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
 
     @cached_property
     def hook(self) -> ManxueHook:
-        """The hook; imported here, since a Dag file that is parsed needs no HTTP library."""
+        """The hook. Imported here, so that parsing a Dag file loads no HTTP library."""
         from airflow_provider_manxue.hooks.manxue import ManxueHook
 
         return ManxueHook(self.manxue_conn_id)
@@ -153,7 +152,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
     @classmethod
     def partial(cls, *, task_id: str, destination: str | XComArg | None = None, **kwargs: Any) -> Any:
         """
-        Return an operator to be mapped; warns of a destination that all its tasks would share.
+        Return the operator for mapping. Warns if all mapped tasks would share one destination.
 
         :param task_id: id of the mapped task.
         :param destination: as in the constructor.
@@ -189,7 +188,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
             else:
                 result = self._save(store, existing, uri, deadline)
             web_address = store.web_address()
-        # Outside of the block: an XCom that cannot be pushed is no error of the store.
+        # Outside the block: a failure to push an XCom is no error of the store.
         self._push(context, **result, video_task_id=video_task_id)
         if web_address is not None:
             self._push(context, web_address=web_address)
@@ -209,7 +208,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
         return lineage_of([video], saved=(uri, size))
 
     def _stat(self, store: Store) -> Existing:
-        """Look what is there. A store that only takes files may forbid it, if they may be replaced."""
+        """Return the existing object. A store may deny this, which matters only if the object must not be replaced."""
         try:
             return store.stat()
         except PermissionError:
@@ -218,13 +217,13 @@ class ManxueToObjectStorageOperator(BaseOperator):
             return Existing()
 
     def _should_skip(self, existing: Existing, uri: str) -> bool:
-        """Return whether a file that is there already ends the task well."""
+        """Return whether an existing file ends the task successfully."""
         if self.if_exists == "fail" and existing.found is not Found.NOTHING:
             raise _exists_error(uri, existing)
         return self.if_exists == "skip" and existing.found is Found.FILE
 
     def _skip(self, existing: Existing, uri: str) -> dict[str, Any]:
-        self.log.info("%s is there already (%d bytes); nothing is stored.", uri, existing.size)
+        self.log.info("%s already exists (%d bytes); skipped.", uri, existing.size)
         return {"size": existing.size, "content_type": None, "sha256": None}
 
     def _save(self, store: Store, existing: Existing, uri: str, deadline: Deadline) -> dict[str, Any]:
@@ -233,7 +232,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
         create = self.if_exists != "overwrite" and existing.found is Found.NOTHING
         with store.temporary_file() as (file, path):
             download = downloader.fetch(file)
-            check = partial(deadline.check, "all is received, and is being stored")
+            check = partial(deadline.check, "all was received, and is being stored")
             if download.unverified_reason:
                 self._store_unverified(download, path, uri, check)
             try:
@@ -270,7 +269,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
     def _store_unverified(
         self, download: PartialDownload, path: Path, uri: str, check: Callable[[], None]
     ) -> NoReturn:
-        """Store what may not be a whole video under another name, since its URL will expire."""
+        """Store a video that could not be verified under another name, since its URL will expire."""
         from airflow_provider_manxue._client.storage import open_store
 
         name = uri + UNVERIFIED_SUFFIX
@@ -288,7 +287,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
 
 
 def _exists_error(uri: str, existing: Existing) -> ManxueExistsError:
-    return ManxueExistsError(f"{uri} is there already ({existing.size} bytes), and if_exists is 'fail'.")
+    return ManxueExistsError(f"{uri} already exists ({existing.size} bytes), and if_exists is 'fail'.")
 
 
 def _is_selection(value: Any, names: Sequence[str]) -> bool:

@@ -474,7 +474,7 @@ class TestExisting:
 
     def test_may_be_an_error(self, saves):
         saves.place.write(saves.name, OLD)
-        with pytest.raises(ManxueExistsError, match="is there already"):
+        with pytest.raises(ManxueExistsError, match="already exists"):
             saves.run(if_exists="fail")
         assert saves.place.content(saves.name) == OLD
         assert saves.emulator.requests == []
