@@ -50,7 +50,7 @@ _PROGRESS_INTERVAL = 10.0
 
 class Deadline:
     """
-    The moment at which a save must be done.
+    Deadline of a save.
 
     :param timeout: seconds from now.
     """

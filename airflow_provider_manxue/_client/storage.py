@@ -81,7 +81,7 @@ class LocalStore:
         return temporary_file(self._path.parent, FileIO)
 
     def stat(self) -> Existing:
-        """Return what is there now."""
+        """Return the object at the destination."""
         try:
             status = self._path.stat()
         except FileNotFoundError:

@@ -685,7 +685,7 @@ class TestS3:
             return call(self, name, *args, **kwargs)
 
         monkeypatch.setattr(S3FileSystem, "call_s3", call_slowly)
-        saves.assert_fails(ManxueDownloadError, "all is received, and is being stored")
+        saves.assert_fails(ManxueDownloadError, "all was received, and is being stored")
 
     def test_a_bucket_that_does_not_exist(self, saves):
         with pytest.raises(ManxueStorageError, match="bucket does not exist"):
