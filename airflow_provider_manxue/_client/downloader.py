@@ -213,7 +213,7 @@ class Downloader:
                     now=time.time(),
                 )
                 self._check_length(part.validators.size or 0)
-                # The body of a 416 is not a part of the video.
+                # The body of a 416 is not a part of the video (RFC 9110, section 15.5.17).
                 chunks = _chunks(response) if response.status != 416 else iter(())
                 self._receive(chunks, part, download)
             self._verify(download)
@@ -272,6 +272,7 @@ class Downloader:
 
 
 def _range_headers(download: PartialDownload) -> dict[str, str]:
+    # RFC 9110, section 13.1.5: with If-Range, a server sends another version whole.
     return {"Range": f"bytes={download.received}-", "If-Range": download.validators.if_range or ""}
 
 

@@ -1,8 +1,8 @@
 """
 Client for GET requests to media hosts.
 
-Uses ``http.client``, since HTTP libraries normalize the percent-encoding of a URL, which a signature may cover. The API
-key is not known here.
+Uses ``http.client``, since HTTP libraries normalize the percent-encoding of a URL (RFC 3986, section 6.2.2), which a
+signature may cover. The API key is not known here.
 """
 
 from __future__ import annotations
