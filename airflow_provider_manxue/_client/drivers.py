@@ -279,7 +279,6 @@ class AsyncDriver:
 
     def _submit(self, video_task_id: str, *, is_final: bool) -> None:
         is_started = False
-
         limiter: AdaptiveRateLimiter = self._limiter  # type: ignore[assignment] # the connection has been read
 
         def start() -> None:
