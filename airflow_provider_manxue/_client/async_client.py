@@ -1,7 +1,7 @@
 """
 The async client of all waits of an event loop.
 
-Nothing heavy is imported with this module, since the triggerer imports triggers on its event loop. The HTTP library is
+This module imports nothing heavy, since the triggerer imports triggers on its event loop. The HTTP library is
 imported, and certificates are loaded, in a thread when the first wait needs them.
 """
 
@@ -14,28 +14,25 @@ import os
 import time
 import weakref
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from airflow_provider_manxue._client.background import cancel_and_wait, spawn_background
-from airflow_provider_manxue._client.connection_cache import (
-    ConnectionCache,
-    Endpoint,
-    Session,
-    load_connection,
-)
+from airflow_provider_manxue._client.connection_cache import ConnectionCache
+from airflow_provider_manxue._client.connection_loader import load_connection
 from airflow_provider_manxue._client.credentials import CredentialProbes
+from airflow_provider_manxue._client.endpoint import Endpoint, Session
 from airflow_provider_manxue._client.network import (
     MAX_HEADER_LINE,
     MAX_HEADERS,
+    append_bounded,
+    no_service_response,
     proxy_for,
+    request_headers,
     session_key,
     ssl_context,
     unusable_address,
-    user_agent,
 )
 from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
 from airflow_provider_manxue._core.content_coding import decode_body
-from airflow_provider_manxue._core.network_errors import no_response
 from airflow_provider_manxue._core.responses import MAX_BODY, parse_task, result_url
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
@@ -57,7 +54,7 @@ class Throttle:
     """
     The rate limiter of a connection, and the state of its credentials.
 
-    It outlives the client, which is closed with its last wait: the next wait must not poll into a pause.
+    It outlives the client, which is closed after its last wait, so that the next wait respects a pause.
 
     :param settings: the settings of the connection.
     :param name: id of the connection, for the log.
@@ -69,7 +66,7 @@ class Throttle:
         self.credentials = CredentialProbes(self.limiter)
 
     def apply(self, settings: ManxueSettings) -> None:
-        """Apply the settings of an edited connection. A refusal of earlier ones means nothing for them."""
+        """Apply the settings of an edited connection. Clears a refusal of the previous settings."""
         self.limiter.configure(settings.requests_per_second, settings.max_connections)
         if settings != self._settings:
             self._settings = settings
@@ -84,7 +81,7 @@ _throttles: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, Throt
 
 @contextlib.asynccontextmanager
 async def shared_client() -> AsyncIterator[AsyncClient]:
-    """Lend the client of this event loop. It is made for the first user and closed after the last."""
+    """Yield the client of this event loop. It is created for the first user and closed after the last."""
     loop = asyncio.get_running_loop()
     client = _clients.setdefault(loop, AsyncClient(load_connection, _throttles.setdefault(loop, {})))
     client.users += 1
@@ -94,7 +91,7 @@ async def shared_client() -> AsyncIterator[AsyncClient]:
         client.users -= 1
         if not client.users:
             del _clients[loop]
-            # The last wait may leave because it was cancelled. Sockets are closed in that case, too.
+            # The last wait may end by cancellation. Its sockets must be closed in that case, too.
             await asyncio.shield(spawn_background(client.close()))
 
 
@@ -105,7 +102,7 @@ class AsyncClient:
     It sends each request at once. The caller acquires the connection's rate limiter before, and reports the outcome to it.
 
     :param load_connection: reads an Airflow connection by its id.
-    :param throttles: what was learnt about connections before, by id; None for nothing.
+    :param throttles: throttles of earlier clients, by connection id; None for none.
     """
 
     def __init__(
@@ -120,9 +117,9 @@ class AsyncClient:
 
     def prepare(self, conn_id: str) -> None:
         """
-        Start in the background what the first request over a connection needs.
+        Import the HTTP library and load a connection, in the background.
 
-        In a triggerer that has just been started, that takes seconds. A failure is raised at the request.
+        This takes seconds in a triggerer that has just started. A failure is raised at the first request.
 
         :param conn_id: id of the Airflow connection.
         """
@@ -134,7 +131,7 @@ class AsyncClient:
         """
         Return the rate limiter of a connection, with the connection's limits.
 
-        It is the same one for as long as the event loop lives. An edit of the limits changes it in place.
+        The same instance serves the event loop until it closes. An edit of the limits changes it in place.
 
         :param conn_id: id of the Airflow connection.
         :raises ManxueConfigurationError: if the connection is missing or cannot be used, and has not worked before.
@@ -168,7 +165,7 @@ class AsyncClient:
         :param video_task_id: id of the task.
         :raises ManxueError: of the kind that fits, if the response does not describe a task.
         """
-        # Nothing is awaited between the grant of the rate limiter and the request, once there is an endpoint.
+        # With an endpoint, nothing is awaited between the grant of the rate limiter and the request.
         endpoint = self._cache.current(conn_id) or await self._cache.get(conn_id)
         credentials = self._throttles[conn_id].credentials
         credentials.check()
@@ -207,7 +204,7 @@ class AsyncClient:
         except aiohttp.InvalidURL:
             raise unusable_address(settings) from None
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise no_response(error, urlsplit(settings.base_url).hostname or "") from None
+            raise no_service_response(settings, error) from None
         except ValueError:  # also a UnicodeError: a host name that cannot be encoded
             raise unusable_address(settings) from None
         finally:
@@ -223,11 +220,11 @@ class AsyncClient:
             secret=settings.api_key,
         )
         endpoint.has_worked = True
-        endpoint.was_refused = False
+        endpoint.key_refused = False
         return task
 
     async def close(self) -> None:
-        """Cancel what is in progress in the background, and close all connections to the service."""
+        """Cancel background tasks, and close all connections to the service."""
         await cancel_and_wait([] if self._import is None else [self._import])
         await self._cache.close()
 
@@ -241,7 +238,7 @@ async def _import_http_library() -> Any:
 
 
 async def _open_endpoint(settings: ManxueSettings, present: Endpoint | None) -> Endpoint:
-    """Make the endpoint for settings, over the present session if that was set up from the same."""
+    """Create the endpoint for settings. Uses the present session if its key is the same."""
     aiohttp = await _import_http_library()
     key = await asyncio.to_thread(session_key, settings)
     session = present.session if present is not None and present.session.key == key else None
@@ -264,22 +261,17 @@ async def _open_endpoint(settings: ManxueSettings, present: Endpoint | None) -> 
     except ValueError:
         raise unusable_address(settings) from None
     if present is not None and present.settings == settings:
-        endpoint.has_worked, endpoint.was_refused = present.has_worked, present.was_refused
+        endpoint.has_worked, endpoint.key_refused = present.has_worked, present.key_refused
     return endpoint
 
 
 def _headers(settings: ManxueSettings) -> dict[str, str]:
-    return {
-        "Authorization": f"Bearer {settings.api_key}",
-        "User-Agent": user_agent(),
-        "Accept": "application/json",
-        "Accept-Encoding": "identity",
-    }
+    return {"Authorization": f"Bearer {settings.api_key}", **request_headers()}
 
 
 async def _open_session(aiohttp: Any, settings: ManxueSettings, key: tuple[object, ...]) -> Session:
     context = await asyncio.to_thread(ssl_context, settings)
-    # How many connections are open is decided by the rate limiter.
+    # No limit here: the rate limiter bounds the number of connections.
     client = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=context, limit=0, keepalive_timeout=KEEP_ALIVE),
         cookie_jar=aiohttp.DummyCookieJar(),
@@ -298,10 +290,8 @@ def _set_up_error(error: Exception) -> ManxueTransientError:
 
 
 async def _read_body(response: ClientResponse) -> bytes:
-    """Read a body that may be endless or compressed against our wish, within bounds."""
+    """Read a body within bounds: it may be endless, or compressed in spite of the request."""
     body = bytearray()
     async for chunk in response.content.iter_any():
-        body += chunk
-        if len(body) > MAX_BODY:
-            raise ManxueTransientError(f"HTTP {response.status} with a body of more than {MAX_BODY} bytes")
+        append_bounded(body, chunk, response.status)
     return decode_body(bytes(body), ",".join(response.headers.getall("Content-Encoding", [])), MAX_BODY)

@@ -13,24 +13,19 @@ set up from have changed. If it fails, the entry stays in use: without limit if 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import logging
 import math
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow_provider_manxue._client.background import cancel_and_wait, spawn_background
-from airflow_provider_manxue._core.connection import missing_connection, parse_connection
 from airflow_provider_manxue._core.polling import GRACE_TIME
 from airflow_provider_manxue.exceptions import ManxueConfigurationError, ManxueError, ManxueTransientError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable
 
-    from aiohttp import ClientSession, ClientTimeout
-    from yarl import URL
-
+    from airflow_provider_manxue._client.endpoint import Endpoint, Session
     from airflow_provider_manxue.models import ManxueSettings
 
 CONNECTION_TTL = 60.0
@@ -54,68 +49,6 @@ _FIELD_NAMES = {
 }
 
 log = logging.getLogger(__name__)
-
-
-class Session:
-    """
-    An open HTTP session, which is closed once it is retired and its last request has ended.
-
-    :param client: the session of the HTTP library.
-    :param key: what it was set up from.
-    """
-
-    __slots__ = ("_closing", "client", "in_flight", "key", "retired")
-
-    def __init__(self, client: ClientSession, key: tuple[object, ...]) -> None:
-        self.client = client
-        self.key = key
-        self.in_flight = 0
-        self.retired = False
-        self._closing: asyncio.Task[None] | None = None
-
-    @property
-    def is_closed(self) -> bool:
-        """Whether the session is closed, and not only being closed."""
-        return self._closing is not None and self._closing.done()
-
-    def retire(self) -> None:
-        """Mark the session as replaced."""
-        self.retired = True
-        self.close_if_unused()
-
-    def close_if_unused(self) -> None:
-        """Close the session in the background if it is retired and nothing is in flight."""
-        if self.retired and not self.in_flight and self._closing is None:
-            self._closing = spawn_background(self.client.close())
-
-    async def close(self) -> None:
-        """Close the session, requests in flight included."""
-        if self._closing is None:
-            self._closing = spawn_background(self.client.close())
-        await asyncio.gather(self._closing, return_exceptions=True)
-
-
-@dataclass(slots=True, eq=False)
-class Endpoint:
-    """
-    All that a request needs, prepared once.
-
-    :param settings: the connection.
-    :param session: the session set up from it.
-    :param headers: headers of each request, the API key among them.
-    :param proxy: the proxy, if one is used.
-    :param timeout: the request timeout in the HTTP library's form.
-    :param has_worked: whether a response was parsed as a task.
-    :param was_refused: whether the last response was a 401.
-    """
-
-    settings: ManxueSettings
-    session: Session
-    headers: Mapping[str, str] = dataclasses.field(repr=False)
-    proxy: URL | None = dataclasses.field(repr=False)
-    timeout: ClientTimeout
-    has_worked: bool = False
-    was_refused: bool = False
 
 
 class ConnectionCache:
@@ -148,7 +81,7 @@ class ConnectionCache:
 
     def prepare(self, conn_id: str) -> None:
         """
-        Start the first look-up of a connection. Its failure is raised at the first request.
+        Start the first look-up of a connection. A failure is raised at the first request.
 
         :param conn_id: id of the Airflow connection.
         """
@@ -188,8 +121,8 @@ class ConnectionCache:
         """
         Return an endpoint with other settings than the refused ones; None if there is none.
 
-        Reads the connection, but not once for each of a thousand requests that are refused at the same time. While the
-        settings stay as they were, the connection is read again at each half of ``CONNECTION_TTL``.
+        Reads the connection at most once per ``FAILED_LOOKUP_TTL``, since many requests may be refused at the same time.
+        Until the settings change, the connection is read again every half of ``CONNECTION_TTL``.
 
         :param conn_id: id of the Airflow connection.
         :param refused: the endpoint whose request was refused.
@@ -233,7 +166,7 @@ class ConnectionCache:
 
 
 class _CachedConnection:
-    """One connection of the cache: its endpoint, its look-up, and for how long look-ups have failed."""
+    """One connection of the cache: its endpoint, its look-up, and the time since look-ups fail."""
 
     def __init__(self, conn_id: str, look_up: Callable[[_CachedConnection], Any]) -> None:
         self.conn_id = conn_id
@@ -244,7 +177,7 @@ class _CachedConnection:
         self._loaded_at = self._refusal_checked_at = self._refresh_at = -math.inf
         self._grace_ends = math.inf
         self._error: Exception | None = None
-        # Of the present streak of failures, in seconds since the epoch.
+        # Start of the present series of failures, in seconds since the epoch.
         self._failing_since: float | None = None
         self._unusable_since: float | None = None
         self._unusable_from = math.inf  # the same by the loop's clock
@@ -278,17 +211,17 @@ class _CachedConnection:
 
     async def _wait_for_look_up(self) -> None:
         if self._look_up is not None:
-            # Shielded: the look-up serves other waits too, and outlives the one that started it.
+            # Shielded: the look-up serves other waits too, and outlives the wait that started it.
             await asyncio.shield(self._look_up)
 
     def _raise(self) -> NoReturn:
-        error = self._error or ManxueTransientError(f"The connection {self.conn_id!r} is not in use any more")
-        # One error is raised in many waits: each would leave its traceback with it.
+        error = self._error or ManxueTransientError(f"The connection {self.conn_id!r} is no longer in use")
+        # Many waits raise the same instance: each would add its traceback.
         raise error.with_traceback(None)
 
     async def after_refusal(self, refused: Endpoint) -> Endpoint | None:
         if self.endpoint is not None and self.endpoint.settings == refused.settings:
-            self.endpoint.was_refused = True
+            self.endpoint.key_refused = True
             now = asyncio.get_running_loop().time()
             if now - self._refusal_checked_at >= FAILED_LOOKUP_TTL:
                 self._refusal_checked_at = now
@@ -298,7 +231,7 @@ class _CachedConnection:
         return endpoint if endpoint is not None and endpoint.settings != refused.settings else None
 
     def succeeded(self, endpoint: Endpoint, started_at: float) -> None:
-        """Take over what a look-up has found."""
+        """Store the endpoint of a look-up."""
         present, self.endpoint = self.endpoint, endpoint
         self._error = self._failing_since = self._unusable_since = None
         self._grace_ends = self._unusable_from = math.inf
@@ -308,7 +241,7 @@ class _CachedConnection:
             log.info("Connection %r was edited: %s.", self.conn_id, ", ".join(changed))
 
     def failed(self, error: Exception) -> None:
-        """Keep the error of a look-up for the next request."""
+        """Store the error of a look-up for the next request."""
         now = time.time()
         self._failing_since = self._failing_since or now
         since = self._failing_since
@@ -333,14 +266,14 @@ class _CachedConnection:
         loop = asyncio.get_running_loop()
         self._look_up = None
         self._refresh_at = loop.time() + next_in
-        if self.endpoint is not None and self.endpoint.was_refused:
-            # Requests are held back after a 401, so none of them would start the next look-up.
+        if self.endpoint is not None and self.endpoint.key_refused:
+            # After a 401 requests are held, so none of them would start the next look-up.
             if self._timer is not None:
                 self._timer.cancel()
             self._timer = loop.call_later(CONNECTION_TTL / 2, self._refresh_refused)
 
     def _refresh_refused(self) -> None:
-        if self.endpoint is not None and self.endpoint.was_refused:
+        if self.endpoint is not None and self.endpoint.key_refused:
             self._refresh()
 
     def stop(self) -> list[asyncio.Task[None]]:
@@ -354,48 +287,3 @@ def changed_fields(present: ManxueSettings, new: ManxueSettings) -> list[str]:
     """Return the names of the fields that differ, each once, without their values."""
     names = (name for name in _FIELD_NAMES if getattr(present, name) != getattr(new, name))
     return list(dict.fromkeys(_FIELD_NAMES[name] for name in names))
-
-
-async def load_connection(conn_id: str) -> ManxueSettings:
-    """
-    Read an Airflow connection on an event loop.
-
-    :param conn_id: id of the Airflow connection.
-    :raises ManxueConfigurationError: if it is missing or a field of it cannot be used.
-    :raises ManxueTransientError: if the connection could not be loaded just now.
-    """
-    try:
-        connection = await _get_connection(conn_id)
-    except ManxueError:
-        raise
-    except Exception as error:  # noqa: BLE001
-        # The cause may have passed at the next poll. The text of the error is left out, as it may hold a part of the
-        # connection.
-        raise unreadable_connection(conn_id, error) from None
-    return await asyncio.to_thread(
-        parse_connection,
-        conn_id,
-        host=connection.host,
-        password=connection.password,
-        port=connection.port,
-        schema=connection.schema,
-        extra=connection.extra,
-    )
-
-
-async def _get_connection(conn_id: str) -> Any:
-    from airflow.providers.common.compat.connection import get_async_connection, get_async_extra_dejson
-    from airflow.providers.common.compat.sdk import AirflowNotFoundException
-
-    try:
-        connection = await get_async_connection(conn_id)
-    except AirflowNotFoundException:
-        raise missing_connection(conn_id) from None
-    # For the sake of Airflow, which masks the values in its logs. It reads a text that is no JSON as no fields.
-    await get_async_extra_dejson(connection)
-    return connection
-
-
-def unreadable_connection(conn_id: str, error: Exception) -> ManxueTransientError:
-    """Return the error for a connection that Airflow could not read just now."""
-    return ManxueTransientError(f"Airflow could not read the connection {conn_id!r}: {type(error).__name__}")

@@ -1,4 +1,4 @@
-"""Holds the requests of a connection back after a 401, and lets a few try the credentials again."""
+"""Probes of refused credentials: after a 401 the requests of a connection are held, except a few."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 class CredentialProbes:
     """
-    Decides when credentials that were refused are tried again: after 30, 60, 120 and 300 s, by one request each.
+    Schedule of probes after a 401: one request each after 30, 60, 120 and 300 s.
 
     The grace period belongs to the connection and its key, not to a wait. Once it is over, requests fail without being sent,
-    but for one in each further 300 s.
+    except one every 300 s.
 
     :param limiter: the rate limiter of the connection.
     """
@@ -32,7 +32,7 @@ class CredentialProbes:
 
     def check(self) -> None:
         """
-        Let a request pass that may be sent.
+        Check whether a request may be sent.
 
         :raises ManxueAuthenticationError: if the credentials were refused for the whole grace period.
         """
@@ -45,7 +45,7 @@ class CredentialProbes:
 
     def refused(self, error: ManxueAuthenticationError) -> ManxueAuthenticationError:
         """
-        Take note of a 401, and hold further requests back.
+        Record a 401, and hold further requests.
 
         :param error: the error of the response.
         :return: the error, with the time of the first refusal.
@@ -64,7 +64,7 @@ class CredentialProbes:
         return self._error()
 
     def accepted(self) -> None:
-        """Let all requests go again: the credentials were accepted, or have changed."""
+        """Release all requests: the credentials were accepted, or have changed."""
         if self._refused_at is not None:
             self._refused_at = self._since = None
             self._limiter.resume()

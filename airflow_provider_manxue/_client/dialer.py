@@ -1,7 +1,7 @@
 """
 Connecting to a host within one timeout.
 
-``socket.create_connection`` gives the whole timeout to each address of a name, and the look-up of the name has none.
+``socket.create_connection`` applies the whole timeout to each address of a name, and none to the look-up.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 MAX_ADDRESSES = 4
-"""Addresses of a name that are tried. More of them are silent or refuse for one common reason."""
+"""Addresses of a name that are tried at most. If these fail, further ones usually fail for the same reason."""
 
 _Found = list[str] | Exception
 
@@ -30,8 +30,8 @@ def dial(
 
     :param host: its name or address.
     :param port: its port.
-    :param timeout: seconds for looking the name up and connecting, to however many addresses.
-    :param select: returns those of its addresses that may be used.
+    :param timeout: seconds for looking the name up and for connecting, over all addresses.
+    :param select: returns the addresses that may be used.
     :raises OSError: if there is no connection.
     """
     ends_at = time.monotonic() + timeout
@@ -42,7 +42,7 @@ def dial(
         if remaining <= 0:
             raise TimeoutError("timed out")
         try:
-            # A silent address leaves time for the others.
+            # A silent address leaves time for the next ones.
             sock = socket.create_connection((address, port), remaining / (len(addresses) - number))
         except OSError as error:
             failure = error

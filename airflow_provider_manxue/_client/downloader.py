@@ -1,7 +1,7 @@
 """
-Moves the bytes of a video from a media host into a file, in as many attempts as it takes.
+Download of a video from a media host into a file, with retries and resumption.
 
-The shape of a save is described in ``docs/saving-design.md``.
+The design of a save is described in ``docs/saving-design.md``.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from airflow_provider_manxue._core.media import Part
 
 _CHUNK = 1024 * 1024
-"""Bytes that are read at once at most."""
+"""Bytes of one read at most."""
 
 _PROGRESS_INTERVAL = 10.0
 """Seconds between two log lines about the progress."""
@@ -53,7 +53,7 @@ _PROGRESS_INTERVAL = 10.0
 
 class Deadline:
     """
-    The moment at which a save must be done.
+    Deadline of a save.
 
     :param timeout: seconds from now.
     """
@@ -71,7 +71,7 @@ class Deadline:
         """
         Raise an error after the deadline.
 
-        :param doing: what is going on, for its text.
+        :param doing: the current activity, for the text of the error.
         :raises ManxueDownloadError: if it has passed.
         """
         if self.remaining <= 0:
@@ -83,13 +83,13 @@ class PartialDownload:
     """
     The part of a video that was received so far.
 
-    :param file: where it is written to, unbuffered; nobody else writes to it.
-    :param validators: those of the version that it is a part of.
+    :param file: where it is written to, unbuffered; written by this class only.
+    :param validators: validators of the version that was received.
     :param content_type: the media type that it was announced with.
     :param kind: the kind of file, by its first bytes.
     :param accepted: kinds of files that are saved.
     :param received: its length so far.
-    :param doubt: why it may not be the whole video, though it has its announced length; empty if it is whole.
+    :param unverified_reason: why it may not be the whole video, though it has its announced length; empty if it is whole.
     """
 
     file: FileIO
@@ -98,7 +98,7 @@ class PartialDownload:
     kind: str = ""
     accepted: Collection[Container] = ()
     received: int = 0
-    doubt: str = ""
+    unverified_reason: str = ""
     _digest: Any = field(default_factory=hashlib.sha256)
 
     @property
@@ -109,12 +109,12 @@ class PartialDownload:
     @property
     def media_type(self) -> str:
         """The media type to store it with."""
-        if self.doubt:
+        if self.unverified_reason:
             return "application/octet-stream"
         return video_type(self.content_type) or f"video/{self.kind}"
 
     def begin(self, part: Part) -> None:
-        """Make room for a part: behind what is there, or instead of it."""
+        """Prepare for a part: append it, or replace the received bytes."""
         self.validators = part.validators
         if part.start == 0:
             self.content_type = part.content_type
@@ -131,7 +131,7 @@ class PartialDownload:
         """
         Append a chunk.
 
-        :raises ManxueStorageError: if there is no room for it.
+        :raises ManxueStorageError: if the disk is full, or writing fails.
         """
         rest = memoryview(chunk)
         try:
@@ -146,13 +146,13 @@ class PartialDownload:
         self.received += len(chunk)
 
     def read_at(self, position: int, count: int) -> bytes:
-        """Return so many bytes from a position of it; fewer at its end."""
+        """Return a number of bytes from a position; fewer at the end."""
         return os.pread(self.file.fileno(), count, position) if position < 2**63 - count else b""
 
 
 class Downloader:
     """
-    Fetches a video, in as many attempts as it takes.
+    Download of a video, with retries and resumption.
 
     :param refresh_url: returns a URL of the video; called at the start, and again when a URL has expired.
     :param client: sends the requests.
@@ -185,9 +185,9 @@ class Downloader:
         Fetch the whole video into a file.
 
         :param file: an empty file, open for reading and writing without a buffer.
-        :return: what was received. With ``doubt``, it has its announced length, but may not be the whole video.
+        :return: what was received. With ``unverified_reason``, it has its announced length, but may not be the whole video.
         :raises ManxueDownloadError: if it cannot be fetched.
-        :raises ManxueStorageError: if the file cannot take it.
+        :raises ManxueStorageError: if the file cannot be written.
         """
         download = PartialDownload(file)
         url: str | None = None
@@ -216,27 +216,27 @@ class Downloader:
                     now=time.time(),
                 )
                 self._check_length(part.validators.size or 0)
-                # Nothing follows a 416, whatever its body says.
+                # The body of a 416 is not a part of the video (RFC 9110, section 15.5.17).
                 chunks = _chunks(response) if response.status != 416 else iter(())
                 self._receive(chunks, part, download)
-            self._judge(download)
+            self._verify(download)
         except ChangedVideoError:
             download.forget_version()
             raise
 
-    def _judge(self, download: PartialDownload) -> None:
+    def _verify(self, download: PartialDownload) -> None:
         announced = download.validators.size
-        found = judge(download.read_at, download.received, announced, download.accepted)
-        if found.state is State.INCOMPLETE:
-            # With all bytes there, those of a later response cannot mend it.
+        verdict = judge(download.read_at, download.received, announced, download.accepted)
+        if verdict.state is State.INCOMPLETE:
+            # All bytes were received, so resuming cannot complete them.
             kind = ChangedVideoError if download.received == announced else BrokenTransferError
-            raise kind(found.reason)
-        download.doubt = found.reason
+            raise kind(verdict.reason)
+        download.unverified_reason = verdict.reason
 
     def _receive(self, chunks: Iterator[bytes], part: Part, download: PartialDownload) -> None:
         if part.start == 0:
-            # Before anything that is there already is given up.
-            head = _at_least(HEAD_BYTES, chunks)
+            # Checked before the received bytes are discarded.
+            head = _read_head(HEAD_BYTES, chunks)
             check_head(head, part.content_type, part.validators.coding)
             if download.received:
                 self._log.info("The download starts from the first byte.")
@@ -259,7 +259,7 @@ class Downloader:
         if self._max_bytes is not None and length > self._max_bytes:
             raise ManxueDownloadError(
                 f"The video is longer than max_bytes={self._max_bytes} (at least {length} bytes). Raise the limit "
-                f"if that is right."
+                f"to save it."
             )
 
     def _pause(self, error: BrokenTransferError | ManxueTransientError, download: PartialDownload) -> None:
@@ -275,6 +275,7 @@ class Downloader:
 
 
 def _range_headers(download: PartialDownload) -> dict[str, str]:
+    # RFC 9110, section 13.1.5: with If-Range, a server sends another version whole.
     return {"Range": f"bytes={download.received}-", "If-Range": download.validators.if_range or ""}
 
 
@@ -297,7 +298,7 @@ def _error_body(response: http.client.HTTPResponse) -> bytes:
 def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
     while True:
         try:
-            # What is there at once, so that nothing is lost with a connection that breaks.
+            # Returns the bytes that are available, so that none is lost if the connection breaks.
             chunk = response.read1(_CHUNK)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise BrokenTransferError(f"the transfer broke off ({_reason(error)})") from None
@@ -306,8 +307,8 @@ def _chunks(response: http.client.HTTPResponse) -> Iterator[bytes]:
         yield chunk
 
 
-def _at_least(count: int, chunks: Iterator[bytes]) -> bytes:
-    """Return the first chunks in one, of at least so many bytes if there are any."""
+def _read_head(count: int, chunks: Iterator[bytes]) -> bytes:
+    """Return the first chunks joined, with at least a number of bytes unless the body is shorter."""
     head = b""
     while len(head) < count and (chunk := next(chunks, b"")):
         head += chunk

@@ -20,13 +20,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Hashable
 
     from airflow_provider_manxue._client.async_client import AsyncClient
-    from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter, Request
+    from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
+    from airflow_provider_manxue._client.request_queue import Request
     from airflow_provider_manxue._core.poller import Outcome, Poller
     from airflow_provider_manxue._core.worker_pass import WorkerPass
     from airflow_provider_manxue.models import VideoTask
 
-SUBMIT_AT_ONCE = 200
-"""Polls of a batch that are queued without a pause for other work on the event loop."""
+SUBMIT_CHUNK = 200
+"""Polls of a batch that are queued before other work on the event loop runs."""
 
 
 def frames_of(error: BaseException) -> str:
@@ -88,15 +89,17 @@ class BlockingDriver:
     def run(self) -> None:
         """Poll until the wait has ended, or the pass is over."""
         poller = self._poller
-        leaves_at = time.monotonic() + (float("inf") if self._pass is None else self._pass.longest)
+        pass_ends_at = time.monotonic() + (float("inf") if self._pass is None else self._pass.longest)
         while not poller.done:
             for video_task_id, _ in poller.take_due(time.time()):
                 self._poll(video_task_id)
                 self._reporter.write_lines(poller)
-            now, left = time.time(), leaves_at - time.monotonic()
-            if poller.done or (self._pass is not None and (left <= 0 or self._pass.is_over(poller, now))):
+            now, remaining = time.time(), pass_ends_at - time.monotonic()
+            if poller.done or (
+                self._pass is not None and (remaining <= 0 or self._pass.is_over(poller, now))
+            ):
                 return
-            time.sleep(max(0.0, min((poller.next_due or now) - now, left)))
+            time.sleep(max(0.0, min((poller.next_due or now) - now, remaining)))
 
     def _poll(self, video_task_id: str) -> None:
         sent_at = time.time()
@@ -121,9 +124,9 @@ class AsyncDriver:
     :param poller: the engine.
     :param client: sends the requests.
     :param conn_id: id of the Airflow connection.
-    :param task: identifies the task instance, among which the rate limiter is fair.
+    :param task: identifies the task instance, for the fairness of the rate limiter.
     :param log: the log of the task.
-    :param give_up_at: when no time is left for final polls, in seconds since the epoch.
+    :param give_up_at: time at which final polls are given up, in seconds since the epoch.
     :param worker_pass: bounds of the pass, on a worker; None to poll until each wait has ended.
     """
 
@@ -151,14 +154,14 @@ class AsyncDriver:
         self._in_flight: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
-        self._leaves_at = float("inf")
+        self._pass_ends_at = float("inf")
 
     async def run(self) -> None:
         """Poll until each wait has ended, or the pass is over."""
         self._loop = asyncio.get_running_loop()
         if self._pass is not None:
-            self._leaves_at = self._loop.time() + self._pass.longest
-        # The rate limiter may start a request from the callback of another wait: the log context is ours.
+            self._pass_ends_at = self._loop.time() + self._pass.longest
+        # The rate limiter may start a request from a callback of another wait, which has another log context.
         self._context = contextvars.copy_context()
         self._finished: asyncio.Future[None] = self._loop.create_future()
         try:
@@ -186,11 +189,11 @@ class AsyncDriver:
         if self._finished.done():
             return
         try:
-            self._take_step()
+            self._step()
         except Exception as error:  # noqa: BLE001 - the wait ends with it, instead of never
             self._finished.set_exception(error)
 
-    def _take_step(self) -> None:
+    def _step(self) -> None:
         poller, now = self._poller, time.time()
         if now >= poller.deadline and not self._is_promoted:
             self._is_promoted = True
@@ -198,7 +201,7 @@ class AsyncDriver:
         if now >= self._give_up_at:
             poller.give_up(now)
         self._reporter.write_lines(poller)
-        if poller.done or self._leaves(now):
+        if poller.done or self._is_pass_over(now):
             self._finished.set_result(None)
             return
         next_due = poller.next_due
@@ -208,22 +211,22 @@ class AsyncDriver:
                     self._spawn(self._connect())
                 next_due = None  # until the connection has been read
             else:
-                for video_task_id, is_final in poller.take_due(now, SUBMIT_AT_ONCE):
+                for video_task_id, is_final in poller.take_due(now, SUBMIT_CHUNK):
                     self._submit(video_task_id, is_final=is_final)
                 if self._queued:
                     self._limiter.warn_if_slow(poller.policy.interval)
                 next_due = poller.next_due
         self._set_timer(now, next_due)
 
-    def _leaves(self, now: float) -> bool:
+    def _is_pass_over(self, now: float) -> bool:
         if self._pass is None:
             return False
         next_grant_at = 0.0
         if self._limiter is not None:
             next_grant_at = now + self._limiter.resumes_at - self._loop.time()
         is_polling = bool(self._queued or self._in_flight)
-        # The timer is set by the wall clock, which is coarser.
-        is_late = self._loop.time() >= self._leaves_at - 0.001
+        # The timer is set by the wall clock, which is less precise.
+        is_late = self._loop.time() >= self._pass_ends_at - 0.001
         if not is_late and not self._pass.is_over(
             self._poller, now, is_polling=is_polling, next_grant_at=next_grant_at
         ):
@@ -235,7 +238,7 @@ class AsyncDriver:
     def _set_timer(self, now: float, next_due: float | None) -> None:
         at = min(float("inf") if next_due is None else next_due, self._poller.next_line_at, self._give_up_at)
         if self._pass is not None:
-            at = min(at, self._pass.ends_at, now + self._leaves_at - self._loop.time())
+            at = min(at, self._pass.ends_at, now + self._pass_ends_at - self._loop.time())
         if self._queued and now < self._poller.deadline:
             at = min(at, self._poller.deadline)
         if self._timer is not None:
@@ -252,21 +255,21 @@ class AsyncDriver:
         self._advance()
 
     def _promote(self, videos: list[str] | None = None) -> None:
-        """Queue the polls again as final ones that were queued before the deadline: those go first."""
+        """Requeue regular polls of before the deadline as final polls, which have precedence."""
         if videos is None:
             videos = [video for video, (_, is_final) in self._queued.items() if not is_final]
-        for video_task_id in videos[:SUBMIT_AT_ONCE]:
+        for video_task_id in videos[:SUBMIT_CHUNK]:
             if video_task_id in self._queued:  # it may have been granted meanwhile
                 request, _ = self._queued.pop(video_task_id)
                 self._limiter.cancel(request)  # type: ignore[union-attr] # what is queued, is queued there
                 self._submit(video_task_id, is_final=True)
-        if len(videos) > SUBMIT_AT_ONCE and not self._finished.done():
-            self._loop.call_soon(self._promote, videos[SUBMIT_AT_ONCE:])
+        if len(videos) > SUBMIT_CHUNK and not self._finished.done():
+            self._loop.call_soon(self._promote, videos[SUBMIT_CHUNK:])
 
     # --- requests -----------------------------------------------------------------------------------------
 
     async def _connect(self) -> None:
-        """Read the connection, without which nothing is known of its limits."""
+        """Load the connection, which has the limits."""
         try:
             self._limiter = await self._client.limiter(self._conn_id)
         except ManxueError as error:
@@ -276,7 +279,6 @@ class AsyncDriver:
 
     def _submit(self, video_task_id: str, *, is_final: bool) -> None:
         is_started = False
-
         limiter: AdaptiveRateLimiter = self._limiter  # type: ignore[assignment] # the connection has been read
 
         def start() -> None:
@@ -323,7 +325,7 @@ class AsyncDriver:
             outcome = error
         except (Exception, asyncio.CancelledError) as error:  # noqa: BLE001 - a library can raise anything
             outcome = self._unexpected(error)
-        self._take_in(limiter, video_task_id, outcome, sent_at)
+        self._handle(limiter, video_task_id, outcome, sent_at)
 
     def _unexpected(self, error: BaseException) -> ManxueInternalError:
         """
@@ -336,7 +338,7 @@ class AsyncDriver:
             raise error
         return self._reporter.unexpected(error)
 
-    def _take_in(
+    def _handle(
         self, limiter: AdaptiveRateLimiter, video_task_id: str, outcome: Outcome, sent_at: float
     ) -> None:
         poller = self._poller

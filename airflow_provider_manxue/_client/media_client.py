@@ -1,8 +1,8 @@
 """
-Sends GET requests to media hosts.
+Client for GET requests to media hosts.
 
-It speaks HTTP through the standard library, since HTTP libraries rewrite a URL's percent-encoding, and a signature may
-cover it. The API key is not known here.
+Uses ``http.client``, since HTTP libraries normalize the percent-encoding of a URL (RFC 3986, section 6.2.2), which a
+signature may cover. The API key is not known here.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import http.client
 import ssl
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -21,7 +20,7 @@ from requests.utils import DEFAULT_CA_BUNDLE_PATH, select_proxy
 from urllib3.util import make_headers
 
 from airflow_provider_manxue._client.dialer import dial
-from airflow_provider_manxue._client.network import user_agent
+from airflow_provider_manxue._client.network import tls_context, user_agent
 from airflow_provider_manxue._client.request_deadline import SocketDeadline, setup_deadline
 from airflow_provider_manxue._core.bodies import clean_text
 from airflow_provider_manxue._core.media import BrokenTransferError
@@ -48,13 +47,13 @@ if TYPE_CHECKING:
 
 class MediaClient:
     """
-    Sends GET requests, byte for byte and without credentials, to hosts that may be asked.
+    Client for GET requests, byte for byte and without credentials, to allowed addresses.
 
-    Each request has a connection of its own, to the very address that was checked, so that a name server cannot
-    change its mind in between. At the deadline the connection is cut, whatever it is waiting for.
+    Each request opens a connection to the address that was checked, so that a second look-up cannot return another
+    one. At the deadline the connection is shut down.
 
-    :param settings: the connection, for its proxy, its authorities and its timeout.
-    :param policy: which addresses it may go to.
+    :param settings: the connection: its proxy, authorities and timeout are used.
+    :param policy: allowed addresses.
     :param deadline: when to give up.
     """
 
@@ -71,7 +70,7 @@ class MediaClient:
         :param url: the URL. Its query is a secret, and is in no error.
         :param headers: headers for this request.
         :raises BrokenTransferError: if there is no response.
-        :raises ManxueUnsafeUrlError: if it leads to where a download must not go.
+        :raises ManxueUnsafeUrlError: if its address is not allowed.
         """
         for _ in range(MAX_REDIRECTS + 1):
             with self._get_once(url, headers) as response:
@@ -79,18 +78,18 @@ class MediaClient:
                     yield response
                     return
                 url = next_hop(url, response.headers.get("Location"))
-        raise ManxueUnsafeUrlError(f"The media host answered with more than {MAX_REDIRECTS} redirects.")
+        raise ManxueUnsafeUrlError(f"The media host sent more than {MAX_REDIRECTS} redirects.")
 
     @contextlib.contextmanager
     def _get_once(self, url: str, headers: dict[str, str]) -> Iterator[http.client.HTTPResponse]:
         parts = parse_url(url)
         host = parts.hostname or ""
-        self._deadline.check(f"no answer from {host} yet")
+        self._deadline.check(f"no response from {host} yet")
         with contextlib.ExitStack() as stack:
             try:
                 connection = self._connect(url, parts)
                 stack.callback(connection.http.close)
-                # Taken now, since http.client forgets it while a response is still being read.
+                # Read here, since http.client drops the socket while a response is still being read.
                 stack.callback(SocketDeadline(connection.http.sock, self._deadline.remaining).cancel)
                 _send(connection, {"Host": parts.netloc, **headers})
                 response = stack.enter_context(connection.http.getresponse())
@@ -99,7 +98,7 @@ class MediaClient:
             yield response
 
     def _connect(self, url: str, parts: SplitResult) -> _Connection:
-        # The environment counts as it does for requests to the service.
+        # The environment is applied as for requests to the service.
         environment = requests.Session().merge_environment_settings(
             url, self._proxies(), None, self._settings.verify, None
         )
@@ -110,7 +109,7 @@ class MediaClient:
             connection = http.client.HTTPConnection(host, port)
             connection.sock = self._dial(host, port, tls)
             return _Connection(connection, request_target(url))
-        # The proxy looks the name up, so all that can be checked is an address that stands in the URL itself.
+        # The proxy looks the name up, so only an address in the URL itself can be checked.
         literal = literal_address(host)
         if literal is not None:
             self._policy.allowed(host, [literal])
@@ -135,7 +134,7 @@ class MediaClient:
                 setup.enter_context(setup_deadline(sock, ends_at - time.monotonic()))
                 return sock
 
-            # The way that http.client offers for a socket of one's own.
+            # The hook of http.client for creating the socket.
             opened.http._create_connection = dial_proxy  # type: ignore[attr-defined]
             try:
                 opened.http.connect()
@@ -167,11 +166,7 @@ class MediaClient:
         return {"http": proxy, "https": proxy} if proxy else {}
 
     def _tls(self, verify: Any) -> ssl.SSLContext:
-        authorities = verify if isinstance(verify, str) else DEFAULT_CA_BUNDLE_PATH
-        if Path(authorities).is_dir():
-            context = ssl.create_default_context(capath=authorities)
-        else:
-            context = ssl.create_default_context(cafile=authorities)
+        context = tls_context(verify if isinstance(verify, str) else DEFAULT_CA_BUNDLE_PATH)
         if self._settings.ca_bundle:
             context.load_verify_locations(self._settings.ca_bundle)
         if verify is False:
@@ -197,7 +192,7 @@ class _Proxy:
 
     @classmethod
     def parse(cls, url: str) -> _Proxy:
-        """Parse a proxy's URL; the environment also knows kinds that the connection's field does not take."""
+        """Parse a proxy's URL. The environment may hold schemes that the connection's field does not accept."""
         parts = urlsplit(url if "://" in url else f"http://{url}")
         if parts.scheme != "http" or not parts.hostname:
             raise ManxueConfigurationError(
@@ -213,7 +208,7 @@ class _Proxy:
 
 def _send(connection: _Connection, headers: dict[str, str]) -> None:
     connection.http.putrequest("GET", connection.target, skip_host=True, skip_accept_encoding=True)
-    # A compressed body could not be continued, and its length would say nothing about the video's.
+    # A compressed body cannot be resumed, and its length is not that of the video.
     usual = {
         "User-Agent": user_agent(),
         "Accept": "*/*",

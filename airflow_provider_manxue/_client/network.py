@@ -3,7 +3,7 @@ TLS and proxy set-up, and the limits of a response's head, for both clients.
 
 Neither ``requests`` nor ``aiohttp`` reads the environment, so that both clients use the same proxy and
 the same certificate authorities. No module of ``requests`` is imported here: its modules import each other in a circle,
-and two threads that import different ones of them at once can each get one that is only half loaded.
+and two threads that import two of them at the same time can each get a partially loaded module.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from urllib.request import getproxies_environment
 
 from airflow_provider_manxue import __version__
 from airflow_provider_manxue._core.connection import is_loopback, is_proxy_url
+from airflow_provider_manxue._core.network_errors import no_response
+from airflow_provider_manxue._core.responses import MAX_BODY
 from airflow_provider_manxue.exceptions import ManxueConfigurationError, ManxueTransientError
 
 if TYPE_CHECKING:
@@ -37,11 +39,40 @@ _PASSING_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO
 """Errors of opening a file whose cause is not the file."""
 
 
+def service_host(settings: ManxueSettings) -> str:
+    """Return the host name of the service."""
+    return urlsplit(settings.base_url).hostname or ""
+
+
+def request_headers() -> dict[str, str]:
+    """Return the headers of each request to the service, without the API key."""
+    # A compressed response could be small on the wire and huge in memory.
+    return {"User-Agent": user_agent(), "Accept": "application/json", "Accept-Encoding": "identity"}
+
+
+def append_bounded(body: bytearray, chunk: bytes, http_status: int) -> None:
+    """
+    Append a chunk to the body of a response.
+
+    :param body: what was read before.
+    :param chunk: what follows.
+    :param http_status: the status of the response, for the error.
+    :raises ManxueTransientError: if the body is longer than ``MAX_BODY``.
+    """
+    body += chunk
+    if len(body) > MAX_BODY:
+        raise ManxueTransientError(f"HTTP {http_status} with a body of more than {MAX_BODY} bytes")
+
+
+def no_service_response(settings: ManxueSettings, error: BaseException) -> ManxueTransientError:
+    """Return the error for a request to the service without a response."""
+    return no_response(error, service_host(settings))
+
+
 def unusable_address(settings: ManxueSettings) -> ManxueConfigurationError:
-    """Return the error for a base URL or proxy that the HTTP library does not take."""
-    hostname = urlsplit(settings.base_url).hostname or ""
+    """Return the error for a base URL or proxy that the HTTP library rejects."""
     return ManxueConfigurationError(
-        f"Connection field 'host': no request can be sent to {hostname!r}. Check 'host' and, if one is used, the proxy."
+        f"Connection field 'host' (Base URL): no request can be sent to {service_host(settings)!r}. Check the Base URL and, if one is used, the proxy."
     )
 
 
@@ -62,7 +93,7 @@ def proxy_for(settings: ManxueSettings) -> str | None:
     Return the URL of the proxy for requests to the service; None for a direct connection.
 
     Without a proxy in the connection the environment decides, by the rules of ``requests``. A service on this machine
-    is then never reached through a proxy, since its requests may be unencrypted.
+    is then reached directly, since its requests may be unencrypted.
 
     :param settings: the connection.
     :raises ManxueConfigurationError: if the environment names a proxy that is not supported.
@@ -70,7 +101,7 @@ def proxy_for(settings: ManxueSettings) -> str | None:
     if settings.proxy:
         return settings.proxy
     url = urlsplit(settings.base_url)
-    hostname = url.hostname or ""
+    hostname = service_host(settings)
     proxies = getproxies_environment()
     kind = url.scheme if url.scheme in proxies else "all"
     if (
@@ -87,7 +118,7 @@ def proxy_for(settings: ManxueSettings) -> str | None:
 
 
 def _proxy_error(kind: str, proxy: str) -> ManxueConfigurationError:
-    """Make the error for a proxy of the environment. The URL is not repeated, as it may hold a password."""
+    """Return the error for a proxy of the environment, without its URL, which may hold a password."""
     scheme = proxy.partition("://")[0].lower()
     problem = (
         f"{scheme}:// proxies are not supported"
@@ -108,7 +139,7 @@ def _variable_name(kind: str) -> str:
 
 
 def _bypasses_proxy(hostname: str, port: int | None, no_proxy: str) -> bool:
-    """Return whether ``NO_PROXY`` excepts a host: by name, suffix, ``name:port``, address or network."""
+    """Return whether ``NO_PROXY`` lists a host: by name, suffix, ``name:port``, address or network."""
     entries = [entry for entry in no_proxy.replace(" ", "").split(",") if entry]
     try:
         address = ipaddress.ip_address(hostname)
@@ -144,7 +175,7 @@ def ca_path(settings: ManxueSettings) -> str | None:
         return None
     path, source = _authorities(settings)
     if source:
-        # Checked once for each content, as reading it takes milliseconds.
+        # Checked once for each version of the file, since loading it takes milliseconds.
         _check_authorities(path, source, _file_version(path, source))
     return path
 
@@ -167,7 +198,7 @@ def ssl_context(settings: ManxueSettings) -> ssl.SSLContext | bool:
 
 def session_key(settings: ManxueSettings) -> tuple[object, ...]:
     """
-    Return what a session was set up from. A different key calls for a new session.
+    Return the key of a session. A different key requires a new session.
 
     It holds the version of the authorities' file, so that a file that was replaced is read again. It reads the file
     system: call it in a thread.
@@ -187,7 +218,7 @@ def _verifies(settings: ManxueSettings) -> bool:
 
 
 def _authorities(settings: ManxueSettings) -> tuple[str, str]:
-    """Return the path of the authorities and what named it, which is empty for the default."""
+    """Return the path of the authorities and its source; the source is empty for the default."""
     if settings.ca_bundle:
         return settings.ca_bundle, "The connection's extra field 'ca_bundle'"
     for name in _CA_VARIABLES:
@@ -213,14 +244,25 @@ def _check_authorities(path: str, source: str, version: tuple[int, int]) -> None
 
 def _load_authorities(path: str, source: str) -> ssl.SSLContext:
     try:
-        if Path(path).is_dir():
-            return ssl.create_default_context(capath=path)
-        # OpenSSL does not always report why it could not read a file. The system does.
-        with Path(path).open("rb"):
-            pass
-        return ssl.create_default_context(cafile=path)
+        if not Path(path).is_dir():
+            # OpenSSL does not always report why it could not read a file. The system does.
+            with Path(path).open("rb"):
+                pass
+        return tls_context(path)
     except (OSError, ValueError) as error:
         raise _authorities_error(path, source, error) from None
+
+
+def tls_context(authorities: str) -> ssl.SSLContext:
+    """
+    Build the TLS context that trusts a file or folder of certificate authorities.
+
+    :param authorities: path of the file or folder.
+    :raises OSError: if it cannot be read, or holds no certificate.
+    """
+    if Path(authorities).is_dir():
+        return ssl.create_default_context(capath=authorities)
+    return ssl.create_default_context(cafile=authorities)
 
 
 def _authorities_error(

@@ -1,25 +1,23 @@
-"""A rate limiter for all requests of one connection in one process. It needs an event loop, and no Airflow."""
+"""
+A rate limiter for all requests of one connection in one process. It needs an event loop, and no Airflow.
+
+Longer than 350 lines: one algorithm, whose grants, rate and pauses share their state.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
 import logging
-from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from airflow_provider_manxue._client.request_queue import Lane, Request
 from airflow_provider_manxue._core.polling import MAX_RETRY_AFTER
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
 # Theory of operation
-#
-# Queue. A request that cannot be granted at once waits in one of two lanes: regular polls and final polls. A lane
-# serves two orders in alternation: the next task instance in round-robin order, and the oldest request over all.
-# With n task instances queued, a task is thus served within 2 n grants of its lane, even beside one with 10,000
-# videos; with m requests queued, a request is granted within 2 m grants of its lane, even if its task has most of
-# them. Final polls have precedence, but get at most every second grant while regular polls are queued.
 #
 # Spacing. Grants are evenly spaced, without bursts: a service may count by second, by minute or by bucket. A timer
 # that fires late must not lower the rate, so a late grant moves the next one forward, by `MAX_CATCH_UP` at most.
@@ -31,8 +29,8 @@ if TYPE_CHECKING:
 # that is out of order for a minute costs one decrease, not ten.
 #
 # Recovery. The rate returns from the end of the pause, by time and not by responses, from the decreased rate to the
-# ceiling, the rate at which the service throttled. It does so in a straight line within `RECOVERY_TIME` seconds, then goes
-# on as a parabola, up to the configured rate. Several processes at one limit converge to equal shares: the faster one
+# ceiling, the rate at which the service throttled. It does so in a straight line within `RECOVERY_TIME` seconds, then
+# continues as a parabola, up to the configured rate. Several processes at one limit converge to equal shares: the faster one
 # is throttled more often and loses more, and all of them gain within the same time.
 
 MIN_RATE = 0.1
@@ -76,67 +74,6 @@ SHARED_EPISODES = 3
 log = logging.getLogger(__name__)
 
 
-class Request:
-    """
-    A request in the queue of a rate limiter.
-
-    :param task: the task instance that it belongs to.
-    :param start: sends the request; called once, when it is granted.
-    :param final: whether it is a final poll.
-    """
-
-    __slots__ = ("final", "start", "task")
-
-    def __init__(self, task: Hashable, start: Callable[[], None], final: bool) -> None:
-        self.task = task
-        self.start = start
-        self.final = final
-
-
-class _Lane:
-    """Requests of one priority in two orders: by task, and by age."""
-
-    __slots__ = ("_by_age", "_by_task", "_next_by_age")
-
-    def __init__(self) -> None:
-        self._by_age: OrderedDict[Request, None] = OrderedDict()
-        self._by_task: OrderedDict[Hashable, OrderedDict[Request, None]] = OrderedDict()
-        self._next_by_age = False
-
-    def __len__(self) -> int:
-        return len(self._by_age)
-
-    def push(self, request: Request) -> None:
-        self._by_age[request] = None
-        of_task = self._by_task.get(request.task)
-        if of_task is None:
-            of_task = self._by_task[request.task] = OrderedDict()
-        of_task[request] = None
-
-    def pop(self) -> Request:
-        """Remove and return the next request, from both orders in alternation."""
-        if self._next_by_age:
-            request = next(iter(self._by_age))
-        else:
-            task = next(iter(self._by_task))
-            self._by_task.move_to_end(task)
-            request = next(iter(self._by_task[task]))
-        self._next_by_age = not self._next_by_age
-        self.remove(request)
-        return request
-
-    def remove(self, request: Request) -> bool:
-        """Remove a request. Return whether it was queued."""
-        if request not in self._by_age:
-            return False
-        del self._by_age[request]
-        of_task = self._by_task[request.task]
-        del of_task[request]
-        if not of_task:
-            del self._by_task[request.task]
-        return True
-
-
 class AdaptiveRateLimiter:
     """
     Grants requests at an even rate, in a fair order, and adapts the rate to the service's responses.
@@ -150,8 +87,8 @@ class AdaptiveRateLimiter:
         self._max_rate = rate
         self.max_concurrency = max_concurrency
         self._name = name
-        self._regular = _Lane()
-        self._final = _Lane()
+        self._regular = Lane()
+        self._final = Lane()
         self._queued = 0  # in both lanes
         self._last_was_final = False
         self._in_flight = 0

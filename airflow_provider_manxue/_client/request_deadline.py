@@ -2,7 +2,7 @@
 Deadlines for setting a connection up, and for reading a response.
 
 The timeout of a socket starts again with each address and each packet, and ``http.client`` reads headers, interim responses
-and trailers for as long as they come. A server that sends one byte now and then could hold a worker without end.
+and trailers for as long as they come. A server that sends one byte now and then could block a worker forever.
 """
 
 from __future__ import annotations
@@ -29,39 +29,39 @@ if TYPE_CHECKING:
 
 class SocketDeadline(threading.Timer):
     """
-    Timer that cuts a connection, unless it is cancelled before.
+    Timer that shuts a connection down, unless it is cancelled before.
 
     :param sock: the connection's socket.
     :param seconds: seconds until then.
     """
 
     def __init__(self, sock: Any, seconds: float) -> None:
-        super().__init__(min(max(0.0, seconds), threading.TIMEOUT_MAX), self._cut)
-        # TLS inside of TLS, as with a proxy that is reached over TLS, is no socket, but has one.
+        super().__init__(min(max(0.0, seconds), threading.TIMEOUT_MAX), self._expire)
+        # TLS inside TLS, as over an https proxy, is not a socket, but has one.
         self._sock = getattr(sock, "socket", sock)
         self.expired = False
         self.daemon = True
         self.start()
 
-    def _cut(self) -> None:
+    def _expire(self) -> None:
         self.expired = True
         with contextlib.suppress(OSError):
-            # Below TLS, whose state remains: the next read sees an end, and never plain text.
+            # Below TLS, whose state is unchanged: the next read sees an end, never plain text.
             socket.socket.shutdown(self._sock, socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager
-def _cut_after(sock: Any, seconds: float) -> Iterator[None]:
-    cutoff = SocketDeadline(sock, seconds)
+def _bounded(sock: Any, seconds: float) -> Iterator[None]:
+    deadline = SocketDeadline(sock, seconds)
     try:
         yield
     except (OSError, HTTPException):
-        if not cutoff.expired:
+        if not deadline.expired:
             raise
     finally:
-        cutoff.cancel()
-    if cutoff.expired:
-        # Also where nothing was raised: an end in the middle of the headers is taken for their end.
+        deadline.cancel()
+    if deadline.expired:
+        # Also without an exception: http.client takes an end within the headers for the end of the headers.
         raise TimeoutError("timed out")
 
 
@@ -74,46 +74,46 @@ def setup_deadline(sock: socket.socket, seconds: float) -> Iterator[None]:
     :param seconds: seconds until the connection is cut.
     :raises TimeoutError: if it was.
     """
-    # TLS takes the descriptor over, so that the cut needs one of its own.
-    with sock.dup() as duplicate, _cut_after(duplicate, seconds):
+    # TLS detaches the socket, so the timer needs a duplicate of its descriptor.
+    with sock.dup() as duplicate, _bounded(duplicate, seconds):
         yield
 
 
 class DeadlineAdapter(HTTPAdapter):
     """
-    Adapter of ``requests`` that bounds connecting, and then the wait for the head of a response, by the timeout of the request.
+    Adapter of ``requests`` that applies the timeout of a request to connecting, and to the head of the response.
 
-    The raw response has the socket, as ``sock``, so that reading the body can be bounded as well.
+    Sets the socket as ``sock`` on the raw response, so that reading the body can be bounded as well.
     """
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
         """Make the pools of direct connections."""
         super().init_poolmanager(*args, **kwargs)
-        _bound(self.poolmanager)
+        _use_bounded_pools(self.poolmanager)
 
     def proxy_manager_for(self, *args: Any, **kwargs: Any) -> ProxyManager:
         """Make the pools of the connections to a proxy."""
         manager: ProxyManager = super().proxy_manager_for(*args, **kwargs)
-        _bound(manager)
+        _use_bounded_pools(manager)
         return manager
 
 
-def _bound(manager: PoolManager) -> None:
+def _use_bounded_pools(manager: PoolManager) -> None:
     manager.pool_classes_by_scheme = {"http": _HttpPool, "https": _HttpsPool}
 
 
-def _response_in_time(connection: HTTPConnection) -> HTTPResponse:
+def _bounded_response(connection: HTTPConnection) -> HTTPResponse:
     # Taken here, since http.client drops it once the last response has begun.
     sock = connection.sock
     if connection.timeout is None:
         return HTTPConnection.getresponse(connection)
-    with _cut_after(sock, float(connection.timeout)):
+    with _bounded(sock, float(connection.timeout)):
         response = HTTPConnection.getresponse(connection)
     response.sock = sock  # type: ignore[attr-defined]
     return response
 
 
-class _InTime(HTTPConnection):
+class _BoundedConnection(HTTPConnection):
     """Connects within one timeout: the look-up, all addresses, a proxy's response to ``CONNECT``, and TLS."""
 
     def connect(self) -> None:
@@ -135,14 +135,14 @@ class _InTime(HTTPConnection):
         return sock
 
 
-class _HttpConnection(_InTime):
+class _HttpConnection(_BoundedConnection):
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as in urllib3 itself
-        return _response_in_time(self)
+        return _bounded_response(self)
 
 
-class _HttpsConnection(_InTime, HTTPSConnection):
+class _HttpsConnection(_BoundedConnection, HTTPSConnection):
     def getresponse(self) -> HTTPResponse:  # type: ignore[override]  # as in urllib3 itself
-        return _response_in_time(self)
+        return _bounded_response(self)
 
 
 class _HttpPool(HTTPConnectionPool):

@@ -1,4 +1,4 @@
-"""Runs a coroutine to its end for blocking code, in a thread, so that the caller's thread stays interruptible."""
+"""Execution of a coroutine in a thread, for blocking code whose own thread stays interruptible."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 CLEANUP_TIME = 10.0
-"""Seconds that a coroutine gets for its clean-up once it was cancelled."""
+"""Seconds for the clean-up of a cancelled coroutine."""
 
 SIGNAL_CHECK_INTERVAL = 0.5
 """Seconds after which a waiting thread looks for signals: one that arrives just before a call blocks does not interrupt it."""
@@ -23,10 +23,10 @@ SIGNAL_CHECK_INTERVAL = 0.5
 
 def run_interruptibly(coroutine: Coroutine[Any, Any, T]) -> T:
     """
-    Run a coroutine on an event loop of its own, in a thread of its own.
+    Run a coroutine on a new event loop in a new thread.
 
     Airflow raises ``AirflowTaskTimeout`` in the main thread, from a signal handler. On an event loop in that thread it would
-    be raised in whichever callback runs just then, and the loop may swallow it. Here the main thread only waits: the
+    be raised in the current callback, and the loop may swallow it. Here the main thread only waits: the
     exception ends the wait at once, and the coroutine is cancelled.
     """
     thread = _LoopThread(coroutine)
@@ -78,10 +78,10 @@ class _LoopThread:
         return await self._coroutine
 
     def wait(self, timeout: float = float("inf")) -> None:
-        """Wait until the coroutine has ended, or for so many seconds."""
+        """Wait until the coroutine has ended, up to a number of seconds."""
         ends_at = time.monotonic() + timeout
-        while not self._has_ended and (left := ends_at - time.monotonic()) > 0:
-            self._runs.acquire(timeout=min(left, SIGNAL_CHECK_INTERVAL))
+        while not self._has_ended and (remaining := ends_at - time.monotonic()) > 0:
+            self._runs.acquire(timeout=min(remaining, SIGNAL_CHECK_INTERVAL))
 
     def cancel(self) -> None:
         """Cancel the coroutine if it still runs, and wait for its end."""

@@ -26,12 +26,12 @@ def widgets(conn_fields: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _widget(declared: Mapping[str, Any]) -> Any:
-    kind = next(word for word in declared["schema"]["type"] if word != "null")
-    look = {} if kind == "boolean" else {"widget": BS3TextFieldWidget()}
+    kind = next(name for name in declared["schema"]["type"] if name != "null")
+    options = {} if kind == "boolean" else {"widget": BS3TextFieldWidget()}
     return _FIELD_OF[kind](
         lazy_gettext(declared["label"]),
         description=declared["description"],
         default=declared["schema"].get("default"),
         validators=[Optional()],
-        **look,
+        **options,
     )

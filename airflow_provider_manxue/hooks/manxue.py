@@ -1,74 +1,53 @@
-"""The hook: the requests of a worker, sent with ``requests``."""
+"""The hook: the requests of a worker."""
 
 from __future__ import annotations
 
 import random
 import time
-from dataclasses import dataclass
 from functools import cached_property
-from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
-
-import requests
-import urllib3
-from requests.auth import AuthBase
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
-from airflow_provider_manxue._client.connection_cache import unreadable_connection
-from airflow_provider_manxue._client.network import ca_path, proxy_for, unusable_address, user_agent
-from airflow_provider_manxue._client.request_deadline import DeadlineAdapter, SocketDeadline
-from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID, missing_connection, parse_connection
-from airflow_provider_manxue._core.content_coding import decode_body
+from airflow_provider_manxue._client.connection_loader import to_settings, unreadable_connection
+from airflow_provider_manxue._client.network import no_service_response, service_host, unusable_address
+from airflow_provider_manxue._client.sync_client import (
+    NO_RESPONSE,
+    UNUSABLE_ADDRESS,
+    TrackedBody,
+    exchange,
+    new_session,
+)
+from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID, missing_connection
 from airflow_provider_manxue._core.ids import parse_video_task_id
-from airflow_provider_manxue._core.network_errors import no_response
 from airflow_provider_manxue._core.order_outcomes import order_without_response, parse_order_response
 from airflow_provider_manxue._core.order_timing import MAX_ATTEMPTS, quick_resend_delay
 from airflow_provider_manxue._core.orders import VideoRequest, parse_video_request
-from airflow_provider_manxue._core.responses import MAX_BODY, create_url, parse_task, result_url
+from airflow_provider_manxue._core.responses import (
+    create_url,
+    parse_task,
+    result_url,
+)
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,
     ManxueOrderError,
     ManxueOrderNotAcceptedError,
     ManxueRefusedError,
-    ManxueTransientError,
     ManxueVideoFailedError,
 )
 from airflow_provider_manxue.get_provider_info import CONNECTION_TYPE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
-    from requests import PreparedRequest, Response
+    import requests
 
+    from airflow_provider_manxue._client.sync_client import ServiceResponse
     from airflow_provider_manxue.models import ManxueSettings, VideoTask
 
-_NO_ANSWER = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
-"""Exceptions of the libraries for a request that gets no response."""
-
-_BAD_ADDRESS = (requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError)
-"""Exceptions of the libraries for a host or proxy that cannot be used."""
-
 _PROBE_ID = "airflow-connection-test"
-"""An id that no task has. A query for it costs nothing."""
-
-
-class BearerAuth(AuthBase):
-    """
-    Authentication by a request header that has the API key.
-
-    :param api_key: the key.
-    """
-
-    def __init__(self, api_key: str) -> None:
-        self._api_key = api_key
-
-    def __call__(self, request: PreparedRequest) -> PreparedRequest:
-        """Add the header to a request."""
-        request.headers["Authorization"] = f"Bearer {self._api_key}"
-        return request
+"""Id of a task that does not exist. A query for it costs nothing."""
 
 
 class ManxueHook(BaseHook):
@@ -80,6 +59,7 @@ class ManxueHook(BaseHook):
     since the key would travel.
 
     :param manxue_conn_id: id of the Airflow connection, of type ``manxue``.
+    :param kwargs: arguments of Airflow's ``BaseHook``.
     """
 
     conn_name_attr = "manxue_conn_id"
@@ -87,8 +67,8 @@ class ManxueHook(BaseHook):
     conn_type = CONNECTION_TYPE["connection-type"]
     hook_name = CONNECTION_TYPE["hook-name"]
 
-    def __init__(self, manxue_conn_id: str = DEFAULT_CONN_ID) -> None:
-        super().__init__()
+    def __init__(self, manxue_conn_id: str = DEFAULT_CONN_ID, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         self.manxue_conn_id = manxue_conn_id
         self._settings: ManxueSettings | None = None
 
@@ -125,39 +105,17 @@ class ManxueHook(BaseHook):
         """
         try:
             connection = self.get_connection(self.manxue_conn_id)
-            # For the sake of Airflow, which masks the values in its logs. It reads a text that is no JSON as no fields.
+            # Makes Airflow mask the values in its logs. It reads text that is not JSON as no fields.
             _ = connection.extra_dejson
         except AirflowNotFoundException:
             raise missing_connection(self.manxue_conn_id) from None
         except Exception as error:  # noqa: BLE001 - as in the async client
             raise unreadable_connection(self.manxue_conn_id, error) from None
-        return parse_connection(
-            self.manxue_conn_id,
-            host=connection.host,
-            password=connection.password,
-            port=connection.port,
-            schema=connection.schema,
-            extra=connection.extra,
-        )
+        return to_settings(self.manxue_conn_id, connection)
 
     @cached_property
     def _session(self) -> requests.Session:
-        return self._new_session()
-
-    @staticmethod
-    def _new_session() -> requests.Session:
-        session = requests.Session()
-        # Proxy and authorities are passed with each request. Its entry in .netrc would replace the API key.
-        session.trust_env = False
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, DeadlineAdapter())
-        # No cookies: the session would store any number of them.
-        session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=()))
-        # A compressed response could be small on the wire and huge in memory.
-        session.headers.update(
-            {"User-Agent": user_agent(), "Accept": "application/json", "Accept-Encoding": "identity"}
-        )
-        return session
+        return new_session()
 
     def get_conn(self) -> requests.Session:
         """
@@ -192,19 +150,19 @@ class ManxueHook(BaseHook):
 
     def _query(self, settings: ManxueSettings, task_id: str) -> VideoTask:
         try:
-            answer = _exchange(self._session, settings, "GET", result_url(settings.base_url, task_id))
-            if answer.failure is not None:
-                raise answer.failure
-        # The library's own texts repeat the whole request, so the cause is not chained.
-        except _BAD_ADDRESS:
+            response = exchange(self._session, settings, "GET", result_url(settings.base_url, task_id))
+            if response.body_error is not None:
+                raise response.body_error
+        # The library's texts repeat the whole request, so the cause is not chained.
+        except UNUSABLE_ADDRESS:
             raise unusable_address(settings) from None
-        except _NO_ANSWER as error:
-            raise no_response(error, urlsplit(settings.base_url).hostname or "") from None
+        except NO_RESPONSE as error:
+            raise no_service_response(settings, error) from None
         return parse_task(
-            answer.http_status,
-            answer.body,
+            response.http_status,
+            response.body,
             video_task_id=task_id,
-            retry_after=answer.retry_after,
+            retry_after=response.retry_after,
             now=time.time(),
             secret=settings.api_key,
         )
@@ -276,11 +234,11 @@ class ManxueHook(BaseHook):
         :param request: the request.
         :raises ManxueInputError: naming each such reference.
         """
-        request.check_references(urlsplit(self.settings.base_url).hostname or "")
+        request.check_references(service_host(self.settings))
 
     def send_order(self, request: VideoRequest) -> VideoTask:
         """
-        Order a video with exactly one request. **This costs money.** For the errors see :meth:`create_video`.
+        Order a video with exactly one request. **This costs money.** Raises the errors of :meth:`create_video`.
 
         :param request: the request. It is not sent if :meth:`check_references` refuses it.
         :return: the new task.
@@ -289,39 +247,38 @@ class ManxueHook(BaseHook):
         self.check_references(request)
         for caution in request.cautions:
             self.log.warning("%s", caution)
-        body = _TrackedBody(request.body)
+        body = TrackedBody(request.body)
         try:
-            # A connection of its own: one that was kept open may have been closed by the service, and the order
-            # would be lost on it in a way that cannot be told from an accepted one.
-            with self._new_session() as session:
-                answer = _exchange(session, settings, "POST", create_url(settings.base_url), body)
+            # A new connection: the service may have closed an idle one, and an order that is lost on it looks like an
+            # accepted one.
+            with new_session() as session:
+                response = exchange(session, settings, "POST", create_url(settings.base_url), body)
             task = parse_order_response(
-                answer.http_status,
-                answer.body,
-                retry_after=answer.retry_after,
+                response.http_status,
+                response.body,
+                retry_after=response.retry_after,
                 now=time.time(),
                 secret=settings.api_key,
                 busy_codes=settings.busy_codes,
-                failure=self._failure_of(answer, settings),
+                failure=self._body_error(response, settings),
             )
             self.log.info("Ordered the video %s (model %s).", task.id, request.fields["model"])
             return task
         except (ManxueOrderNotAcceptedError, ManxueOrderError, ManxueVideoFailedError):
             raise
-        except BaseException as error:  # noqa: BLE001 - what it means for the order is raised, with its cause
-            # Whatever went wrong once the body has left, be it a timeout or a signal of Airflow's, which are no
-            # Exceptions: the order may have been accepted.
-            is_expected = isinstance(error, _NO_ANSWER)
-            hostname = urlsplit(settings.base_url).hostname or ""
-            outcome = order_without_response(error, hostname, body_started=body.left)
-            raise outcome from (None if is_expected or body.left else error)
+        except BaseException as error:  # noqa: BLE001 - raised again as the outcome of the order
+            # Once the body was sent, the order may have been accepted, after any error. Timeouts and signals of Airflow are
+            # no subclasses of Exception.
+            is_expected = isinstance(error, NO_RESPONSE)
+            outcome = order_without_response(error, service_host(settings), body_started=body.started)
+            raise outcome from (None if is_expected or body.started else error)
 
     @staticmethod
-    def _failure_of(answer: _Answer, settings: ManxueSettings) -> ManxueError | None:
-        """Return why the body of a response could not be read, without the library's own text."""
-        if answer.failure is None or isinstance(answer.failure, ManxueError):
-            return answer.failure
-        return no_response(answer.failure, urlsplit(settings.base_url).hostname or "")
+    def _body_error(response: ServiceResponse, settings: ManxueSettings) -> ManxueError | None:
+        """Return the error for a body that could not be read, without the library's text."""
+        if response.body_error is None or isinstance(response.body_error, ManxueError):
+            return response.body_error
+        return no_service_response(settings, response.body_error)
 
     def test_connection(self) -> tuple[bool, str]:
         """
@@ -339,7 +296,7 @@ class ManxueHook(BaseHook):
             if "no handler" in str(error).lower():
                 return (
                     False,
-                    f"{settings.base_url} was reached, but it does not know the path ({error}). Check the host.",
+                    f"{settings.base_url} was reached, but it does not know the path ({error}). Check the Base URL.",
                 )
             return True, (
                 f"{settings.base_url} was reached and did not refuse the key. Its response to a query of a "
@@ -348,104 +305,3 @@ class ManxueHook(BaseHook):
         except ManxueError as error:
             return False, f"{settings.base_url}: {error}"
         return True, f"{settings.base_url} was reached and accepted the key."
-
-
-class _TrackedBody:
-    """
-    The body of a request, with whether any of it was passed to a connection.
-
-    HTTP libraries read it only when the connection is made, the proxy passed and the TLS handshake done.
-    """
-
-    def __init__(self, content: bytes) -> None:
-        self._content = content
-        self.left = False
-
-    def __len__(self) -> int:
-        return len(self._content)
-
-    def __iter__(self) -> Iterator[bytes]:
-        self.left = True
-        yield self._content
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    """
-    A response.
-
-    :param body: the body, or as much of it as was read.
-    :param failure: why the body could not be read to its end; None if it was.
-    """
-
-    http_status: int
-    body: bytes
-    retry_after: Sequence[str]
-    failure: BaseException | None = None
-
-
-def _exchange(
-    session: requests.Session,
-    settings: ManxueSettings,
-    method: str,
-    url: str,
-    body: _TrackedBody | None = None,
-) -> _Answer:
-    """Send one request and read its response. ``request_timeout`` bounds both together."""
-    ends_at = time.monotonic() + settings.request_timeout
-    with session.request(
-        method,
-        url,
-        data=body,
-        headers={"Content-Type": "application/json"} if body else None,
-        auth=BearerAuth(settings.api_key),
-        # The wait for the head gets the time that connecting has left.
-        timeout=urllib3.Timeout(total=settings.request_timeout),  # type: ignore[arg-type] # unknown to its types
-        allow_redirects=False,
-        stream=True,
-        verify=ca_path(settings) or False,
-        proxies=_proxies(settings),
-    ) as response:
-        content = bytearray()
-        failure: BaseException | None = None
-        try:
-            _read_body(response, content, settings.request_timeout, ends_at)
-            encoding = response.headers.get("Content-Encoding", "")
-            content = bytearray(decode_body(bytes(content), encoding, MAX_BODY))
-        except BaseException as error:  # noqa: BLE001 - raised by the caller, for which the status may matter more
-            failure = error
-        return _Answer(
-            response.status_code, bytes(content), response.raw.headers.getlist("Retry-After"), failure
-        )
-
-
-def _proxies(settings: ManxueSettings) -> dict[str, str]:
-    proxy = proxy_for(settings)
-    return {"http": proxy, "https": proxy} if proxy else {}
-
-
-def _read_body(response: Response, content: bytearray, timeout: float, ends_at: float) -> None:
-    """Read a body within bounds: it may be endless, slow, or compressed in spite of the request."""
-    raw: Any = response.raw
-    cutoff = SocketDeadline(raw.sock, ends_at - time.monotonic())
-    try:
-        _read_bounded(response, content, cutoff)
-    except _NO_ANSWER:
-        if not cutoff.expired:
-            raise
-    finally:
-        cutoff.cancel()
-    if cutoff.expired:
-        raise ManxueTransientError(
-            f"HTTP {response.status_code} with a response that took longer than {timeout:g} s"
-        )
-
-
-def _read_bounded(response: Response, content: bytearray, cutoff: SocketDeadline) -> None:
-    # What the system has received before the cut could still be read, and be a million chunks of one byte.
-    while not cutoff.expired and (chunk := response.raw.read1(65536, decode_content=False)):
-        content += chunk
-        if len(content) > MAX_BODY:
-            raise ManxueTransientError(
-                f"HTTP {response.status_code} with a body of more than {MAX_BODY} bytes"
-            )

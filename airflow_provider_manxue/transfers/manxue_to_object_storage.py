@@ -1,4 +1,4 @@
-"""The transfer: saves a finished video to a store, whole or not at all."""
+"""Operator that saves a finished video to a store, atomically."""
 
 from __future__ import annotations
 
@@ -6,32 +6,24 @@ import warnings
 from collections.abc import Collection, Mapping
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NoReturn
-from urllib.parse import urlsplit
 
 from airflow.providers.common.compat.sdk import BaseOperator, XComArg
 
 from airflow_provider_manxue._airflow.rendering import is_rendered_later
+from airflow_provider_manxue._client.store_protocol import Existing, Found
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
 from airflow_provider_manxue._core.deadline import to_seconds
 from airflow_provider_manxue._core.destination import UNVERIFIED_SUFFIX, names_one_file, parse_destination
 from airflow_provider_manxue._core.ids import parse_video_task_id
 from airflow_provider_manxue._core.media_urls import AddressPolicy
 from airflow_provider_manxue.exceptions import (
-    ManxueAuthenticationError,
-    ManxueError,
     ManxueExistsError,
     ManxueInputError,
-    ManxueNotCompletedError,
-    ManxuePermissionError,
-    ManxueRedirectError,
-    ManxueRefusedError,
-    ManxueResultMissingError,
-    ManxueTransientError,
     ManxueUnverifiedVideoError,
-    ManxueVideoFailedError,
 )
 from airflow_provider_manxue.links.manxue import ManxueSavedVideoLink
-from airflow_provider_manxue.models import TaskStatus, VideoTask, without_url
+from airflow_provider_manxue.models import without_url
+from airflow_provider_manxue.transfers._video_url import SecretUrl, UrlRefresher
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -42,52 +34,44 @@ if TYPE_CHECKING:
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_manxue._client.downloader import Deadline, Downloader, PartialDownload
-    from airflow_provider_manxue._client.storage import Existing, Store
+    from airflow_provider_manxue._client.store_protocol import Store
     from airflow_provider_manxue.hooks.manxue import ManxueHook
 
 DEFAULT_TIMEOUT = 60 * 60.0
 DEFAULT_MAX_BYTES = 4 * 1024**3
-"""Far above any video of the service; a body that never ends stops here."""
+"""Bytes of the longest video that is saved; far above any video of the service. Ends a body without an end."""
 
 _IF_EXISTS = ("overwrite", "skip", "fail")
 _CONTAINERS = ("mp4", "quicktime", "webm")
-
-_REFUSALS = (
-    ManxueAuthenticationError,
-    ManxuePermissionError,
-    ManxueRedirectError,
-    ManxueRefusedError,
-    ManxueTransientError,
-)
-"""Responses of the service in place of a URL, after which a URL that is known may still work."""
 
 
 class ManxueToObjectStorageOperator(BaseOperator):
     """
     Saves a finished video of the sd2_manxue service to any store that ``ObjectStoragePath`` reaches.
 
-    The service is asked for a fresh URL first, and again when that one dies. A transfer that breaks goes on where
-    it stopped. The video appears under its final name only when it is complete; a failed save leaves whatever was
-    there before.
+    Requests a fresh URL from the service, and again when it expires. Resumes a broken download. The video appears under
+    its final name only when it is complete; a failed save leaves an older file unchanged.
 
     XCom: the URI of the saved video as return value; ``video_task_id``, ``size`` (bytes), ``content_type`` and
     ``sha256``. After a skipped save the last two are None. Where the store shows objects in a browser, also
-    ``web_address``, to which the button *Saved video* leads.
+    ``web_address``, the target of the button *Saved video*.
 
     :param video_task_id: (templated) id of the video's task, or the whole task, as the sensor returns it; then its
         URL is the fallback when the service no longer knows the task.
-    :param destination: (templated) URI of the video to be, for example ``s3://bucket/shot.mp4``. One that ends in
+    :param destination: (templated) URI of the saved video, for example ``s3://bucket/shot.mp4``. One that ends in
         ``/`` is a folder; the file's name is then the percent-encoded id with ``.mp4``.
     :param manxue_conn_id: (templated) id of the Airflow connection of the service.
     :param storage_conn_id: (templated) id of the Airflow connection of the store, if it needs one.
-    :param if_exists: what to do if there is such a file already: ``overwrite``, ``skip`` or ``fail``. An empty file is
+    :param if_exists: what to do if the file already exists: ``overwrite``, ``skip`` or ``fail``. An empty file is
         no video, so ``skip`` replaces it.
     :param containers: kinds of files that are saved: ``mp4``, ``quicktime``, ``webm``. None for MP4, and for another one
         if the media host announces its media type.
     :param max_bytes: a longer video is refused; None for no limit.
-    :param timeout: seconds (or ``timedelta``) within which all must be done.
+    :param timeout: seconds (or ``timedelta``) for the whole save.
     :param allow_private_addresses: also fetch from addresses that are not public: True for all, or a list of host names,
         addresses and networks. The connection's host is allowed if it is such an address, or ``localhost``.
+    :param do_xcom_push: whether the XComs are pushed.
+    :param kwargs: arguments of Airflow's ``BaseOperator``.
     :raises ManxueInputError: if an argument cannot be used.
     """
 
@@ -107,10 +91,11 @@ class ManxueToObjectStorageOperator(BaseOperator):
         max_bytes: int | None = DEFAULT_MAX_BYTES,
         timeout: timedelta | float = DEFAULT_TIMEOUT,
         allow_private_addresses: bool | Sequence[str] = False,
+        do_xcom_push: bool = True,
         **kwargs: Any,
     ) -> None:
-        super().__init__(**kwargs)
-        self._url_at_hand = _SecretUrl()
+        super().__init__(do_xcom_push=do_xcom_push, **kwargs)
+        self._known_url = SecretUrl()
         self.video_task_id = video_task_id
         self.destination = destination
         self.manxue_conn_id = manxue_conn_id
@@ -131,12 +116,12 @@ class ManxueToObjectStorageOperator(BaseOperator):
     @video_task_id.setter
     def video_task_id(self, value: Any) -> None:
         if isinstance(value, Mapping) and str(value.get("video_url")).startswith(("http:", "https:")):
-            self._url_at_hand = _SecretUrl(str(value["video_url"]))
+            self._known_url = SecretUrl(str(value["video_url"]))
             value = {name: field for name, field in value.items() if name != "video_url"}
         self._video_task_id = value
 
     def _check_arguments(self) -> None:
-        """Refuse at parse time what rendering cannot cure."""
+        """Check at parse time all values that are not rendered later."""
         if not is_rendered_later(self.video_task_id):
             parse_video_task_id(self.video_task_id)
         if not is_rendered_later(self.destination):
@@ -159,7 +144,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
 
     @cached_property
     def hook(self) -> ManxueHook:
-        """The hook; imported here, since a Dag file that is parsed needs no HTTP library."""
+        """The hook. Imported here, so that parsing a Dag file loads no HTTP library."""
         from airflow_provider_manxue.hooks.manxue import ManxueHook
 
         return ManxueHook(self.manxue_conn_id)
@@ -167,7 +152,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
     @classmethod
     def partial(cls, *, task_id: str, destination: str | XComArg | None = None, **kwargs: Any) -> Any:
         """
-        Return an operator to be mapped; warns of a destination that all its tasks would share.
+        Return the operator for mapping. Warns if all mapped tasks would share one destination.
 
         :param task_id: id of the mapped task.
         :param destination: as in the constructor.
@@ -197,13 +182,13 @@ class ManxueToObjectStorageOperator(BaseOperator):
         video_task_id = parse_video_task_id(self.video_task_id)
         uri = parse_destination(self.destination, video_task_id)
         with open_store(uri, self.storage_conn_id or None) as store:
-            existing = self._look(store)
-            if self._is_in_the_way(existing, uri):
-                result = self._skipped(existing, uri)
+            existing = self._stat(store)
+            if self._should_skip(existing, uri):
+                result = self._skip(existing, uri)
             else:
                 result = self._save(store, existing, uri, deadline)
             web_address = store.web_address()
-        # Outside of the block: an XCom that cannot be pushed is no error of the store.
+        # Outside the block: a failure to push an XCom is no error of the store.
         self._push(context, **result, video_task_id=video_task_id)
         if web_address is not None:
             self._push(context, web_address=web_address)
@@ -222,49 +207,43 @@ class ManxueToObjectStorageOperator(BaseOperator):
         video, uri, size = self._saved
         return lineage_of([video], saved=(uri, size))
 
-    def _look(self, store: Store) -> Existing:
-        """Look what is there. A store that only takes files may forbid it, if they may be replaced."""
-        from airflow_provider_manxue._client.storage import Existing
-
+    def _stat(self, store: Store) -> Existing:
+        """Return the existing object. A store may deny this, which matters only if the object must not be replaced."""
         try:
-            return store.look()
+            return store.stat()
         except PermissionError:
             if self.if_exists != "overwrite":
                 raise
             return Existing()
 
-    def _is_in_the_way(self, existing: Existing, uri: str) -> bool:
-        """Return whether a file that is there already ends the task well."""
-        from airflow_provider_manxue._client.storage import Found
-
+    def _should_skip(self, existing: Existing, uri: str) -> bool:
+        """Return whether an existing file ends the task successfully."""
         if self.if_exists == "fail" and existing.found is not Found.NOTHING:
             raise _exists_error(uri, existing)
         return self.if_exists == "skip" and existing.found is Found.FILE
 
-    def _skipped(self, existing: Existing, uri: str) -> dict[str, Any]:
-        self.log.info("%s is there already (%d bytes); nothing is stored.", uri, existing.size)
+    def _skip(self, existing: Existing, uri: str) -> dict[str, Any]:
+        self.log.info("%s already exists (%d bytes); skipped.", uri, existing.size)
         return {"size": existing.size, "content_type": None, "sha256": None}
 
     def _save(self, store: Store, existing: Existing, uri: str, deadline: Deadline) -> dict[str, Any]:
-        from airflow_provider_manxue._client.storage import Found
-
-        url_refresher = UrlRefresher(self.hook, self.video_task_id, self._url_at_hand.value, self.log)
+        url_refresher = UrlRefresher(self.hook, self.video_task_id, self._known_url.value, self.log)
         downloader = self._downloader(url_refresher, deadline)
         create = self.if_exists != "overwrite" and existing.found is Found.NOTHING
         with store.temporary_file() as (file, path):
             download = downloader.fetch(file)
-            check = partial(deadline.check, "all is received, and is being stored")
-            if download.doubt:
-                self._keep_unverified(download, path, uri, check)
+            check = partial(deadline.check, "all was received, and is being stored")
+            if download.unverified_reason:
+                self._store_unverified(download, path, uri, check)
             try:
-                if create and self._is_in_the_way(store.look(), uri):
+                if create and self._should_skip(store.stat(), uri):
                     raise FileExistsError
                 store.put(path, download.media_type, check, create=create)
             except FileExistsError:
                 # Another task was faster.
-                found = store.look()
-                if self._is_in_the_way(found, uri):
-                    return self._skipped(found, uri)
+                found = store.stat()
+                if self._should_skip(found, uri):
+                    return self._skip(found, uri)
                 raise
         self._saved = without_url(url_refresher.video), uri, download.received
         self.log.info("Saved %s (%d bytes, SHA-256 %s).", uri, download.received, download.sha256)
@@ -273,10 +252,11 @@ class ManxueToObjectStorageOperator(BaseOperator):
     def _downloader(self, url_refresher: UrlRefresher, deadline: Deadline) -> Downloader:
         from airflow_provider_manxue._client.downloader import Downloader
         from airflow_provider_manxue._client.media_client import MediaClient
+        from airflow_provider_manxue._client.network import service_host
         from airflow_provider_manxue._core.containers import Container
 
         settings = self.hook.settings
-        policy = AddressPolicy.parse(self.allow_private_addresses, urlsplit(settings.base_url).hostname or "")
+        policy = AddressPolicy.parse(self.allow_private_addresses, service_host(settings))
         return Downloader(
             refresh_url=url_refresher,
             client=MediaClient(settings, policy=policy, deadline=deadline),
@@ -286,17 +266,17 @@ class ManxueToObjectStorageOperator(BaseOperator):
             log=self.log,
         )
 
-    def _keep_unverified(
+    def _store_unverified(
         self, download: PartialDownload, path: Path, uri: str, check: Callable[[], None]
     ) -> NoReturn:
-        """Store what may not be a whole video under another name, since its URL will expire."""
+        """Store a video that could not be verified under another name, since its URL will expire."""
         from airflow_provider_manxue._client.storage import open_store
 
         name = uri + UNVERIFIED_SUFFIX
         with open_store(name, self.storage_conn_id or None) as store:
             store.put(path, download.media_type, check, create=False)
         raise ManxueUnverifiedVideoError(
-            f"All {download.received} announced bytes were received, but {download.doubt}. They were saved as {name}. "
+            f"All {download.received} announced bytes were received, but {download.unverified_reason}. They were saved as {name}. "
             f"Check that file, and rename it if it is the video."
         )
 
@@ -306,76 +286,8 @@ class ManxueToObjectStorageOperator(BaseOperator):
                 context["ti"].xcom_push(key=key, value=value)
 
 
-class _SecretUrl:
-    """A URL that is not shown, also where all attributes of an operator are."""
-
-    __slots__ = ("value",)
-
-    def __init__(self, value: str | None = None) -> None:
-        self.value = value
-
-    def __repr__(self) -> str:
-        return "***" if self.value else ""
-
-
-class UrlRefresher:
-    """
-    Asks the service for the URL of a video; each response may have a new signature.
-
-    :param hook: asks the service.
-    :param video_task_id: the id, or a whole task.
-    :param known_url: the URL in the argument, if there is one. It is returned once, when the service has none.
-    :param log: the task's logger, for the use of that URL.
-    """
-
-    def __init__(self, hook: ManxueHook, video_task_id: Any, known_url: str | None, log: Any) -> None:
-        self._hook = hook
-        self._video_task_id = parse_video_task_id(video_task_id)
-        self._known_url = known_url
-        self._log = log
-        self.video: dict[str, Any] = {"id": self._video_task_id}
-        """What is known of the video, under the service's field names."""
-
-    def __call__(self) -> str:
-        """
-        Return a URL of the video.
-
-        :raises ManxueError: if there is none.
-        """
-        problem: ManxueError
-        try:
-            task = self._hook.get_video_task(self._video_task_id)
-        except _REFUSALS as error:
-            problem = error
-        else:
-            self.video = task.to_dict()
-            if task.status is TaskStatus.COMPLETED and task.video_url:
-                return task.video_url
-            problem = _why_there_is_none(task)
-        if not self._known_url:
-            raise problem
-        self._log.warning("%s The URL that was passed on is used instead.", problem)
-        url, self._known_url = self._known_url, None
-        return url
-
-
-def _why_there_is_none(task: VideoTask) -> ManxueError:
-    if task.status is TaskStatus.COMPLETED:
-        return ManxueResultMissingError(
-            f"The video {task.id} is completed, but the answer holds no URL of it."
-        )
-    if task.status is TaskStatus.FAILED:
-        return ManxueVideoFailedError(
-            f"There is no video {task.id} to save, it {task.status_word}: {task.error or 'no reason was given'}."
-        )
-    return ManxueNotCompletedError(
-        f"The video {task.id} is not completed, its status is {task.status_word!r}. Wait for it with "
-        f"ManxueVideoSensor first."
-    )
-
-
 def _exists_error(uri: str, existing: Existing) -> ManxueExistsError:
-    return ManxueExistsError(f"{uri} is there already ({existing.size} bytes), and if_exists is 'fail'.")
+    return ManxueExistsError(f"{uri} already exists ({existing.size} bytes), and if_exists is 'fail'.")
 
 
 def _is_selection(value: Any, names: Sequence[str]) -> bool:

@@ -11,7 +11,7 @@ import aiohttp
 from multidict import CIMultiDict
 
 from airflow_provider_manxue._client import async_client, connection_cache
-from airflow_provider_manxue._client.connection_cache import Session
+from airflow_provider_manxue._client.endpoint import Session
 from airflow_provider_manxue._core.connection import parse_connection
 
 START = 1_800_000_000.0

@@ -28,6 +28,8 @@ TRIGGERER_SIDE = (
     "_airflow/xcoms.py",
     "_client/async_client.py",
     "_client/connection_cache.py",
+    "_client/connection_loader.py",
+    "_client/endpoint.py",
     "_client/credentials.py",
     "_client/drivers.py",
     "_client/background.py",
@@ -38,6 +40,7 @@ ORDER_SIDE = (
     "_airflow/order_life.py",
     "_airflow/order_store.py",
     "hooks/manxue.py",
+    "_client/sync_client.py",
     "_airflow/single_wait.py",
     "_airflow/waiting.py",
 )

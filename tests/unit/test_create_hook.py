@@ -12,6 +12,7 @@ import pytest
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout
 
+from airflow_provider_manxue._client import sync_client
 from airflow_provider_manxue._core.order_timing import MAX_ATTEMPTS
 from airflow_provider_manxue._core.orders import parse_video_request
 from airflow_provider_manxue.exceptions import (
@@ -260,7 +261,7 @@ def test_timeout_of_the_task_while_the_answer_is_awaited_is_unknown(emulator, mo
     def end(*args):
         raise AirflowTaskTimeout("execution_timeout")
 
-    monkeypatch.setattr(hook_module, "_read_body", end)
+    monkeypatch.setattr(sync_client, "_read_body", end)
     with pytest.raises(ManxueOrderUnknownError):
         ManxueHook().create_video(**ORDER)
     assert emulator.ledger.billed == 1
@@ -287,7 +288,7 @@ def test_status_decides_also_if_the_task_times_out_while_the_body_is_read(emulat
     def end(*args):
         raise AirflowTaskTimeout("execution_timeout")
 
-    monkeypatch.setattr(hook_module, "_read_body", end)
+    monkeypatch.setattr(sync_client, "_read_body", end)
     emulator.respond_with(Response(status=429), on="create")
     with pytest.raises(ManxueOrderNotAcceptedError):
         ManxueHook().create_video(**ORDER)

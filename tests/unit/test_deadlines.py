@@ -19,7 +19,8 @@ from airflow.providers.common.compat.sdk import DAG
 from airflow_provider_manxue._airflow.start_from_trigger import CAN_START_AND_END
 from airflow_provider_manxue._client import async_client, connection_cache, credentials
 from airflow_provider_manxue._client.async_client import AsyncClient, shared_client
-from airflow_provider_manxue._client.connection_cache import Endpoint
+from airflow_provider_manxue._client.endpoint import Endpoint
+from airflow_provider_manxue._client.endpoint import Session as ClientSession
 from airflow_provider_manxue._core.connection import parse_connection
 from airflow_provider_manxue._core.deadline import DEFER_TIMEOUT_MARGIN, FINAL_POLL_WINDOW, MAX_OVERSHOOT
 from airflow_provider_manxue._core.polling import GRACE_TIME
@@ -138,7 +139,7 @@ async def load_connection(conn_id):
 
 
 async def open_endpoint(settings, present):
-    session = connection_cache.Session(Session(), ())
+    session = ClientSession(Session(), ())
     return present or Endpoint(settings, session, headers={}, proxy=None, timeout=None)
 
 

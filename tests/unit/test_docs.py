@@ -39,7 +39,7 @@ PARSED_ONLY = {
     "from dags.first_video import dag  # your Dag file": "a Dag of the reader's, and a metadata database",
 }
 
-NOT_PROMISED = {"BearerAuth", "UrlRefresher", "video_link_xcom"}
+NOT_PROMISED = {"video_link_xcom"}
 """Names without an underscore that serve the package only."""
 
 

@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import pytest
 import requests
 
+from airflow_provider_manxue._client import sync_client
+from airflow_provider_manxue._client.sync_client import BearerAuth
 from airflow_provider_manxue.exceptions import ManxueInputError, ManxueOrderUnknownError
-from airflow_provider_manxue.hooks import manxue as hook_module
-from airflow_provider_manxue.hooks.manxue import BearerAuth, ManxueHook
+from airflow_provider_manxue.hooks.manxue import ManxueHook
 from airflow_provider_manxue.models import TaskStatus
 from airflow_provider_manxue.testing import Emulator, Response, Script
 from tests.support.fake_airflow import ManualClock
@@ -78,7 +79,7 @@ def test_timeout_of_a_request_is_for_connecting_the_head_and_the_body_together(e
     bounds = []
     clock = ManualClock()
 
-    class SocketDeadline(hook_module.SocketDeadline):
+    class SocketDeadline(sync_client.SocketDeadline):
         def __init__(self, sock, seconds):
             bounds.append(seconds)
             super().__init__(sock, seconds)
@@ -90,8 +91,8 @@ def test_timeout_of_a_request_is_for_connecting_the_head_and_the_body_together(e
 
     session = hook.get_conn()
     monkeypatch.setattr(session, "request", partial(request, session))
-    monkeypatch.setattr(hook_module, "SocketDeadline", SocketDeadline)
-    monkeypatch.setattr(hook_module, "time", SimpleNamespace(time=clock.time, monotonic=clock.time))
+    monkeypatch.setattr(sync_client, "SocketDeadline", SocketDeadline)
+    monkeypatch.setattr(sync_client, "time", SimpleNamespace(time=clock.time, monotonic=clock.time))
     emulator.add_task(id="task-1", script=Script.polls("completed"))
     hook.get_video_task("task-1")
     assert hook.settings.request_timeout == 30

@@ -12,12 +12,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from airflow_provider_manxue._client.sync_client import _read_bounded
 from airflow_provider_manxue.exceptions import (
     ManxueOrderRejectedError,
     ManxueOrderUnknownError,
     ManxueTransientError,
 )
-from airflow_provider_manxue.hooks.manxue import ManxueHook, _read_bounded
+from airflow_provider_manxue.hooks.manxue import ManxueHook
 from tests.support.clients import CONN_ID, ask_from_triggerer, ask_from_worker, write_connection
 
 GIB = 2**30
@@ -148,15 +149,16 @@ def test_huge_answer_is_cut_off(form, way, measure):
 
 def test_nothing_is_read_after_the_cut_that_was_received_before_it():
     """It could be a million chunks of one byte."""
-    cutoff = SimpleNamespace(expired=False)
+    deadline = SimpleNamespace(expired=False)
 
     def read1(amount, decode_content):
-        assert not cutoff.expired
-        cutoff.expired = True
+        assert not deadline.expired
+        deadline.expired = True
         return b"x"
 
     content = bytearray()
-    _read_bounded(SimpleNamespace(raw=SimpleNamespace(read1=read1)), content, cutoff)
+    response = SimpleNamespace(raw=SimpleNamespace(read1=read1), status_code=200)
+    _read_bounded(response, content, deadline)
     assert content == b"x"
 
 

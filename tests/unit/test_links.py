@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from airflow_provider_manxue._client.storage import aws_console_page, google_console_page
+from airflow_provider_manxue._client.console_pages import aws_console_page, google_console_page
 from airflow_provider_manxue.links import manxue as links
 from airflow_provider_manxue.links.manxue import ManxueSavedVideoLink, ManxueVideoLink, video_link_xcom
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator

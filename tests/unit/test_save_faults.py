@@ -474,7 +474,7 @@ class TestExisting:
 
     def test_may_be_an_error(self, saves):
         saves.place.write(saves.name, OLD)
-        with pytest.raises(ManxueExistsError, match="is there already"):
+        with pytest.raises(ManxueExistsError, match="already exists"):
             saves.run(if_exists="fail")
         assert saves.place.content(saves.name) == OLD
         assert saves.emulator.requests == []
@@ -685,7 +685,7 @@ class TestS3:
             return call(self, name, *args, **kwargs)
 
         monkeypatch.setattr(S3FileSystem, "call_s3", call_slowly)
-        saves.assert_fails(ManxueDownloadError, "all is received, and is being stored")
+        saves.assert_fails(ManxueDownloadError, "all was received, and is being stored")
 
     def test_a_bucket_that_does_not_exist(self, saves):
         with pytest.raises(ManxueStorageError, match="bucket does not exist"):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_manxue._airflow import order_life, order_store, ordered_video_wait, waiting
-from airflow_provider_manxue._client import rate_limiter
+from airflow_provider_manxue._client import request_queue
 from airflow_provider_manxue._client.async_client import AsyncClient
 from airflow_provider_manxue._client.credentials import CredentialProbes
 from airflow_provider_manxue._client.drivers import AsyncDriver
@@ -320,7 +320,7 @@ def test_oracle_sees_a_task_that_waits_for_the_videos_of_another(monkeypatch):
         self.remove(request)
         return request
 
-    assert is_found("twice the round of tasks", monkeypatch, (rate_limiter._Lane, "pop", oldest))
+    assert is_found("twice the round of tasks", monkeypatch, (request_queue.Lane, "pop", oldest))
 
 
 def test_oracle_sees_a_video_that_waits_for_many_tasks(monkeypatch):
@@ -328,8 +328,8 @@ def test_oracle_sees_a_video_that_waits_for_many_tasks(monkeypatch):
         self._next_by_age = False
         return real(self)
 
-    real = rate_limiter._Lane.pop
-    assert is_found("twice the round of videos", monkeypatch, (rate_limiter._Lane, "pop", next_task))
+    real = request_queue.Lane.pop
+    assert is_found("twice the round of videos", monkeypatch, (request_queue.Lane, "pop", next_task))
 
 
 def test_oracle_sees_final_polls_that_take_all_turns(monkeypatch):
