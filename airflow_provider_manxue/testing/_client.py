@@ -48,7 +48,7 @@ class EmulatorClient:
         return self._send(command, json.dumps(arguments).encode())
 
     def read(self, name: str) -> Any:
-        """Return what the emulator knows under a name, such as ``health`` or ``catalogue``."""
+        """Return what the emulator knows under a name, such as ``health`` or ``scenarios``."""
         return self._send(name, None)
 
     def _send(self, path: str, body: bytes | None) -> Any:

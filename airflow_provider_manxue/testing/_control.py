@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 class Control:
     """
-    Response requests to the control API.
+    Serve the control API.
 
     :param emulator: what is controlled.
     """
@@ -60,11 +60,11 @@ class Control:
         }
 
     async def __call__(self, request: web.BaseRequest) -> web.Response:
-        """Response one request."""
+        """Serve one request."""
         if not _is_local(request.remote):
-            return _json(403, {"error": "the control API responses to this machine only"})
+            return _json(403, {"error": "the control API serves this machine only"})
         if "Origin" in request.headers or not _is_here(request.host):
-            return _json(403, {"error": "the control API responses to no page in a browser"})
+            return _json(403, {"error": "the control API serves no page in a browser"})
         try:
             result = self._result(request.method, request.path, await request.read())
         except (ValueError, TypeError, RuntimeError) as error:

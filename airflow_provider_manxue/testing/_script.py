@@ -118,7 +118,7 @@ class Script:
     @classmethod
     def always(cls, response: Response | str, *, status: str = "processing") -> Self:
         """
-        Response each poll like this, for ever.
+        Give every poll the same response.
 
         :param response: a response, or the name of one in the catalogue.
         :param status: the status of the regular body that the response changes.

@@ -74,7 +74,7 @@ class Task:
         return self.step.status
 
     def poll(self) -> Step:
-        """Return the step that responses a poll, and count the poll."""
+        """Return the step that a poll sees, and count the poll."""
         index, entered = self._position()
         if index != self._index:
             self._enter(index, entered)

@@ -216,7 +216,7 @@ class TestRandomFaults:
 
     @pytest.mark.parametrize("options", [{"fault_rate": 1.1}, {"fault_rate": -1}, {"random_faults": ["x"]}])
     def test_must_make_sense(self, options):
-        with pytest.raises(ValueError, match=r"fault_rate|unknown answer 'x'"):
+        with pytest.raises(ValueError, match=r"fault_rate|unknown response 'x'"):
             Emulator(**options)
 
 

@@ -154,7 +154,7 @@ def test_control_api_answers_to_no_page_in_a_browser(emulator, headers):
 
     assert (answer.status_code, answer.json()["error"]) == (
         403,
-        "the control API answers to no page in a browser",
+        "the control API serves no page in a browser",
     )
 
 
