@@ -56,8 +56,8 @@ class EmulatorClient:
         request = Request(f"{self._url}/_emulator/{path}", data=body)  # noqa: S310
         request.add_header("Content-Type", "application/json")
         try:
-            with urlopen(request, timeout=_TIMEOUT, context=self._context) as body:  # noqa: S310
-                return json.load(body)
+            with urlopen(request, timeout=_TIMEOUT, context=self._context) as response:  # noqa: S310
+                return json.load(response)
         except HTTPError as error:
             with error:
                 text = json.load(error)["error"]

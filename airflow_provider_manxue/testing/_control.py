@@ -11,15 +11,15 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from airflow_provider_manxue.testing._names import unknown
 from airflow_provider_manxue.testing._response import Response
 from airflow_provider_manxue.testing._scenarios import SCENARIOS
 from airflow_provider_manxue.testing._script import Script
-from airflow_provider_manxue.testing._suggest import unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
-    from airflow_provider_manxue.testing._emulator import Emulator
+    from airflow_provider_manxue.testing._base import BaseEmulator
     from airflow_provider_manxue.testing._tasks import Task
 
 
@@ -27,11 +27,15 @@ class Control:
     """
     Serve the control API.
 
-    :param emulator: what is controlled.
+    :param emulator: the emulator to control.
+    :param refuse_for: closes the port for some real seconds.
     """
 
-    def __init__(self, emulator: Emulator) -> None:
+    def __init__(
+        self, emulator: BaseEmulator, refuse_for: Callable[[float], Coroutine[Any, Any, None]]
+    ) -> None:
         self._emulator = emulator
+        self._close_port = refuse_for
         self._reopening: asyncio.Task[None] | None = None
         self._read: dict[str, Callable[[], Any]] = {
             "health": self._health,
@@ -102,7 +106,7 @@ class Control:
 
     async def _refuse_soon(self, seconds: float) -> None:
         await asyncio.sleep(0.01)
-        await self._emulator.refuse_for(seconds)
+        await self._close_port(seconds)
 
 
 def _is_here(host: str) -> bool:

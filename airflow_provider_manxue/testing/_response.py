@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from airflow_provider_manxue.testing._suggest import unknown
+from airflow_provider_manxue.testing._names import Registry, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -142,10 +142,9 @@ class Response:
 
         :raises ValueError: if there is no variation of that name, or it is not a single response.
         """
-        # The catalogue is written in terms of this class.
-        from airflow_provider_manxue.testing._scenarios import response_named
-
-        return response_named(name)
+        if len(name) == 3 and name.isdigit():
+            return cls(status=int(name))
+        return RESPONSES.find(name)
 
     @property
     def acted_upon(self) -> bool:
@@ -203,6 +202,10 @@ class Response:
         :raises ValueError: if it has unknown fields or impossible values.
         """
         return from_fields(cls, value, _decode)
+
+
+RESPONSES: Registry[Response] = Registry("single response", "Play it with Script.named({name}).")
+"""The response of each scenario, by its name."""
 
 
 def retry_after(seconds: float, written_as: Literal["seconds", "date"]) -> str:

@@ -9,9 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow_provider_manxue.testing._response import OMIT, Raw, Response
-from airflow_provider_manxue.testing._script import STATUSES, Script, Step
-from airflow_provider_manxue.testing._suggest import unknown
+from airflow_provider_manxue.testing._response import OMIT, RESPONSES, Raw, Response
+from airflow_provider_manxue.testing._script import SCRIPTS, STATUSES, Script, Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -39,39 +38,6 @@ class Scenario:
     place: Place
     script: Script | None = None
     response: Response | None = None
-
-
-def script_named(name: str) -> Script:
-    """
-    Return the script of a variation.
-
-    :raises ValueError: if there is no variation of that name, or a task cannot play it.
-    """
-    script = _variation(name, "script").script
-    if script is None:
-        raise ValueError(f"{name!r} is not a script; play it with Emulator.outage({name!r})")
-    return script
-
-
-def response_named(name: str) -> Response:
-    """
-    Return the response of a variation; three digits are an HTTP status.
-
-    :raises ValueError: if there is no variation of that name, or it is not a single response.
-    """
-    if len(name) == 3 and name.isdigit():
-        return Response(status=int(name))
-    response = _variation(name, "response").response
-    if response is None:
-        raise ValueError(f"{name!r} is not a single response; play it with Script.named({name!r})")
-    return response
-
-
-def _variation(name: str, what: str) -> Scenario:
-    name = SHORT_NAMES.get(name, name)
-    if name not in SCENARIOS:
-        raise unknown(what, name, [*SCENARIOS, *SHORT_NAMES])
-    return SCENARIOS[name]
 
 
 def _flow(response: Response | None, *statuses: str, actual_duration: float | None = None) -> Script:
@@ -461,3 +427,6 @@ SCENARIOS: dict[str, Scenario] = _table(
     variation for part in (_flows, _fields, _responses, _wire, _orders, _videos) for variation in part()
 )
 """All variations by name."""
+
+RESPONSES.fill({name: scenario.response for name, scenario in SCENARIOS.items()}, SHORT_NAMES)
+SCRIPTS.fill({name: scenario.script for name, scenario in SCENARIOS.items()}, SHORT_NAMES)

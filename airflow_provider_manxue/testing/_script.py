@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_manxue.testing._names import Registry, unknown
 from airflow_provider_manxue.testing._response import Response, from_fields
-from airflow_provider_manxue.testing._suggest import unknown
 
 if TYPE_CHECKING:
     from typing import Self
@@ -132,10 +132,7 @@ class Script:
 
         :raises ValueError: if there is no variation of that name, or a task cannot play it.
         """
-        # The catalogue is written in terms of this class.
-        from airflow_provider_manxue.testing._scenarios import script_named
-
-        return script_named(name)
+        return SCRIPTS.find(name)
 
     def to_json(self) -> dict[str, Any]:
         """Return the script as JSON values."""
@@ -152,6 +149,10 @@ class Script:
         if isinstance(value, str):
             return cls.named(value)
         return from_fields(cls, value, _decode)
+
+
+SCRIPTS: Registry[Script] = Registry("script", "Play it with Emulator.outage({name}).")
+"""The script of each scenario, by its name."""
 
 
 def as_response(value: Response | str) -> Response:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from aiohttp import web
 
+from airflow_provider_manxue.testing._reply import Reply, VideoPart
 from airflow_provider_manxue.testing._response import Response
-from airflow_provider_manxue.testing._service import Reply, VideoPart
 
 if TYPE_CHECKING:
     import ssl

@@ -7,8 +7,7 @@ import re
 import threading
 import time
 import uuid
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from airflow_provider_manxue.testing import _orders
@@ -17,7 +16,8 @@ from airflow_provider_manxue.testing._ledger import Ledger, Order
 from airflow_provider_manxue.testing._media import entity_tag, last_modified, wanted_range
 from airflow_provider_manxue.testing._rate import TokenBucket
 from airflow_provider_manxue.testing._record import RequestRecord
-from airflow_provider_manxue.testing._response import Response, dump, retry_after
+from airflow_provider_manxue.testing._reply import Reply, VideoPart
+from airflow_provider_manxue.testing._response import Response, retry_after
 from airflow_provider_manxue.testing._script import Script
 from airflow_provider_manxue.testing._tasks import Task
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from airflow_provider_manxue.testing._clock import Clock
     from airflow_provider_manxue.testing._faults import Faults
     from airflow_provider_manxue.testing._media import UrlSigner
-    from airflow_provider_manxue.testing._mp4 import Video
     from airflow_provider_manxue.testing._rate import RateLimit
     from airflow_provider_manxue.testing._record import Place
 
@@ -37,55 +36,7 @@ PREFIX = "/kyyReactApiServer"
 _QUERY = re.compile(re.escape(f"{PREFIX}/v1/result/") + "([^/]+)")
 _CREATE = f"{PREFIX}/v1/sd2_manxue/videos"
 _MEDIA = re.compile(r"/media/([^/]+)\.mp4")
-_JSON = {"Content-Type": "application/json"}
 _GUESS = " (the emulator's guess: the real text is not known)"
-
-
-@dataclass
-class Reply:
-    """
-    A reply before it goes onto the wire.
-
-    :param status: HTTP status.
-    :param json: the regular JSON body, which a response may change.
-    :param content: the body as bytes, or a part of a video; the JSON body if None.
-    :param headers: HTTP headers, without those that frame the body.
-    """
-
-    status: int
-    json: dict[str, Any] = field(default_factory=dict)
-    content: bytes | VideoPart | None = None
-    headers: dict[str, str] = field(default_factory=lambda: dict(_JSON))
-
-    def changed_by(self, response: Response) -> Reply:
-        """Return this reply with the changes a response asks for."""
-        if response.has_own_body:
-            # Nothing of the regular reply remains, not even its status or a `Content-Range`.
-            body = response.own_body(self.json)
-            return Reply(response.status or 200, self.json, body, response.changed_headers(_JSON))
-        content = self.content
-        if content is None and self.status < 400:
-            content = response.changed(self.json)
-        return Reply(
-            response.status or self.status, self.json, content, response.changed_headers(self.headers)
-        )
-
-    def body(self) -> bytes | VideoPart:
-        """Return what is sent as the body."""
-        return dump(self.json, {}) if self.content is None else self.content
-
-
-@dataclass(frozen=True)
-class VideoPart:
-    """The bytes of a video from ``start`` up to, not including, ``stop``."""
-
-    video: Video
-    start: int
-    stop: int
-
-    def __len__(self) -> int:
-        """Return the number of bytes."""
-        return self.stop - self.start
 
 
 class Service:
@@ -123,12 +74,12 @@ class Service:
         self.requests: list[RequestRecord] = []
         self.orders: list[Order] = []
         self._account = account
-        self._signer = signer
+        self.signer = signer
         self._bucket = TokenBucket(rate_limit, clock) if rate_limit else None
         self._record_requests = record_requests
         self._arrived = 0
         self._ids = 0
-        self._keys = [api_key]
+        self._keys = [_checked_key(api_key)]
 
     @property
     def api_key(self) -> str:
@@ -137,6 +88,7 @@ class Service:
 
     @api_key.setter
     def api_key(self, key: str) -> None:
+        _checked_key(key)
         with self.lock:
             self._keys = [known for known in self._keys if known != key] + [key]
 
@@ -260,7 +212,7 @@ class Service:
             return _error(404, f"no task {record.task_id!r}" + _GUESS), None
         step = task.poll()
         # Each query signs the URL anew.
-        video_url = self.origin + self._signer.sign(task.id) if step.status == "completed" else ""
+        video_url = self.origin + self.signer.sign(task.id) if step.status == "completed" else ""
         return Reply(200, task.body(step, video_url)), step.response
 
     def _create(self, record: RequestRecord, fault: Response | None) -> tuple[Reply, Response | None]:
@@ -293,7 +245,7 @@ class Service:
         return Reply(200, {**body, "status": "queued", "video_url": None, "error": None}), scripted
 
     def _send_video(self, record: RequestRecord, fault: Response | None) -> tuple[Reply, Response | None]:
-        objection = self._signer.objection(record.raw_path)
+        objection = self.signer.objection(record.raw_path)
         if objection is not None:
             return _error(403, objection + _GUESS), None
         task = self.tasks.get(record.task_id or "")
@@ -305,6 +257,12 @@ class Service:
         if response.then_replace:
             task.replace_video()
         return reply, scripted
+
+
+def _checked_key(key: str) -> str:
+    if not key or key != key.strip():
+        raise ValueError(f"api_key is {key!r}. Set a key without whitespace around it.")
+    return key
 
 
 def _route(method: str, path: str) -> tuple[Place, str | None]:
@@ -323,10 +281,7 @@ def _route(method: str, path: str) -> tuple[Place, str | None]:
 
 
 def _error(status: int, text: str) -> Reply:
-    return Reply(status, {"code": status, "data": None, "msg": text}, headers={**_JSON, _ORIGIN: "assumed"})
-
-
-_ORIGIN = "X-Emulator-Origin"
+    return Reply.assumed(status, {"code": status, "data": None, "msg": text})
 
 
 def _not_emulated(record: RequestRecord) -> Reply:
@@ -336,7 +291,7 @@ def _not_emulated(record: RequestRecord) -> Reply:
         " GET and HEAD /media/{id}.mp4, and its own control API under /_emulator/"
     )
     log.error("501: %s", text)
-    return Reply(501, {"error": text}, headers={**_JSON, _ORIGIN: "assumed"})
+    return Reply.assumed(501, {"error": text})
 
 
 def _video_reply(headers: Mapping[str, str], task: Task, *, ignore_range: bool) -> Reply:

@@ -210,7 +210,7 @@ def test_impossible_video_is_refused_at_once(emulator):
 
 
 def test_video_of_nobody_is_not_found(emulator):
-    assert get(emulator.url + emulator._signer.sign("nobody")).status_code == 404
+    assert get(emulator.url + emulator._service.signer.sign("nobody")).status_code == 404
 
 
 def test_faults_of_the_api_do_not_touch_the_media_host(emulator, customer, task_id, url):
