@@ -1,4 +1,4 @@
-"""The control API under ``/_emulator/``: the emulator's methods over HTTP, for other processes."""
+"""The control API under ``/_emulator/``: the emulator's methods over HTTP."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 class Control:
     """
-    Serve the control API.
+    Handler of requests to the control API.
 
     :param emulator: the emulator to control.
     :param refuse_for: closes the port for some real seconds.
@@ -66,9 +66,19 @@ class Control:
     async def __call__(self, request: web.BaseRequest) -> web.Response:
         """Serve one request."""
         if not _is_local(request.remote):
-            return _json(403, {"error": "the control API serves this machine only"})
+            return _json(
+                403,
+                {
+                    "error": "Request rejected: it came from another machine. Call the control API on the emulator's machine."
+                },
+            )
         if "Origin" in request.headers or not _is_here(request.host):
-            return _json(403, {"error": "the control API serves no page in a browser"})
+            return _json(
+                403,
+                {
+                    "error": "Request rejected: it came from a page in a browser. Call the control API from a program."
+                },
+            )
         try:
             result = self._result(request.method, request.path, await request.read())
         except (ValueError, TypeError, RuntimeError) as error:
@@ -101,7 +111,7 @@ class Control:
         self._emulator.api_key = api_key
 
     def _refuse_for(self, seconds: float) -> None:
-        # In a task of its own: the response to this very request must leave before the port is closed.
+        # In another task, so that the response to this request is sent before the port is closed.
         self._reopening = asyncio.get_running_loop().create_task(self._refuse_soon(seconds))
 
     async def _refuse_soon(self, seconds: float) -> None:
@@ -110,7 +120,7 @@ class Control:
 
 
 def _is_here(host: str) -> bool:
-    """Return whether a ``Host`` header names this machine, not a name that leads a browser to it."""
+    """Return whether a ``Host`` header is a loopback address, to protect against DNS rebinding."""
     try:
         name = urlsplit(f"//{host}").hostname
         return name == "localhost" or _is_local(name)
@@ -127,11 +137,11 @@ def _arguments(body: bytes) -> dict[str, Any]:
     Return the arguments of a command.
 
     :raises TypeError: if the body is JSON, but not an object.
-    :raises ValueError: if it is not JSON, or an argument cannot be read.
+    :raises ValueError: if it is not JSON, or an argument is invalid.
     """
     arguments = json.loads(body or b"{}")
     if not isinstance(arguments, dict):
-        raise TypeError("the body must be a JSON object of arguments")
+        raise TypeError("The body is not a JSON object. Send the arguments as a JSON object.")
     if isinstance(arguments.get("script"), dict):
         arguments["script"] = Script.from_json(arguments["script"])
     if isinstance(arguments.get("response"), dict):
@@ -144,12 +154,12 @@ def _commands(read: Mapping[str, Any], change: Mapping[str, Any]) -> list[str]:
 
 
 def _described(name: str) -> dict[str, str]:
-    variation = SCENARIOS[name]
+    scenario = SCENARIOS[name]
     return {
         "name": name,
-        "place": variation.place,
-        "origin": variation.origin,
-        "description": variation.description,
+        "place": scenario.place,
+        "origin": scenario.origin,
+        "description": scenario.description,
     }
 
 

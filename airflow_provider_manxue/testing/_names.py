@@ -41,7 +41,7 @@ class Registry(Generic[T]):
         """
         name = self._aliases.get(name, name)
         if name not in self._objects:
-            raise unknown(self._kind, name, [*self._objects, *self._aliases])
+            raise unknown("scenario", name, [*self._objects, *self._aliases])
         found = self._objects[name]
         if found is None:
             raise ValueError(f"{name!r} is not a {self._kind}. {self._remedy.format(name=repr(name))}")
@@ -52,5 +52,5 @@ def unknown(what: str, name: object, known: Iterable[str]) -> ValueError:
     """Return the error for an unknown name, with similar names, or all known names if none is similar."""
     names = sorted(known)
     near = difflib.get_close_matches(str(name), names, n=4, cutoff=0.5)
-    remedy = f"Did you mean {', '.join(near)}?" if near else f"Use one of: {', '.join(names)}."
+    remedy = f"Similar names: {', '.join(near)}." if near else f"Known names: {', '.join(names)}."
     return ValueError(f"unknown {what} {name!r}. {remedy}")

@@ -1,4 +1,4 @@
-"""The service itself, without a socket: from a request to the reply, and nothing else."""
+"""The service without a socket: the state, and the reply to each request."""
 
 from __future__ import annotations
 
@@ -47,10 +47,10 @@ class Service:
 
     :param clock: the emulator's clock.
     :param api_key: the valid key.
-    :param faults: which request meets which fault.
-    :param signer: signs the URLs of videos.
-    :param rate_limit: limit for requests with a valid key; none if left out.
-    :param record_requests: keep a record of each request.
+    :param faults: faults that requests meet.
+    :param signer: signer of video URLs.
+    :param rate_limit: limit of requests with a valid key; None for no limit.
+    :param record_requests: record each request.
     :param account: the limits of the account.
     """
 
@@ -83,7 +83,7 @@ class Service:
 
     @property
     def api_key(self) -> str:
-        """The valid key. Assigning another one makes the old one invalid at once."""
+        """The valid API key. Assign a new key to rotate it; the old key is rejected from then on."""
         return self._keys[-1]
 
     @api_key.setter
@@ -107,9 +107,9 @@ class Service:
         size: int | None,
     ) -> Task:
         """
-        Add a task; without an id it gets one, without a duration the script's one or 5 s.
+        Add a task, by default with a new id, and with the duration of the script or 5 s.
 
-        :raises ValueError: if there is already a task of that id.
+        :raises ValueError: if the id exists already, or the video cannot be made.
         """
         if actual_duration is None:
             actual_duration = 5.0 if script.actual_duration is None else script.actual_duration
@@ -122,7 +122,7 @@ class Service:
                 actual_duration=actual_duration,
                 size=size,
             )
-            # Made at once, so that a size that cannot be is refused here and not at the download.
+            # Rejects an impossible size now instead of at the download.
             task.video  # noqa: B018
             self.tasks[task.id] = task
         return task
@@ -131,24 +131,24 @@ class Service:
         self._ids += 1
         task_id = pattern.replace("{n}", str(self._ids)).replace("{uuid}", str(uuid.uuid4()))
         if task_id in self.tasks:
-            raise ValueError(f"there is already a task {task_id!r}; give another id")
+            raise ValueError(f"Task {task_id!r} exists already. Set another id.")
         return task_id
 
     def task(self, task_id: str) -> Task:
         """
         Return a task.
 
-        :raises KeyError: if there is none of that id.
+        :raises KeyError: if there is no such task.
         """
         try:
             return self.tasks[task_id]
         except KeyError:
-            raise KeyError(f"no task {task_id!r}; add it with add_task(id=...)") from None
+            raise KeyError(f"Task {task_id!r} does not exist. Add it with add_task(id=...).") from None
 
     def arrive(
         self, method: str, raw_path: str, headers: Mapping[str, str], connection_id: int
     ) -> tuple[RequestRecord, Response | None]:
-        """Record a request, and return it with the fault it meets, if any."""
+        """Record a request, and return the record and the fault that the request meets, if any."""
         path = raw_path.partition("?")[0]
         place, task_id = _route(method, path)
         authorization = headers.get("Authorization", "")
@@ -176,7 +176,7 @@ class Service:
         return any(key in text for key in self._keys for text in texts)
 
     def reply(self, record: RequestRecord, fault: Response | None) -> tuple[Reply, Response | None]:
-        """Return the reply to a request, and the response that says how to spoil it on the wire."""
+        """Return the reply to a request, and the response with the faults of the connection, if any."""
         if fault is not None and not fault.acted_upon:
             return Reply(fault.status or 200).changed_by(fault), fault
         with self.lock:
@@ -185,7 +185,7 @@ class Service:
         return (regular, None) if response is None else (regular.changed_by(response), response)
 
     def _act(self, record: RequestRecord, fault: Response | None) -> tuple[Reply, Response | None]:
-        """Do what the request asks for; return the regular reply, and the task's own response."""
+        """Process a request; return the regular reply, and the response of the task's script, if any."""
         if record.place == "media":
             return self._send_video(record, fault)
         if record.place == "unknown":
@@ -196,7 +196,7 @@ class Service:
         return self._create(record, fault) if record.place == "create" else self._query(record)
 
     def _refusal(self, record: RequestRecord) -> Reply | None:
-        """Check the key and the rate limit."""
+        """Return the reply for a wrong key or an exceeded rate limit, if any."""
         if not record.authorized:
             return _error(401, "invalid API key" + _GUESS)
         wait = self._bucket.take() if self._bucket else 0.0
@@ -211,7 +211,7 @@ class Service:
         if task is None:
             return _error(404, f"no task {record.task_id!r}" + _GUESS), None
         step = task.poll()
-        # Each query signs the URL anew.
+        # Each poll gets a newly signed URL.
         video_url = self.origin + self.signer.sign(task.id) if step.status == "completed" else ""
         return Reply(200, task.body(step, video_url)), step.response
 
@@ -230,8 +230,8 @@ class Service:
         if fault is None and scripted is not None and not scripted.acted_upon:
             return Reply(200), scripted
         response = fault or scripted or Response()
-        refused = fault is not None and not fault.bills
-        script = Script.failing() if refused else self.default_script
+        is_rejected = fault is not None and not fault.bills
+        script = Script.failing() if is_rejected else self.default_script
         task = self.add_task(
             script,
             task_id=response.order_id,
@@ -266,7 +266,7 @@ def _checked_key(key: str) -> str:
 
 
 def _route(method: str, path: str) -> tuple[Place, str | None]:
-    """Return what a request is for, and the task it names. The path is still percent-encoded."""
+    """Return the endpoint of a request and its task id. The path is percent-encoded."""
     if method == "POST" and path == _CREATE:
         return "create", None
     routes: tuple[tuple[Place, re.Pattern[str], tuple[str, ...]], ...] = (
@@ -286,16 +286,16 @@ def _error(status: int, text: str) -> Reply:
 
 def _not_emulated(record: RequestRecord) -> Reply:
     text = (
-        f"{record.method} {record.raw_path} is not part of the emulated service;"
-        f" it has GET {PREFIX}/v1/result/{{id}} (the id percent-encoded), POST {_CREATE},"
-        " GET and HEAD /media/{id}.mp4, and its own control API under /_emulator/"
+        f"{record.method} {record.raw_path} is not part of the emulated service."
+        f" Use GET {PREFIX}/v1/result/{{id}} (the id percent-encoded), POST {_CREATE},"
+        " GET and HEAD /media/{id}.mp4, or the control API under /_emulator/."
     )
-    log.error("501: %s", text)
+    log.error("Request rejected with 501: %s", text)
     return Reply.assumed(501, {"error": text})
 
 
 def _video_reply(headers: Mapping[str, str], task: Task, *, ignore_range: bool) -> Reply:
-    """Return the video or the part of it that is asked for."""
+    """Return the reply with the video, or with the requested part of it."""
     video = task.video
     sent = {
         "Content-Type": "video/mp4",
