@@ -113,7 +113,7 @@ class TestRespondWith:
         assert customer.query(task_id).status_code == 200
 
     def test_rejects_an_unknown_target(self, emulator):
-        with pytest.raises(ValueError, match="Similar names: .*query"):
+        with pytest.raises(ValueError, match="Similar names: query"):
             emulator.respond_with("503", on="querry")
 
 

@@ -286,13 +286,13 @@ def test_empty_script_is_rejected():
 @pytest.mark.parametrize(
     ("call", "text"),
     [
-        (lambda: Script.named("status_upercase"), "Similar names: .*status_uppercase"),
-        (lambda: Response.named("htm_body"), "Similar names: .*html_body"),
-        (lambda: Script.polls("complete"), "Similar names: .*completed"),
+        (lambda: Script.named("status_upercase"), "Similar names: status_uppercase"),
+        (lambda: Response.named("htm_body"), "Similar names: html_body"),
+        (lambda: Script.polls("complete"), "Similar names: completed"),
         (lambda: Response.named("status_uppercase"), "Script.named"),
         (lambda: Script.named("refuse"), "outage"),
-        (lambda: Response.from_json({"statsu": 1}), "Similar names: .*status"),
-        (lambda: Script.from_json({"steps": [{"status": "queued", "pols": 1}]}), "Similar names: .*polls"),
+        (lambda: Response.from_json({"statsu": 1}), "Similar names: status"),
+        (lambda: Script.from_json({"steps": [{"status": "queued", "pols": 1}]}), "Similar names: polls"),
     ],
 )
 def test_unknown_name_suggests_similar_names(call, text):
