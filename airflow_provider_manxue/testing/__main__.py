@@ -25,27 +25,27 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run until SIGINT or SIGTERM, and return the exit status."""
+    """Run an emulator until SIGINT or SIGTERM, and return the exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
     if options.list:
-        for variation in SCENARIOS.values():
-            _say(f"{variation.name:30} {variation.place:7} {variation.origin:11} {variation.description}")
+        for scenario in SCENARIOS.values():
+            _print(f"{scenario.name:30} {scenario.place:7} {scenario.origin:11} {scenario.description}")
         return 0
     logging.basicConfig(
         level=logging.WARNING if options.quiet else logging.INFO, format="%(asctime)s %(message)s"
     )
     _allow_many_connections()
-    ended = threading.Event()
+    stopped = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: ended.set())
+        signal.signal(number, lambda *_: stopped.set())
     try:
         emulator = _emulator(options).start()
     except (OSError, ValueError, ModuleNotFoundError) as error:
         parser.error(str(error))
     try:
         _announce(emulator, options.control_file)
-        ended.wait()
+        stopped.wait()
     finally:
         emulator.stop()
         if options.control_file:
@@ -60,34 +60,43 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     parser.add_argument("--port", type=int, default=0, help="port to listen on (default: a free one)")
-    parser.add_argument("--api-key", default="emulator-key", help="the valid key (default: %(default)s)")
+    parser.add_argument("--api-key", default="emulator-key", help="the valid API key (default: %(default)s)")
     parser.add_argument("--tls", action="store_true", help="serve TLS")
     parser.add_argument("--seed", type=int, help="seed of the random faults")
     parser.add_argument("--fault-rate", type=float, default=0.0, help="share of requests that meet a fault")
-    parser.add_argument("--queued", type=float, default=2.0, help="seconds that orders are queued")
-    parser.add_argument("--processing", type=float, default=8.0, help="seconds that orders are processed")
-    parser.add_argument("--script", help="what orders follow instead: a name from --list")
+    parser.add_argument(
+        "--queued", type=float, default=2.0, help="seconds in status queued (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--processing", type=float, default=8.0, help="seconds in status processing (default: %(default)s)"
+    )
+    parser.add_argument("--script", help="script of each order: a scenario from --list")
     parser.add_argument("--rate-limit", type=float, help="requests per second")
     parser.add_argument(
         "--retry-after",
         choices=("seconds", "date"),
         default="seconds",
-        help="how Retry-After is written (default: %(default)s)",
+        help="format of Retry-After (default: %(default)s)",
     )
     parser.add_argument(
-        "--max-running", type=int, help="videos that the account runs at once; then 429 (assumed)"
+        "--max-running", type=int, help="running videos of the account; more orders get a 429 (assumed)"
     )
     parser.add_argument(
-        "--balance", type=int, help="seconds of video that the account can pay; then 402 (assumed)"
+        "--balance",
+        type=int,
+        help="seconds of video that the account can pay; more orders get a 402 (assumed)",
     )
     parser.add_argument(
-        "--url-lifetime", type=float, default=86400.0, help="seconds that a video URL is valid"
+        "--url-lifetime",
+        type=float,
+        default=86400.0,
+        help="seconds to the expiry of a video URL (default: %(default)s)",
     )
     parser.add_argument(
         "--control-file", type=Path, help="write base URL, connection and process id to this file as JSON"
     )
     parser.add_argument("--quiet", action="store_true", help="do not log each request")
-    parser.add_argument("--list", action="store_true", help="list the named variations and exit")
+    parser.add_argument("--list", action="store_true", help="list the scenarios and exit")
     return parser
 
 
@@ -112,29 +121,29 @@ def _emulator(options: argparse.Namespace) -> Emulator:
 
 
 def _announce(emulator: Emulator, control_file: Path | None) -> None:
-    """Say where the emulator is, to people and to programs."""
+    """Print URLs and connection, and write the control file."""
     connection = emulator.airflow_connection_json()
-    _say(f"base URL: {emulator.base_url}")
-    _say(f"control API: {emulator.url}/_emulator/")
-    _say(f"export AIRFLOW_CONN_MANXUE_DEFAULT={shlex.quote(connection)}")
+    _print(f"base URL: {emulator.base_url}")
+    _print(f"control API: {emulator.url}/_emulator/")
+    _print(f"export AIRFLOW_CONN_MANXUE_DEFAULT={shlex.quote(connection)}")
     if control_file:
         content = {"base_url": emulator.base_url, "connection": json.loads(connection), "pid": os.getpid()}
-        # Whoever waits for the file must not read half of it.
+        # Written atomically: a program that waits for the file must not read half of it.
         draft = control_file.with_name(f"{control_file.name}.part")
         draft.write_text(json.dumps(content))
         draft.replace(control_file)
 
 
-def _say(line: str) -> None:
-    # Flushed: whoever started this as a child process reads it through a pipe.
+def _print(line: str) -> None:
+    # Flushed for a parent process that reads a pipe.
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
 
 def _allow_many_connections() -> None:
-    """Raise the soft limit of open files, often 1024, to the hard one."""
+    """Raise the soft limit of open files, often 1024, to the hard limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    # Some systems refuse the limit they announce.
+    # Some systems reject their own hard limit.
     with contextlib.suppress(OSError, ValueError):
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 

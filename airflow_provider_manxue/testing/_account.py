@@ -1,4 +1,4 @@
-"""The limits of an account: how many videos it runs at once, and what it can pay."""
+"""The limits of an account: running videos and balance."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Account:
     """
-    The limits of an account. What the service does at a limit is not known; both responses are assumed.
+    The limits of an account. The real responses at a limit are unknown; both are assumed.
 
-    :param max_running: how many ordered videos run at once; None for no limit.
-    :param balance: seconds of video that it can pay in all; None for no limit.
-    :raises ValueError: for a limit that makes no sense.
+    :param max_running: maximum of ordered videos that run at the same time; None for no limit.
+    :param balance: seconds of video that the account can pay in total; None for no limit.
+    :raises ValueError: for a negative limit.
     """
 
     max_running: int | None = None
@@ -26,17 +26,17 @@ class Account:
 
     def __post_init__(self) -> None:
         if self.max_running is not None and self.max_running < 0:
-            raise ValueError(f"max_running is {self.max_running}; give 0 or more, or None")
+            raise ValueError(f"max_running is {self.max_running}. Set 0 or more, or None.")
         if self.balance is not None and self.balance < 0:
-            raise ValueError(f"balance is {self.balance}; give 0 or more seconds, or None")
+            raise ValueError(f"balance is {self.balance}. Set 0 or more seconds, or None.")
 
     def objection(self, ordered: Iterable[Task], billed: int, seconds: int) -> tuple[int, str] | None:
         """
-        Return the HTTP status and the text that turn an order away; None to accept it.
+        Return HTTP status and text of a rejection, or None to accept an order.
 
-        :param ordered: the videos that were ordered so far.
+        :param ordered: tasks of the orders so far.
         :param billed: seconds of video that were billed so far.
-        :param seconds: length of the video that is ordered now.
+        :param seconds: length of the new video.
         """
         if self.balance is not None and billed + seconds > self.balance:
             return 402, f"the balance pays {max(0, self.balance - billed)} s of video"
@@ -47,4 +47,4 @@ class Account:
 
 
 NO_LIMITS = Account()
-"""An account that runs and pays any number of videos."""
+"""An account without limits."""

@@ -1,4 +1,4 @@
-"""Control an emulator that runs in another process."""
+"""A client for an emulator in another process."""
 
 from __future__ import annotations
 
@@ -25,39 +25,39 @@ class EmulatorClient:
     """
     The methods of :class:`~airflow_provider_manxue.testing.Emulator`, over HTTP.
 
-    :param url: URL of the emulator, as it printed it; whatever path it has is ignored.
-    :param ca_bundle: path of the certificate authority's certificate, if it serves TLS.
-    :raises ValueError: if the URL is not one.
+    :param url: a URL that the emulator printed; its path is ignored.
+    :param ca_bundle: path of the certificate authority's certificate, for an emulator with TLS.
+    :raises ValueError: if the URL has no scheme http or https.
     """
 
     def __init__(self, url: str, *, ca_bundle: str | None = None) -> None:
         scheme, separator, rest = url.partition("://")
         if scheme not in ("http", "https") or not separator:
-            raise ValueError(f"url is {url!r}; give the URL that the emulator printed")
+            raise ValueError(f"url is {url!r}. Set the URL that the emulator printed.")
         self._url = f"{scheme}://{rest.partition('/')[0]}"
         self._context = ssl.create_default_context(cafile=ca_bundle) if ca_bundle else None
         self.clock = RemoteClock(self)
 
     def call(self, command: str, **arguments: Any) -> Any:
         """
-        Run a command that changes something, and return its result.
+        Run a command of the control API, and return its result.
 
-        :raises ValueError: if the emulator refuses it; the text says why.
-        :raises KeyError: if it names an unknown task or command.
+        :raises ValueError: if the emulator rejects it; the error text has the reason.
+        :raises KeyError: if the task or the command is unknown.
         """
         return self._send(command, json.dumps(arguments).encode())
 
     def read(self, name: str) -> Any:
-        """Return what the emulator knows under a name, such as ``health`` or ``catalogue``."""
+        """Read from the control API, such as ``health`` or ``scenarios``."""
         return self._send(name, None)
 
     def _send(self, path: str, body: bytes | None) -> Any:
-        # The scheme was checked above.
+        # __init__ checks the scheme.
         request = Request(f"{self._url}/_emulator/{path}", data=body)  # noqa: S310
         request.add_header("Content-Type", "application/json")
         try:
-            with urlopen(request, timeout=_TIMEOUT, context=self._context) as body:  # noqa: S310
-                return json.load(body)
+            with urlopen(request, timeout=_TIMEOUT, context=self._context) as response:  # noqa: S310
+                return json.load(response)
         except HTTPError as error:
             with error:
                 text = json.load(error)["error"]
@@ -65,12 +65,12 @@ class EmulatorClient:
 
     @property
     def base_url(self) -> str:
-        """The base URL for clients."""
+        """The base URL for the connection, without ``/v1``."""
         return str(self.read("health")["base_url"])
 
     @property
     def api_key(self) -> str:
-        """The valid key; assigning another one makes the old one invalid at once."""
+        """The valid API key. Assign a new key to rotate it; the old key is rejected from then on."""
         return str(self.read("connection")["password"])
 
     @api_key.setter
@@ -82,19 +82,19 @@ class EmulatorClient:
         return json.dumps(self.read("connection"))
 
     def add_task(self, script: Script | str | None = None, **options: Any) -> str:
-        """Add a task that nobody ordered; the options are those of ``Emulator.add_task``."""
+        """Add a task without an order; the options are those of ``Emulator.add_task``."""
         return str(self.call("add_task", script=_as_json(script), **options))
 
     def set_script(self, task_id: str, script: Script | str) -> None:
-        """Let a task begin another script now."""
+        """Start another script for a task now."""
         self.call("set_script", task_id=task_id, script=_as_json(script))
 
     def set_default_script(self, script: Script | str) -> None:
-        """Choose what orders follow."""
+        """Set the script of each new order."""
         self.call("set_default_script", script=_as_json(script))
 
     def set_status(self, task_id: str, status: str, *, error: str = REJECTED) -> None:
-        """Put a task into a status, where it stays."""
+        """Set the status of a task, for good."""
         self.call("set_status", task_id=task_id, status=status, error=error)
 
     def advance(self, task_id: str) -> None:
@@ -102,7 +102,7 @@ class EmulatorClient:
         self.call("advance", task_id=task_id)
 
     def replace_video(self, task_id: str) -> None:
-        """Put another video in the place of a task's video."""
+        """Replace a task's video by another one, with a new ``ETag``."""
         self.call("replace_video", task_id=task_id)
 
     def video_url(self, task_id: str) -> str:
@@ -120,31 +120,33 @@ class EmulatorClient:
         return [RequestRecord.from_json(record) for record in self.read("requests")]
 
     def polls(self, task_id: str) -> list[RequestRecord]:
-        """Return the status queries of one task."""
-        return [one for one in self.requests if one.place == "query" and one.task_id == task_id]
+        """Return the polls of one task."""
+        return [record for record in self.requests if record.place == "query" and record.task_id == task_id]
 
     def clear_requests(self) -> None:
-        """Forget the requests so far."""
+        """Delete the records of the requests so far."""
         self.call("clear_requests")
 
     @property
     def ledger(self) -> Ledger:
-        """What was ordered and billed so far."""
+        """The orders so far, and which of them were billed."""
         return Ledger(tuple(Order(**order) for order in self.read("ledger")["orders"]))
 
     def fail_next(self, count: int, response: Response | str, *, on: str | None = None) -> None:
-        """Give this response to the next requests."""
+        """Send this response to the next requests; see ``Emulator.fail_next``."""
         self.call("fail_next", count=count, response=_as_json(response), on=on)
 
     def respond_with(self, response: Response | str | None, *, on: str | None = None) -> None:
-        """Give this response to every request, until it is called with None."""
+        """Send this response to every request, until this method is called with None."""
         self.call("respond_with", response=_as_json(response), on=on)
 
     @contextlib.contextmanager
     def outage(self, kind: Response | str, *, on: str | None = None) -> Iterator[None]:
-        """Play an outage as long as the ``with`` block lasts; for a closed port, :meth:`refuse_for`."""
+        """Emulate an outage during the ``with`` block; use :meth:`refuse_for` for a closed port."""
         if kind == "refuse":
-            raise ValueError("a closed port cannot be opened from outside; call refuse_for(seconds)")
+            raise ValueError(
+                "kind is 'refuse', but a client cannot open a closed port. Call refuse_for(seconds)."
+            )
         self.respond_with(kind, on=on)
         try:
             yield
@@ -156,7 +158,7 @@ class EmulatorClient:
         self.call("refuse_for", seconds=seconds)
 
     def clear_faults(self) -> None:
-        """End all faults but the random ones."""
+        """Remove all faults except random ones."""
         self.call("clear_faults")
 
 
@@ -164,7 +166,7 @@ class RemoteClock:
     """
     The clock of an emulator in another process.
 
-    :param client: the way to it.
+    :param client: client of that emulator.
     """
 
     def __init__(self, client: EmulatorClient) -> None:

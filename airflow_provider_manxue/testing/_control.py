@@ -1,4 +1,4 @@
-"""The control API under ``/_emulator/``: the emulator's methods over HTTP, for other processes."""
+"""The control API under ``/_emulator/``: the emulator's methods over HTTP."""
 
 from __future__ import annotations
 
@@ -11,27 +11,31 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
+from airflow_provider_manxue.testing._names import unknown
 from airflow_provider_manxue.testing._response import Response
 from airflow_provider_manxue.testing._scenarios import SCENARIOS
 from airflow_provider_manxue.testing._script import Script
-from airflow_provider_manxue.testing._suggest import unknown
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Coroutine, Mapping
 
-    from airflow_provider_manxue.testing._emulator import Emulator
+    from airflow_provider_manxue.testing._base import BaseEmulator
     from airflow_provider_manxue.testing._tasks import Task
 
 
 class Control:
     """
-    Response requests to the control API.
+    Handler of requests to the control API.
 
-    :param emulator: what is controlled.
+    :param emulator: the emulator to control.
+    :param refuse_for: closes the port for some real seconds.
     """
 
-    def __init__(self, emulator: Emulator) -> None:
+    def __init__(
+        self, emulator: BaseEmulator, refuse_for: Callable[[float], Coroutine[Any, Any, None]]
+    ) -> None:
         self._emulator = emulator
+        self._close_port = refuse_for
         self._reopening: asyncio.Task[None] | None = None
         self._read: dict[str, Callable[[], Any]] = {
             "health": self._health,
@@ -60,11 +64,21 @@ class Control:
         }
 
     async def __call__(self, request: web.BaseRequest) -> web.Response:
-        """Response one request."""
+        """Serve one request."""
         if not _is_local(request.remote):
-            return _json(403, {"error": "the control API responses to this machine only"})
+            return _json(
+                403,
+                {
+                    "error": "Request rejected: it came from another machine. Call the control API on the emulator's machine."
+                },
+            )
         if "Origin" in request.headers or not _is_here(request.host):
-            return _json(403, {"error": "the control API responses to no page in a browser"})
+            return _json(
+                403,
+                {
+                    "error": "Request rejected: it came from a page in a browser. Call the control API from a program."
+                },
+            )
         try:
             result = self._result(request.method, request.path, await request.read())
         except (ValueError, TypeError, RuntimeError) as error:
@@ -97,16 +111,16 @@ class Control:
         self._emulator.api_key = api_key
 
     def _refuse_for(self, seconds: float) -> None:
-        # In a task of its own: the response to this very request must leave before the port is closed.
+        # In another task, so that the response to this request is sent before the port is closed.
         self._reopening = asyncio.get_running_loop().create_task(self._refuse_soon(seconds))
 
     async def _refuse_soon(self, seconds: float) -> None:
         await asyncio.sleep(0.01)
-        await self._emulator.refuse_for(seconds)
+        await self._close_port(seconds)
 
 
 def _is_here(host: str) -> bool:
-    """Return whether a ``Host`` header names this machine, not a name that leads a browser to it."""
+    """Return whether a ``Host`` header is a loopback address, to protect against DNS rebinding."""
     try:
         name = urlsplit(f"//{host}").hostname
         return name == "localhost" or _is_local(name)
@@ -123,11 +137,11 @@ def _arguments(body: bytes) -> dict[str, Any]:
     Return the arguments of a command.
 
     :raises TypeError: if the body is JSON, but not an object.
-    :raises ValueError: if it is not JSON, or an argument cannot be read.
+    :raises ValueError: if it is not JSON, or an argument is invalid.
     """
     arguments = json.loads(body or b"{}")
     if not isinstance(arguments, dict):
-        raise TypeError("the body must be a JSON object of arguments")
+        raise TypeError("The body is not a JSON object. Send the arguments as a JSON object.")
     if isinstance(arguments.get("script"), dict):
         arguments["script"] = Script.from_json(arguments["script"])
     if isinstance(arguments.get("response"), dict):
@@ -140,12 +154,12 @@ def _commands(read: Mapping[str, Any], change: Mapping[str, Any]) -> list[str]:
 
 
 def _described(name: str) -> dict[str, str]:
-    variation = SCENARIOS[name]
+    scenario = SCENARIOS[name]
     return {
         "name": name,
-        "place": variation.place,
-        "origin": variation.origin,
-        "description": variation.description,
+        "place": scenario.place,
+        "origin": scenario.origin,
+        "description": scenario.description,
     }
 
 

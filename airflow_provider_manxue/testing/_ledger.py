@@ -1,4 +1,4 @@
-"""What was ordered, and what of it was billed."""
+"""The orders that the service accepted, and which of them were billed."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 @dataclass(frozen=True)
 class Order:
     """
-    One create call that the service accepted.
+    An accepted order.
 
-    :param id: id of the task that was created.
-    :param time: when, in Unix seconds of the emulator's clock.
+    :param id: id of its task.
+    :param time: time of the order, in Unix seconds of the emulator's clock.
     :param request: the JSON body of the create call.
     :param billed: whether it costs money.
-    :param units: the ordered length of the video in seconds. Real prices are not known, so there are none.
+    :param units: ordered length of the video in seconds. There is no price, since real prices are unknown.
     """
 
     id: str
@@ -27,7 +27,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Ledger:
-    """The orders so far, oldest first: a snapshot, taken when it was asked for."""
+    """A snapshot of the orders, oldest first."""
 
     orders: tuple[Order, ...] = ()
 

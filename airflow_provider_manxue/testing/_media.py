@@ -1,4 +1,4 @@
-"""The media host: signed URLs and parts of files."""
+"""The media host: signed URLs, validators and ranges."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 class UrlSigner:
     """
-    Sign URLs, and check them.
+    Signer of video URLs.
 
     :param clock: the emulator's clock.
-    :param lifetime: how long a URL is valid, in seconds.
-    :param exact: refuse a URL whose percent-encoding was changed on the way.
+    :param lifetime: seconds from the signing of a URL to its expiry.
+    :param exact: reject a URL if its percent-encoding was changed.
     """
 
     def __init__(self, clock: Clock, lifetime: float, *, exact: bool) -> None:
@@ -34,16 +34,16 @@ class UrlSigner:
         self._secret = secrets.token_bytes(32)
 
     def sign(self, task_id: str) -> str:
-        """Return path and query string for a task's video."""
+        """Return path and query string of a newly signed URL of a task's video."""
         return self._signed(f"/media/{quote(task_id, safe='')}.mp4", int(self._clock.now() + self.lifetime))
 
     def _signed(self, path: str, expires: int) -> str:
         digest = hmac.digest(self._secret, f"{path}\n{expires}".encode(), hashlib.sha256)
-        # 32 bytes of Base64 always end in "=", so there is percent-encoding that a client can spoil.
+        # 32 bytes of Base64 always end in "=", so the URL has percent-encoding that a client may change.
         return f"{path}?expires={expires}&signature={quote(base64.b64encode(digest), safe='')}"
 
     def objection(self, raw_path: str) -> str | None:
-        """Return why a URL is not valid, or None if it is."""
+        """Return the reason to reject a URL, or None if it is valid."""
         url = urlsplit(raw_path)
         query = parse_qs(url.query)
         expires = query.get("expires", [""])[0]
@@ -67,16 +67,16 @@ def entity_tag(task: Task) -> str:
 
 
 def last_modified(task: Task) -> str:
-    """Return ``Last-Modified`` of a task's video; each version is a second younger."""
+    """Return ``Last-Modified`` of a task's video; each version is a second newer."""
     return formatdate(task.created + task.version - 1, usegmt=True)
 
 
 def wanted_range(headers: Mapping[str, str], task: Task, size: int) -> tuple[int, int] | None:
     """
-    Return the part of the file that a request asks for, as ``(start, stop)``.
+    Return the requested part of the file, as ``(start, stop)``.
 
-    None if it is the whole: no ``Range``, an ``If-Range`` for another version, several ranges, or one that
-    cannot be read (RFC 9110 14.2).
+    None for the whole file: no ``Range``, an ``If-Range`` for another version, several ranges, or an invalid
+    range (RFC 9110, section 14.2).
 
     :raises ValueError: if the range lies outside the file.
     """

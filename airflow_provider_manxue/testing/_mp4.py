@@ -1,4 +1,4 @@
-"""A playable MP4 of any length and size, written at run time."""
+"""Playable MP4 files of any length and size, generated at run time."""
 
 from __future__ import annotations
 
@@ -22,35 +22,35 @@ if TYPE_CHECKING:
 _TICKS_PER_SECOND = 1000
 _TICKS_PER_PICTURE = 100
 _CHUNK = 256 * 1024
-# A prime, so that a download that slips by a power of two does not find the same bytes again.
+# A prime, so that a download with an offset wrong by a power of two gets different bytes.
 _FILLER_PERIOD = 65521
 _UNITY_MATRIX = pack(">9I", 0x10000, 0, 0, 0, 0x10000, 0, 0, 0, 0x40000000)
 
 
 class Video:
     """
-    An MP4 file (H.264, no sound, ``moov`` before ``mdat``) that is never in memory as a whole.
+    An MP4 file (H.264, no sound, ``moov`` before ``mdat``) that is never completely in memory.
 
-    :param name: text that makes the content unique; it stands in the file's ``udta`` box.
+    :param name: text that makes the content unique; written to the ``udta`` box.
     :param duration: length in seconds, exact to the millisecond.
-    :param size: length of the file in bytes; the natural size (about 9 kB a second) if left out. A ``free``
-        box at the end fills it up.
+    :param size: size of the file in bytes; the natural size (about 9 kB a second) if left out. A ``free``
+        box at the end is the padding.
     :raises ValueError: if the duration is not positive or the size is too small for it.
     """
 
     def __init__(self, name: str, duration: float, size: int | None = None) -> None:
         ticks = round(duration * _TICKS_PER_SECOND) if math.isfinite(duration) else 0
         if ticks <= 0:
-            raise ValueError(f"duration is {duration!r}; give a positive number of seconds")
+            raise ValueError(f"duration is {duration!r}. Set a positive number of seconds.")
         movie = _movie(name, ticks)
         self.size = len(movie) if size is None else size
         padding = self.size - len(movie)
         if padding and padding < 16:
             raise ValueError(
-                f"size is {size!r} bytes, but {duration} s of video need {len(movie)};"
-                f" give exactly that, or at least {len(movie) + 16}, or leave it out"
+                f"size is {size!r} bytes, but {duration} s of video need {len(movie)}."
+                f" Set exactly that, or at least {len(movie) + 16}, or leave it out."
             )
-        # Size 1 announces a 64-bit length, so that padding beyond 4 GiB is possible.
+        # Size 1 means that a 64-bit length follows, for padding over 4 GiB.
         self._head = movie + (pack(">I4sQ", 1, b"free", padding) if padding else b"")
         self._filler = hashlib.shake_256(name.encode()).digest(_FILLER_PERIOD)
 
@@ -66,31 +66,31 @@ class Video:
         return b"".join(parts)
 
     def chunks(self, start: int, stop: int) -> Iterator[bytes]:
-        """Yield the same bytes as :meth:`read`, piece by piece."""
+        """Yield the same bytes as :meth:`read`, in chunks."""
         for position in range(start, stop, _CHUNK):
             yield self.read(position, min(position + _CHUNK, stop))
 
 
 def _movie(name: str, ticks: int) -> bytes:
-    """Return a whole MP4 file with the given length in milliseconds."""
+    """Return a complete MP4 file with the given length in milliseconds."""
     durations = _picture_durations(ticks)
     pictures = [_picture(number) for number in range(len(durations))]
     header = _box(b"ftyp", b"isom", pack(">I", 512), b"isomiso2avc1mp41")
-    # The place of the pictures depends on the length of the table that names it, hence the two passes.
+    # Two passes: the offset of the pictures depends on the length of the table that contains it.
     table = _moov(name, durations, pictures, offset=0)
     table = _moov(name, durations, pictures, offset=len(header) + len(table) + 8)
     return header + table + _box(b"mdat", *pictures)
 
 
 def _picture_durations(ticks: int) -> list[int]:
-    """Split the length into pictures; the last one takes what is left over."""
+    """Split the length into pictures; the last one takes the remainder."""
     count = max(1, ticks // _TICKS_PER_PICTURE)
     return [_TICKS_PER_PICTURE] * (count - 1) + [ticks - _TICKS_PER_PICTURE * (count - 1)]
 
 
 def _picture(number: int) -> bytes:
     """Return one access unit."""
-    # Neighbours must differ in `idr_pic_id`, so the two pictures always alternate.
+    # Neighbours must differ in `idr_pic_id`, so the two pictures alternate.
     unit = WHITE_SQUARE if number % 2 == 0 else BLACK_SQUARE
     return pack(">I", len(unit)) + unit
 
@@ -135,7 +135,7 @@ def _moov(name: str, durations: list[int], pictures: list[bytes], offset: int) -
         _sample_table(durations, pictures, offset),
     )
     track = _box(b"trak", track_header, _box(b"mdia", media_header, handler, media_information))
-    # The language of the title is `und`, packed as ISO 14496-12 wants it.
+    # The language of the title is `und`, packed as in ISO 14496-12.
     title = _full_box(b"titl", 0, pack(">H", 0x55C4), name.encode(), b"\0")
     return _box(b"moov", movie_header, track, _box(b"udta", title))
 

@@ -18,9 +18,9 @@ _SCHEMES = ("https://", "http://", "asset://")
 
 def read(body: bytes) -> dict[str, Any]:
     """
-    Return the order in a request body.
+    Parse the request body of an order.
 
-    :raises ValueError: if it breaks a documented rule; the text says which.
+    :raises ValueError: if it breaks a documented rule; the error text names the rule.
     """
     try:
         order = json.loads(body)

@@ -1,7 +1,7 @@
 """
-Two H.264 pictures (320x180, constrained baseline), from which every video of the emulator is made.
+The two H.264 pictures (320x180, constrained baseline) of every video of the emulator.
 
-They were encoded once with the ffmpeg of the PyPI package ``imageio-ffmpeg``::
+Encoded with the ffmpeg of the PyPI package ``imageio-ffmpeg``::
 
     ffmpeg -f lavfi -i smptebars=s=320x180:r=10 -frames:v 2
            -vf "drawbox=x=140:y=70:w=40:h=40:color=white:t=fill:enable='eq(n,0)',
@@ -10,8 +10,8 @@ They were encoded once with the ffmpeg of the PyPI package ``imageio-ffmpeg``::
            -x264-params keyint=1:scenecut=0:aud=0:repeat-headers=1
            -bsf:v filter_units=remove_types=6 -f h264 pictures.h264
 
-and split at the start codes. Both are IDR pictures with different ``idr_pic_id``, so they may alternate
-for ever: each decodes on its own. Colour bars with a square in the middle, once white and once black.
+and split at the start codes. Both are IDR pictures with different ``idr_pic_id``, so they may alternate any number
+of times. They show colour bars with a square in the middle, once white and once black.
 """
 
 from __future__ import annotations

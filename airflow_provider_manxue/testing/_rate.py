@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, kw_only=True)
 class RateLimit:
     """
-    How many requests are let through.
+    A limit of requests per second.
 
     :param rate: requests per second in the long run.
-    :param burst: requests that may come at once.
+    :param burst: requests that may arrive at the same time.
     :param retry_after: write ``Retry-After`` as ``"seconds"`` or as an HTTP ``"date"``.
-    :raises ValueError: if one of them makes no sense.
+    :raises ValueError: for a value out of range.
     """
 
     rate: float
@@ -25,18 +25,18 @@ class RateLimit:
     retry_after: Literal["seconds", "date"] = "seconds"
 
     def __post_init__(self) -> None:
-        """Refuse a limit that lets nothing through."""
+        """Reject a limit that allows no request."""
         if not self.rate > 0:
-            raise ValueError(f"rate is {self.rate!r}; give a positive number of requests per second")
+            raise ValueError(f"rate is {self.rate!r}. Set a positive number of requests per second.")
         if self.burst < 1:
-            raise ValueError(f"burst is {self.burst!r}; give at least 1")
+            raise ValueError(f"burst is {self.burst!r}. Set 1 or more.")
         if self.retry_after not in ("seconds", "date"):
-            raise ValueError(f"retry_after is {self.retry_after!r}; give 'seconds' or 'date'")
+            raise ValueError(f"retry_after is {self.retry_after!r}. Set 'seconds' or 'date'.")
 
 
 class TokenBucket:
     """
-    Count requests against a limit.
+    The token bucket of a rate limit.
 
     :param limit: the limit.
     :param clock: the emulator's clock.
@@ -49,7 +49,7 @@ class TokenBucket:
         self._counted_at = clock.now()
 
     def take(self) -> float:
-        """Let a request through and return 0, or return the seconds until the next one is let through."""
+        """Take a token and return 0, or return the seconds until the next token."""
         now = self._clock.now()
         self._tokens = min(self.limit.burst, self._tokens + (now - self._counted_at) * self.limit.rate)
         self._counted_at = now

@@ -1,4 +1,4 @@
-"""The record of one request, for assertions."""
+"""Records of requests, for assertions."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ Place = Literal["query", "create", "media", "unknown"]
 @dataclass(slots=True)
 class RequestRecord:
     """
-    One request as it arrived, and what became of it.
+    The record of one request and its response.
 
-    :param number: counts from 1.
-    :param time: when it arrived, in Unix seconds of the emulator's clock.
+    :param number: number of the request, from 1.
+    :param time: time of arrival, in Unix seconds of the emulator's clock.
     :param monotonic: the same in real time, in seconds of ``time.monotonic()``.
     :param method: HTTP method.
     :param path: the decoded path, without the query string.
-    :param raw_path: path and query string, byte for byte as they arrived.
-    :param headers: case-insensitive.
+    :param raw_path: path and query string, unchanged.
+    :param headers: headers, with case-insensitive names.
     :param connection_id: distinct for each TCP connection.
-    :param place: what it was for: ``query``, ``create``, ``media``, or ``unknown`` for any other route.
-    :param task_id: the task it names or, for an order, the one it created.
-    :param authorized: whether it carried the valid key.
-    :param carries_key: whether any header or the URL holds a key or other credentials. True for a request
-        to ``media`` is a leak.
-    :param body: the body, or None if there was none or it was not read.
-    :param status: the HTTP status that was responded to, or None if there was no response.
-    :param fault: the name of the random fault it met, if any.
+    :param place: endpoint of the request: ``query``, ``create``, ``media``, or ``unknown`` for any other route.
+    :param task_id: id of its task; for an order, of the task that it created.
+    :param authorized: whether it has the valid API key.
+    :param carries_key: whether a header or the URL contains an API key, old or new, or other credentials. True
+        for a request to ``media`` means a leak.
+    :param body: the body, or None without one or if it was not read.
+    :param status: HTTP status of the response, or None without a response.
+    :param fault: the name of the random fault that it met, if any.
     """
 
     number: int
@@ -60,7 +60,7 @@ class RequestRecord:
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> RequestRecord:
-        """Return the record that :meth:`to_json` wrote."""
+        """Parse the result of :meth:`to_json`."""
         from multidict import CIMultiDict
 
         body = value["body"]

@@ -1,4 +1,4 @@
-"""What is sent for one request, and all the ways to spoil it."""
+"""The response to one request, and its possible faults."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from email.utils import formatdate
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
-from airflow_provider_manxue.testing._suggest import unknown
+from airflow_provider_manxue.testing._names import Registry, unknown
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,22 +36,23 @@ OMIT: Final = _Marker.OMIT
 """As a value in ``Response.overrides``: leave the field out."""
 
 REGULAR: Final = _Marker.REGULAR
+"""As ``Response.json``: send the regular body."""
 
 
 @dataclass(frozen=True)
 class Raw:
     """
-    JSON text that is sent as it is written, such as ``4.000000``.
+    JSON text that is sent unchanged, such as ``4.000000``.
 
-    :param text: the text; with ``field`` given, a format string for that field's value.
-    :param field: a field of the regular body. Where that is null or absent, null is sent.
+    :param text: the text; with ``field``, a format string for the value of that field.
+    :param field: a field of the regular body. If it is null or absent, null is sent.
     """
 
     text: str
     field: str | None = None
 
     def render(self, regular: Mapping[str, Any]) -> str:
-        """Return the text, with the value from the regular body in its place."""
+        """Return the text, formatted with the value from the regular body."""
         if self.field is None:
             return self.text
         value = regular.get(self.field)
@@ -63,36 +64,36 @@ class Raw:
 @dataclass(frozen=True, kw_only=True)
 class Response:
     """
-    What one request gets. Left as it is, that is the regular response; each field changes one thing.
+    The response to one request. The default is the regular response; each field changes one aspect of it.
 
-    :param status: HTTP status. From 400 on, and without a body given here, a short JSON error is sent.
-    :param overrides: fields laid over the regular JSON body. A value may be :data:`OMIT` or :class:`Raw`.
-    :param envelope: put the body inside ``data`` of this object; ``{}`` for an envelope with nothing else.
+    :param status: HTTP status. From 400 on, the default body is a short JSON error.
+    :param overrides: fields that replace those of the regular JSON body, or add to them. A value may be :data:`OMIT` or :class:`Raw`.
+    :param envelope: object with the body in its field ``data``; ``{}`` for an envelope without other fields.
     :param json: the exact JSON body, instead of the regular one.
     :param body: the exact body as text or bytes, instead of the regular one.
-    :param headers: headers to add or replace; an empty value takes one away.
-    :param retry_after: send ``Retry-After``: this many seconds from now.
-    :param retry_after_as: write it as ``"seconds"`` or as an HTTP ``"date"`` (of the real clock, since
+    :param headers: headers to add or replace; an empty value removes a header.
+    :param retry_after: send ``Retry-After``, this number of seconds from now.
+    :param retry_after_as: write it as ``"seconds"`` or as an HTTP ``"date"`` (in real time, since
         clients wait in real time).
-    :param delay: real seconds to wait before anything is sent, after the request was acted upon.
-    :param hang: no response; the connection stays open.
-    :param reset: cut the connection with a TCP reset, ``"before"`` the request is read and acted upon, or
-        ``"after"`` that. Together with ``truncate`` it comes after so many bytes of the body.
-    :param truncate: close the connection after this many bytes of the body; ``Content-Length`` promises all.
+    :param delay: real seconds from the processing of the request to the first byte of the response.
+    :param hang: send no response, and leave the connection open.
+    :param reset: cut the connection with a TCP reset, ``"before"`` the request is read and processed, or ``"after"``
+        that. Together with ``truncate``, the reset comes after that number of bytes of the body.
+    :param truncate: close the connection after this number of bytes of the body; ``Content-Length`` is that of
+        the complete body.
     :param chunked: send the body chunked; with ``truncate``, without the final chunk.
-    :param endless: send the body again and again, chunked, and never end.
-    :param bytes_per_second: send the body at this pace.
-    :param length_error: ``Content-Length`` is wrong by this many bytes.
-    :param gzip: compress the body and say so in ``Content-Encoding``.
-    :param ignore_range: respond with 200 and the whole video to a request with ``Range``.
-    :param then_replace: after this response the video is another one, with a new ``ETag``.
-    :param order_id: for a create call: the id of the task; ``{n}`` becomes a number, ``{uuid}`` a UUID.
-    :param bills: for a create call: whether the order costs money. A fault that does not bill also lets the
-        task fail.
-    :param processed: whether the service acts upon the request (counts the poll, takes the order) before
-        the response is spoilt. Left out: no if the status is 400 or above, if it hangs, or if the reset
-        comes before; yes for everything else. A poll to which a script responds counts in any case.
-    :raises ValueError: for a value that cannot be sent.
+    :param endless: repeat the body without end, chunked.
+    :param bytes_per_second: send the body at this rate.
+    :param length_error: number of bytes to add to ``Content-Length``, which makes it wrong.
+    :param gzip: compress the body, and set ``Content-Encoding``.
+    :param ignore_range: send 200 and the complete video to a request with ``Range``.
+    :param then_replace: replace the video after this response, with a new ``ETag``.
+    :param order_id: for an order: id of the task; ``{n}`` becomes a number, ``{uuid}`` a UUID.
+    :param bills: for an order: whether it is billed. The task of an unbilled order fails if the response is a fault.
+    :param processed: whether the service processes the request (counts the poll, accepts the order) before the
+        response is changed. Left out: no for a status from 400 on, ``hang`` and ``reset="before"``; yes for
+        everything else. A poll always counts if the response belongs to a script.
+    :raises ValueError: for a value out of range, or fields that exclude each other.
     """
 
     status: int | None = None
@@ -119,48 +120,47 @@ class Response:
     processed: bool | None = None
 
     def __post_init__(self) -> None:
-        """Refuse what cannot be sent."""
+        """Reject a response that cannot be sent."""
         if self.status is not None and not 200 <= self.status <= 599:
-            raise ValueError(f"status is {self.status!r}; give an HTTP status from 200 to 599")
+            raise ValueError(f"status is {self.status!r}. Set an HTTP status from 200 to 599.")
         if self.json is not REGULAR and self.body is not None:
-            raise ValueError("json and body are both given; give one of them")
+            raise ValueError("json and body exclude each other. Set one of them.")
         if self.reset not in (None, "before", "after"):
-            raise ValueError(f"reset is {self.reset!r}; give 'before' or 'after'")
+            raise ValueError(f"reset is {self.reset!r}. Set 'before' or 'after'.")
         if self.retry_after_as not in ("seconds", "date"):
-            raise ValueError(f"retry_after_as is {self.retry_after_as!r}; give 'seconds' or 'date'")
+            raise ValueError(f"retry_after_as is {self.retry_after_as!r}. Set 'seconds' or 'date'.")
         for name in ("delay", "truncate", "retry_after"):
             value = getattr(self, name)
             if value is not None and not 0 <= value < math.inf:
-                raise ValueError(f"{name} is {value!r}; give a finite number that is not negative")
+                raise ValueError(f"{name} is {value!r}. Set a finite number, 0 or more.")
         if self.bytes_per_second is not None and not self.bytes_per_second > 0:
-            raise ValueError(f"bytes_per_second is {self.bytes_per_second!r}; give a positive number")
+            raise ValueError(f"bytes_per_second is {self.bytes_per_second!r}. Set a positive number.")
 
     @classmethod
     def named(cls, name: str) -> Response:
         """
-        Return the response of a named variation of the catalogue.
+        Return the response of a scenario; three digits are an HTTP status.
 
-        :raises ValueError: if there is no variation of that name, or it is not a single response.
+        :raises ValueError: if the name is unknown, or the scenario is not a single response.
         """
-        # The catalogue is written in terms of this class.
-        from airflow_provider_manxue.testing._scenarios import response_named
-
-        return response_named(name)
+        if len(name) == 3 and name.isdigit():
+            return cls(status=int(name))
+        return RESPONSES.find(name)
 
     @property
     def acted_upon(self) -> bool:
-        """Whether the service acts upon the request; see ``processed``."""
+        """Whether the service processes the request; see ``processed``."""
         if self.processed is not None:
             return self.processed
         return not (self.hang or self.reset == "before" or (self.status or 200) >= 400)
 
     @property
     def has_own_body(self) -> bool:
-        """Whether the regular body is not used."""
+        """Whether the response replaces the regular body completely."""
         return self.json is not REGULAR or self.body is not None or (self.status or 200) >= 400
 
     def own_body(self, regular: Mapping[str, Any]) -> bytes:
-        """Return the body that is sent instead of the regular one."""
+        """Return the body that replaces the regular one."""
         if isinstance(self.body, bytes):
             return self.body
         if self.body is not None:
@@ -170,7 +170,7 @@ class Response:
         return dump({"code": self.status, "data": None, "msg": f"HTTP {self.status}"}, regular)
 
     def changed(self, regular: Mapping[str, Any]) -> bytes:
-        """Return the regular JSON body with the changes that are asked for."""
+        """Return the regular JSON body with the changes of this response."""
         body: Any = {
             name: value for name, value in {**regular, **self.overrides}.items() if value is not OMIT
         }
@@ -179,7 +179,7 @@ class Response:
         return dump(body, regular)
 
     def changed_headers(self, regular: Mapping[str, str]) -> dict[str, str]:
-        """Return the regular headers with the changes that are asked for."""
+        """Return the regular headers with the changes of this response."""
         headers = {**regular, **self.headers}
         if self.retry_after is not None:
             headers["Retry-After"] = retry_after(self.retry_after, self.retry_after_as)
@@ -197,12 +197,16 @@ class Response:
     @classmethod
     def from_json(cls, value: object) -> Self:
         """
-        Return the response that :meth:`to_json` wrote.
+        Parse the result of :meth:`to_json`.
 
         :raises TypeError: if it is not an object.
-        :raises ValueError: if it has unknown fields or impossible values.
+        :raises ValueError: if a field is unknown, or a value is out of range.
         """
         return from_fields(cls, value, _decode)
+
+
+RESPONSES: Registry[Response] = Registry("single response", "Play it with Script.named({name}).")
+"""The response of each scenario, by its name."""
 
 
 def retry_after(seconds: float, written_as: Literal["seconds", "date"]) -> str:
@@ -213,30 +217,30 @@ def retry_after(seconds: float, written_as: Literal["seconds", "date"]) -> str:
 
 
 def dump(value: Any, regular: Mapping[str, Any]) -> bytes:
-    """Return JSON in which each :class:`Raw` is written as it is."""
+    """Serialize a value as JSON, with the text of each :class:`Raw` unchanged."""
     raw: list[str] = []
 
-    def hold_place(item: Any) -> str:
+    def placeholder(item: Any) -> str:
         if not isinstance(item, Raw):
-            raise TypeError(f"{item!r} cannot be sent as JSON")
+            raise TypeError(f"{item!r} is not serializable as JSON. Use JSON values, OMIT and Raw.")
         raw.append(item.render(regular))
         return f"\0{len(raw) - 1}\0"
 
-    text = jsonlib.dumps(value, default=hold_place)
+    text = jsonlib.dumps(value, default=placeholder)
     if raw:
-        text = re.sub(r'"\\u0000(\d+)\\u0000"', lambda place: raw[int(place[1])], text)
+        text = re.sub(r'"\\u0000(\d+)\\u0000"', lambda match: raw[int(match[1])], text)
     return text.encode()
 
 
 def from_fields(cls: type[T], value: object, decode: Callable[[str, Any], Any]) -> T:
     """
-    Return a dataclass made of a JSON object, whose values ``decode(name, value)`` reads.
+    Parse a JSON object into a dataclass; ``decode(name, value)`` parses each value.
 
     :raises TypeError: if it is not an object.
-    :raises ValueError: if a field is unknown, missing or impossible.
+    :raises ValueError: if a field is unknown, missing or out of range.
     """
     if not isinstance(value, Mapping):
-        raise TypeError(f"{cls.__name__} is {value!r}; give a JSON object")
+        raise TypeError(f"{cls.__name__} is {value!r}. Set a JSON object.")
     known = {item.name for item in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for name in value:
         if name not in known:

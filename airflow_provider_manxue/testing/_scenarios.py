@@ -1,7 +1,8 @@
 """
-Every known behaviour of the service, and every fault, playable by name.
+The scenarios: known behaviours of the service, and faults, by name.
 
-One table for the command line, the control API, the documentation and the tests.
+One table for the command line, the control API, the documentation and the tests. It is longer than other modules since
+most of it is data.
 """
 
 from __future__ import annotations
@@ -9,9 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
-from airflow_provider_manxue.testing._response import OMIT, Raw, Response
-from airflow_provider_manxue.testing._script import STATUSES, Script, Step
-from airflow_provider_manxue.testing._suggest import unknown
+from airflow_provider_manxue.testing._response import OMIT, RESPONSES, Raw, Response
+from airflow_provider_manxue.testing._script import SCRIPTS, STATUSES, Script, Step
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -23,14 +23,14 @@ Place = Literal["query", "create", "media", "port"]
 @dataclass(frozen=True)
 class Scenario:
     """
-    One behaviour with a name.
+    A named behaviour of the service, or a named fault.
 
-    :param name: what it is called by.
-    :param description: what a client sees.
-    :param origin: where it comes from: ``documented`` by the service, ``seen`` in the wild, or ``assumed``.
-    :param place: the requests it is about: ``query``, ``create`` or ``media``; ``port`` for the socket.
-    :param script: a task that plays it; None if no task can.
-    :param response: the single response; None if it takes more than one.
+    :param name: name of the scenario.
+    :param description: behaviour that a client sees.
+    :param origin: source: ``documented`` by the service, ``seen`` in the wild, or ``assumed``.
+    :param place: endpoint that it affects: ``query``, ``create`` or ``media``; ``port`` for the socket.
+    :param script: script of a task that plays it; None without one.
+    :param response: the single response that plays it; None if it takes several.
     """
 
     name: str
@@ -41,41 +41,8 @@ class Scenario:
     response: Response | None = None
 
 
-def script_named(name: str) -> Script:
-    """
-    Return the script of a variation.
-
-    :raises ValueError: if there is no variation of that name, or a task cannot play it.
-    """
-    script = _variation(name, "script").script
-    if script is None:
-        raise ValueError(f"{name!r} is not a script; play it with Emulator.outage({name!r})")
-    return script
-
-
-def response_named(name: str) -> Response:
-    """
-    Return the response of a variation; three digits are an HTTP status.
-
-    :raises ValueError: if there is no variation of that name, or it is not a single response.
-    """
-    if len(name) == 3 and name.isdigit():
-        return Response(status=int(name))
-    response = _variation(name, "response").response
-    if response is None:
-        raise ValueError(f"{name!r} is not a single response; play it with Script.named({name!r})")
-    return response
-
-
-def _variation(name: str, what: str) -> Scenario:
-    name = SHORT_NAMES.get(name, name)
-    if name not in SCENARIOS:
-        raise unknown(what, name, [*SCENARIOS, *SHORT_NAMES])
-    return SCENARIOS[name]
-
-
 def _flow(response: Response | None, *statuses: str, actual_duration: float | None = None) -> Script:
-    """Play the statuses poll by poll, each responded to in the same way."""
+    """Advance with each poll, with the same response to all."""
     return replace(Script.polls(*statuses, response=response), actual_duration=actual_duration)
 
 
@@ -87,26 +54,26 @@ def _completing(
     origin: Origin = "seen",
     actual_duration: float | None = None,
 ) -> Scenario:
-    """Change a field in every response of a task that completes."""
+    """Change fields in every response of a task that completes."""
     response = Response(overrides=overrides)
     script = _flow(response, "queued", "processing", "completed", actual_duration=actual_duration)
     return Scenario(name, description, origin, "query", script, response)
 
 
-def _word(word: str, status: str) -> Scenario:
-    """Use another word for a status."""
-    said = Response(overrides={"status": word})
+def _synonym(synonym: str, status: str) -> Scenario:
+    """Send a synonym of a status."""
+    response = Response(overrides={"status": synonym})
     flow = ("queued", "processing", "failed" if status == "failed" else "completed")
     script = Script(
-        tuple(Step(status=item, polls=1, response=said if item == status else None) for item in flow)
+        tuple(Step(status=item, polls=1, response=response if item == status else None) for item in flow)
     )
     return Scenario(
-        f"status_{word}", f"`status` is `{word}`, meaning {status}", "seen", "query", script, said
+        f"status_{synonym}", f"`status` is `{synonym}`, meaning {status}", "seen", "query", script, response
     )
 
 
 def _letter_case(name: str, change: Any) -> Scenario:
-    """Write every status in another letter case."""
+    """Send every status in another letter case."""
     script = Script(
         tuple(
             Step(status=status, polls=1, response=Response(overrides={"status": change(status)}))
@@ -130,7 +97,7 @@ def _wrapped(name: str, description: str, envelope: Mapping[str, Any]) -> Scenar
 
 
 def _fault(name: str, description: str, response: Response, origin: Origin = "assumed") -> Scenario:
-    """Spoil two polls; then the task is completed."""
+    """Send the response to two polls; then the task is completed."""
     steps = (Step(status="processing", polls=2, response=response), Step(status="completed"))
     return Scenario(name, description, origin, "query", Script(steps), response)
 
@@ -148,7 +115,7 @@ def _media(name: str, description: str, response: Response) -> Scenario:
 def _flows() -> Iterator[Scenario]:
     for status in STATUSES:
         script = Script((Step(status=status),))
-        yield Scenario(status, f"{status}, for ever", "documented", "query", script)
+        yield Scenario(status, f"{status}, and nothing else", "documented", "query", script)
     yield Scenario(
         "queued_processing_completed",
         "queued, processing, completed, one poll each",
@@ -187,7 +154,7 @@ def _flows() -> Iterator[Scenario]:
     )
     yield Scenario(
         "completed_without_url_lag",
-        "completed; the URL comes with the third response that says so",
+        "completed; the URL comes with the third completed response",
         "seen",
         "query",
         Script(
@@ -213,12 +180,12 @@ def _fields() -> Iterator[Scenario]:
 
     yield _letter_case("status_uppercase", str.upper)
     yield _letter_case("status_capitalized", str.capitalize)
-    for status, words in STATUS_WORDS.items():
-        for word in words:
-            yield _word(word, status)
+    for status, synonyms in STATUS_SYNONYMS.items():
+        for synonym in synonyms:
+            yield _synonym(synonym, status)
     yield Scenario(
         "status_unknown",
-        "a status that nobody knows (`reviewing`) for two polls, then completed",
+        "an unknown status (`reviewing`) for two polls, then completed",
         "seen",
         "query",
         Script(
@@ -267,7 +234,7 @@ def _fields() -> Iterator[Scenario]:
         origin="assumed",
     )
 
-    yield _wrapped("wrapped_in_data", "the whole response is inside `data`", {})
+    yield _wrapped("wrapped_in_data", "the complete response is inside `data`", {})
     yield _wrapped(
         "wrapped_with_code_and_msg",
         'the response is inside `data`, with `code` `"0"` and `msg` null',
@@ -321,7 +288,7 @@ def _responses() -> Iterator[Scenario]:
     )
     yield _fault(
         "http_429_junk",
-        "HTTP 429 with a `Retry-After` that means nothing",
+        "HTTP 429 with an invalid `Retry-After`",
         Response(status=429, headers={"Retry-After": "soon"}),
     )
     yield _fault("http_503_seconds", "HTTP 503 with `Retry-After: 1`", Response(status=503, retry_after=1))
@@ -339,14 +306,14 @@ def _responses() -> Iterator[Scenario]:
 def _wire() -> Iterator[Scenario]:
     yield Scenario("refuse", "the port is closed: connections are refused", "assumed", "port")
     yield _fault(
-        "reset_before_read", "a TCP reset, before the request is acted upon", Response(reset="before")
+        "reset_before_read", "a TCP reset, before the request is processed", Response(reset="before")
     )
     yield _fault(
         "reset_after_read",
-        "a TCP reset instead of the response; the request was acted upon",
+        "a TCP reset instead of the response; the request was processed",
         Response(reset="after"),
     )
-    yield _fault("truncated_body", "`Content-Length` promises more than is sent", Response(truncate=20))
+    yield _fault("truncated_body", "`Content-Length` is larger than the body", Response(truncate=20))
     yield _fault("chunked_cut_short", "a chunked body without its end", Response(truncate=20, chunked=True))
     yield _fault("endless_body", "a body that never ends", Response(endless=True))
     yield _fault("hang", "no response, and the connection stays open", Response(hang=True))
@@ -382,13 +349,13 @@ def _orders() -> Iterator[Scenario]:
     )
     yield _create(
         "create_reset_after_order",
-        "a TCP reset instead of the response; the order was taken and billed",
+        "a TCP reset instead of the response; the order was accepted and billed",
         Response(reset="after"),
         "assumed",
     )
     yield _create(
         "create_http_500_after_order",
-        "HTTP 500, but the order was taken and billed",
+        "HTTP 500, but the order was accepted and billed",
         Response(status=500, processed=True),
         "assumed",
     )
@@ -401,7 +368,7 @@ def _videos() -> Iterator[Scenario]:
     yield _media("media_chunked", "a chunked body, without `Content-Length`", Response(chunked=True))
     yield _media(
         "media_ignores_range",
-        "HTTP 200 and the whole video, whatever `Range` says",
+        "HTTP 200 and the complete video, in spite of `Range`",
         Response(ignore_range=True),
     )
     yield _media("media_length_too_long", "`Content-Length` is 10 bytes too long", Response(length_error=10))
@@ -419,7 +386,7 @@ def _videos() -> Iterator[Scenario]:
     yield _media("media_gzip", "a compressed body", Response(gzip=True))
     yield _media(
         "media_replaced",
-        "cut after 1000 bytes; then the video is another one, with a new `ETag`",
+        "cut after 1000 bytes; then the video is replaced, with a new `ETag`",
         Response(truncate=1000, then_replace=True),
     )
     yield _media("media_slow", "100 kB a second", Response(bytes_per_second=100_000))
@@ -434,13 +401,13 @@ def _videos() -> Iterator[Scenario]:
     yield _media("media_503", "HTTP 503", Response(status=503))
 
 
-STATUS_WORDS = {
+STATUS_SYNONYMS = {
     "queued": ("pending", "submitted"),
     "processing": ("running", "in_progress", "generating"),
     "completed": ("succeeded", "success", "done"),
     "failed": ("failure", "cancelled", "canceled", "expired"),
 }
-"""The synonyms of each status that were seen."""
+"""Synonyms of each status that were seen in responses."""
 
 SHORT_NAMES = {
     "reset": "reset_before_read",
@@ -450,14 +417,17 @@ SHORT_NAMES = {
     "endless": "endless_body",
     "slow": "slow_body",
 }
-"""Short names for outages."""
+"""Short names of scenarios, for outages."""
 
 
-def _table(variations: Iterable[Scenario]) -> dict[str, Scenario]:
-    return {variation.name: variation for variation in variations}
+def _table(scenarios: Iterable[Scenario]) -> dict[str, Scenario]:
+    return {scenario.name: scenario for scenario in scenarios}
 
 
 SCENARIOS: dict[str, Scenario] = _table(
-    variation for part in (_flows, _fields, _responses, _wire, _orders, _videos) for variation in part()
+    scenario for part in (_flows, _fields, _responses, _wire, _orders, _videos) for scenario in part()
 )
-"""All variations by name."""
+"""All scenarios, by name."""
+
+RESPONSES.fill({name: scenario.response for name, scenario in SCENARIOS.items()}, SHORT_NAMES)
+SCRIPTS.fill({name: scenario.script for name, scenario in SCENARIOS.items()}, SHORT_NAMES)

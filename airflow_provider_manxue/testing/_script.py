@@ -1,4 +1,4 @@
-"""What a task does: one step after the other, by time, by number of polls, or by hand."""
+"""Scripts of tasks: steps that end by time, after a number of polls, or by hand."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_manxue.testing._names import Registry, unknown
 from airflow_provider_manxue.testing._response import Response, from_fields
-from airflow_provider_manxue.testing._suggest import unknown
 
 if TYPE_CHECKING:
     from typing import Self
@@ -15,19 +15,20 @@ if TYPE_CHECKING:
 STATUSES = ("queued", "processing", "completed", "failed")
 
 REJECTED = "The prompt or a reference asset was rejected."
+"""Default error text of a failed task."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
     """
-    One stretch of a task's life.
+    One step of a script.
 
-    :param status: ``queued``, ``processing``, ``completed`` or ``failed``: decides the regular body.
-    :param seconds: how long it lasts, in seconds of the emulator's clock.
-    :param polls: how many polls it lasts. With neither, it lasts until it is ended by hand.
-    :param response: how the polls in this step are responded to; regularly if left out.
-    :param error: the text of the field ``error`` if the status is ``failed``.
-    :raises ValueError: for an unknown status, for both lengths at once, or for an impossible length.
+    :param status: ``queued``, ``processing``, ``completed`` or ``failed``.
+    :param seconds: length in seconds of the emulator's clock.
+    :param polls: length in polls. Without ``seconds`` and ``polls`` the step lasts until ``Emulator.advance``.
+    :param response: response to the polls in this step; the regular one if left out.
+    :param error: text of the field ``error`` if the status is ``failed``.
+    :raises ValueError: for an unknown status, two lengths, or a length out of range.
     """
 
     status: str
@@ -37,31 +38,31 @@ class Step:
     error: str = REJECTED
 
     def __post_init__(self) -> None:
-        """Refuse a step that cannot be played."""
+        """Reject an invalid step."""
         if self.status not in STATUSES:
             error = unknown("status", self.status, STATUSES)
             raise ValueError(
-                f"{error} Other words go into the response: Step(status='completed',"
+                f"{error} Set a synonym in the response: Step(status='completed',"
                 " response=Response(overrides={'status': 'succeeded'}))"
             )
         if self.seconds is not None and self.polls is not None:
-            raise ValueError("seconds and polls are both given; give one of them, or neither")
+            raise ValueError("seconds and polls exclude each other. Set one of them, or neither.")
         if self.seconds is not None and not self.seconds >= 0:
-            raise ValueError(f"seconds is {self.seconds!r}; give a number that is not negative")
+            raise ValueError(f"seconds is {self.seconds!r}. Set 0 or more.")
         if self.polls is not None and self.polls < 1:
-            raise ValueError(f"polls is {self.polls!r}; give a positive number")
+            raise ValueError(f"polls is {self.polls!r}. Set 1 or more.")
 
 
 @dataclass(frozen=True)
 class Script:
     """
-    The steps of a task, in order. The last one stays, whatever its length.
+    The steps of a task, in order. The last step never ends.
 
     :param steps: at least one step.
-    :param create: how an order that follows this script is responded to; regularly if left out.
-    :param media: how a request for the task's video is responded to; regularly if left out.
-    :param actual_duration: length of the video in seconds, if the script depends on it.
-    :raises ValueError: if there is no step.
+    :param create: response to an order with this script; the regular one if left out.
+    :param media: response to a request for the task's video; the regular one if left out.
+    :param actual_duration: length of the video in seconds, if the script sets it.
+    :raises ValueError: for an empty script.
     """
 
     steps: tuple[Step, ...]
@@ -70,10 +71,10 @@ class Script:
     actual_duration: float | None = None
 
     def __post_init__(self) -> None:
-        """Accept any sequence of steps, but not an empty one."""
+        """Convert the steps to a tuple, and reject an empty script."""
         object.__setattr__(self, "steps", tuple(self.steps))
         if not self.steps:
-            raise ValueError("a script needs at least one step")
+            raise ValueError("steps is empty. Set at least one step.")
 
     @classmethod
     def timed(
@@ -85,7 +86,7 @@ class Script:
         :param queued: seconds in ``queued``.
         :param processing: seconds in ``processing``.
         :param then: the status after that.
-        :param error: the text of the field ``error`` if that is ``failed``.
+        :param error: text of the field ``error`` if that is ``failed``.
         """
         return cls(
             (
@@ -98,44 +99,41 @@ class Script:
     @classmethod
     def polls(cls, *statuses: str, response: Response | None = None) -> Self:
         """
-        Give each poll the next status; the last one stays.
+        Advance with each poll, up to the last status.
 
         :param statuses: such as ``"queued", "queued", "completed"``.
-        :param response: how all the polls are responded to.
+        :param response: response to all polls.
         """
         return cls(tuple(Step(status=status, polls=1, response=response) for status in statuses))
 
     @classmethod
     def by_hand(cls, *statuses: str) -> Self:
-        """Stay until ``Emulator.advance`` is called. Without statuses: queued, processing, completed."""
+        """Advance with ``Emulator.advance``. Default statuses: queued, processing, completed."""
         return cls(tuple(Step(status=status) for status in statuses or STATUSES[:3]))
 
     @classmethod
     def failing(cls, message: str = REJECTED, *, queued: float = 0, processing: float = 0) -> Self:
-        """Fail with this message, at once or after some seconds of the emulator's clock."""
+        """Fail with this message, immediately or after some seconds of the emulator's clock."""
         return cls.timed(queued=queued, processing=processing, then="failed", error=message)
 
     @classmethod
     def always(cls, response: Response | str, *, status: str = "processing") -> Self:
         """
-        Response each poll like this, for ever.
+        Send the same response to every poll.
 
-        :param response: a response, or the name of one in the catalogue.
-        :param status: the status of the regular body that the response changes.
+        :param response: a response, or the name of a scenario.
+        :param status: status of the regular body that the response changes.
         """
         return cls((Step(status=status, response=as_response(response)),))
 
     @classmethod
     def named(cls, name: str) -> Script:
         """
-        Return the script of a named variation of the catalogue.
+        Return the script of a scenario.
 
-        :raises ValueError: if there is no variation of that name, or a task cannot play it.
+        :raises ValueError: if the name is unknown, or the scenario has no script.
         """
-        # The catalogue is written in terms of this class.
-        from airflow_provider_manxue.testing._scenarios import script_named
-
-        return script_named(name)
+        return SCRIPTS.find(name)
 
     def to_json(self) -> dict[str, Any]:
         """Return the script as JSON values."""
@@ -145,30 +143,35 @@ class Script:
     @classmethod
     def from_json(cls, value: object) -> Script:
         """
-        Return the script that :meth:`to_json` wrote, or the one of that name.
+        Parse the result of :meth:`to_json`, or the name of a scenario.
 
-        :raises ValueError: if it is neither, or a part of it cannot be played.
+        :raises TypeError: if it is neither an object nor a name.
+        :raises ValueError: if the name or a field is unknown, or a value is out of range.
         """
         if isinstance(value, str):
             return cls.named(value)
         return from_fields(cls, value, _decode)
 
 
+SCRIPTS: Registry[Script] = Registry("script", "Play it with Emulator.outage({name}).")
+"""The script of each scenario, by its name."""
+
+
 def as_response(value: Response | str) -> Response:
-    """Return the response itself, or the one of that name."""
+    """Return a response unchanged, or find it by the name of its scenario."""
     return Response.named(value) if isinstance(value, str) else value
 
 
 def as_script(value: Script | str) -> Script:
     """
-    Return the script itself, or the one of that name.
+    Return a script unchanged, or find it by the name of its scenario.
 
     :raises TypeError: if it is neither.
     """
     if isinstance(value, str):
         return Script.named(value)
     if not isinstance(value, Script):
-        raise TypeError(f"script is {value!r}; give a Script or the name of a variation")
+        raise TypeError(f"script is {value!r}. Set a Script or the name of a scenario.")
     return value
 
 

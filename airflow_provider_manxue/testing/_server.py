@@ -1,4 +1,4 @@
-"""The service on a socket: HTTP by aiohttp, and all the ways to break it."""
+"""The service on a socket: HTTP by aiohttp, and faults of the connection."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from aiohttp import web
 
+from airflow_provider_manxue.testing._reply import Reply, VideoPart
 from airflow_provider_manxue.testing._response import Response
-from airflow_provider_manxue.testing._service import Reply, VideoPart
 
 if TYPE_CHECKING:
     import ssl
@@ -36,14 +36,14 @@ _REGULAR = Response()
 
 class Server:
     """
-    Serve on one port, which stays reserved while it does not listen.
+    An HTTP server that reserves its port while it does not listen.
 
-    :param service: the service.
-    :param control: handles requests to the control API.
+    :param service: the emulated service.
+    :param control: handler of requests to the control API.
     :param host: address to listen on.
     :param port: port to listen on; 0 for a free one.
     :param ssl_context: serve TLS.
-    :raises OSError: if the address cannot be used.
+    :raises OSError: if the port cannot be opened.
     """
 
     def __init__(
@@ -60,14 +60,14 @@ class Server:
         self._host = host
         self._ssl_context = ssl_context
         if port:
-            # The sockets below share the port with anyone who agrees; this one finds out whether it is free.
+            # The sockets below set SO_REUSEPORT, so only a socket without it detects a port in use.
             _bound(host, port, shared=False).close()
-        # This socket never listens. It keeps the port while the listening one is closed.
+        # This socket never listens. It reserves the port while the listening socket is closed.
         self._reservation = _bound(host, port, shared=True)
         self.port: int = self._reservation.getsockname()[1]
         self._connections: weakref.WeakKeyDictionary[asyncio.Transport, int] = weakref.WeakKeyDictionary()
         self._connection_ids = itertools.count(1)
-        # A client that leaves ends its handler, so that hanging and endless responses do not pile up.
+        # Cancel the handler when its client disconnects, so that hanging and endless responses do not accumulate.
         self._http = web.Server(self._handle, handler_cancellation=True, access_log=None)
         self._listener: asyncio.Server | None = None
 
@@ -82,7 +82,7 @@ class Server:
             )
 
     async def refuse(self) -> None:
-        """Close the listening socket and all connections; the port stays reserved."""
+        """Close the listening socket and all connections, but reserve the port."""
         if self._listener is not None:
             self._listener.close()
             self._listener = None
@@ -91,9 +91,9 @@ class Server:
                 connection.transport.abort()
 
     async def close(self) -> None:
-        """Close everything, also requests that hang."""
+        """Close all sockets, including those with a hanging response."""
         await self.refuse()
-        # Give the cancelled handlers their turn.
+        # Let the cancelled handlers end.
         await self._http.shutdown(timeout=0.01)
         self._reservation.close()
 
@@ -102,7 +102,7 @@ class Server:
             return await self._control(request)
         transport = request.transport
         if transport is None:
-            raise ConnectionResetError("the client has left")
+            raise ConnectionResetError("The client has disconnected.")
         record, fault = self._service.arrive(
             request.method, request.raw_path, request.headers, self._connection_id(transport)
         )
@@ -164,7 +164,7 @@ class Server:
         body: bytes | VideoPart,
         response: Response,
     ) -> web.StreamResponse:
-        """Send a body piece by piece, and break off where the response says so."""
+        """Send a body in chunks, with the faults of the response."""
         stream = web.StreamResponse(status=reply.status, headers=reply.headers)
         size = len(body)
         end = size if response.truncate is None else min(response.truncate, max(size - 1, 0))
@@ -176,17 +176,17 @@ class Server:
         if request.method == "HEAD":
             return stream
         if response.endless:
-            await _send_for_ever(stream, body)
+            await _repeat(stream, body)
         for piece in _pieces(body, end, response.bytes_per_second):
             if response.length_error < 0:
-                # aiohttp would hold back what is beyond `Content-Length`.
+                # aiohttp does not send bytes that exceed `Content-Length`.
                 transport.write(piece)
             else:
                 await stream.write(piece)
             if response.bytes_per_second:
                 await asyncio.sleep(len(piece) / response.bytes_per_second)
         if response.truncate is not None and response.reset:
-            # What was written before a reset may be lost with it, so let it leave first.
+            # A reset discards unsent bytes, so wait until they are sent.
             await asyncio.sleep(0.01)
             return self._reset(transport, record)
         if response.truncate is not None or response.length_error:
@@ -194,18 +194,18 @@ class Server:
         return stream
 
 
-async def _send_for_ever(stream: web.StreamResponse, body: bytes | VideoPart) -> NoReturn:
-    """Repeat a body until the client leaves, which cancels the handler."""
+async def _repeat(stream: web.StreamResponse, body: bytes | VideoPart) -> NoReturn:
+    """Repeat a body until the client disconnects, which cancels the handler."""
     if not isinstance(body, bytes):
         body = body.video.read(body.start, min(body.stop, body.start + _SMALL))
-    # Short bodies in large pieces; an empty one has to become something.
+    # Repeat short bodies in large pieces; replace an empty body by a space.
     piece = (body or b" ") * (1 + _CHUNK // (len(body) + 1))
     while True:
         await stream.write(piece)
 
 
 def _is_plain(response: Response) -> bool:
-    """Return whether the body goes out whole and at once."""
+    """Return whether the body is sent without faults of the connection."""
     return not (
         response.truncate is not None
         or response.chunked
@@ -215,20 +215,20 @@ def _is_plain(response: Response) -> bool:
     )
 
 
-def _pieces(body: bytes | VideoPart, end: int, pace: float | None) -> Iterable[bytes]:
-    """Split the first ``end`` bytes of a body; at a given pace, into a twentieth of a second each."""
+def _pieces(body: bytes | VideoPart, end: int, rate: float | None) -> Iterable[bytes]:
+    """Split the first ``end`` bytes of a body; at a given rate, into pieces of 50 ms."""
     if isinstance(body, bytes):
         chunks: Iterable[bytes] = (body[:end],)
     else:
         chunks = body.video.chunks(body.start, body.start + end)
-    if pace is None:
+    if rate is None:
         return chunks
-    step = max(1, int(pace / 20))
-    return (chunk[place : place + step] for chunk in chunks for place in range(0, len(chunk), step))
+    step = max(1, int(rate / 20))
+    return (chunk[start : start + step] for chunk in chunks for start in range(0, len(chunk), step))
 
 
 def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
-    """Return a socket that is bound and does not listen yet; shared ones may have the same port."""
+    """Return a bound socket that does not listen; shared sockets may have the same port."""
     family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     bound = socket.socket(family, kind, protocol)
     try:
@@ -243,5 +243,5 @@ def _bound(host: str, port: int, *, shared: bool) -> socket.socket:
 
 
 def _log(record: RequestRecord, outcome: str) -> None:
-    # The query string of a video's URL is a secret even here: it is a bad example to log it.
+    # Without the query string: the signature of a video URL is a secret.
     log.info("%d %s %s %s %s", record.number, record.method, record.path, record.status or "-", outcome)

@@ -1,4 +1,4 @@
-"""The service itself, without a socket: from a request to the reply, and nothing else."""
+"""The service without a socket: the state, and the reply to each request."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import re
 import threading
 import time
 import uuid
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 from airflow_provider_manxue.testing import _orders
@@ -17,7 +16,8 @@ from airflow_provider_manxue.testing._ledger import Ledger, Order
 from airflow_provider_manxue.testing._media import entity_tag, last_modified, wanted_range
 from airflow_provider_manxue.testing._rate import TokenBucket
 from airflow_provider_manxue.testing._record import RequestRecord
-from airflow_provider_manxue.testing._response import Response, dump, retry_after
+from airflow_provider_manxue.testing._reply import Reply, VideoPart
+from airflow_provider_manxue.testing._response import Response, retry_after
 from airflow_provider_manxue.testing._script import Script
 from airflow_provider_manxue.testing._tasks import Task
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from airflow_provider_manxue.testing._clock import Clock
     from airflow_provider_manxue.testing._faults import Faults
     from airflow_provider_manxue.testing._media import UrlSigner
-    from airflow_provider_manxue.testing._mp4 import Video
     from airflow_provider_manxue.testing._rate import RateLimit
     from airflow_provider_manxue.testing._record import Place
 
@@ -37,55 +36,7 @@ PREFIX = "/kyyReactApiServer"
 _QUERY = re.compile(re.escape(f"{PREFIX}/v1/result/") + "([^/]+)")
 _CREATE = f"{PREFIX}/v1/sd2_manxue/videos"
 _MEDIA = re.compile(r"/media/([^/]+)\.mp4")
-_JSON = {"Content-Type": "application/json"}
 _GUESS = " (the emulator's guess: the real text is not known)"
-
-
-@dataclass
-class Reply:
-    """
-    A reply before it goes onto the wire.
-
-    :param status: HTTP status.
-    :param json: the regular JSON body, which a response may change.
-    :param content: the body as bytes, or a part of a video; the JSON body if None.
-    :param headers: HTTP headers, without those that frame the body.
-    """
-
-    status: int
-    json: dict[str, Any] = field(default_factory=dict)
-    content: bytes | VideoPart | None = None
-    headers: dict[str, str] = field(default_factory=lambda: dict(_JSON))
-
-    def changed_by(self, response: Response) -> Reply:
-        """Return this reply with the changes a response asks for."""
-        if response.has_own_body:
-            # Nothing of the regular reply remains, not even its status or a `Content-Range`.
-            body = response.own_body(self.json)
-            return Reply(response.status or 200, self.json, body, response.changed_headers(_JSON))
-        content = self.content
-        if content is None and self.status < 400:
-            content = response.changed(self.json)
-        return Reply(
-            response.status or self.status, self.json, content, response.changed_headers(self.headers)
-        )
-
-    def body(self) -> bytes | VideoPart:
-        """Return what is sent as the body."""
-        return dump(self.json, {}) if self.content is None else self.content
-
-
-@dataclass(frozen=True)
-class VideoPart:
-    """The bytes of a video from ``start`` up to, not including, ``stop``."""
-
-    video: Video
-    start: int
-    stop: int
-
-    def __len__(self) -> int:
-        """Return the number of bytes."""
-        return self.stop - self.start
 
 
 class Service:
@@ -96,10 +47,10 @@ class Service:
 
     :param clock: the emulator's clock.
     :param api_key: the valid key.
-    :param faults: which request meets which fault.
-    :param signer: signs the URLs of videos.
-    :param rate_limit: limit for requests with a valid key; none if left out.
-    :param record_requests: keep a record of each request.
+    :param faults: faults that requests meet.
+    :param signer: signer of video URLs.
+    :param rate_limit: limit of requests with a valid key; None for no limit.
+    :param record_requests: record each request.
     :param account: the limits of the account.
     """
 
@@ -123,20 +74,21 @@ class Service:
         self.requests: list[RequestRecord] = []
         self.orders: list[Order] = []
         self._account = account
-        self._signer = signer
+        self.signer = signer
         self._bucket = TokenBucket(rate_limit, clock) if rate_limit else None
         self._record_requests = record_requests
         self._arrived = 0
         self._ids = 0
-        self._keys = [api_key]
+        self._keys = [_checked_key(api_key)]
 
     @property
     def api_key(self) -> str:
-        """The valid key. Assigning another one makes the old one invalid at once."""
+        """The valid API key. Assign a new key to rotate it; the old key is rejected from then on."""
         return self._keys[-1]
 
     @api_key.setter
     def api_key(self, key: str) -> None:
+        _checked_key(key)
         with self.lock:
             self._keys = [known for known in self._keys if known != key] + [key]
 
@@ -155,9 +107,9 @@ class Service:
         size: int | None,
     ) -> Task:
         """
-        Add a task; without an id it gets one, without a duration the script's one or 5 s.
+        Add a task, by default with a new id, and with the duration of the script or 5 s.
 
-        :raises ValueError: if there is already a task of that id.
+        :raises ValueError: if the id exists already, or the video cannot be made.
         """
         if actual_duration is None:
             actual_duration = 5.0 if script.actual_duration is None else script.actual_duration
@@ -170,7 +122,7 @@ class Service:
                 actual_duration=actual_duration,
                 size=size,
             )
-            # Made at once, so that a size that cannot be is refused here and not at the download.
+            # Rejects an impossible size now instead of at the download.
             task.video  # noqa: B018
             self.tasks[task.id] = task
         return task
@@ -179,24 +131,24 @@ class Service:
         self._ids += 1
         task_id = pattern.replace("{n}", str(self._ids)).replace("{uuid}", str(uuid.uuid4()))
         if task_id in self.tasks:
-            raise ValueError(f"there is already a task {task_id!r}; give another id")
+            raise ValueError(f"Task {task_id!r} exists already. Set another id.")
         return task_id
 
     def task(self, task_id: str) -> Task:
         """
         Return a task.
 
-        :raises KeyError: if there is none of that id.
+        :raises KeyError: if there is no such task.
         """
         try:
             return self.tasks[task_id]
         except KeyError:
-            raise KeyError(f"no task {task_id!r}; add it with add_task(id=...)") from None
+            raise KeyError(f"Task {task_id!r} does not exist. Add it with add_task(id=...).") from None
 
     def arrive(
         self, method: str, raw_path: str, headers: Mapping[str, str], connection_id: int
     ) -> tuple[RequestRecord, Response | None]:
-        """Record a request, and return it with the fault it meets, if any."""
+        """Record a request, and return the record and the fault that the request meets, if any."""
         path = raw_path.partition("?")[0]
         place, task_id = _route(method, path)
         authorization = headers.get("Authorization", "")
@@ -224,7 +176,7 @@ class Service:
         return any(key in text for key in self._keys for text in texts)
 
     def reply(self, record: RequestRecord, fault: Response | None) -> tuple[Reply, Response | None]:
-        """Return the reply to a request, and the response that says how to spoil it on the wire."""
+        """Return the reply to a request, and the response with the faults of the connection, if any."""
         if fault is not None and not fault.acted_upon:
             return Reply(fault.status or 200).changed_by(fault), fault
         with self.lock:
@@ -233,7 +185,7 @@ class Service:
         return (regular, None) if response is None else (regular.changed_by(response), response)
 
     def _act(self, record: RequestRecord, fault: Response | None) -> tuple[Reply, Response | None]:
-        """Do what the request asks for; return the regular reply, and the task's own response."""
+        """Process a request; return the regular reply, and the response of the task's script, if any."""
         if record.place == "media":
             return self._send_video(record, fault)
         if record.place == "unknown":
@@ -244,7 +196,7 @@ class Service:
         return self._create(record, fault) if record.place == "create" else self._query(record)
 
     def _refusal(self, record: RequestRecord) -> Reply | None:
-        """Check the key and the rate limit."""
+        """Return the reply for a wrong key or an exceeded rate limit, if any."""
         if not record.authorized:
             return _error(401, "invalid API key" + _GUESS)
         wait = self._bucket.take() if self._bucket else 0.0
@@ -259,8 +211,8 @@ class Service:
         if task is None:
             return _error(404, f"no task {record.task_id!r}" + _GUESS), None
         step = task.poll()
-        # Each query signs the URL anew.
-        video_url = self.origin + self._signer.sign(task.id) if step.status == "completed" else ""
+        # Each poll gets a newly signed URL.
+        video_url = self.origin + self.signer.sign(task.id) if step.status == "completed" else ""
         return Reply(200, task.body(step, video_url)), step.response
 
     def _create(self, record: RequestRecord, fault: Response | None) -> tuple[Reply, Response | None]:
@@ -278,8 +230,8 @@ class Service:
         if fault is None and scripted is not None and not scripted.acted_upon:
             return Reply(200), scripted
         response = fault or scripted or Response()
-        refused = fault is not None and not fault.bills
-        script = Script.failing() if refused else self.default_script
+        is_rejected = fault is not None and not fault.bills
+        script = Script.failing() if is_rejected else self.default_script
         task = self.add_task(
             script,
             task_id=response.order_id,
@@ -293,7 +245,7 @@ class Service:
         return Reply(200, {**body, "status": "queued", "video_url": None, "error": None}), scripted
 
     def _send_video(self, record: RequestRecord, fault: Response | None) -> tuple[Reply, Response | None]:
-        objection = self._signer.objection(record.raw_path)
+        objection = self.signer.objection(record.raw_path)
         if objection is not None:
             return _error(403, objection + _GUESS), None
         task = self.tasks.get(record.task_id or "")
@@ -307,8 +259,14 @@ class Service:
         return reply, scripted
 
 
+def _checked_key(key: str) -> str:
+    if not key or key != key.strip():
+        raise ValueError(f"api_key is {key!r}. Set a key without whitespace around it.")
+    return key
+
+
 def _route(method: str, path: str) -> tuple[Place, str | None]:
-    """Return what a request is for, and the task it names. The path is still percent-encoded."""
+    """Return the endpoint of a request and its task id. The path is percent-encoded."""
     if method == "POST" and path == _CREATE:
         return "create", None
     routes: tuple[tuple[Place, re.Pattern[str], tuple[str, ...]], ...] = (
@@ -323,24 +281,21 @@ def _route(method: str, path: str) -> tuple[Place, str | None]:
 
 
 def _error(status: int, text: str) -> Reply:
-    return Reply(status, {"code": status, "data": None, "msg": text}, headers={**_JSON, _ORIGIN: "assumed"})
-
-
-_ORIGIN = "X-Emulator-Origin"
+    return Reply.assumed(status, {"code": status, "data": None, "msg": text})
 
 
 def _not_emulated(record: RequestRecord) -> Reply:
     text = (
-        f"{record.method} {record.raw_path} is not part of the emulated service;"
-        f" it has GET {PREFIX}/v1/result/{{id}} (the id percent-encoded), POST {_CREATE},"
-        " GET and HEAD /media/{id}.mp4, and its own control API under /_emulator/"
+        f"{record.method} {record.raw_path} is not part of the emulated service."
+        f" Use GET {PREFIX}/v1/result/{{id}} (the id percent-encoded), POST {_CREATE},"
+        " GET and HEAD /media/{id}.mp4, or the control API under /_emulator/."
     )
-    log.error("501: %s", text)
-    return Reply(501, {"error": text}, headers={**_JSON, _ORIGIN: "assumed"})
+    log.error("Request rejected with 501: %s", text)
+    return Reply.assumed(501, {"error": text})
 
 
 def _video_reply(headers: Mapping[str, str], task: Task, *, ignore_range: bool) -> Reply:
-    """Return the video or the part of it that is asked for."""
+    """Return the reply with the video, or with the requested part of it."""
     video = task.video
     sent = {
         "Content-Type": "video/mp4",

@@ -1,4 +1,4 @@
-"""One video task of the service, and where it stands in its script."""
+"""Video tasks, and their progress in their scripts."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 class Task:
     """
-    One video task.
+    A video task.
 
-    :param task_id: its id.
+    :param task_id: id of the task.
     :param clock: the emulator's clock.
-    :param script: what it does, from now on.
+    :param script: its script, which starts now.
     :param model: name of the model.
     :param actual_duration: length of its video in seconds.
-    :param size: length of its video in bytes; the natural one if left out.
+    :param size: size of its video in bytes; the natural one if left out.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Task:
         self.follow(script)
 
     def follow(self, script: Script) -> None:
-        """Begin a script now."""
+        """Start a script now."""
         self.script = script
         self._enter(0, self._clock.now())
 
@@ -52,7 +52,7 @@ class Task:
         self._index, self._entered, self._polls = index, at, 0
 
     def _position(self) -> tuple[int, float]:
-        """Return the current step, and when it began: timed steps end by themselves."""
+        """Return the current step, and the time when it started."""
         index, entered = self._index, self._entered
         now = self._clock.now()
         last = len(self.script.steps) - 1
@@ -74,7 +74,7 @@ class Task:
         return self.step.status
 
     def poll(self) -> Step:
-        """Return the step that responses a poll, and count the poll."""
+        """Return the current step, and count a poll."""
         index, entered = self._position()
         if index != self._index:
             self._enter(index, entered)
@@ -85,21 +85,21 @@ class Task:
         return step
 
     def advance(self) -> None:
-        """End the current step; the last one stays."""
+        """End the current step, unless it is the last one."""
         index = self._position()[0]
         self._enter(min(index + 1, len(self.script.steps) - 1), self._clock.now())
 
     def replace_video(self) -> None:
-        """Put another video in the place of this one, of the same length and with a new ``ETag``."""
+        """Replace the video by another one of the same length, with a new ``ETag``."""
         self.version += 1
 
     @property
     def video(self) -> Video:
-        """Its video."""
+        """The video of the task."""
         return _video(f"{self.id} v{self.version}", self.actual_duration, self.size)
 
     def body(self, step: Step, video_url: str) -> dict[str, Any]:
-        """Return the regular JSON body, in the shape of the published sample."""
+        """Return the regular JSON body, with the fields of the published sample."""
         body: dict[str, Any] = {
             "id": self.id,
             "object": "video",

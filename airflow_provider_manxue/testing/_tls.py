@@ -1,4 +1,4 @@
-"""TLS with a certificate authority made for the occasion."""
+"""TLS with a generated certificate authority."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pathlib import Path
 
 class Authority:
     """
-    A certificate authority, and a server certificate for loopback that it signed.
+    A certificate authority, and a server certificate for loopback.
 
-    :param host: another name or address the certificate is for.
+    :param host: another name or address for the certificate.
     :raises ModuleNotFoundError: if ``trustme`` is not installed.
     """
 
@@ -20,7 +20,8 @@ class Authority:
             import trustme
         except ModuleNotFoundError as error:
             raise ModuleNotFoundError(
-                "TLS needs the package trustme: pip install 'airflow-provider-manxue[testing]'"
+                "TLS could not be set up: package trustme is missing."
+                " Install it with: pip install 'airflow-provider-manxue[testing]'"
             ) from error
         authority = trustme.CA()
         self._directory = tempfile.TemporaryDirectory(prefix="manxue-emulator-")
@@ -31,5 +32,5 @@ class Authority:
         authority.issue_cert(*names).configure_cert(self.context)
 
     def close(self) -> None:
-        """Remove the file with the authority's certificate."""
+        """Delete the file with the authority's certificate."""
         self._directory.cleanup()

@@ -1,4 +1,4 @@
-"""The pytest plugin: a fixture with a fresh emulator, without configuration."""
+"""The pytest plugin: a fixture with an emulator."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 @pytest.fixture
 def manxue_emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
     """
-    Run an emulator for one test, and let the connection ``manxue_default`` lead to it.
+    Run an emulator during one test, and set the connection ``manxue_default`` to it.
 
-    It has a port of its own, so tests may run in parallel.
+    Each emulator has a separate port, so tests may run in parallel.
     """
     # Imported here, since pytest loads this module in every session.
     from airflow_provider_manxue.testing._emulator import Emulator

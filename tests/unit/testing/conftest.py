@@ -1,4 +1,4 @@
-"""An emulator, and a client that knows its key."""
+"""An emulator, and a client with its API key."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ORDER = {"prompt": "A cat", "model": "sd2_manxue_720p"}
 
 
 class Customer(requests.Session):
-    """Sends the key, and knows the addresses."""
+    """A client of the emulator."""
 
     def __init__(self, emulator):
         super().__init__()
@@ -41,7 +41,7 @@ def emulator():
 
 @pytest.fixture
 def make_customer():
-    """Make customers, and close their connections at the end."""
+    """Create customers, and close their connections at the end."""
     made = []
 
     def make(emulator):

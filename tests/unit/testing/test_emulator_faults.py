@@ -1,4 +1,4 @@
-"""Outages, faults from a seed, records, and what is left behind."""
+"""Outages, random faults, records, and the end of an emulator."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class TestOutage:
     )
     def test_lasts_as_long_as_its_block(self, emulator, customer, task_id, kind, status):
         with emulator.outage(kind):
-            answers = [customer.query(task_id) for _ in range(3)]
+            responses = [customer.query(task_id) for _ in range(3)]
 
-        assert {answer.status_code for answer in answers} == {status}
-        assert all("processing" not in answer.text for answer in answers)
+        assert {response.status_code for response in responses} == {status}
+        assert all("processing" not in response.text for response in responses)
         assert customer.statuses(task_id, 1) == ["processing"]
 
     def test_reaches_every_endpoint(self, emulator, customer, task_id):
@@ -73,12 +73,12 @@ class TestOutage:
         assert customer.statuses(task_id, 1) == ["processing"]
         assert len(emulator.requests) == 2
 
-    def test_keeps_the_port_to_itself(self, emulator):
+    def test_reserves_the_port(self, emulator):
         port = int(emulator.url.rpartition(":")[2])
         with emulator.outage("refuse"), socket.socket() as other, pytest.raises(OSError, match="in use"):
             other.bind(("127.0.0.1", port))
 
-    def test_of_an_unknown_kind_is_refused(self, emulator):
+    def test_of_an_unknown_kind_is_rejected(self, emulator):
         with pytest.raises(ValueError, match="reset"), emulator.outage("rest"):
             pass
 
@@ -88,8 +88,8 @@ class TestOutage:
             emulator.stop()
 
 
-class TestStandingAnswers:
-    def test_end_with_none(self, emulator, customer, task_id):
+class TestRespondWith:
+    def test_ends_with_none(self, emulator, customer, task_id):
         emulator.respond_with("http_503", on="query")
         emulator.respond_with(Response(status=502), on="create")
         assert customer.query(task_id).status_code == 503
@@ -99,25 +99,25 @@ class TestStandingAnswers:
         emulator.respond_with(None)
         assert customer.order().status_code == 200
 
-    def test_come_before_those_for_the_next_requests(self, emulator, customer, task_id):
+    def test_precedes_fail_next(self, emulator, customer, task_id):
         emulator.fail_next(1, "500")
         with emulator.outage("503"):
             assert customer.query(task_id).status_code == 503
         assert customer.query(task_id).status_code == 500
 
-    def test_are_cleared_with_all_others(self, emulator, customer, task_id):
+    def test_ends_with_clear_faults(self, emulator, customer, task_id):
         emulator.fail_next(5, "500")
         emulator.respond_with("503")
         emulator.clear_faults()
 
         assert customer.query(task_id).status_code == 200
 
-    def test_go_to_a_known_target(self, emulator):
-        with pytest.raises(ValueError, match="did you mean query"):
+    def test_rejects_an_unknown_target(self, emulator):
+        with pytest.raises(ValueError, match="Similar names: query"):
             emulator.respond_with("503", on="querry")
 
 
-def test_next_requests_meet_their_answers_in_order(emulator, customer, task_id):
+def test_fail_next_sends_responses_in_order(emulator, customer, task_id):
     emulator.fail_next(2, "500")
     emulator.fail_next(1, Response(status=502))
     emulator.fail_next(1, "503", on="create")
@@ -126,12 +126,12 @@ def test_next_requests_meet_their_answers_in_order(emulator, customer, task_id):
     assert customer.order().status_code == 503
 
 
-def test_negative_number_of_requests_is_refused(emulator):
+def test_fail_next_rejects_a_negative_count(emulator):
     with pytest.raises(ValueError, match="-1"):
         emulator.fail_next(-1, "500")
 
 
-def test_delay_is_real_and_the_order_is_taken_before(emulator, customer):
+def test_delay_comes_after_the_order_is_accepted(emulator, customer):
     emulator.fail_next(1, Response(delay=0.15), on="create")
     with pytest.raises(requests.ReadTimeout):
         customer.post(
@@ -141,7 +141,7 @@ def test_delay_is_real_and_the_order_is_taken_before(emulator, customer):
     assert emulator.ledger.billed == 1
 
 
-def test_pace_is_kept(emulator):
+def test_bytes_per_second_is_the_real_rate(emulator):
     task_id = emulator.add_task("completed")
     size = emulator.task(task_id).video.size
     emulator.fail_next(1, Response(bytes_per_second=size * 5), on="media")
@@ -168,19 +168,19 @@ class TestRandomFaults:
         assert first.faults_played == same.faults_played != other.faults_played
         assert 5 < len(first.faults_played) < 35
 
-    def test_are_recorded_and_logged_with_their_numbers(self, make_customer, caplog):
+    def test_are_recorded_and_logged(self, make_customer, caplog):
         caplog.set_level(logging.INFO)
         emulator = self.run(make_customer, 7)
         first = emulator.faults_played[0]
 
         assert first.number == 1
         assert emulator.requests[first.request - 1].fault == first.name
-        assert f"random fault 1: request {first.request} meets {first.name}" in caplog.text
+        assert f"Random fault 1: request {first.request} meets {first.name}" in caplog.text
         assert "seed=7" in caplog.text
         spoilt = [record.number for record in emulator.requests if record.fault]
         assert spoilt == [fault.request for fault in emulator.faults_played]
 
-    def test_spoil_the_answer(self, make_customer):
+    def test_replace_the_response(self, make_customer):
         emulator = self.run(make_customer, 7)
         statuses = {"http_500": 500, "html_body": 200, "http_429_seconds": 429, None: 200}
 
@@ -190,17 +190,17 @@ class TestRandomFaults:
         assert len(self.run(make_customer, 1, rate=1, count=5).faults_played) == 5
         assert self.run(make_customer, 1, rate=0, count=5).faults_played == []
 
-    def test_of_a_lower_rate_are_some_of_those_of_a_higher_one(self, make_customer):
+    def test_of_a_lower_rate_are_a_subset(self, make_customer):
         rare, often = (self.run(make_customer, 7, rate=rate).faults_played for rate in (0.2, 0.8))
         rare_ones = {(fault.request, fault.name) for fault in rare}
 
         assert rare_ones
         assert rare_ones < {(fault.request, fault.name) for fault in often}
 
-    def test_have_a_seed_of_their_own_if_none_is_given(self):
+    def test_have_a_new_seed_by_default(self):
         assert Emulator(fault_rate=0.5).seed != Emulator(fault_rate=0.5).seed
 
-    def test_do_not_shift_when_an_outage_takes_their_place(self, make_customer):
+    def test_are_not_shifted_by_an_outage(self, make_customer):
         plain = self.run(make_customer, 7, count=30)
         with Emulator(seed=7, fault_rate=0.5, random_faults=self.FAULTS) as emulator:
             customer = make_customer(emulator)
@@ -215,13 +215,13 @@ class TestRandomFaults:
         assert [(fault.request, fault.name) for fault in emulator.faults_played] == later
 
     @pytest.mark.parametrize("options", [{"fault_rate": 1.1}, {"fault_rate": -1}, {"random_faults": ["x"]}])
-    def test_must_make_sense(self, options):
-        with pytest.raises(ValueError, match=r"fault_rate|unknown answer 'x'"):
+    def test_out_of_range_is_rejected(self, options):
+        with pytest.raises(ValueError, match=r"fault_rate|unknown scenario 'x'"):
             Emulator(**options)
 
 
 class TestRecords:
-    def test_tell_connections_apart(self, emulator, customer, make_customer, task_id):
+    def test_distinguish_connections(self, emulator, customer, make_customer, task_id):
         other = make_customer(emulator)
         for one in (customer, other, customer, other):
             one.query(task_id)
@@ -240,7 +240,7 @@ class TestRecords:
         assert record.headers["x-test"] == record.headers["X-TEST"] == "1"
         assert (record.number, record.method, record.place) == (1, "GET", "query")
 
-    def test_without_an_answer_have_no_status(self, emulator, customer, task_id):
+    def test_without_a_response_have_no_status(self, emulator, customer, task_id):
         for kind in ("reset_before_read", "reset_after_read"):
             emulator.fail_next(1, kind)
             with pytest.raises(requests.ConnectionError):
@@ -282,12 +282,12 @@ def test_many_clients_at_once_are_served(emulator, make_customer):
 
 
 @pytest.mark.parametrize("kind", ["hang", "endless"])
-def test_client_that_leaves_ends_its_answer(emulator, customer, task_id, kind):
+def test_disconnected_client_ends_its_handler(emulator, customer, task_id, kind):
     with emulator.outage(kind), contextlib.suppress(requests.ReadTimeout):
         customer.query(task_id, stream=True, timeout=0.05).close()
     customer.close()
     end = time.monotonic() + 5
-    # What remains is the emulator itself.
+    # The remaining task is the emulator.
     while len(asyncio.all_tasks(emulator._loop)) > 1 and time.monotonic() < end:
         time.sleep(0.005)
 
@@ -320,7 +320,7 @@ class TestStop:
         assert took < 3
         assert len(failed) == 5
 
-    def test_leaves_nothing_behind(self, recwarn):
+    def test_leaves_no_threads_sockets_or_files(self, recwarn):
         gc.collect()
         threads = set(threading.enumerate())
         sockets = open_sockets()
@@ -340,7 +340,7 @@ class TestStop:
         emulator.stop()
         emulator.stop()
 
-    def test_keeps_what_is_known_and_the_port(self, make_customer):
+    def test_keeps_state_and_port(self, make_customer):
         emulator = Emulator().start()
         task_id = emulator.add_task("completed")
         customer = make_customer(emulator)
@@ -357,12 +357,12 @@ def open_sockets():
     return sum(path.is_socket() for path in Path("/proc/self/fd").iterdir())
 
 
-def test_second_start_is_refused(emulator):
-    with pytest.raises(RuntimeError, match="runs already"):
+def test_second_start_is_rejected(emulator):
+    with pytest.raises(RuntimeError, match="already running"):
         emulator.start()
 
 
-def test_port_that_is_taken_is_refused(emulator):
+def test_port_in_use_is_rejected(emulator):
     port = int(emulator.url.rpartition(":")[2])
     other = Emulator(port=port)
     with pytest.raises(OSError, match="in use"):
@@ -372,5 +372,5 @@ def test_port_that_is_taken_is_refused(emulator):
 
 
 def test_url_needs_a_port():
-    with pytest.raises(RuntimeError, match=r"call start\(\) first"):
+    with pytest.raises(RuntimeError, match=r"Call start\(\) first"):
         Emulator().base_url  # noqa: B018

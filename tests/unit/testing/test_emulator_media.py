@@ -1,4 +1,4 @@
-"""The media host: signatures, expiry, ranges, and spoilt downloads."""
+"""The media host: signatures, expiry, ranges, and faults of downloads."""
 
 from __future__ import annotations
 
@@ -42,11 +42,11 @@ def test_video_comes_whole(emulator, url, content):
     assert record.raw_path == url.removeprefix(emulator.url)
 
 
-def test_query_names_the_video(customer, task_id, content):
+def test_query_has_the_video_url(customer, task_id, content):
     assert get(customer.query(task_id).json()["video_url"]).content == content
 
 
-def test_head_tells_the_size(emulator, url, content):
+def test_head_has_the_size(emulator, url, content):
     response = requests.head(url, timeout=10)
 
     assert (response.status_code, response.content) == (200, b"")
@@ -72,7 +72,7 @@ class TestSignature:
             lambda url: url.partition("&")[0],
         ],
     )
-    def test_guards_the_url(self, url, change):
+    def test_rejects_a_changed_url(self, url, change):
         assert change(url) != url
         assert get(change(url)).status_code == 403
 
@@ -82,7 +82,7 @@ class TestSignature:
         emulator.clock.advance(1)
         assert get(url).status_code == 403
 
-    def test_lives_as_long_as_told(self):
+    def test_lives_as_long_as_url_lifetime(self):
         with Emulator(url_lifetime=60, clock=Clock(frozen=True)) as emulator:
             url = emulator.video_url(emulator.add_task("completed"))
             emulator.clock.advance(58)
@@ -93,7 +93,7 @@ class TestSignature:
     def test_allows_another_encoding_unless_exact(self, url):
         assert get_unchanged(url.replace("%3D", "=")) == 200
 
-    def test_may_guard_every_byte(self):
+    def test_may_be_exact(self):
         with Emulator(exact_urls=True) as emulator:
             url = emulator.video_url(emulator.add_task("completed"))
             assert get_unchanged(url) == 200
@@ -106,14 +106,14 @@ class TestSignature:
 
 
 def get_unchanged(url):
-    """Request a URL byte for byte, and return the status."""
+    """Request a URL without normalization, and return the status."""
     request = requests.Request("GET", url).prepare()
     request.url = url
     with requests.Session() as session:
         return session.send(request, timeout=10).status_code
 
 
-def test_key_on_its_way_to_the_media_host_is_noticed(emulator, url):
+def test_record_of_a_key_sent_to_the_media_host(emulator, url):
     get(url)
     get(url, Authorization="Bearer something")
     get(url, **{"X-Token": f"<{emulator.api_key}>"})
@@ -122,7 +122,7 @@ def test_key_on_its_way_to_the_media_host_is_noticed(emulator, url):
     assert [record.carries_key for record in emulator.requests] == [False, True, True, True]
 
 
-def test_old_key_is_noticed_too(emulator, url):
+def test_record_of_an_old_key(emulator, url):
     old, emulator.api_key = emulator.api_key, "another-key"
     get(url, **{"X-Token": old})
 
@@ -151,14 +151,14 @@ class TestRange:
         assert response.headers["Content-Range"] == expected
 
     @pytest.mark.parametrize("wanted", ["99999999-", "-0"])
-    def test_outside_is_refused(self, url, content, wanted):
+    def test_outside_the_file_is_rejected(self, url, content, wanted):
         response = get(url, Range=f"bytes={wanted}")
 
         assert (response.status_code, response.content) == (416, b"")
         assert response.headers["Content-Range"] == f"bytes */{len(content)}"
 
     @pytest.mark.parametrize("wanted", ["bytes=0-1,5-6", "bytes=9-5", "bytes=-", "lines=1-2", "bytes=a-b"])
-    def test_that_cannot_be_read_is_ignored(self, url, content, wanted):
+    def test_that_is_invalid_is_ignored(self, url, content, wanted):
         response = get(url, Range=wanted)
         assert (response.status_code, len(response.content)) == (200, len(content))
 
@@ -172,7 +172,7 @@ class TestRange:
         assert changed.status_code == 200
         assert changed.headers[validator] != known
 
-    def test_without_if_range_takes_whatever_is_there(self, emulator, task_id, url):
+    def test_without_if_range_gets_any_version(self, emulator, task_id, url):
         emulator.replace_video(task_id)
         assert get(url, Range="bytes=5-9").status_code == 206
 
@@ -198,22 +198,22 @@ def test_large_video_is_streamed(emulator):
     assert digest.digest() == expected.digest()
 
 
-def test_end_of_gigabytes_comes_at_once(emulator):
+def test_range_of_gigabytes_is_immediate(emulator):
     task_id = emulator.add_task("completed", size=3 * 2**30)
     assert len(get(emulator.video_url(task_id), Range="bytes=-1000").content) == 1000
 
 
-def test_impossible_video_is_refused_at_once(emulator):
+def test_impossible_video_is_rejected(emulator):
     with pytest.raises(ValueError, match="size"):
         emulator.add_task(size=10, id="small")
     assert emulator.tasks == {}
 
 
-def test_video_of_nobody_is_not_found(emulator):
-    assert get(emulator.url + emulator._signer.sign("nobody")).status_code == 404
+def test_video_of_an_unknown_task_is_not_found(emulator):
+    assert get(emulator.url + emulator._service.signer.sign("nobody")).status_code == 404
 
 
-def test_faults_of_the_api_do_not_touch_the_media_host(emulator, customer, task_id, url):
+def test_api_fault_does_not_affect_media(emulator, customer, task_id, url):
     emulator.fail_next(1, "http_503")
     emulator.respond_with("http_500", on="api")
 
@@ -221,7 +221,7 @@ def test_faults_of_the_api_do_not_touch_the_media_host(emulator, customer, task_
     assert customer.query(task_id).status_code == 500
 
 
-def test_faults_of_the_media_host_do_not_touch_the_api(emulator, customer, task_id, url):
+def test_media_fault_does_not_affect_the_api(emulator, customer, task_id, url):
     emulator.fail_next(1, Response(status=503), on="media")
 
     assert customer.query(task_id).status_code == 200
@@ -240,7 +240,7 @@ def test_download_is_resumed_after_a_cut(emulator, url, content):
     assert first + rest.content == content
 
 
-def test_script_spoils_one_tasks_video_only(emulator, url):
+def test_media_script_affects_one_task_only(emulator, url):
     spoilt = emulator.add_task(Script.named("media_404"))
 
     assert get(emulator.video_url(spoilt)).status_code == 404

@@ -1,4 +1,4 @@
-"""The MP4 files: their structure, length and size."""
+"""The MP4 files: structure, length and size."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CONTAINERS = {b"moov", b"trak", b"mdia", b"minf", b"stbl", b"udta"}
 
 
 def boxes(data, start=0, stop=None, path=()):
-    """Yield the path and the content's place of each box."""
+    """Yield the path of each box, and start and stop of its content."""
     position, stop = start, len(data) if stop is None else stop
     while position < stop:
         size, kind = unpack_from(">I4s", data, position)
@@ -51,7 +51,7 @@ def test_length_is_exact_in_every_header(duration, ticks):
 
 
 class TestFfmpeg:
-    """What players and editors do with the files."""
+    """Players and editors can use the files."""
 
     @pytest.fixture
     def ffmpeg(self, tmp_path):
@@ -93,7 +93,7 @@ class TestFfmpeg:
         assert length_of("film.mp4") == pytest.approx(sum(durations))
 
 
-def test_pictures_are_where_the_table_says():
+def test_pictures_are_at_the_offsets_of_the_table():
     data, found = table(Video("x", 1.0))
     sizes = found["moov/trak/mdia/minf/stbl/stsz"][0]
     (count,) = unpack_from(">I", data, sizes + 8)
@@ -125,7 +125,7 @@ def test_content_is_unique_and_repeatable():
     assert b"task 1" in video.read(0, video.size)
 
 
-def test_size_is_filled_up_with_bytes_that_differ_everywhere():
+def test_padding_does_not_repeat():
     video = Video("x", 4.0, 1_000_000)
     data, found = table(video)
 
@@ -138,7 +138,7 @@ def test_size_is_filled_up_with_bytes_that_differ_everywhere():
 @pytest.mark.parametrize(
     ("start", "stop"), [(0, 10), (35_000, 35_200), (100_000, 170_000), (299_990, 300_000)]
 )
-def test_part_is_the_part_of_the_whole(start, stop):
+def test_read_and_chunks_return_the_same_bytes(start, stop):
     video = Video("x", 4.0, 300_000)
     whole = video.read(0, 300_000)
 
@@ -153,12 +153,12 @@ def test_gigabytes_are_never_in_memory():
 
 
 @pytest.mark.parametrize("duration", [0, -1, 0.0001, float("nan"), float("inf")])
-def test_length_must_be_positive(duration):
+def test_duration_must_be_positive(duration):
     with pytest.raises(ValueError, match="duration"):
         Video("x", duration)
 
 
-def test_size_must_suffice():
+def test_size_must_be_large_enough():
     natural = Video("x", 4.0).size
     for size in (0, natural - 1, natural + 15):
         with pytest.raises(ValueError, match=str(natural)):

@@ -10,13 +10,17 @@ from airflow_provider_manxue.testing import Clock, Emulator, Response, Script
 IMAGE = "https://example.com/a.png"
 
 
-def test_order_is_taken_and_billed(emulator, customer):
-    answer = customer.order(duration=7).json()
+def test_order_is_accepted_and_billed(emulator, customer):
+    response = customer.order(duration=7).json()
 
-    assert answer["id"] == "proj_sd2manxue_1"
-    assert (answer["object"], answer["status"], answer["model"]) == ("video", "queued", "sd2_manxue_720p")
+    assert response["id"] == "proj_sd2manxue_1"
+    assert (response["object"], response["status"], response["model"]) == (
+        "video",
+        "queued",
+        "sd2_manxue_720p",
+    )
     (order,) = emulator.ledger.orders
-    assert (order.id, order.billed, order.units, order.time) == (answer["id"], True, 7, 1_800_000_000)
+    assert (order.id, order.billed, order.units, order.time) == (response["id"], True, 7, 1_800_000_000)
     assert order.request == {"prompt": "A cat", "model": "sd2_manxue_720p", "duration": 7}
     assert (emulator.ledger.billed, emulator.ledger.units) == (1, 7)
 
@@ -31,12 +35,12 @@ def test_order_follows_the_default_script(emulator, customer):
     assert (task["status"], task["actualDuration"]) == ("completed", 15.0)
 
 
-def test_length_is_the_default_one_if_none_is_ordered(emulator, customer):
+def test_units_of_an_order_without_duration(emulator, customer):
     customer.order()
     assert emulator.ledger.units == 5
 
 
-def test_order_that_is_not_billed_has_no_units_in_the_sum(emulator, customer):
+def test_units_leave_out_an_unbilled_order(emulator, customer):
     emulator.fail_next(1, "create_answers_failed")
     customer.order(duration=7)
     customer.order(duration=4)
@@ -66,12 +70,12 @@ def test_ledger_is_a_snapshot(emulator, customer):
         {"referenceVideos": [IMAGE] * 3, "model": "sd2_manxue_video_720p"},
     ],
 )
-def test_order_within_the_rules_is_taken(customer, order):
+def test_order_within_the_rules_is_accepted(customer, order):
     assert customer.order(**order).status_code == 200
 
 
 @pytest.mark.parametrize(
-    ("order", "words"),
+    ("order", "text"),
     [
         ({"prompt": ...}, "prompt is required"),
         ({"prompt": " "}, "prompt is required"),
@@ -96,23 +100,23 @@ def test_order_within_the_rules_is_taken(customer, order):
         ({"referenceImages": [7]}, "must be a URL"),
     ],
 )
-def test_order_against_the_rules_is_refused_and_not_billed(emulator, customer, order, words):
+def test_order_against_the_rules_is_rejected(emulator, customer, order, text):
     response = customer.order(**order)
 
     assert response.status_code == 400
-    assert words in response.json()["msg"]
+    assert text in response.json()["msg"]
     assert emulator.ledger.orders == ()
     assert emulator.tasks == {}
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"null", b"\xff"])
-def test_order_that_is_no_object_is_refused(emulator, customer, body):
+def test_order_that_is_no_object_is_rejected(emulator, customer, body):
     response = customer.post(f"{emulator.base_url}/v1/sd2_manxue/videos", data=body)
 
     assert response.status_code == 400
 
 
-def test_order_with_a_wrong_key_is_refused(emulator, customer):
+def test_order_with_a_wrong_key_is_rejected(emulator, customer):
     customer.headers["Authorization"] = "Bearer wrong"
 
     assert customer.order().status_code == 401
@@ -120,7 +124,7 @@ def test_order_with_a_wrong_key_is_refused(emulator, customer):
 
 
 @pytest.mark.parametrize(
-    ("answer", "billed"),
+    ("response", "billed"),
     [
         (Response(reset="before"), 0),
         (Response(reset="after"), 1),
@@ -134,21 +138,21 @@ def test_order_with_a_wrong_key_is_refused(emulator, customer):
         (Response(bills=False), 0),
     ],
 )
-def test_ledger_knows_what_the_customer_cannot(emulator, customer, answer, billed):
-    emulator.fail_next(1, answer)
+def test_ledger_has_orders_with_faulty_responses(emulator, customer, response, billed):
+    emulator.fail_next(1, response)
     try:
         customer.post(
             f"{emulator.base_url}/v1/sd2_manxue/videos",
             json={"prompt": "x", "model": "m"},
-            timeout=0.2 if answer.hang else 10,
+            timeout=0.2 if response.hang else 10,
         )
     except requests.RequestException:
-        assert answer.reset or answer.truncate or answer.hang
+        assert response.reset or response.truncate or response.hang
 
     assert emulator.ledger.billed == billed
 
 
-def test_request_is_recorded_with_its_body_and_task(emulator, customer):
+def test_record_of_an_order_has_body_and_task(emulator, customer):
     task_id = customer.order().json()["id"]
     (record,) = emulator.requests
 
@@ -158,16 +162,16 @@ def test_request_is_recorded_with_its_body_and_task(emulator, customer):
 
 
 @pytest.mark.parametrize(
-    ("answer", "billed"), [(Response(status=503), 0), (Response(status=503, processed=True), 1)]
+    ("response", "billed"), [(Response(status=503), 0), (Response(status=503, processed=True), 1)]
 )
-def test_script_may_refuse_its_orders(emulator, customer, answer, billed):
-    emulator.default_script = Script(Script.timed().steps, create=answer)
+def test_script_may_reject_its_orders(emulator, customer, response, billed):
+    emulator.default_script = Script(Script.timed().steps, create=response)
 
     assert customer.order().status_code == 503
     assert emulator.ledger.billed == len(emulator.tasks) == billed
 
 
-def test_order_beyond_max_running_is_turned_away_until_a_video_ends(make_customer):
+def test_order_over_max_running_gets_429(make_customer):
     with Emulator(clock=Clock(frozen=True), max_running=2) as emulator:
         customer = make_customer(emulator)
         first, second, third = (customer.order() for _ in range(3))
@@ -178,7 +182,7 @@ def test_order_beyond_max_running_is_turned_away_until_a_video_ends(make_custome
         assert emulator.ledger.billed == 3
 
 
-def test_order_beyond_the_balance_is_rejected(make_customer):
+def test_order_over_the_balance_is_rejected(make_customer):
     with Emulator(balance=10) as emulator:
         customer = make_customer(emulator)
         assert [customer.order(duration=seconds).status_code for seconds in (6, 5, 4)] == [200, 402, 200]
@@ -186,6 +190,6 @@ def test_order_beyond_the_balance_is_rejected(make_customer):
 
 
 @pytest.mark.parametrize("limits", [{"max_running": -1}, {"balance": -1}])
-def test_limit_that_makes_no_sense_is_refused(limits):
-    with pytest.raises(ValueError, match="give 0 or more"):
+def test_negative_limit_is_rejected(limits):
+    with pytest.raises(ValueError, match="Set 0 or more"):
         Emulator(**limits)

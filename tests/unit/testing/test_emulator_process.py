@@ -1,4 +1,4 @@
-"""The emulator as a process of its own, its control API and client, TLS, and the pytest fixture."""
+"""The emulator in another process: command, control API, client, TLS and the pytest fixture."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def client(emulator):
 
 
 def wait_for(condition):
-    """Try for some seconds, and return whether the condition came true."""
+    """Wait up to 5 seconds, and return whether the condition is true."""
     end = time.monotonic() + 5
     while time.monotonic() < end:
         if condition():
@@ -35,7 +35,7 @@ def wait_for(condition):
     return False
 
 
-def answers(customer, task_id):
+def is_reachable(customer, task_id):
     try:
         return customer.query(task_id).status_code == 200
     except requests.ConnectionError:
@@ -63,7 +63,7 @@ class TestClient:
 
         assert (response.status_code, response.content) == (418, b"\xff\x00")
 
-    def test_sets_what_orders_follow(self, client, customer):
+    def test_sets_the_default_script(self, client, customer):
         client.set_default_script(Script.failing("No."))
         assert customer.statuses(customer.order().json()["id"], 1) == ["failed"]
 
@@ -85,7 +85,7 @@ class TestClient:
         assert client.clock.advance(86400) == 1_800_086_400
         assert client.clock.now() == emulator.clock.now()
 
-    def test_plays_faults(self, client, customer):
+    def test_sends_faults(self, client, customer):
         task_id = client.add_task("processing")
         client.fail_next(1, "http_503")
         client.fail_next(1, Response(status=502), on="query")
@@ -97,11 +97,11 @@ class TestClient:
         client.clear_faults()
         assert customer.order().status_code == 200
 
-    def test_closes_the_port_for_a_while(self, client, customer):
+    def test_closes_the_port_for_some_seconds(self, client, customer):
         task_id = client.add_task("processing")
         client.refuse_for(0.2)
-        assert wait_for(lambda: not answers(customer, task_id))
-        assert wait_for(lambda: answers(customer, task_id))
+        assert wait_for(lambda: not is_reachable(customer, task_id))
+        assert wait_for(lambda: is_reachable(customer, task_id))
         with pytest.raises(ValueError, match="refuse_for"), client.outage("refuse"):
             pass
 
@@ -115,12 +115,12 @@ class TestClient:
     @pytest.mark.parametrize(
         ("call", "error", "words"),
         [
-            (lambda client: client.add_task("sucess"), ValueError, "did you mean"),
-            (lambda client: client.set_status("x", "queued"), KeyError, "no task 'x'"),
-            (lambda client: client.call("add_taks"), KeyError, "did you mean POST add_task"),
-            (lambda client: client.read("add_task"), KeyError, "did you mean"),
+            (lambda client: client.add_task("sucess"), ValueError, "Similar names"),
+            (lambda client: client.set_status("x", "queued"), KeyError, "'x' does not exist"),
+            (lambda client: client.call("add_taks"), KeyError, "Similar names: POST add_task"),
+            (lambda client: client.read("add_task"), KeyError, "Similar names"),
             (lambda client: client.call("advance", wrong=1), ValueError, "wrong"),
-            (lambda client: client.clock.advance(-1), ValueError, "not negative"),
+            (lambda client: client.clock.advance(-1), ValueError, "0 or more"),
             (lambda client: client._send("add_task", b"[]"), ValueError, "JSON object"),
             (lambda client: client._send("add_task", b"{"), ValueError, "Expecting"),
             (lambda client: client.call("fail_next", count=1, response={"statsu": 1}), ValueError, "statsu"),
@@ -130,7 +130,7 @@ class TestClient:
         with pytest.raises(error, match=words):
             call(client)
 
-    def test_needs_a_url(self):
+    def test_rejects_another_url_scheme(self):
         with pytest.raises(ValueError, match="ftp://x"):
             EmulatorClient("ftp://x")
 
@@ -138,30 +138,28 @@ class TestClient:
         client.read("health")
         assert emulator.requests == []
 
-    def test_lists_the_catalogue(self, client):
+    def test_lists_the_scenarios(self, client):
         assert [entry["name"] for entry in client.read("scenarios")] == list(SCENARIOS)
 
 
-def test_control_api_answers_to_this_machine_only(monkeypatch, emulator):
+def test_control_api_rejects_another_machine(monkeypatch, emulator):
     monkeypatch.setattr("airflow_provider_manxue.testing._control._is_local", lambda _: False)
     assert requests.get(f"{emulator.url}/_emulator/ledger", timeout=10).status_code == 403
 
 
 @pytest.mark.parametrize("headers", [{"Origin": "https://evil.example"}, {"Host": "rebound.evil.example"}])
-def test_control_api_answers_to_no_page_in_a_browser(emulator, headers):
-    """A page that is open on this machine may try to reach it, also by a name of its own that leads here."""
-    answer = requests.get(f"{emulator.url}/_emulator/requests", headers=headers, timeout=10)
+def test_control_api_rejects_a_page_in_a_browser(emulator, headers):
+    """A page in a browser on the same machine may send requests, also through DNS rebinding."""
+    response = requests.get(f"{emulator.url}/_emulator/requests", headers=headers, timeout=10)
 
-    assert (answer.status_code, answer.json()["error"]) == (
-        403,
-        "the control API answers to no page in a browser",
-    )
+    assert response.status_code == 403
+    assert "a page in a browser" in response.json()["error"]
 
 
 @pytest.mark.parametrize(
     ("address", "local"), [("127.0.0.1", True), ("::1", True), ("10.0.0.7", False), (None, False)]
 )
-def test_machine_is_known_by_its_address(address, local):
+def test_local_address_is_loopback(address, local):
     from airflow_provider_manxue.testing._control import _is_local
 
     assert _is_local(address) is local
@@ -190,13 +188,13 @@ class TestTls:
             with emulator.outage("reset"), pytest.raises(requests.ConnectionError):
                 customer.query("x")
 
-    def test_names_the_remedy_if_trustme_is_missing(self, monkeypatch):
+    def test_without_trustme_has_a_remedy(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "trustme", None)
         with pytest.raises(ModuleNotFoundError, match=r"airflow-provider-manxue\[testing\]"):
             Emulator(tls=True).start()
 
 
-def test_connection_needs_nothing_but_host_and_key(emulator):
+def test_connection_has_host_and_key_only(emulator):
     assert json.loads(emulator.airflow_connection_json()) == {
         "conn_type": "manxue",
         "host": emulator.base_url,
@@ -216,7 +214,7 @@ def start(*arguments):
 
 class TestCommand:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_announces_itself_and_ends_clean(self, tmp_path, number):
+    def test_prints_its_urls_and_ends_cleanly(self, tmp_path, number):
         control_file = tmp_path / "emulator.json"
         process = start("--queued", "0", "--processing", "60", "--control-file", str(control_file))
         lines = [process.stdout.readline() for _ in range(3)]
@@ -228,7 +226,7 @@ class TestCommand:
         task_id = requests.post(url, json=body, headers=headers, timeout=10).json()["id"]
         client = EmulatorClient(lines[0].split()[-1])
         status = client.tasks[task_id]["status"]
-        told = json.loads(control_file.read_text())
+        announced = json.loads(control_file.read_text())
         process.send_signal(number)
         output, log = process.communicate(timeout=10)
 
@@ -236,26 +234,26 @@ class TestCommand:
         assert lines[0] == f"base URL: {connection['host']}\n"
         assert connection["host"].startswith("http://127.0.0.1:")
         assert status == "processing"
-        assert told == {"base_url": connection["host"], "connection": connection, "pid": process.pid}
+        assert announced == {"base_url": connection["host"], "connection": connection, "pid": process.pid}
         assert (process.returncode, output) == (0, "")
         assert not control_file.exists()
         assert "1 POST /kyyReactApiServer/v1/sd2_manxue/videos 200 OK" in log
         assert "Traceback" not in log
 
-    def test_lists_the_catalogue(self, capsys):
+    def test_lists_the_scenarios(self, capsys):
         assert main(["--list"]) == 0
         assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(SCENARIOS)
 
-    def test_says_what_is_wrong(self):
+    def test_prints_an_unknown_script(self):
         process = start("--script", "sucess")
         output, log = process.communicate(timeout=10)
 
         assert process.returncode == 2
-        assert "did you mean" in log
+        assert "Similar names" in log
         assert output == ""
 
 
-def test_plugin_gives_a_fresh_emulator(tmp_path):
+def test_plugin_starts_a_new_emulator(tmp_path):
     result = run_pytest(
         tmp_path,
         """
@@ -293,7 +291,7 @@ def run_pytest(folder, source):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True).stdout
 
 
-def test_plugin_costs_nothing_to_load():
+def test_plugin_loads_no_heavy_packages():
     code = (
         "import sys, airflow_provider_manxue.testing.pytest_plugin;"
         "print(sorted({'aiohttp', 'airflow', 'requests', 'trustme'} & set(sys.modules)))"
@@ -313,7 +311,7 @@ def test_emulator_never_imports_airflow():
     assert subprocess.run(command, env=environment, capture_output=True, text=True).stdout.strip() == "False"
 
 
-def test_public_names_are_there():
+def test_public_names_exist():
     testing = importlib.import_module("airflow_provider_manxue.testing")
     for name in testing.__all__:
         assert getattr(testing, name) is not None

@@ -1,4 +1,4 @@
-"""The query endpoint: the key, the id, and scripts that advance by time, by polls and by hand."""
+"""The query endpoint: API key, ids, and scripts that advance by time, by polls and by hand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import requests
 from airflow_provider_manxue.testing import OMIT, Clock, Emulator, RateLimit, Raw, Response, Script, Step
 
 
-def test_answer_has_the_shape_of_the_published_sample(emulator, customer):
+def test_response_has_the_fields_of_the_sample(emulator, customer):
     task_id = emulator.add_task("processing", model="sd2_manxue_1080p")
 
     assert customer.query(task_id).json() == {
@@ -22,7 +22,7 @@ def test_answer_has_the_shape_of_the_published_sample(emulator, customer):
     }
 
 
-def test_completed_answer_names_video_and_length(emulator, customer):
+def test_completed_response_has_url_and_length(emulator, customer):
     task = customer.query(emulator.add_task("completed", actual_duration=5.17)).json()
 
     assert task["status"] == "completed"
@@ -30,7 +30,7 @@ def test_completed_answer_names_video_and_length(emulator, customer):
     assert task["video_url"].startswith(f"{emulator.url}/media/")
 
 
-def test_failed_answer_names_the_error(emulator, customer):
+def test_failed_response_has_the_error(emulator, customer):
     task = customer.query(emulator.add_task(Script.failing("Too dark."))).json()
 
     assert (task["status"], task["error"], task["video_url"]) == ("failed", "Too dark.", None)
@@ -42,14 +42,14 @@ def test_any_id_is_one_percent_encoded_segment(emulator, customer, task_id):
 
     response = customer.query(task_id)
 
-    # requests resolves dot segments itself, so that this one never arrives.
+    # requests resolves dot segments, so this id is not sent.
     assert response.status_code == (501 if task_id == ".." else 200)
     if task_id != "..":
         assert response.json()["id"] == task_id
         assert emulator.polls(task_id)[0].raw_path == requests.utils.urlparse(response.url).path
 
 
-def test_id_that_is_not_encoded_is_another_route(emulator, customer):
+def test_id_without_encoding_is_an_unknown_route(emulator, customer):
     emulator.add_task("queued", id="a/b")
 
     assert customer.get(f"{emulator.base_url}/v1/result/a/b").status_code == 501
@@ -64,7 +64,7 @@ def test_unknown_id_is_not_found(emulator, customer):
 
 
 @pytest.mark.parametrize("authorization", [None, "", "emulator-key", "Bearer wrong", "bearer emulator-key"])
-def test_wrong_key_is_refused_and_is_no_poll(emulator, customer, authorization):
+def test_wrong_key_is_rejected_and_is_no_poll(emulator, customer, authorization):
     task_id = emulator.add_task(Script.polls("queued", "completed"))
 
     response = customer.query(task_id, headers={"Authorization": authorization})
@@ -75,7 +75,7 @@ def test_wrong_key_is_refused_and_is_no_poll(emulator, customer, authorization):
     assert customer.statuses(task_id, 2) == ["queued", "completed"]
 
 
-def test_rotated_key_counts_at_once(emulator, customer):
+def test_rotated_key_is_valid_immediately(emulator, customer):
     task_id = emulator.add_task("queued")
     emulator.api_key = "another-key"
 
@@ -84,7 +84,7 @@ def test_rotated_key_counts_at_once(emulator, customer):
 
 
 @pytest.mark.parametrize("key", ["", " key", "key\n"])
-def test_key_that_no_header_can_carry_is_refused(key):
+def test_key_with_whitespace_is_rejected(key):
     with pytest.raises(ValueError, match="api_key"):
         Emulator(api_key=key)
 
@@ -102,7 +102,7 @@ def test_key_that_no_header_can_carry_is_refused(key):
         ("DELETE", "/kyyReactApiServer/v1/result/x"),
     ],
 )
-def test_any_other_route_fails_loudly(emulator, customer, caplog, method, path):
+def test_unknown_route_gets_501(emulator, customer, caplog, method, path):
     response = customer.request(method, emulator.url + path)
 
     assert response.status_code == 501
@@ -112,7 +112,7 @@ def test_any_other_route_fails_loudly(emulator, customer, caplog, method, path):
 
 
 class TestTime:
-    def test_moves_a_task_on(self, emulator, customer):
+    def test_ends_a_step(self, emulator, customer):
         task_id = emulator.add_task(Script.timed(queued=10, processing=20))
         seen = []
         for seconds in (0, 9.9, 0.1, 19.9, 0.1, 1e6):
@@ -128,7 +128,7 @@ class TestTime:
         assert customer.statuses(task_id, 1) == ["failed"]
 
     def test_of_a_poll_does_not_matter(self, emulator, customer):
-        """A late poll must not lengthen the steps after it."""
+        """A late poll must not delay the following steps."""
         task_id = emulator.add_task(Script.timed(queued=10, processing=10))
         emulator.clock.advance(15)
         assert customer.statuses(task_id, 1) == ["processing"]
@@ -145,13 +145,13 @@ class TestTime:
         assert emulator.tasks[task_id].status == "processing"
 
 
-def test_polls_move_a_task_on(emulator, customer):
+def test_polls_end_a_step(emulator, customer):
     task_id = emulator.add_task(Script((Step(status="queued", polls=2), Step(status="completed", polls=1))))
 
     assert customer.statuses(task_id, 4) == ["queued", "queued", "completed", "completed"]
 
 
-def test_timed_step_after_polls_begins_with_the_last_poll(emulator, customer):
+def test_timed_step_starts_with_the_poll_before_it(emulator, customer):
     steps = (Step(status="queued", polls=1), Step(status="processing", seconds=10), Step(status="completed"))
     task_id = emulator.add_task(Script(steps))
     emulator.clock.advance(100)
@@ -161,7 +161,7 @@ def test_timed_step_after_polls_begins_with_the_last_poll(emulator, customer):
     assert customer.statuses(task_id, 1) == ["completed"]
 
 
-def test_polls_count_from_the_beginning_of_their_step(emulator, customer):
+def test_polls_count_from_the_start_of_their_step(emulator, customer):
     steps = (Step(status="queued", seconds=10), Step(status="processing", polls=2), Step(status="completed"))
     task_id = emulator.add_task(Script(steps))
     assert customer.statuses(task_id, 2) == ["queued", "queued"]
@@ -170,7 +170,7 @@ def test_polls_count_from_the_beginning_of_their_step(emulator, customer):
     assert customer.statuses(task_id, 3) == ["processing", "processing", "completed"]
 
 
-def test_hand_moves_a_task_on(emulator, customer):
+def test_advance_ends_a_step(emulator, customer):
     task_id = emulator.add_task(Script.by_hand())
     seen = customer.statuses(task_id, 2)
     for _ in range(3):
@@ -181,14 +181,14 @@ def test_hand_moves_a_task_on(emulator, customer):
     assert seen == ["queued", "queued", "processing", "completed", "completed"]
 
 
-def test_status_is_set_by_hand(emulator, customer):
+def test_set_status_changes_the_error(emulator, customer):
     task_id = emulator.add_task(Script.by_hand("queued"))
     emulator.set_status(task_id, "failed", error="No.")
 
     assert customer.query(task_id).json()["error"] == "No."
 
 
-def test_script_is_set_by_hand(emulator, customer):
+def test_set_script_restarts_the_task(emulator, customer):
     task_id = emulator.add_task("completed")
     emulator.clock.advance(100)
     emulator.set_script(task_id, Script.timed(queued=10))
@@ -196,52 +196,54 @@ def test_script_is_set_by_hand(emulator, customer):
     assert customer.statuses(task_id, 1) == ["queued"]
 
 
-class TestAnswer:
+class TestResponse:
     def test_changes_the_regular_body(self, emulator, customer):
-        answer = Response(overrides={"status": "DONE", "error": OMIT, "more": {"n": Raw("1.50")}})
-        task_id = emulator.add_task(Script.always(answer, status="completed"))
+        response = Response(overrides={"status": "DONE", "error": OMIT, "more": {"n": Raw("1.50")}})
+        task_id = emulator.add_task(Script.always(response, status="completed"))
 
-        response = customer.query(task_id)
+        got = customer.query(task_id)
 
-        assert '"more": {"n": 1.50}' in response.text
-        assert response.json()["status"] == "DONE"
-        assert "error" not in response.json()
-        assert response.json()["actualDuration"] == 5.0
+        assert '"more": {"n": 1.50}' in got.text
+        assert got.json()["status"] == "DONE"
+        assert "error" not in got.json()
+        assert got.json()["actualDuration"] == 5.0
 
     def test_may_be_anything(self, emulator, customer):
-        answer = Response(
+        response = Response(
             status=418, body=b"\xff", headers={"X-Tea": "yes", "Content-Type": ""}, retry_after=2.5
         )
-        task_id = emulator.add_task(Script.always(answer))
+        task_id = emulator.add_task(Script.always(response))
 
-        response = customer.query(task_id)
+        got = customer.query(task_id)
 
-        assert (response.status_code, response.content) == (418, b"\xff")
-        assert (response.headers["X-Tea"], response.headers["Retry-After"]) == ("yes", "3")
+        assert (got.status_code, got.content) == (418, b"\xff")
+        assert (got.headers["X-Tea"], got.headers["Retry-After"]) == ("yes", "3")
 
     def test_text_with_quotes_stays_json(self, emulator, customer):
         error = 'It said "no"\\.'
-        answer = Response(overrides={"why": Raw('"{}"', "error"), "error": None})
-        task_id = emulator.add_task(Script((Step(status="failed", error=error, response=answer),)))
+        response = Response(overrides={"why": Raw('"{}"', "error"), "error": None})
+        task_id = emulator.add_task(Script((Step(status="failed", error=error, response=response),)))
 
         assert customer.query(task_id).json()["why"] == error
 
-    @pytest.mark.parametrize("answer", [Response(status=503), Response(reset="before"), Response(status=404)])
-    def test_that_never_reached_the_service_is_no_poll(self, emulator, customer, answer):
+    @pytest.mark.parametrize(
+        "response", [Response(status=503), Response(reset="before"), Response(status=404)]
+    )
+    def test_that_is_not_processed_is_no_poll(self, emulator, customer, response):
         task_id = emulator.add_task(Script.polls("queued", "completed"))
-        emulator.fail_next(1, answer)
+        emulator.fail_next(1, response)
         try:
             customer.query(task_id)
         except requests.ConnectionError:
-            assert answer.reset
+            assert response.reset
 
         assert customer.statuses(task_id, 2) == ["queued", "completed"]
         assert len(emulator.polls(task_id)) == 3
 
-    @pytest.mark.parametrize("answer", [Response(body="<html>"), Response(status=503, processed=True)])
-    def test_that_was_spoilt_on_its_way_is_a_poll(self, emulator, customer, answer):
+    @pytest.mark.parametrize("response", [Response(body="<html>"), Response(status=503, processed=True)])
+    def test_that_is_processed_is_a_poll(self, emulator, customer, response):
         task_id = emulator.add_task(Script.polls("queued", "completed"))
-        emulator.fail_next(1, answer)
+        emulator.fail_next(1, response)
         customer.query(task_id)
 
         assert customer.statuses(task_id, 1) == ["completed"]
@@ -261,7 +263,7 @@ class TestAnswer:
             {"bytes_per_second": 0},
         ],
     )
-    def test_that_cannot_be_sent_is_refused(self, fields):
+    def test_that_cannot_be_sent_is_rejected(self, fields):
         with pytest.raises(ValueError, match=next(iter(fields))):
             Response(**fields)
 
@@ -271,30 +273,30 @@ class TestAnswer:
     [{"status": "done"}, {"status": "queued", "seconds": 1, "polls": 1}, {"status": "queued", "polls": 0},
      {"status": "queued", "seconds": -1}],
 )  # fmt: skip
-def test_impossible_step_is_refused(fields):
+def test_invalid_step_is_rejected(fields):
     with pytest.raises(ValueError, match=r"status|seconds|polls"):
         Step(**fields)
 
 
-def test_empty_script_is_refused():
+def test_empty_script_is_rejected():
     with pytest.raises(ValueError, match="at least one step"):
         Script(())
 
 
 @pytest.mark.parametrize(
-    ("call", "words"),
+    ("call", "text"),
     [
-        (lambda: Script.named("status_upercase"), "did you mean status_uppercase"),
-        (lambda: Response.named("htm_body"), "did you mean html_body"),
-        (lambda: Script.polls("complete"), "did you mean completed"),
+        (lambda: Script.named("status_upercase"), "Similar names: status_uppercase"),
+        (lambda: Response.named("htm_body"), "Similar names: html_body"),
+        (lambda: Script.polls("complete"), "Similar names: completed"),
         (lambda: Response.named("status_uppercase"), "Script.named"),
         (lambda: Script.named("refuse"), "outage"),
-        (lambda: Response.from_json({"statsu": 1}), "did you mean status"),
-        (lambda: Script.from_json({"steps": [{"status": "queued", "pols": 1}]}), "did you mean polls"),
+        (lambda: Response.from_json({"statsu": 1}), "Similar names: status"),
+        (lambda: Script.from_json({"steps": [{"status": "queued", "pols": 1}]}), "Similar names: polls"),
     ],
 )
-def test_wrong_name_suggests_near_ones(call, words):
-    with pytest.raises(ValueError, match=words):
+def test_unknown_name_suggests_similar_names(call, text):
+    with pytest.raises(ValueError, match=text):
         call()
 
 
@@ -304,11 +306,11 @@ class TestTasks:
 
     def test_ids_are_unique(self, emulator):
         emulator.add_task(id="x")
-        with pytest.raises(ValueError, match="already a task 'x'"):
+        with pytest.raises(ValueError, match="'x' exists already"):
             emulator.add_task(id="x")
 
-    def test_unknown_ones_are_named(self, emulator):
-        with pytest.raises(KeyError, match="no task 'x'"):
+    def test_unknown_id_is_in_the_error(self, emulator):
+        with pytest.raises(KeyError, match="'x' does not exist"):
             emulator.set_status("x", "completed")
 
     def test_are_not_billed_without_an_order(self, emulator):
@@ -316,33 +318,40 @@ class TestTasks:
         assert emulator.ledger.orders == ()
 
     def test_need_a_script(self, emulator):
-        with pytest.raises(TypeError, match="give a Script or the name"):
+        with pytest.raises(TypeError, match="Set a Script or the name"):
             emulator.add_task(script=7)
 
 
 class TestRateLimit:
-    def test_lets_a_burst_through_and_then_its_rate(self, make_customer):
+    def test_allows_a_burst_and_then_its_rate(self, make_customer):
         clock = Clock(start=1_800_000_000, frozen=True)
         with Emulator(clock=clock, rate_limit=RateLimit(rate=0.5, burst=2)) as emulator:
             customer = make_customer(emulator)
             task_id = emulator.add_task("queued")
-            answers = [customer.query(task_id) for _ in range(3)]
+            responses = [customer.query(task_id) for _ in range(3)]
             clock.advance(1.5)
-            answers.append(customer.query(task_id))
+            responses.append(customer.query(task_id))
             clock.advance(0.5)
-            answers += [customer.query(task_id), customer.query(task_id)]
+            responses += [customer.query(task_id), customer.query(task_id)]
 
-        assert [answer.status_code for answer in answers] == [200, 200, 429, 429, 200, 429]
-        assert [answer.headers.get("Retry-After") for answer in answers] == [None, None, "2", "1", None, "2"]
+        assert [response.status_code for response in responses] == [200, 200, 429, 429, 200, 429]
+        assert [response.headers.get("Retry-After") for response in responses] == [
+            None,
+            None,
+            "2",
+            "1",
+            None,
+            "2",
+        ]
 
-    def test_saves_no_more_than_a_burst(self, make_customer):
+    def test_accumulates_at_most_a_burst(self, make_customer):
         with Emulator(rate_limit=2, clock=Clock(frozen=True)) as emulator:
             customer = make_customer(emulator)
             task_id = emulator.add_task("queued")
             emulator.clock.advance(1000)
             assert [customer.query(task_id).status_code for _ in range(3)] == [200, 200, 429]
 
-    def test_may_write_a_date(self, make_customer):
+    def test_may_send_a_date(self, make_customer):
         limit = RateLimit(rate=0.001, burst=1, retry_after="date")
         with Emulator(rate_limit=limit) as emulator:
             customer = make_customer(emulator)
@@ -364,7 +373,7 @@ class TestRateLimit:
             assert customer.query(task_id).status_code == 200
 
     @pytest.mark.parametrize("limit", [{"rate": 0}, {"rate": 1, "burst": 0}, {"rate": 1, "retry_after": "x"}])
-    def test_must_make_sense(self, limit):
+    def test_out_of_range_is_rejected(self, limit):
         with pytest.raises(ValueError, match=r"rate|burst|retry_after"):
             RateLimit(**limit)
 
@@ -375,11 +384,11 @@ class TestClock:
         assert 100 <= clock.now() < 110
         assert clock.advance(50) >= 150
 
-    def test_may_stand_still(self):
+    def test_may_be_frozen(self):
         clock = Clock(start=100, frozen=True)
         assert clock.advance(1.5) == clock.now() == 101.5
 
     @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
-    def test_only_goes_forward(self, seconds):
+    def test_rejects_a_move_back(self, seconds):
         with pytest.raises(ValueError, match="seconds"):
             Clock().advance(seconds)

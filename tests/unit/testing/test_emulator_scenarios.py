@@ -1,4 +1,4 @@
-"""Every entry of the catalogue, played over HTTP: what a client sees must be what the entry says."""
+"""Every scenario, played over HTTP: a client sees its description."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ import pytest
 import requests
 
 from airflow_provider_manxue.testing import SCENARIOS, Script
-from airflow_provider_manxue.testing._scenarios import STATUS_WORDS
+from airflow_provider_manxue.testing._scenarios import STATUS_SYNONYMS
 
 DOCUMENT = Path(__file__).parents[3] / "docs" / "emulator.md"
 IN_ORDER = ["queued", "processing", "completed"]
 NO_HANDLER = "No handler found for GET"
 
 
-def words(*statuses):
-    return lambda answers: [answer["status"] for answer in answers] == list(statuses)
+def sees(*statuses):
+    return lambda responses: [response["status"] for response in responses] == list(statuses)
 
 
 def last(**fields):
-    """Expect an ordinary flow, and fields in the last answer; ``...`` for one that must be absent."""
+    """Expect an ordinary flow, and fields in the last response; ``...`` for one that must be absent."""
 
-    def check(answers):
-        body = answers[-1]
-        return words(*IN_ORDER)(answers) and all(
+    def check(responses):
+        body = responses[-1]
+        return sees(*IN_ORDER)(responses) and all(
             name not in body
             if value is ...
             else value(body[name])
@@ -40,19 +40,19 @@ def last(**fields):
 
 
 def failed(**fields):
-    def check(answers):
-        same = all(answers[-1].get(name, ...) == value for name, value in fields.items())
-        return answers[-1]["status"] == "failed" and same
+    def check(responses):
+        same = all(responses[-1].get(name, ...) == value for name, value in fields.items())
+        return responses[-1]["status"] == "failed" and same
 
     return check
 
 
 def wrapped(**envelope):
-    def check(answers):
-        return [answer["data"]["status"] for answer in answers] == IN_ORDER and all(
-            {name: value for name, value in answer.items() if name != "data"} == envelope
-            and type(answer.get("code")) is type(envelope.get("code"))
-            for answer in answers
+    def check(responses):
+        return [response["data"]["status"] for response in responses] == IN_ORDER and all(
+            {name: value for name, value in response.items() if name != "data"} == envelope
+            and type(response.get("code")) is type(envelope.get("code"))
+            for response in responses
         )
 
     return check
@@ -62,36 +62,36 @@ def is_video(url):
     return requests.get(url, timeout=10).content[4:8] == b"ftyp"
 
 
-# What three polls of a task see, as parsed JSON.
+# Checks of three polls of a task, as parsed JSON.
 FLOWS = {
-    "queued": words("queued", "queued", "queued"),
-    "processing": words("processing", "processing", "processing"),
-    "completed": words("completed", "completed", "completed"),
-    "failed": words("failed", "failed", "failed"),
+    "queued": sees("queued", "queued", "queued"),
+    "processing": sees("processing", "processing", "processing"),
+    "completed": sees("completed", "completed", "completed"),
+    "failed": sees("failed", "failed", "failed"),
     "queued_processing_completed": last(video_url=is_video, actualDuration=5.0),
-    "queued_processing_failed": lambda answers: (
-        words("queued", "processing", "failed")(answers) and isinstance(answers[-1]["error"], str)
+    "queued_processing_failed": lambda responses: (
+        sees("queued", "processing", "failed")(responses) and isinstance(responses[-1]["error"], str)
     ),
-    "fields_absent_before_the_end": lambda answers: (
-        words(*IN_ORDER)(answers)
-        and not any({"video_url", "error", "actualDuration"} & set(answer) for answer in answers[:2])
-        and is_video(answers[2]["video_url"])
-        and "error" not in answers[2]
+    "fields_absent_before_the_end": lambda responses: (
+        sees(*IN_ORDER)(responses)
+        and not any({"video_url", "error", "actualDuration"} & set(response) for response in responses[:2])
+        and is_video(responses[2]["video_url"])
+        and "error" not in responses[2]
     ),
-    "completed_without_url": lambda answers: all(
-        answer["status"] == "completed" and answer["video_url"] is None for answer in answers
+    "completed_without_url": lambda responses: all(
+        response["status"] == "completed" and response["video_url"] is None for response in responses
     ),
-    "completed_without_url_lag": lambda answers: (
-        words(*["completed"] * 3)(answers)
-        and ["video_url" in answer for answer in answers] == [False, False, True]
-        and is_video(answers[2]["video_url"])
+    "completed_without_url_lag": lambda responses: (
+        sees(*["completed"] * 3)(responses)
+        and ["video_url" in response for response in responses] == [False, False, True]
+        and is_video(responses[2]["video_url"])
     ),
     "object_image_generation": last(object="image.generation", video_url=..., image_url=is_video),
     "object_video_generation": last(object="video.generation", video_url=is_video),
     "object_absent": last(object=..., video_url=is_video),
-    "status_uppercase": words("QUEUED", "PROCESSING", "COMPLETED"),
-    "status_capitalized": words("Queued", "Processing", "Completed"),
-    "status_unknown": words("reviewing", "reviewing", "completed"),
+    "status_uppercase": sees("QUEUED", "PROCESSING", "COMPLETED"),
+    "status_capitalized": sees("Queued", "Processing", "Completed"),
+    "status_unknown": sees("reviewing", "reviewing", "completed"),
     "url_under_videoUrl": last(video_url=..., videoUrl=is_video),
     "url_under_result_url": last(video_url=..., result_url=is_video),
     "url_under_url": last(video_url=..., url=is_video),
@@ -114,13 +114,13 @@ FLOWS = {
     "wrapped_with_code_and_msg": wrapped(code="0", msg=None),
     "wrapped_with_code_number": wrapped(code=0, msg="success"),
 }
-for status, synonyms in STATUS_WORDS.items():
+for status, synonyms in STATUS_SYNONYMS.items():
     for word in synonyms:
         steps = ["queued", "processing", "failed" if status == "failed" else "completed"]
-        FLOWS[f"status_{word}"] = words(*(word if step == status else step for step in steps))
+        FLOWS[f"status_{word}"] = sees(*(word if step == status else step for step in steps))
 
-# What a single spoilt answer looks like.
-ANSWERS = {
+# Checks of a single response.
+RESPONSES = {
     "http_200_business_error": lambda got: (
         (got.status_code, got.json()["code"], got.json()["data"]) == (200, 500, None)
         and got.json()["msg"].startswith(NO_HANDLER)
@@ -153,11 +153,11 @@ ANSWERS = {
     "slow_body": lambda got: got.json()["status"] == "processing",
 }
 for number in (400, 401, 403, 404, 408, 425, 429, 500, 502, 503, 504):
-    ANSWERS[f"http_{number}"] = lambda got, number=number: (
+    RESPONSES[f"http_{number}"] = lambda got, number=number: (
         got.status_code == number and got.json()["code"] == number and "Retry-After" not in got.headers
     )
 
-# What a client that reads to the end runs into.
+# Errors of a client that reads to the end.
 BREAKS = {
     "reset_before_read": "reset by peer",
     "reset_after_read": "reset by peer",
@@ -178,17 +178,17 @@ def is_broken(text):
     return True
 
 
-def test_every_entry_is_tested():
-    tested = [*FLOWS, *ANSWERS, *BREAKS, *ORDERS, *VIDEOS, "refuse"]
+def test_every_scenario_is_tested():
+    tested = [*FLOWS, *RESPONSES, *BREAKS, *ORDERS, *VIDEOS, "refuse"]
     assert sorted(tested) == sorted(SCENARIOS)
 
 
 @pytest.mark.parametrize("name", FLOWS)
 def test_flow(emulator, customer, name):
     task_id = emulator.add_task(name)
-    answers = [customer.query(task_id).json() for _ in range(3)]
+    responses = [customer.query(task_id).json() for _ in range(3)]
 
-    assert FLOWS[name](answers), answers
+    assert FLOWS[name](responses), responses
 
 
 @pytest.mark.parametrize(
@@ -204,28 +204,28 @@ def test_length_is_written_as_it_was_seen(emulator, customer, name, text, length
     assert emulator.task(task_id).actual_duration == length
 
 
-@pytest.mark.parametrize("name", ANSWERS)
-def test_answer_spoils_two_polls_of_a_task(emulator, customer, name):
+@pytest.mark.parametrize("name", RESPONSES)
+def test_response_is_sent_to_two_polls(emulator, customer, name):
     task_id = emulator.add_task(name)
     for _ in range(2):
-        assert ANSWERS[name](customer.query(task_id, allow_redirects=False))
+        assert RESPONSES[name](customer.query(task_id, allow_redirects=False))
         if name in ("delayed", "slow_body"):
             break
     else:
         assert customer.statuses(task_id, 1) == ["completed"]
 
 
-@pytest.mark.parametrize("name", ANSWERS)
-def test_answer_spoils_any_request(emulator, customer, name):
+@pytest.mark.parametrize("name", RESPONSES)
+def test_response_is_sent_by_fail_next(emulator, customer, name):
     task_id = emulator.add_task("processing")
     emulator.fail_next(1, name)
 
-    assert ANSWERS[name](customer.query(task_id, allow_redirects=False))
+    assert RESPONSES[name](customer.query(task_id, allow_redirects=False))
     assert customer.statuses(task_id, 1) == ["processing"]
 
 
 def read_to_the_end(customer, task_id, timeout):
-    """Poll, and return what went wrong."""
+    """Poll, and return the text of the error."""
     try:
         with customer.query(task_id, stream=True, timeout=timeout) as response:
             received = 0
@@ -265,7 +265,7 @@ def order_id(pattern):
     )
 
 
-# What the customer gets for an order, and whether it is billed.
+# Checks of the response to an order, and the number of billed orders.
 ORDERS = {
     "id_proj_sd2manxue": (order_id(r"proj_sd2manxue_\d+"), 1),
     "id_video_uuid": (lambda got, _: uuid.UUID(got.json()["id"].removeprefix("video_")), 1),
@@ -305,7 +305,7 @@ def test_order(emulator, customer, name, how):
     assert customer.statuses(task_id, 1) == ["failed" if name == "create_answers_failed" else "completed"]
 
 
-# What a download gets: a check of the response and the content, or what goes wrong.
+# Checks of the response to a download and its content, or the text of the error.
 VIDEOS = {
     "media_cut": "1000 bytes read",
     "media_reset": "reset by peer",
@@ -370,12 +370,15 @@ def test_script_survives_json(name):
         assert Script.from_json(name) == script
 
 
-def test_entries_name_themselves():
-    assert all(name == variation.name for name, variation in SCENARIOS.items())
-    assert {variation.origin for variation in SCENARIOS.values()} == {"documented", "seen", "assumed"}
+def test_key_is_the_name_of_its_scenario():
+    assert all(name == scenario.name for name, scenario in SCENARIOS.items())
+    assert {scenario.origin for scenario in SCENARIOS.values()} == {"documented", "seen", "assumed"}
 
 
-def test_documentation_holds_the_same_table():
+def test_documentation_has_the_same_table():
     rows = re.findall(r"^\| `([^`]+)` \| (\w+) \| (\w+) \| (.+) \|$", DOCUMENT.read_text(), re.MULTILINE)
 
-    assert rows == [(one.name, one.place, one.origin, one.description) for one in SCENARIOS.values()]
+    assert rows == [
+        (scenario.name, scenario.place, scenario.origin, scenario.description)
+        for scenario in SCENARIOS.values()
+    ]
