@@ -29,7 +29,8 @@ def order(emulator: Emulator, prompt: str) -> None:
 
 
 @pytest.mark.services
-def test_a_night_breaks_nothing_and_what_is_broken_is_seen(tmp_path: Path) -> None:
+def test_chaos_run_passes_and_invariants_find_damage(tmp_path: Path) -> None:
+    """After the run, each kind of damage is made by hand, so that the invariants are themselves tested."""
     videos = tmp_path / "videos"
     videos.mkdir()
     said: list[str] = []

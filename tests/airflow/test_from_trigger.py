@@ -47,7 +47,7 @@ def wait_until_all_are(airflow: LocalAirflow, state: str, dag_id: str, run_id: s
     airflow.wait_until(all_are, 120, f"{tasks} are {state}")
 
 
-def test_each_shape_hands_over_the_same_and_starts_no_worker_where_none_is_needed(
+def test_each_shape_has_the_same_result_with_fewest_workers(
     airflow: LocalAirflow, emulator: Emulator, tmp_path: Path
 ) -> None:
     shapes = {"start": 1, "end": 1, "both": 0, "neither": 2}
@@ -123,7 +123,7 @@ class Hundred:
 
 
 @pytest.mark.parametrize("ending", ["failed", "timeout", "wrong kind"])
-def test_bad_ending_resumes_on_a_worker_with_its_real_error(
+def test_bad_ending_resumes_on_a_worker_with_its_error(
     airflow: LocalAirflow, emulator: Emulator, tmp_path: Path, ending: str
 ) -> None:
     scripts = {
@@ -160,7 +160,7 @@ def test_bad_ending_resumes_on_a_worker_with_its_real_error(
     assert {"plain", "unknown_xcom"} <= {file.name for file in tmp_path.iterdir()}
 
 
-def test_batch_needs_no_worker_and_hands_over_the_same(airflow: LocalAirflow, emulator: Emulator) -> None:
+def test_batch_has_the_same_result_without_a_worker(airflow: LocalAirflow, emulator: Emulator) -> None:
     videos = [
         emulator.add_task(script=Script.by_hand("processing", "completed"), actual_duration=4.0 + n)
         for n in range(3)
@@ -189,7 +189,7 @@ def test_batch_needs_no_worker_and_hands_over_the_same(airflow: LocalAirflow, em
 
 
 @pytest.mark.parametrize("native", ["text", "native"])
-def test_templates_have_the_same_value_on_both_sides(airflow: LocalAirflow, native: str) -> None:
+def test_templates_are_equal_on_worker_and_triggerer(airflow: LocalAirflow, native: str) -> None:
     dag_id = f"templates_of_both_sides_{native}"
     airflow.wait_for_dag(dag_id)
     body = {
@@ -205,9 +205,7 @@ def test_templates_have_the_same_value_on_both_sides(airflow: LocalAirflow, nati
     assert "proj_7" in seen["worker"]["params"]
 
 
-def test_template_of_a_worker_starts_there_and_ends_in_the_triggerer(
-    airflow: LocalAirflow, emulator: Emulator
-) -> None:
+def test_worker_only_template_starts_on_a_worker(airflow: LocalAirflow, emulator: Emulator) -> None:
     video = emulator.add_task(script=Script.polls("processing", "completed"))
     run_id = airflow.trigger("template_of_a_worker", conf={"video": video})
     assert airflow.wait_for_run("template_of_a_worker", run_id) == "success"
@@ -215,7 +213,7 @@ def test_template_of_a_worker_starts_there_and_ends_in_the_triggerer(
     assert worker_starts(airflow, "template_of_a_worker", run_id, "wait") == 1
 
 
-def test_mapped_tasks_defer_as_ever_with_one_warning(airflow: LocalAirflow, emulator: Emulator) -> None:
+def test_mapped_tasks_defer_on_a_worker_with_one_warning(airflow: LocalAirflow, emulator: Emulator) -> None:
     videos = [emulator.add_task(script=Script.by_hand("processing", "completed")) for _ in range(2)]
     run_id = airflow.trigger(MAPPED, conf={"videos": videos})
     airflow.wait_until(
@@ -232,9 +230,7 @@ def test_mapped_tasks_defer_as_ever_with_one_warning(airflow: LocalAirflow, emul
         assert log.count("A mapped task can neither start nor end in the triggerer") == 1
 
 
-def test_triggerer_that_dies_amid_a_hundred_waits_loses_and_doubles_nothing(
-    airflow: LocalAirflow, emulator: Emulator
-) -> None:
+def test_killed_triggerer_loses_none_of_a_hundred_waits(airflow: LocalAirflow, emulator: Emulator) -> None:
     with Hundred(airflow, emulator) as waits:
         waits.complete(50)
         airflow.wait_until(lambda: waits.ended() >= 10, 120, "some have ended")
@@ -243,7 +239,7 @@ def test_triggerer_that_dies_amid_a_hundred_waits_loses_and_doubles_nothing(
         airflow.start("triggerer")
 
 
-def test_clear_leaves_no_result_of_the_earlier_run(airflow: LocalAirflow, emulator: Emulator) -> None:
+def test_clear_removes_the_result_of_the_earlier_run(airflow: LocalAirflow, emulator: Emulator) -> None:
     video = emulator.add_task(script=Script.polls("completed"))
     run_id = airflow.trigger(BAD, conf={"video": video})
     airflow.wait_for_run(BAD, run_id)

@@ -45,7 +45,7 @@ def airflow(emulator: Emulator, tmp_path: Path) -> Iterator[LocalAirflow]:
 
 
 @pytest.mark.heavy
-def test_listener_hears_of_the_video_and_of_its_file_but_not_of_its_url(
+def test_lineage_has_video_and_file_but_no_url(
     airflow: LocalAirflow, emulator: Emulator, tmp_path: Path
 ) -> None:
     emulator.default_script = Script.timed(queued=1, processing=4)

@@ -59,7 +59,8 @@ def test_killed_triggerer_costs_at_most_one_poll_each(
     assert local_airflow.wait_for_run("wait_for_many", run_id) == "success"
 
 
-def test_hundred_waits_by_default_lose_no_race(local_airflow: LocalAirflow, emulator: Emulator) -> None:
+def test_hundred_waits_with_defaults_succeed(local_airflow: LocalAirflow, emulator: Emulator) -> None:
+    """A trigger that fires before the deferral is stored would fail its task."""
     videos = [emulator.add_task(script=Script.polls("processing", "completed")) for _ in range(100)]
     run_id = local_airflow.trigger("wait_for_many_by_default", conf={"videos": videos})
     assert local_airflow.wait_for_run("wait_for_many_by_default", run_id, timeout=900) == "success"

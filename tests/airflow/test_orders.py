@@ -48,7 +48,7 @@ def tries(airflow: LocalAirflow, run_id: str) -> int:
     return number
 
 
-def test_killed_worker_goes_on_with_its_order_and_a_clear_after_success_orders_anew(
+def test_killed_worker_resumes_its_order_and_clear_reorders(
     airflow: LocalAirflow, emulator: Emulator
 ) -> None:
     emulator.default_script = Script.by_hand("processing", "completed")
@@ -73,9 +73,8 @@ def test_killed_worker_goes_on_with_its_order_and_a_clear_after_success_orders_a
     assert len(emulator.ledger.orders) == before + 2
 
 
-def test_worker_that_is_killed_before_the_answer_leaves_an_unknown_order_to_a_person(
-    airflow: LocalAirflow, emulator: Emulator
-) -> None:
+def test_killed_worker_without_response_needs_a_person(airflow: LocalAirflow, emulator: Emulator) -> None:
+    """The outcome of the order is unknown, so it is not sent again automatically."""
     emulator.default_script = Script.polls("completed")
     before = len(emulator.ledger.orders)
     emulator.fail_next(1, Response(delay=20), on="create")
@@ -100,7 +99,7 @@ def test_worker_that_is_killed_before_the_answer_leaves_an_unknown_order_to_a_pe
     assert len(emulator.ledger.orders) == before + 1
 
 
-def test_no_kill_of_worker_or_triggerer_buys_twice(airflow: LocalAirflow, emulator: Emulator) -> None:
+def test_killed_worker_or_triggerer_never_orders_twice(airflow: LocalAirflow, emulator: Emulator) -> None:
     emulator.default_script = Script.timed(queued=1, processing=4)
     dag, before = "order_and_be_killed", len(emulator.ledger.orders)
     run_id = airflow.trigger(dag)
@@ -128,9 +127,7 @@ def test_no_kill_of_worker_or_triggerer_buys_twice(airflow: LocalAirflow, emulat
     assert set(dict(numbers).values()) == {2}, "each was killed once, and tried again once"
 
 
-def test_crash_of_everything_while_an_order_is_deferred_buys_nothing(
-    airflow: LocalAirflow, emulator: Emulator
-) -> None:
+def test_crash_of_all_components_orders_nothing_again(airflow: LocalAirflow, emulator: Emulator) -> None:
     emulator.default_script = Script.by_hand("processing", "completed")
     dag, before = "order_in_the_triggerer", emulator.ledger.billed
     run_id = airflow.trigger(dag)
@@ -159,7 +156,7 @@ UNKNOWN = {
 NOT_TAKEN = {str(status): Response(status=status) for status in (425, 429)}
 
 
-def test_five_retries_send_no_order_again_whose_outcome_is_unknown(airflow: LocalAirflow) -> None:
+def test_order_of_unknown_outcome_is_sent_once_despite_retries(airflow: LocalAirflow) -> None:
     dag = "order_with_five_retries"
     with contextlib.ExitStack() as stack:
         services = {name: stack.enter_context(Emulator()) for name in (*UNKNOWN, *NOT_TAKEN)}

@@ -48,10 +48,10 @@ def mapped_states(airflow: LocalAirflow, dag_id: str, run_id: str) -> list[str |
     return [state for key, state in airflow.task_states(dag_id, run_id).items() if isinstance(key, tuple)]
 
 
-def test_waits_survive_a_secrets_backend_that_is_away(
+def test_waits_survive_an_outage_of_the_secrets_backend(
     airflow: LocalAirflow, secrets: Path, emulator: Emulator
 ) -> None:
-    """Airflow turns the outage into "not found"; half of the videos are completed in the middle of it."""
+    """Airflow reports the outage as "not found". Half of the videos are completed during the outage."""
     videos = [emulator.add_task(script=Script.by_hand("processing", "completed")) for _ in range(10)]
     run_id = airflow.trigger("wait_for_many", conf={"videos": videos})
     airflow.wait_until(
@@ -71,7 +71,7 @@ def test_waits_survive_a_secrets_backend_that_is_away(
     assert mapped_states(airflow, "wait_for_many", run_id) == ["success"] * 10
 
 
-def test_paid_video_survives_an_outage_at_its_resumption(
+def test_paid_video_survives_an_outage_on_resumption(
     airflow: LocalAirflow, secrets: Path, emulator: Emulator
 ) -> None:
     emulator.default_script = Script.by_hand("processing", "completed")
@@ -89,8 +89,8 @@ def test_paid_video_survives_an_outage_at_its_resumption(
     assert len(emulator.ledger.orders) == billed + 1
 
 
-def test_wait_that_starts_in_the_triggerer_finds_a_queue(airflow: LocalAirflow, emulator: Emulator) -> None:
-    """Airflow gives the trigger of such a start no queue, so that no triggerer would ever take it."""
+def test_wait_started_in_triggerer_is_in_a_queue(airflow: LocalAirflow, emulator: Emulator) -> None:
+    """Airflow gives the trigger of such a start no queue, so that no triggerer would ever run it."""
     video = emulator.add_task(script=Script.timed(processing=12))
     run_id = airflow.trigger("start_in_the_triggerer", conf={"video": video})
     assert airflow.wait_for_run("start_in_the_triggerer", run_id, timeout=180) == "success"

@@ -50,9 +50,10 @@ def worker_starts(airflow: LocalAirflow, run_id: str) -> dict[str, int]:
     return Counter(task_id for (task_id,) in running)
 
 
-def test_two_worker_slots_wait_for_forty_shots_with_two_starts(
+def test_two_worker_slots_are_enough_for_forty_videos(
     airflow: LocalAirflow, service: Emulator, tmp_path: Path
 ) -> None:
+    """The wait for all videos starts a worker twice: to defer and to resume."""
     run_id = airflow.trigger(DAG, conf={"shots": SHOTS, "destination": f"file://{tmp_path}/episode/"})
     airflow.wait_until(
         lambda: airflow.task_states(DAG, run_id).get("wait") == "deferred", 600, "the wait is deferred"

@@ -33,7 +33,7 @@ def moved(form, video: str, began: float):
 
 
 @pytest.mark.parametrize("version", sorted(folder.name for folder in GOLDEN.iterdir()))
-def test_wait_that_an_older_version_has_deferred_is_ended(
+def test_deferral_of_an_older_version_ends_correctly(
     local_airflow: LocalAirflow,
     emulator: Emulator,
     tmp_path: Path,

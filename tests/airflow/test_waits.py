@@ -115,7 +115,7 @@ def test_execution_timeout_bounds_the_wait(local_airflow: LocalAirflow, emulator
     )
 
 
-def test_outage_is_survived_and_met_with_backoff(local_airflow: LocalAirflow, emulator: Emulator) -> None:
+def test_outage_is_survived_with_backoff(local_airflow: LocalAirflow, emulator: Emulator) -> None:
     video = emulator.add_task(script=Script.by_hand("processing", "completed"))
     run_id = local_airflow.trigger("wait_for_many", conf={"videos": [video]})
     local_airflow.wait_until(lambda: len(emulator.polls(video)) >= 2, 90)
@@ -135,7 +135,7 @@ def test_outage_is_survived_and_met_with_backoff(local_airflow: LocalAirflow, em
         assert words in log
 
 
-def test_outage_when_the_worker_resumes_is_survived(local_airflow: LocalAirflow, emulator: Emulator) -> None:
+def test_outage_on_resumption_is_survived(local_airflow: LocalAirflow, emulator: Emulator) -> None:
     # The triggerer's second poll, the third in all, finds the video; then the service goes away for a while.
     video = emulator.add_task(script=Script.polls("processing", "completed"))
     gone = threading.Event()
@@ -157,7 +157,7 @@ def test_outage_when_the_worker_resumes_is_survived(local_airflow: LocalAirflow,
     assert log.count("Waiting for the video") == 2, "the worker deferred again"
 
 
-def test_batch_keeps_what_has_come_when_one_video_fails(
+def test_batch_with_a_failed_video_returns_the_others(
     local_airflow: LocalAirflow, emulator: Emulator
 ) -> None:
     good = [emulator.add_task(script=Script.timed(processing=n), actual_duration=4.0 + n) for n in range(3)]
@@ -177,7 +177,7 @@ def test_batch_keeps_what_has_come_when_one_video_fails(
 
 
 class TestKeys:
-    """With an emulator of their own, since a key belongs to all of its tasks."""
+    """Rotated and wrong keys, with an emulator for each test, since a key belongs to all tasks of an emulator."""
 
     @pytest.fixture
     def service(self, local_airflow: LocalAirflow):
@@ -191,7 +191,7 @@ class TestKeys:
             lambda: airflow.task_states("wait_in_every_mode", run_id).get("deferred") == "deferred", 90
         )
 
-    def test_rotated_key_is_picked_up(self, local_airflow, service) -> None:
+    def test_rotated_key_is_used(self, local_airflow, service) -> None:
         video = service.add_task(script=Script.by_hand("processing", "completed"))
         run_id = local_airflow.trigger("wait_in_every_mode", conf={"video": video, "connection": "rotating"})
         self.wait_until_deferred(local_airflow, run_id)
@@ -204,7 +204,7 @@ class TestKeys:
         assert local_airflow.wait_for_run("wait_in_every_mode", run_id) == "success"
         assert any(record.status == 401 for record in service.polls(video))
 
-    def test_wrong_key_fails_and_says_what_to_do(self, local_airflow, service) -> None:
+    def test_wrong_key_fails_with_the_remedy(self, local_airflow, service) -> None:
         service.api_key = "the-new-key"
         video = service.add_task(script=Script.by_hand("processing", "completed"))
         run_id = local_airflow.trigger("wait_in_every_mode", conf={"video": video, "connection": "rotating"})

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from dev.local_airflow import LocalAirflow
 
 
-def test_key_is_nowhere_and_the_url_only_in_xcom(local_airflow: LocalAirflow, emulator: Emulator) -> None:
-    """Runs last: what all the tests before have left behind is searched."""
+def test_key_is_nowhere_and_url_only_in_xcom(local_airflow: LocalAirflow, emulator: Emulator) -> None:
+    """Runs last, and searches all files and tables that the tests before have written."""
     secrets = {"key": emulator.api_key.encode(), "url": b"signature="}
     found = {name: [] for name in secrets}
     for file in local_airflow.home.rglob("*"):

@@ -33,7 +33,7 @@ def connections(new_page, visitor):
     return page
 
 
-def test_the_form_shows_the_fields_that_matter_and_no_others(connections):
+def test_form_shows_only_the_relevant_fields(connections):
     form = fill_in_connection(connections, "manxue_look", "", "")
 
     for label in ("Base URL", "API key"):
@@ -63,7 +63,7 @@ def test_numbers_are_saved_as_numbers(saved):
     }
 
 
-def test_the_key_is_not_shown_again(saved, connections, connection):
+def test_saved_key_is_not_shown(saved, connections, connection):
     bodies = []
 
     def pass_on(route):
@@ -93,7 +93,7 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_test_connection_says_what_was_seen(saved, local_airflow, connections, connection, ending):
+def test_test_button_shows_the_result(saved, local_airflow, connections, connection, ending):
     change, title, text = ENDINGS[ending]
     host = connection["host"].replace("/kyyReactApiServer", change.get("path", "/kyyReactApiServer"))
     local_airflow.set_connection(

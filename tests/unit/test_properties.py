@@ -85,25 +85,25 @@ headers = st.lists(
 @example(200, b'{"id":"p","status":' + b'{"a":' * 450 + b"1" + b"}" * 451, [])
 @example(200, b'{"id":"p","created":1e999,"actualDuration":-1e999,"status":1e999}', [])
 @example(500, b'{"error":' + b"9" * 4000 + b"}", [])
-def test_any_answer_is_a_task_or_an_error_of_this_package(http_status, body, retry_after):
+def test_any_response_is_a_task_or_a_package_error(http_status, body, retry_after):
     properties.check_answer(http_status, body, retry_after)
 
 
 @tried
 @given(http_statuses, bodies, headers)
-def test_any_answer_to_an_order_is_a_task_or_says_what_is_known_of_the_order(http_status, body, retry_after):
+def test_any_order_response_is_a_task_or_an_outcome(http_status, body, retry_after):
     properties.check_order_answer(http_status, body, retry_after)
 
 
 @tried
 @given(any_json | st.text() | st.binary())
-def test_anything_given_as_an_id_is_one_segment_of_a_path_or_refused(value):
+def test_any_id_is_one_path_segment_or_refused(value):
     properties.check_video_task_id(value)
 
 
 @tried
 @given(st.lists(st.text(alphabet="0123456789.,:+- GMTJanMonTue\n²") | st.text(), max_size=3) | headers)
-def test_any_retry_after_is_a_finite_pause_or_nothing(values):
+def test_any_retry_after_is_finite_or_none(values):
     properties.check_retry_after(values)
 
 
@@ -112,7 +112,7 @@ def test_any_retry_after_is_a_finite_pause_or_nothing(values):
     st.text()
     | st.lists(st.sampled_from([KEY, "https://x/a?sig=1", " ", "\n", "\x1b", "x" * 300])).map("".join)
 )
-def test_any_foreign_text_becomes_one_bounded_line_without_the_key(text):
+def test_any_text_becomes_one_bounded_line_without_key(text):
     properties.check_text(text)
 
 
@@ -145,19 +145,19 @@ references = st.fixed_dictionaries(
 
 @tried
 @given(events)
-def test_no_event_is_a_success_that_does_not_say_so(event):
+def test_any_event_without_success_is_no_success(event):
     properties.check_event(event)
 
 
 @tried
 @given(st.recursive(references | scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=8), any_json)  # fmt: skip
-def test_any_argument_of_a_trigger_becomes_ids_or_is_left_to_a_worker(value, pulled):
+def test_any_trigger_argument_is_ids_or_needs_a_worker(value, pulled):
     properties.check_reference(value, pulled)
 
 
 @tried
 @given(st.lists(st.sampled_from(["{{", "}}", "{%", "ti.xcom_pull(", "task_instance.", "'a'", ", ", ")", "map_indexes=", "-1", "[", "**", "k"])).map("".join))  # fmt: skip
-def test_any_template_is_let_through_or_refused_with_the_form_that_works(text):
+def test_any_template_is_allowed_or_refused_with_remedy(text):
     properties.check_template(text)
 
 
@@ -185,7 +185,7 @@ policies = st.builds(
     | st.lists(st.tuples(st.sampled_from(lasting), retry_afters, late), min_size=1, max_size=10),
     random=st.randoms(use_true_random=False),
 )
-def test_every_wait_is_polite_and_ends_in_time_with_what_the_service_said(policy, timeout, history, random):
+def test_any_wait_ends_in_time_within_the_rate_limit(policy, timeout, history, random):
     properties.check_wait(policy, timeout, history, random.random)
 
 
@@ -215,7 +215,7 @@ extras = st.dictionaries(
     password=st.just(KEY) | st.text(max_size=10).map(KEY.__add__) | st.none(),
     extra=st.none() | extras | any_json.filter(lambda value: KEY not in str(value)),
 )
-def test_every_connection_is_usable_or_refused_with_the_field_named(host, port, schema, password, extra):
+def test_any_connection_is_usable_or_names_the_field(host, port, schema, password, extra):
     properties.check_connection(host, port, schema, password, extra)
 
 
@@ -237,7 +237,7 @@ urls = st.sampled_from(["https://x/a", "asset://a", "x", "", '["https://x/a"]', 
         },
     )
 )
-def test_every_order_keeps_to_the_rules_or_is_refused(parameters):
+def test_any_order_is_valid_or_refused(parameters):
     properties.check_order(parameters)
 
 
@@ -256,7 +256,8 @@ records = any_json | st.fixed_dictionaries(
 
 @tried
 @given(records, st.integers(0, 3))
-def test_any_stored_order_is_gone_on_with_or_stops_the_task_and_only_a_clear_orders_anew(value, max_tries):
+def test_any_order_record_resumes_or_stops_the_task(value, max_tries):
+    """Only a cleared task sends a new order."""
     properties.check_order_record(value, FINGERPRINT, max_tries)
 
 
@@ -290,13 +291,13 @@ boxes = st.builds(
 @tried
 @given(st.sampled_from([200, 206, 206, 416, 404, 429, 503]), media_headers, lengths, offsets, versions)
 @example(206, [("Content-Range", "bytes 5-5/0")], None, 5, None)
-def test_any_part_of_a_video_belongs_where_it_is_put_or_is_broken(status, headers, length, offset, known):
+def test_any_partial_response_fits_or_is_refused(status, headers, length, offset, known):
     properties.check_part(status, headers, length, offset, known)
 
 
 @tried
 @given(st.binary(max_size=60) | st.lists(boxes, max_size=5).map(b"".join), st.none() | st.integers(0, 80))
-def test_no_body_is_a_whole_video_that_does_not_end_where_it_says(body, announced):
+def test_any_whole_mp4_ends_where_its_boxes_end(body, announced):
     properties.check_mp4(body, announced)
 
 
@@ -305,7 +306,7 @@ def test_no_body_is_a_whole_video_that_does_not_end_where_it_says(body, announce
     st.text(max_size=20).map("https://x/".__add__) | hosts,
     st.none() | hosts | st.sampled_from(["//[", "/b", "?c", "https:b"]),
 )
-def test_any_redirect_leads_to_a_plain_url_or_is_refused(url, location):
+def test_any_redirect_is_a_valid_url_or_refused(url, location):
     properties.check_redirect(url, location)
 
 
@@ -315,7 +316,7 @@ def test_any_redirect_leads_to_a_plain_url_or_is_refused(url, location):
     | st.integers(0, 2**32 - 1).map(hex)
     | st.text(alphabet="0123456789abcdefx.:%[]\0 ", max_size=20)
 )
-def test_no_address_inside_of_a_network_is_public_in_any_notation(host):
+def test_any_private_address_is_found_in_any_notation(host):
     properties.check_address(host)
 
 
@@ -323,7 +324,7 @@ def test_no_address_inside_of_a_network_is_public_in_any_notation(host):
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_the_fuzzer_begins_with_inputs_that_are_fine(target):
+def test_fuzzer_seeds_pass(target):
     assert len(SEEDS[target]) > 2
     for data in SEEDS[target]:
         TARGETS[target](data)
@@ -332,5 +333,6 @@ def test_the_fuzzer_begins_with_inputs_that_are_fine(target):
 @pytest.mark.parametrize(
     ("target", "name"), [(target, name) for target, inputs in FINDINGS.items() for name in inputs]
 )
-def test_what_the_fuzzer_has_found_stays_mended(target, name):
+def test_fuzzer_findings_pass(target, name):
+    """Inputs that once broke a property."""
     TARGETS[target](FINDINGS[target][name])

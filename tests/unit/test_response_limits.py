@@ -89,7 +89,7 @@ def connect(monkeypatch):
 
 
 @pytest.mark.parametrize("says", ENDLESS)
-def test_an_endless_answer_ends_with_the_time_of_the_request(ask, connect, says):
+def test_endless_response_ends_at_the_request_timeout(ask, connect, says):
     service = Service(ENDLESS[says]())
     connect(service.url, request_timeout=0.5)
     with pytest.raises(ManxueTransientError, match=r"no response from|took longer than|HTTP 200") as caught:
@@ -99,8 +99,8 @@ def test_an_endless_answer_ends_with_the_time_of_the_request(ask, connect, says)
 
 
 @pytest.mark.parametrize("says", ["headers", "a header", "a status line"])
-def test_a_head_is_read_up_to_a_limit(ask, connect, says):
-    """What the buffers of the system take comes on top."""
+def test_header_size_is_limited(ask, connect, says):
+    """The buffers of the operating system add to what is read."""
     service = Service(ENDLESS[says]())
     connect(service.url, request_timeout=5)
     with pytest.raises(ManxueTransientError):
@@ -116,7 +116,7 @@ def emulator():
         yield emulator
 
 
-def test_cookies_are_not_kept(emulator, connect):
+def test_cookies_are_not_stored(emulator, connect):
     connect(emulator.base_url, emulator.api_key)
     emulator.respond_with(Response(headers={"Set-Cookie": "a=b; Path=/"}))
     hook = ManxueHook(CONN_ID)
@@ -128,10 +128,8 @@ def test_cookies_are_not_kept(emulator, connect):
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
-def test_a_key_for_this_machine_is_not_sent_to_the_proxy_of_the_environment(
-    emulator, ask, connect, monkeypatch, variable
-):
-    """Plain HTTP is allowed to this machine only, and a proxy is another one."""
+def test_loopback_key_is_not_sent_to_environment_proxy(emulator, ask, connect, monkeypatch, variable):
+    """Plain HTTP is allowed to loopback only, and a proxy is another machine."""
     with Emulator() as proxy:
         for name in (
             "http_proxy",

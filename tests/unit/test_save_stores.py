@@ -259,9 +259,7 @@ def emulator(monkeypatch):
     ("scheme", "fault"),
     list(itertools.product(["file", "s3", "gs", "abfs", "sftp", "webhdfs", "memory"], FAULTS)),
 )
-def test_save_is_a_success_only_with_the_whole_video(
-    emulator, tmp_path, monkeypatch, scheme, fault, if_exists
-):
+def test_save_succeeds_only_with_the_whole_video(emulator, tmp_path, monkeypatch, scheme, fault, if_exists):
     place = Place(scheme, tmp_path / "store", monkeypatch)
     place.break_with(fault)
     task_id = emulator.add_task("completed", size=SIZE)
@@ -293,7 +291,7 @@ def test_save_is_a_success_only_with_the_whole_video(
 
 class TestOwnObject:
     @pytest.mark.parametrize("scheme", ["s3", "gs", "abfs"])
-    def test_is_recognized_after_a_lost_response(self, emulator, tmp_path, monkeypatch, scheme):
+    def test_own_object_is_recognized_after_a_lost_response(self, emulator, tmp_path, monkeypatch, scheme):
         place = Place(scheme, tmp_path, monkeypatch)
         place.break_with("response is lost")
         task_id = emulator.add_task("completed", size=SIZE)
@@ -304,7 +302,7 @@ class TestOwnObject:
         assert len(place.content()) == SIZE
 
     @pytest.mark.parametrize("scheme", ["file", "s3", "gs", "abfs"])
-    def test_of_another_task_is_never_replaced(self, emulator, tmp_path, monkeypatch, scheme):
+    def test_object_of_another_task_is_never_replaced(self, emulator, tmp_path, monkeypatch, scheme):
         place = Place(scheme, tmp_path, monkeypatch)
         place.break_with("another task is faster")
         task_id = emulator.add_task("completed", size=SIZE)
@@ -316,7 +314,7 @@ class TestOwnObject:
         assert place.content() == OLD
 
 
-class TestLocalName:
+class TestLocalStore:
     def save(self, emulator, path, if_exists):
         task_id = emulator.add_task("completed", size=SIZE)
         return ManxueToObjectStorageOperator(
@@ -327,7 +325,7 @@ class TestLocalName:
             do_xcom_push=False,
         ).execute({})
 
-    def test_is_reserved_where_links_are_not_supported(self, emulator, tmp_path, monkeypatch):
+    def test_name_is_reserved_without_hard_links(self, emulator, tmp_path, monkeypatch):
         monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links")))
         self.save(emulator, tmp_path / "a.mp4", "fail")
         assert (tmp_path / "a.mp4").stat().st_size == SIZE
@@ -335,16 +333,14 @@ class TestLocalName:
         with pytest.raises(ManxueExistsError):
             self.save(emulator, tmp_path / "a.mp4", "fail")
 
-    def test_that_was_reserved_is_free_again_after_a_failure(self, emulator, tmp_path, monkeypatch):
+    def test_reserved_name_is_removed_after_a_failure(self, emulator, tmp_path, monkeypatch):
         monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links")))
         monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "no")))
         with pytest.raises(ManxueStorageError):
             self.save(emulator, tmp_path / "a.mp4", "skip")
         assert list(tmp_path.iterdir()) == []
 
-    def test_in_a_folder_that_cannot_be_flushed_is_stored_with_a_warning(
-        self, emulator, tmp_path, monkeypatch, caplog
-    ):
+    def test_failed_fsync_of_the_folder_is_a_warning(self, emulator, tmp_path, monkeypatch, caplog):
         real = os.fsync
 
         def fsync(handle):
@@ -357,7 +353,7 @@ class TestLocalName:
         assert (tmp_path / "a.mp4").stat().st_size == SIZE
         assert "could not be flushed" in caplog.text
 
-    def test_of_a_temporary_file_is_none_of_a_video(self, emulator, tmp_path, monkeypatch):
+    def test_temporary_file_is_not_named_like_a_video(self, emulator, tmp_path, monkeypatch):
         seen = []
         put = storage.LocalStore.put
         monkeypatch.setattr(
@@ -370,7 +366,7 @@ class TestLocalName:
 
 
 @pytest.mark.parametrize("name", ["[2024]", "a*", "{b}", "~"])
-def test_no_name_is_a_pattern(emulator, tmp_path, monkeypatch, name):
+def test_glob_characters_in_a_name_are_literal(emulator, tmp_path, monkeypatch, name):
     place = Place("memory", tmp_path, monkeypatch)
     place.key = f"/films/{name}/shot.mp4"
     task_id = emulator.add_task("completed", size=SIZE)

@@ -153,11 +153,11 @@ class TestRequest:
             "/a?u=http://b/c",
         ],
     )
-    def test_asks_for_the_url_byte_for_byte(self, host, target):
+    def test_request_has_the_bytes_of_the_url(self, host, target):
         assert fetch(wire(), host.url + target) == (200, b"video")
         assert request_line(host.heard[0]) == f"GET {target} HTTP/1.1"
 
-    def test_carries_what_it_needs_and_nothing_else(self, host, monkeypatch, tmp_path):
+    def test_request_has_only_the_needed_headers(self, host, monkeypatch, tmp_path):
         netrc = tmp_path / "netrc"
         netrc.write_text("machine 127.0.0.1 login me password secret\n")
         monkeypatch.setenv("NETRC", str(netrc))
@@ -169,7 +169,7 @@ class TestRequest:
         assert header(host.heard[0], "Host") == [f"127.0.0.1:{host.port}"]
         assert "the-key" not in host.heard[0]
 
-    def test_without_an_answer_is_broken(self):
+    def test_refused_connection_is_broken(self):
         with socket.socket() as closed:
             closed.bind(("127.0.0.1", 0))
             with pytest.raises(BrokenTransferError, match=r"127\.0\.0\.1: connection refused"):
@@ -186,16 +186,16 @@ class TestRequest:
         ],
         ids=["no HTTP", "many headers", "long header", "long status", "long location"],
     )
-    def test_that_is_answered_with_nonsense_is_broken(self, host, nonsense):
+    def test_invalid_response_is_broken(self, host, nonsense):
         host.says = [nonsense]
         with pytest.raises(BrokenTransferError):
             fetch(wire(), f"{host.url}/v")
 
-    def test_for_a_name_that_cannot_be_one_is_broken(self):
+    def test_impossible_host_name_is_broken(self):
         with pytest.raises(BrokenTransferError):
             fetch(wire(), f"http://{'a' * 70}.example/v")
 
-    def test_that_drips_is_cut_at_the_deadline(self, host):
+    def test_slow_headers_end_at_the_deadline(self, host):
         host.pace = 0.05
         host.says = [b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 90]
         began = time.monotonic()
@@ -203,15 +203,15 @@ class TestRequest:
             fetch(wire(timeout=0.3), f"{host.url}/v")
         assert time.monotonic() - began < 2
 
-    def test_that_is_answered_with_interim_answers_for_ever_is_cut_at_the_deadline(self, host):
+    def test_endless_interim_responses_end_at_the_deadline(self, host):
         host.says = [itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)]
         with pytest.raises(BrokenTransferError):
             fetch(wire(timeout=0.3), f"{host.url}/v")
 
-    def test_may_have_years(self, host):
+    def test_timeout_of_years_is_accepted(self, host):
         assert fetch(wire(timeout=1e12), f"{host.url}/v") == (200, b"video")
 
-    def test_after_the_deadline_is_not_sent(self, host):
+    def test_no_request_after_the_deadline(self, host):
         with pytest.raises(ManxueDownloadError, match="timeout=0 s"):
             fetch(wire(timeout=0), f"{host.url}/v")
         assert host.heard == []
@@ -222,7 +222,7 @@ class TestRedirect:
         return f"HTTP/1.1 {status} Elsewhere\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
 
     @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-    def test_is_followed_byte_for_byte(self, host, status):
+    def test_redirect_is_followed_byte_for_byte(self, host, status):
         host.says = [self.redirect(f"{host.url}/b%2fc?s=%3d", status), self.redirect("../d"), OK]
 
         assert fetch(wire(), f"{host.url}/a") == (200, b"video")
@@ -232,13 +232,13 @@ class TestRedirect:
             "GET /d HTTP/1.1",
         ]
 
-    def test_is_followed_five_times_at_most(self, host):
+    def test_redirects_are_limited_to_five(self, host):
         host.says = [self.redirect("/again")]
         with pytest.raises(ManxueUnsafeUrlError, match="more than 5 redirects"):
             fetch(wire(), f"{host.url}/a")
         assert len(host.heard) == 6
 
-    def test_to_an_address_that_is_not_public_is_refused(self, host, names, monkeypatch):
+    def test_redirect_to_private_address_is_refused(self, host, names, monkeypatch):
         names["media.example"] = ["93.184.216.35"]
         inner = Host()
         dial = socket.create_connection
@@ -265,13 +265,13 @@ class TestAddress:
         return dialled
 
     @pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "fd00::1"])
-    def test_that_is_not_public_is_refused(self, names, dialled, address):
+    def test_private_address_is_refused(self, names, dialled, address):
         names["media.example"] = [address]
         with pytest.raises(ManxueUnsafeUrlError, match="allow_private_addresses="):
             fetch(wire(allow=False), "https://media.example/v?secret")
         assert dialled == []
 
-    def test_may_be_allowed(self, names, dialled):
+    def test_private_address_is_allowed_by_true(self, names, dialled):
         names["media.example"] = ["10.0.0.1"]
         with pytest.raises(BrokenTransferError):
             fetch(wire(allow=True), "https://media.example/v")
@@ -286,7 +286,7 @@ class TestAddress:
             ("http://localhost:1", "127.0.0.1"),
         ],
     )
-    def test_of_the_connection_allows_itself_and_no_other(self, names, dialled, base_url, address):
+    def test_address_of_the_connection_is_allowed(self, names, dialled, base_url, address):
         names["media.example"] = [address]
         with pytest.raises(BrokenTransferError):
             fetch(wire(base_url, allow=False), "https://media.example/v")
@@ -302,7 +302,7 @@ class TestAddress:
         "allow",
         [["media.example"], ["MEDIA.example."], ["10.0.0.0/8"], ["10.0.0.1"], ("x.example", "10.0.0.1")],
     )
-    def test_may_be_listed(self, names, dialled, allow):
+    def test_private_address_is_allowed_by_a_list(self, names, dialled, allow):
         names["media.example"] = ["10.0.0.1"]
         with pytest.raises(BrokenTransferError):
             fetch(wire(allow=allow), "https://media.example/v")
@@ -312,15 +312,15 @@ class TestAddress:
         with pytest.raises(ManxueUnsafeUrlError):
             fetch(wire(allow=allow), "https://evil.example/v")
 
-    def test_of_many_are_tried_within_one_timeout(self, names, waited):
-        """A silent name with fifteen addresses once took fifteen timeouts."""
+    def test_many_addresses_share_one_timeout(self, names, waited):
+        """A silent host with fifteen addresses once took fifteen timeouts."""
         names["media.example"] = [f"93.184.216.{number}" for number in range(1, 16)]
         with pytest.raises(BrokenTransferError):
             fetch(wire(timeout=60), "https://media.example/v")
         assert len(waited) == dialer.MAX_ADDRESSES
         assert sum(waited) == pytest.approx(2)
 
-    def test_that_cannot_be_looked_up_in_time(self, monkeypatch):
+    def test_slow_dns_lookup_times_out(self, monkeypatch):
         never = threading.Event()
         monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: never.wait(30))
         with pytest.raises(BrokenTransferError, match="no response"):
@@ -328,36 +328,36 @@ class TestAddress:
         never.set()
 
     @pytest.mark.parametrize("addresses", [["10.0.0.1"], ["93.184.216.34", "10.0.0.1"]])
-    def test_of_a_service_allows_nothing_by_what_its_name_server_says(self, names, dialled, addresses):
-        """The service may rule that name server, and let its own name lead to where it likes."""
+    def test_dns_of_the_service_allows_no_private_address(self, names, dialled, addresses):
+        """The service may control that name server and point its own name to any address."""
         names["service.example"] = addresses
         names["media.example"] = ["10.0.0.1"]
         with pytest.raises(ManxueUnsafeUrlError):
             fetch(wire(allow=False), "https://media.example/v")
         assert dialled == []
 
-    def test_that_is_public_is_used_and_the_others_are_not(self, names, dialled):
+    def test_only_public_addresses_are_used(self, names, dialled):
         names["media.example"] = ["10.0.0.1", "93.184.216.35", "2606:2800:220:1::1"]
         with pytest.raises(BrokenTransferError):
             fetch(wire(allow=False), "https://media.example/v")
         assert dialled == [("93.184.216.35", 443), ("2606:2800:220:1::1", 443)]
 
-    def test_is_looked_up_once_and_then_kept(self, dialled, monkeypatch):
-        """A name server that changes its mind after the check gains nothing."""
+    def test_address_is_looked_up_once(self, dialled, monkeypatch):
+        """A name server that changes its response after the check has no effect (DNS rebinding)."""
         answers = [["93.184.216.35"], ["127.0.0.1"]]
         monkeypatch.setattr(dialer, "_look_up", lambda host, port, timeout: answers.pop(0))
         with pytest.raises(BrokenTransferError):
             fetch(wire(allow=False), "http://media.example/v")
         assert dialled == [("93.184.216.35", 80)]
 
-    def test_is_missing(self, names):
+    def test_name_without_addresses_is_refused(self, names):
         names["media.example"] = []
         with pytest.raises(ManxueUnsafeUrlError):
             fetch(wire(allow=False), "http://media.example/v")
 
 
 class TestProxy:
-    def test_is_asked_for_the_whole_url(self, host):
+    def test_proxy_gets_the_whole_url(self, host):
         fetch(wire(proxy=f"http://me:p%40ss@127.0.0.1:{host.port}"), "http://media.example:81/a%2f?s=%3d")
 
         assert request_line(host.heard[0]) == "GET http://media.example:81/a%2f?s=%3d HTTP/1.1"
@@ -365,24 +365,24 @@ class TestProxy:
         assert header(host.heard[0], "Proxy-Authorization") == ["Basic bWU6cEBzcw=="]
 
     @pytest.mark.parametrize("scheme", ["", "http://"])
-    def test_of_the_environment_is_used(self, host, monkeypatch, scheme):
+    def test_proxy_of_the_environment_is_used(self, host, monkeypatch, scheme):
         monkeypatch.setenv("http_proxy", f"{scheme}127.0.0.1:{host.port}")
         fetch(wire(), "http://media.example/a")
 
         assert request_line(host.heard[0]) == "GET http://media.example/a HTTP/1.1"
         assert header(host.heard[0], "Proxy-Authorization") == []
 
-    def test_that_answers_connect_without_an_end_is_cut(self, dripping_proxy):
+    def test_endless_connect_response_times_out(self, dripping_proxy):
         with pytest.raises(BrokenTransferError, match="timed out"):
             fetch(wire(proxy=dripping_proxy, request_timeout=0.3), "https://media.example/a")
 
-    def test_is_left_out_where_the_environment_says_so(self, host, monkeypatch):
+    def test_no_proxy_of_the_environment_is_respected(self, host, monkeypatch):
         monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
         monkeypatch.setenv("no_proxy", "127.0.0.1")
 
         assert fetch(wire(), f"{host.url}/a") == (200, b"video")
 
-    def test_of_another_kind_is_named(self, monkeypatch):
+    def test_unsupported_proxy_is_named(self, monkeypatch):
         monkeypatch.setenv("http_proxy", "socks5://me:secret@127.0.0.1:1080")
         with pytest.raises(ManxueConfigurationError, match="'socks5' proxy") as caught:
             fetch(wire(), "http://media.example/a")
@@ -396,22 +396,22 @@ class TestProxy:
             "2130706433", "１２７.0.0.1", "127。0。0。1", "ⓛocalhost",
         ],
     )  # fmt: skip
-    def test_is_not_sent_to_a_literal_address_that_is_not_public(self, host, name, scheme):
+    def test_proxy_gets_no_private_literal_address(self, host, name, scheme):
         with pytest.raises(ManxueUnsafeUrlError, match="not public"):
             fetch(wire(proxy=host.url, allow=False), f"{scheme}://{name}/a")
         assert host.heard == []
 
-    def test_is_asked_for_a_name_in_ascii(self, host):
+    def test_proxy_gets_the_host_in_ascii(self, host):
         fetch(wire(proxy=host.url), "http://bücher.example/a")
 
         assert request_line(host.heard[0]) == "GET http://xn--bcher-kva.example/a HTTP/1.1"
 
-    def test_looks_names_up_itself(self, host, names):
+    def test_proxy_resolves_host_names(self, host, names):
         names["media.example"] = ["127.0.0.1"]
         fetch(wire(proxy=host.url, allow=False), "http://media.example/a")
         assert len(host.heard) == 1
 
-    def test_passes_tls_through(self, host):
+    def test_proxy_tunnels_tls(self, host):
         with Emulator(tls=True) as emulator:
             task_id = emulator.add_task("completed")
             one = wire(proxy=f"http://me:pass@127.0.0.1:{host.port}", ca_bundle=emulator.ca_bundle)
@@ -432,21 +432,21 @@ class TestCertificate:
     def url(self, emulator):
         return emulator.video_url(emulator.add_task("completed"))
 
-    def test_is_checked(self, url):
+    def test_certificate_is_verified(self, url):
         with pytest.raises(BrokenTransferError, match="certificate was not accepted"):
             fetch(wire(), url)
 
-    def test_of_the_connections_authority_is_accepted(self, emulator, url):
+    def test_ca_bundle_of_the_connection_is_used(self, emulator, url):
         assert fetch(wire(ca_bundle=emulator.ca_bundle), url)[0] == 200
 
-    def test_of_the_environments_authority_is_accepted(self, emulator, url, monkeypatch):
+    def test_ca_bundle_of_the_environment_is_used(self, emulator, url, monkeypatch):
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", emulator.ca_bundle)
         assert fetch(wire(), url)[0] == 200
 
-    def test_may_be_looked_for_in_a_folder(self, url, monkeypatch, tmp_path):
+    def test_ca_bundle_can_be_a_folder(self, url, monkeypatch, tmp_path):
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))
         with pytest.raises(BrokenTransferError, match="certificate was not accepted"):
             fetch(wire(), url)
 
-    def test_may_be_left_unchecked(self, url):
+    def test_verification_can_be_disabled(self, url):
         assert fetch(wire(verify=False), url)[0] == 200

@@ -75,7 +75,7 @@ RUNS = {
 }
 
 
-def test_each_name_of_the_context_is_decided():
+def test_every_context_name_is_classified():
     from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
     worker, triggerer = sides("plain").contexts
@@ -83,7 +83,7 @@ def test_each_name_of_the_context_is_decided():
 
 
 @pytest.mark.parametrize("name", DECIDED)
-def test_name_is_allowed_only_as_decided(name):
+def test_name_is_allowed_only_as_classified(name):
     for template in DECIDED[name]:
         check_template(template.replace("NAME", name))
     # An attribute that no list can know stands for all others.
@@ -102,13 +102,13 @@ def test_name_is_allowed_only_as_decided(name):
 @pytest.mark.parametrize("native", [False, True], ids=["text", "native"])
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_value_is_the_same_on_both_sides(template, run, native):
+def test_value_is_equal_on_worker_and_triggerer(template, run, native):
     worker, triggerer = sides(run, native).on_worker(template), sides(run, native).in_triggerer(template)
     assert (triggerer, type(triggerer)) == (worker, type(worker))
 
 
-def test_most_templates_have_a_value():
-    """An error on both sides would compare as equal."""
+def test_templates_have_a_value_on_the_worker():
+    """Equal errors on both sides would pass the comparison."""
     seen = {template: [sides(run).on_worker(template) for run in RUNS] for template in TEMPLATES}
     failed = [
         template for template, values in seen.items() if all(isinstance(value, type) for value in values)
@@ -121,7 +121,7 @@ def test_most_templates_have_a_value():
     "value", ["proj_1", "1_0", "[1]", 7, None, {"id": "'a'"}, {"id": {"x": [1]}}, ["b", "c"]]
 )
 @pytest.mark.parametrize("path", ["", "['id']", ".id", "[0]", "[-1]", "['id'].x[0]"])
-def test_pull_is_the_same_on_both_sides(path, value, native):
+def test_xcom_pull_is_equal_on_worker_and_triggerer(path, value, native):
     template = f"{{{{ ti.xcom_pull('order', map_indexes=-1){path} }}}}"
     ti = SimpleNamespace(xcom_pull=lambda task_ids, map_indexes: value)
     worker = sides("plain", native).on_worker(template, ti=ti)

@@ -89,7 +89,7 @@ def test_error_passes_through(error):
     assert left_threads() == 0
 
 
-def test_context_of_the_caller_is_seen_by_the_coroutine():
+def test_coroutine_has_the_context_of_the_caller():
     from tests.support.simulated_service import task_log
 
     async def main():
@@ -103,7 +103,7 @@ def test_context_of_the_caller_is_seen_by_the_coroutine():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_alarm_at_any_moment_ends_the_wait(alarm, seed):
+def test_alarm_at_any_time_ends_the_wait(alarm, seed):
     moments = random.Random(seed)  # noqa: S311
     for _ in range(25):
         work = Work()
@@ -118,7 +118,7 @@ def test_alarm_at_any_moment_ends_the_wait(alarm, seed):
         assert work.ended == bool(work.turns)
 
 
-def test_clean_up_after_an_alarm_is_waited_for_once(alarm):
+def test_cleanup_after_an_alarm_is_awaited(alarm):
     cleaned = []
 
     async def main():
@@ -135,7 +135,7 @@ def test_clean_up_after_an_alarm_is_waited_for_once(alarm):
     assert cleaned == [True]
 
 
-def test_alarm_before_the_thread_begins_starts_no_work(monkeypatch):
+def test_alarm_before_thread_start_starts_no_work(monkeypatch):
     work = Work()
 
     def start(function, arguments):
@@ -150,7 +150,7 @@ def test_alarm_before_the_thread_begins_starts_no_work(monkeypatch):
     assert work.turns == 0
 
 
-def test_thread_that_begins_late_runs_no_cancelled_work(monkeypatch):
+def test_late_thread_runs_no_cancelled_work(monkeypatch):
     begin, late = _thread.start_new_thread, []
 
     def start(function, arguments):

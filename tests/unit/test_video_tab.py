@@ -29,12 +29,12 @@ def load(monkeypatch):
     return run
 
 
-def test_the_tab_is_off_unless_an_administrator_turns_it_on(load):
+def test_tab_is_off_by_default(load):
     assert (load().fastapi_apps, load().external_views) == ([], [])
     assert (load("False").fastapi_apps, load("False").external_views) == ([], [])
 
 
-def test_the_tab_is_on_the_page_of_a_task_instance(load):
+def test_tab_is_on_the_task_instance_page(load):
     loaded = load("True")
     [app], [view] = loaded.fastapi_apps, loaded.external_views
 
@@ -49,7 +49,7 @@ def test_the_tab_is_on_the_page_of_a_task_instance(load):
     }
 
 
-def test_loading_the_plugin_imports_no_web_framework():
+def test_plugin_import_loads_no_web_framework():
     code = (
         "import sys\n"
         "from airflow_provider_manxue.plugins.manxue import ManxueVideoTab\n"
@@ -62,7 +62,7 @@ def test_loading_the_plugin_imports_no_web_framework():
     assert run.stdout.split() == []
 
 
-class TestThePage:
+class TestPage:
     @pytest.fixture
     def get(self):
         """Ask for a file of the page, as it is mounted in Airflow's API server."""
@@ -76,7 +76,7 @@ class TestThePage:
     @pytest.mark.parametrize(
         ("path", "kind"), [("", "text/html"), ("video.css", "text/css"), ("video.js", "javascript")]
     )
-    def test_is_served_under_a_strict_policy(self, get, path, kind):
+    def test_page_has_a_strict_security_policy(self, get, path, kind):
         answer = get(path)
         policy = dict(one.split(" ", 1) for one in answer.headers["content-security-policy"].split("; "))
 
@@ -90,22 +90,22 @@ class TestThePage:
         assert answer.headers["x-content-type-options"] == "nosniff"
 
     @pytest.mark.parametrize("path", ["%2e%2e/manxue.py", "..%2Fmanxue.py", "nothing.html"])
-    def test_is_all_that_is_served(self, get, path):
+    def test_other_paths_are_not_served(self, get, path):
         assert get(path).status_code == 404
 
 
-def test_the_page_needs_nothing_from_elsewhere():
+def test_page_loads_nothing_from_other_hosts():
     for file in STATIC.iterdir():
         assert re.findall(r"https?://|//[a-z]+\.|@import|url\(", file.read_text()) == []
 
 
-def test_the_page_has_nothing_inline_that_its_policy_forbids():
+def test_page_has_no_inline_script_or_style():
     html = (STATIC / "index.html").read_text()
 
     assert re.findall(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=", html) == []
 
 
-def test_the_script_never_makes_markup_of_a_text():
+def test_script_never_inserts_text_as_html():
     script = (STATIC / "video.js").read_text()
 
     assert (
@@ -113,7 +113,7 @@ def test_the_script_never_makes_markup_of_a_text():
     )
 
 
-def test_the_script_knows_the_tasks_and_their_links():
+def test_script_knows_the_tasks_and_their_links():
     script = (STATIC / "video.js").read_text()
     known = set(re.findall(r'"(Manxue\w+)"', script))
     links = set(re.findall(r'"(\w+ video)"', script))
