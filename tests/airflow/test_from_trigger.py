@@ -34,7 +34,7 @@ def airflow(local_airflow: LocalAirflow) -> LocalAirflow:
 
 
 def worker_starts(airflow: LocalAirflow, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> int:
-    """Count the worker processes of a task's first try: each writes that it loads the Dag into the task's log."""
+    """Count the worker processes of a task's first try. Each logs that it loads the Dag bundles."""
     log = airflow.task_log(dag_id, run_id, task_id, map_index=map_index)
     return sum("DAG bundles loaded" in line for line in log.splitlines())
 
@@ -60,7 +60,7 @@ def test_each_shape_has_the_same_result_with_fewest_workers(
     seen = {}
     for task in tasks:
         result = airflow.xcom(DAG, run_id, f"use_{task}")
-        # Each query signs the URL anew.
+        # Each response has a URL with another signature.
         url = result.pop("video_url")
         assert URL.fullmatch(url)
         assert result["task"].pop("video_url") == result["by_argument"].pop("video_url") == url
@@ -82,7 +82,7 @@ def test_each_shape_has_the_same_result_with_fewest_workers(
 
 
 class Hundred:
-    """A hundred waits without a worker: on leaving, all have ended right, with one XCom of each kind."""
+    """A hundred waits without a worker. On exit, checks that all have succeeded with one XCom of each key."""
 
     def __init__(self, airflow: LocalAirflow, emulator: Emulator) -> None:
         self.airflow = airflow
@@ -112,7 +112,7 @@ class Hundred:
             "wait_%",
         )
         kinds = ("actualDuration", "return_value", "video_url")
-        # The link to the video is an XCom as well.
+        # The link to the video is an XCom too.
         assert sorted(row for row in rows if not row[1].startswith("_link")) == sorted(
             (f"wait_{n}", key) for n in range(100) for key in kinds
         )
@@ -255,14 +255,14 @@ def test_clear_removes_the_result_of_the_earlier_run(airflow: LocalAirflow, emul
 
 @pytest.fixture
 def on_postgres(emulator: Emulator, tmp_path: Path) -> Iterator[LocalAirflow]:
-    """An Airflow with two triggerers, on a PostgreSQL database of its own."""
+    """An Airflow with two triggerers and a separate PostgreSQL database."""
     with (
         postgres_database(POSTGRES) as url,
         LocalAirflow(
             tmp_path / "airflow",
             dags_folder=Path(__file__).parent / "dags",
             env={"AIRFLOW_CONN_MANXUE_DEFAULT": emulator.airflow_connection_json()},
-            # Each takes a few triggers at a time, so that both have some.
+            # Each triggerer takes a few triggers at a time, so that both have some.
             config={"triggerer.max_trigger_to_select_per_loop": 5},
             pools={},
             postgres=url,

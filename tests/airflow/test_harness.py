@@ -1,4 +1,4 @@
-"""The harness itself, against a real Airflow: what the other tests in this folder rely on."""
+"""``LocalAirflow``, on which the other tests in this folder rely, with a real Airflow."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_signals_leave_no_process_behind(tmp_path: Path, signal_number: signal.S
 
 
 def processes_of(home: Path) -> list[int]:
-    """List the processes of the Airflow below a folder."""
+    """Return the ids of the processes whose ``AIRFLOW_HOME`` is a folder."""
     return [pid for pid in all_processes() if f"AIRFLOW_HOME={home}\0".encode() in environment_of(pid)]
 
 

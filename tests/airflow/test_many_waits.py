@@ -1,4 +1,4 @@
-"""Many waits at once on a real Airflow, and a triggerer that dies."""
+"""Many concurrent waits on a real Airflow, and a killed triggerer."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_killed_triggerer_costs_at_most_one_poll_each(
     local_airflow.wait_until(lambda: all(len(emulator.polls(video)) > before[video] for video in videos), 120)
     assert local_airflow.query("SELECT id, kwargs FROM trigger ORDER BY id") == deadlines
     for video in videos:
-        # Each wait goes on in its own rhythm (5 s): what the restart adds is at most one poll.
+        # Each wait continues at its interval of 5 s, so that the restart adds at most one poll.
         assert len(emulator.polls(video)) - before[video] <= (time.monotonic() - killed_at) / 4.5 + 1
         emulator.set_status(video, "completed")
     assert local_airflow.wait_for_run("wait_for_many", run_id) == "success"

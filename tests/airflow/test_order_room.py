@@ -1,4 +1,4 @@
-"""More orders than the account runs at a time, on a real Airflow: each is billed once, and none fails."""
+"""More orders than the account runs concurrently, on a real Airflow: each is billed once, and none fails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Orders on a real Airflow: a killed worker, a retry and a clear do not buy a video twice."""
+"""Orders on a real Airflow: no kill or retry orders a video twice."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def airflow(local_airflow: LocalAirflow) -> LocalAirflow:
 
 
 def kill_worker(airflow: LocalAirflow, run_id: str) -> None:
-    """ProcessKilled the process in which the task runs, without a word of warning."""
+    """Kill the process that runs the task with SIGKILL."""
     [(pid, state)] = airflow.query("SELECT pid, state FROM task_instance WHERE run_id = ?", run_id)
     assert state == "running"
     assert pid in airflow.leftover_processes()
@@ -34,7 +34,7 @@ def kill_worker(airflow: LocalAirflow, run_id: str) -> None:
 
 
 def put(airflow: LocalAirflow, address: str, body: object) -> None:
-    with contextlib.suppress(json.JSONDecodeError):  # an answer without a body
+    with contextlib.suppress(json.JSONDecodeError):  # a response without a body
         airflow._api("PUT", address, body)
 
 
@@ -88,7 +88,7 @@ def test_killed_worker_without_response_needs_a_person(airflow: LocalAirflow, em
     assert "ManxueOrderUnknownError" in log
     assert address in log
 
-    # The way out that the error names: the id, found elsewhere, goes into the task state store.
+    # The remedy that the error names: the id, found elsewhere, is stored in the task state store.
     [found] = [order.id for order in emulator.ledger.orders[before:]]
     assert airflow._api("GET", address)["value"]["state"] == "intent"
     put(airflow, address, {"value": found})
@@ -132,7 +132,7 @@ def test_crash_of_all_components_orders_nothing_again(airflow: LocalAirflow, emu
     dag, before = "order_in_the_triggerer", emulator.ledger.billed
     run_id = airflow.trigger(dag)
     airflow.wait_until(lambda: airflow.task_states(dag, run_id).get("order") == "deferred", 90)
-    # The scheduler's executor holds the workers, so that they die with it.
+    # The workers are children of the scheduler, so they are killed with it.
     for component in ("triggerer", "scheduler"):
         airflow.kill(component)
     order = emulator.ledger.orders[-1]
@@ -142,7 +142,7 @@ def test_crash_of_all_components_orders_nothing_again(airflow: LocalAirflow, emu
     assert airflow.wait_for_run(dag, run_id) == "success"
     assert airflow.xcom(dag, run_id, "order")["id"] == order.id
     assert emulator.ledger.billed == before + 1
-    assert tries(airflow, run_id) == 1, "a wait that goes on is no retry"
+    assert tries(airflow, run_id) == 1, "a wait that continues is no retry"
 
 
 UNKNOWN = {

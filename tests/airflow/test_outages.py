@@ -1,4 +1,4 @@
-"""A secrets backend that is away for a while, and triggerers that serve queues."""
+"""Outages of the secrets backend, and triggerers with queues."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ pytestmark = pytest.mark.heavy
 
 DAGS = Path(__file__).parent / "dags"
 OUTAGE = 90.0
-"""Seconds; longer than the connection cache keeps what it has read."""
+"""Seconds; longer than the connection cache stores a connection."""
 
 
 @pytest.fixture(scope="module")
 def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the secrets backend."""
+    """The folder with the connections of the secrets backend."""
     return tmp_path_factory.mktemp("secrets")
 
 
@@ -59,7 +59,7 @@ def test_waits_survive_an_outage_of_the_secrets_backend(
     )
     (secrets / "down").touch()
     down_at = time.monotonic()
-    time.sleep(OUTAGE / 2)  # the outage itself, which no clock of ours can shorten in another process
+    time.sleep(OUTAGE / 2)  # the outage itself; a fake clock has no effect on other processes
     for video in videos[:5]:
         emulator.set_status(video, "completed")
     time.sleep(down_at + OUTAGE - time.monotonic())
@@ -83,7 +83,7 @@ def test_paid_video_survives_an_outage_on_resumption(
     (secrets / "down").touch()
     emulator.set_status(video, "completed")
     airflow.wait_until(lambda: len(emulator.polls(video)) >= 3, 90, "the trigger has seen it completed")
-    time.sleep(20)  # the resuming worker looks its connection up meanwhile
+    time.sleep(20)  # the resuming worker looks up its connection meanwhile
     (secrets / "down").unlink()
     assert airflow.wait_for_run("order_in_the_triggerer", run_id, timeout=240) == "success"
     assert len(emulator.ledger.orders) == billed + 1

@@ -1,4 +1,4 @@
-"""The quickstart, typed as it stands on its page."""
+"""The commands of the quickstart page, run in a shell."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""Waits on a real Airflow: what the design promises, seen from outside."""
+"""Waits on a real Airflow: results, endings, outages and key rotation."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_result_is_the_same_in_every_mode(local_airflow: LocalAirflow, emulator:
         for mode in ("deferred", "poke", "reschedule")
     }
     for mode, result in seen.items():
-        # Each query signs the URL anew, so the URLs themselves differ.
+        # Each response has a URL with another signature, so the URLs differ.
         url = result.pop("video_url")
         assert URL.fullmatch(url), mode
         assert result["task"].pop("video_url") == url
@@ -136,22 +136,22 @@ def test_outage_is_survived_with_backoff(local_airflow: LocalAirflow, emulator: 
 
 
 def test_outage_on_resumption_is_survived(local_airflow: LocalAirflow, emulator: Emulator) -> None:
-    # The triggerer's second poll, the third in all, finds the video; then the service goes away for a while.
+    # The triggerer's second poll, the third in total, finds the video. Then the service is unreachable for 20 s.
     video = emulator.add_task(script=Script.polls("processing", "completed"))
     gone = threading.Event()
 
-    def go_away() -> None:
+    def interrupt_service() -> None:
         while len(emulator.polls(video)) < 2:
             time.sleep(0.01)
         with emulator.outage("refuse"):
             gone.set()
             time.sleep(20)
 
-    saboteur = threading.Thread(target=go_away, daemon=True)
-    saboteur.start()
+    interruption = threading.Thread(target=interrupt_service, daemon=True)
+    interruption.start()
     run_id = local_airflow.trigger("wait_for_many", conf={"videos": [video]})
     assert local_airflow.wait_for_run("wait_for_many", run_id) == "success"
-    saboteur.join()
+    interruption.join()
     assert gone.is_set()
     log = local_airflow.task_log("wait_for_many", run_id, "wait", map_index=0)
     assert log.count("Waiting for the video") == 2, "the worker deferred again"

@@ -15,15 +15,15 @@ FIELDS = CONNECTION_TYPE["conn-fields"]
 
 @pytest.fixture(scope="module")
 def saved(local_airflow, visitor, connection):
-    """A connection that was made with the form, as Airflow's API returns it."""
+    """A connection created with the form, as returned by Airflow's API."""
     page = visitor.page("admin")
     page.goto(f"{visitor.base_url}/connections")
     form = fill_in_connection(page, "manxue_ui", connection["host"], connection["password"])
     form.get_by_role("button", name="Save").click()
     expect(form).to_be_hidden()
-    answer = page.request.get(f"{visitor.base_url}/api/v2/connections/manxue_ui").json()
+    response = page.request.get(f"{visitor.base_url}/api/v2/connections/manxue_ui").json()
     page.context.close()
-    return answer
+    return response
 
 
 @pytest.fixture
@@ -67,10 +67,10 @@ def test_saved_key_is_not_shown(saved, connections, connection):
     bodies = []
 
     def pass_on(route):
-        # Read on its way: the browser forgets the body of an answer to a page that it has left.
-        answer = route.fetch()
-        bodies.append(answer.text())
-        route.fulfill(response=answer)
+        # Read in transit: after a reload the browser has dropped the bodies of earlier responses.
+        response = route.fetch()
+        bodies.append(response.text())
+        route.fulfill(response=response)
 
     connections.route("**/api/**", pass_on)
     connections.reload()
@@ -101,7 +101,7 @@ def test_test_button_shows_the_result(saved, local_airflow, connections, connect
         conn_type="manxue",
         host=change.get("host", host),
         password=change.get("password", connection["password"]),
-        # Airflow 3.3.1 and 3.3.2 refuse to test a connection without a port: their UI asks with port 0.
+        # Airflow 3.3.1 and 3.3.2 refuse to test a connection without a port: their UI sends port 0.
         port=0,
     )
     connections.reload()

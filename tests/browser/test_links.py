@@ -1,4 +1,4 @@
-"""The buttons on a task's page."""
+"""Buttons on a task's page."""
 
 from __future__ import annotations
 

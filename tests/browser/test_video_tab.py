@@ -1,4 +1,4 @@
-"""The Video tab: what each task shows, to whom, and what it never does."""
+"""Video tab in a browser: content for each task, permissions, and security policy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airflow_provider_manxue.testing import Script
 
 
 def facts(card):
-    """Return what stands below a player, as name and text."""
+    """Return the names and texts below a player."""
     names, texts = card.locator("dt").all_inner_texts(), card.locator("dd").all_inner_texts()
     return dict(zip(names, texts, strict=True))
 
@@ -23,7 +23,7 @@ def wait_for_metadata(video):
 
 
 def address_of(run, task_id, map_index=-1):
-    """Return the path of the tab's own page, as it stands outside of Airflow's."""
+    """Return the path of the tab's page, outside of Airflow's frame."""
     query = {"dag_id": run.dag_id, "run_id": run.run_id, "task_id": task_id, "map_index": map_index}
     return f"/manxue-video/?{urlencode(query)}"
 
@@ -142,14 +142,14 @@ def test_viewer_sees_the_video(runs, open_tab):
 def test_user_without_permission_sees_nothing(runs, new_page, visitor, user, status):
     run = runs["save"]
     page = new_page(user)
-    answers = []
-    page.on("response", lambda answer: "/api/" in answer.url and answers.append(answer))
+    responses = []
+    page.on("response", lambda response: "/api/" in response.url and responses.append(response))
     page.goto(visitor.base_url + address_of(run, "order"))
 
     expect(page.locator("main")).to_have_text(
         f"Airflow does not let you read the results of this task (HTTP {status}).", use_inner_text=True
     )
-    assert {answer.status for answer in answers} == {status}
+    assert {response.status for response in responses} == {status}
     assert run.xcom("order", "video_task_id") not in page.content()
 
 

@@ -1,4 +1,4 @@
-"""What the built wheel holds."""
+"""Contents of the built wheel."""
 
 import configparser
 import os
@@ -20,7 +20,7 @@ DIST_INFO = f"{PACKAGE}-{__version__}.dist-info"
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Build a wheel from a copy, so that no leftovers of earlier builds get in and none stay behind."""
+    """Build a wheel from a copy of the repository, free of files from earlier builds."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     shutil.copytree(

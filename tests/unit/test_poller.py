@@ -1,4 +1,4 @@
-"""The polling engine: which video is polled when, and how each wait ends."""
+"""The polling engine: times of polls, grace periods and outcomes of waits."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ UNEXPECTED = ManxueInternalError("unexpected KeyError")
 
 
 def poller_of(*ids, timeout=3600.0, chance=0.5, interval=30.0, backoff=False, max_wait=None, **options):
-    """Make a poller that began at START, without jitter."""
+    """Return a poller that began at START, without jitter by default."""
     return Poller(
         ids or ["v"],
         PollPolicy(interval, backoff, max_wait),
@@ -85,11 +85,11 @@ def poller_of(*ids, timeout=3600.0, chance=0.5, interval=30.0, backoff=False, ma
 
 
 class Run:
-    """Drives a poller in virtual time, with responses that take no time."""
+    """A poller driven in virtual time, with immediate responses."""
 
     def __init__(self, poller, respond):
         self.poller, self.respond = poller, respond
-        self.polls = []  # seconds, id, whether it was a final one
+        self.polls = []  # (seconds, id, whether the poll was final)
         self.now = START
 
     def until(self, seconds=float("inf")):
@@ -113,13 +113,13 @@ class Run:
 
 
 def run(outcome, **options):
-    """Poll until the wait has ended; the outcome is one for all polls, or a function of the seconds waited."""
+    """Poll until the wait has ended. The outcome is the same for all polls, or a function of the seconds waited."""
     respond = outcome if callable(outcome) else lambda waited: outcome
     return Run(poller_of(**options), lambda waited, video: respond(waited)).until()
 
 
 def pauses_of(outcomes, **options):
-    """Return the seconds that follow on each of the outcomes."""
+    """Return the delay in seconds after each outcome."""
     script = iter(outcomes)
     poller = poller_of(**options)
     pauses, now = [], START
@@ -132,7 +132,7 @@ def pauses_of(outcomes, **options):
 
 
 def after(outcome, waited=0.0, **options):
-    """Return a poller that took in one outcome."""
+    """Return a poller that has handled one outcome."""
     poller = poller_of(**options)
     poller.take_due(START + waited)
     poller.handle("v", outcome, sent_at=START + waited, now=START + waited)
@@ -875,7 +875,7 @@ def test_lift_pause_makes_polls_due_immediately():
     poller = after(REFUSED, has_worked=True)
     poller.lift_pause()
 
-    assert poller.resumes_at == START + 30  # another process has another rate limiter
+    assert poller.resumes_at == START + 30  # a resuming worker has its own rate limiter
     assert poller.take_due(START) == [("v", False)]
 
 
@@ -1106,7 +1106,7 @@ def test_first_polls_of_a_batch_are_spread():
 
 
 def span(now, *, ends_at=START + 4500, execution_timeout=None):
-    """Return the times of a wait of an hour with a margin of a quarter of one, as they are seen at a moment."""
+    """Return the poll times of a wait of an hour with a margin of 15 minutes, as computed at ``now``."""
     return poll_times_from_end(
         ends_at, now, timeout=3600.0, margin=900.0, execution_timeout=execution_timeout, interval=30.0
     )
@@ -1173,7 +1173,7 @@ OUTCOMES = [
     ),
 )
 def test_any_wait_ends_and_holds_the_invariants(data, ids, timeout, interval, options):
-    """Checks each poll and each outcome of waits whose outcomes, latencies and times are drawn."""
+    """Check each poll and each outcome of waits whose outcomes, latencies and times are drawn."""
     poller = poller_of(*ids, timeout=timeout, interval=interval, **options)
     outcomes = data.draw(st.lists(st.sampled_from(OUTCOMES), min_size=1, max_size=4), "outcomes")
     latencies = data.draw(st.lists(st.sampled_from([0.0, 0.2, 20.0]), min_size=1, max_size=3), "latencies")

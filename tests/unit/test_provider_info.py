@@ -1,4 +1,4 @@
-"""What Airflow reads about the provider, and that it agrees with the code."""
+"""Provider metadata that Airflow reads, compared with the code."""
 
 import importlib
 import json

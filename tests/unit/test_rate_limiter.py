@@ -30,7 +30,7 @@ def now():
 
 
 async def throttle(limiter, retry_after=None):
-    """Report a 429 to a request that was sent after all that was reported before. Return the pause."""
+    """Report a 429 for a request sent after all earlier reports. Return the pause in seconds."""
     await asyncio.sleep(0.001)
     limiter.on_throttled(now(), retry_after)
     return limiter.resumes_at - now()
@@ -42,7 +42,7 @@ async def succeed(limiter):
 
 
 class Waits:
-    """Submits requests that end after a time, and records when they were granted."""
+    """Requests with a fixed duration, and the times of their grants."""
 
     def __init__(self, limiter, duration=0.0):
         self.limiter, self.duration = limiter, duration
@@ -182,7 +182,7 @@ REGULAR_EVENTS = EVENTS.map(lambda events: [event and (event[0], False) for even
 
 
 class Queue:
-    """The limiter with one grant a second, beside the queue as it should be."""
+    """The limiter with one grant a second, and a model of its queue."""
 
     def __init__(self):
         self.limiter = AdaptiveRateLimiter(1, 1_000)
@@ -609,8 +609,8 @@ def test_episodes_near_configured_rate_are_not_shared(caplog):
             await wait_for_rate(limiter, limit)
             await asyncio.sleep(await throttle(limiter))
             await succeed(limiter)
-        await meet_limit(limiter, 1)  # at 7, which is settled and not far below
-        await throttle(limiter)  # at 5.6, still falling
+        await meet_limit(limiter, 1)  # at a settled rate of 7, not far below the configured one
+        await throttle(limiter)  # at a rate of 5.6, still falling
         await succeed(limiter)
         await meet_limit(limiter, SHARED_EPISODES - 1)
         early = len(caplog.records)
@@ -651,7 +651,7 @@ def test_short_throttling_is_not_logged_as_shared(caplog):
     assert not caplog.records
 
 
-# --- credentials under suspicion ----------------------------------------------------------------------------
+# --- refused credentials ------------------------------------------------------------------------------------
 
 
 def test_hold_grants_one_probe_when_it_ends():

@@ -1,4 +1,4 @@
-"""What an answer of the service means, how it is asked, and what may be said about it."""
+"""Responses of the service: tasks, errors, ``Retry-After``, texts for logs, and URLs of requests."""
 
 import errno
 import json
@@ -51,8 +51,8 @@ PUBLISHED_SAMPLE = (
 )
 
 
-def task_of(answer, http_status=200, **kwargs):
-    return parse_task(http_status, json.dumps(answer).encode(), **{"video_task_id": "asked", **kwargs})
+def task_of(response, http_status=200, **kwargs):
+    return parse_task(http_status, json.dumps(response).encode(), **{"video_task_id": "asked", **kwargs})
 
 
 def error_of(http_status, body=b"", **kwargs):
@@ -65,7 +65,7 @@ def http_date(seconds):
     return format_datetime(datetime.fromtimestamp(seconds, tz=UTC), usegmt=True)
 
 
-# --- the documented answer ------------------------------------------------------------------------------
+# --- documented responses --------------------------------------------------------------------------------
 
 
 def test_documented_response_is_parsed():
@@ -102,7 +102,7 @@ def test_failed_response_has_the_reason():
 
 
 def test_to_dict_has_the_field_names_of_the_service():
-    answer = {
+    response = {
         "id": "proj_1",
         "object": "video",
         "created": 1761635478,
@@ -115,10 +115,10 @@ def test_to_dict_has_the_field_names_of_the_service():
         "last_frame_url": "https://cdn.example.com/last.png",
     }
 
-    written = task_of(answer, video_task_id="proj_1").to_dict()
+    written = task_of(response, video_task_id="proj_1").to_dict()
 
-    assert written == answer
-    assert list(written) == list(answer)
+    assert written == response
+    assert list(written) == list(response)
 
 
 @pytest.mark.parametrize(
@@ -259,17 +259,17 @@ def test_unknown_status_has_url_and_reason(word):
 
 
 @pytest.mark.parametrize(
-    "answer", [{"id": "p", "url": VIDEO}, {"video_url": VIDEO}, {"data": {"video_url": VIDEO}}]
+    "response", [{"id": "p", "url": VIDEO}, {"video_url": VIDEO}, {"data": {"video_url": VIDEO}}]
 )
-def test_missing_status_with_url_is_unknown(answer):
-    task = task_of(answer)
+def test_missing_status_with_url_is_unknown(response):
+    task = task_of(response)
 
     assert (task.status, task.status_word, task.video_url) == (TaskStatus.UNKNOWN, "", VIDEO)
 
 
 def test_order_with_url_without_status_is_unknown():
-    for answer in ({"id": "p", "url": VIDEO}, {"id": "p", "data": {"url": VIDEO}}):
-        assert task_of(answer, video_task_id="").status is TaskStatus.UNKNOWN
+    for response in ({"id": "p", "url": VIDEO}, {"id": "p", "data": {"url": VIDEO}}):
+        assert task_of(response, video_task_id="").status is TaskStatus.UNKNOWN
 
 
 @pytest.mark.parametrize("word", ["failed", "fail", "error"])
@@ -281,7 +281,7 @@ def test_failed_task_with_url_is_failed(word):
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         {"status": "error", "message": "internal"},
         {"status": "fail", "data": {"prompt": "required"}, "message": "internal"},
@@ -291,10 +291,10 @@ def test_failed_task_with_url_is_failed(word):
         {"code": 500, "msg": "internal", "data": {"status": "error"}},
     ],
 )
-def test_status_of_an_error_response_is_no_failed_video(answer):
+def test_status_of_an_error_response_is_no_failed_video(response):
     """As a failed video, such a response would end the wait for a paid video."""
     with pytest.raises(ManxueRefusedError, match="internal"):
-        task_of(answer)
+        task_of(response)
 
 
 @pytest.mark.parametrize("sign", ["id", "task_id", "object", "created", "model", "video_url", "progress"])
@@ -640,7 +640,7 @@ def test_older_order_response_is_a_queued_task():
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         {"task_id": "proj_9"},
         {"code": 0, "data": {"taskId": "proj_9"}},
@@ -648,8 +648,8 @@ def test_older_order_response_is_a_queued_task():
         {"id": "proj_9", "data": {"status": "queued"}},
     ],
 )
-def test_order_response_with_another_id_name_is_parsed(answer):
-    task = task_of(answer, video_task_id="")
+def test_order_response_with_another_id_name_is_parsed(response):
+    task = task_of(response, video_task_id="")
 
     assert (task.id, task.status, task.reported_id) == ("proj_9", TaskStatus.QUEUED, None)
 
@@ -683,10 +683,10 @@ def test_order_response_with_failure_is_a_failed_task():
 
 
 @pytest.mark.parametrize(
-    "answer", [{"status": "queued"}, {"id": None, "status": "queued"}, {"id": [], "status": "queued"}]
+    "response", [{"status": "queued"}, {"id": None, "status": "queued"}, {"id": [], "status": "queued"}]
 )
-def test_missing_id_is_the_requested_id(answer):
-    assert task_of(answer).id == "asked"
+def test_missing_id_is_the_requested_id(response):
+    assert task_of(response).id == "asked"
 
 
 @pytest.mark.parametrize(
@@ -830,7 +830,7 @@ def test_success_without_task_is_transient(body):
 
 
 @pytest.mark.parametrize(
-    ("answer", "parts"),
+    ("response", "parts"),
     [
         ({"code": 500, "data": None, "msg": "No handler found for GET /x"}, ("code 500", "No handler found")),
         ({"code": "500", "msg": None}, ("code 500",)),
@@ -847,9 +847,9 @@ def test_success_without_task_is_transient(body):
         ({"message": "gone"}, ("gone",)),
     ],
 )
-def test_success_with_error_code_is_refused(answer, parts):
+def test_success_with_error_code_is_refused(response, parts):
     with pytest.raises(ManxueRefusedError) as caught:
-        task_of(answer)
+        task_of(response)
 
     assert "HTTP 200" in str(caught.value)
     for part in parts:
@@ -869,8 +869,8 @@ def test_permanent_error_names_the_remedy(http_status, remedy):
 def test_error_has_no_key_or_signature(http_status, name):
     words = f"Bearer {KEY} at https://x/a.mp4?X-Signature=abcdef\nforged line"
 
-    for answer in ({name: words}, {"code": 1, name: words}):
-        text = str(error_of(http_status, json.dumps(answer).encode(), secret=KEY))
+    for response in ({name: words}, {"code": 1, name: words}):
+        text = str(error_of(http_status, json.dumps(response).encode(), secret=KEY))
 
         assert KEY not in text
         assert "abcdef" not in text
@@ -878,7 +878,7 @@ def test_error_has_no_key_or_signature(http_status, name):
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         {"code": 1234567890},
         {"error": {"code": 1234567890}},
@@ -886,9 +886,9 @@ def test_error_has_no_key_or_signature(http_status, name):
     ],
 )
 @pytest.mark.parametrize("http_status", [200, 404])
-def test_error_has_no_key_of_digits(http_status, answer):
+def test_error_has_no_key_of_digits(http_status, response):
     """JSON may have such a key as a number."""
-    shown = str(error_of(http_status, json.dumps(answer).encode(), secret="1234567890"))
+    shown = str(error_of(http_status, json.dumps(response).encode(), secret="1234567890"))
 
     assert "1234567890" not in shown
     assert "***" in shown
@@ -1018,7 +1018,7 @@ def test_invalid_retry_after_is_named_without_a_message():
     )
 
 
-# --- foreign text ---------------------------------------------------------------------------------------
+# --- texts for logs -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -1085,7 +1085,7 @@ def test_clean_text_without_key_replaces_nothing():
         assert task_of({"id": "p", "status": words}).status_word == words
 
 
-# --- addresses ------------------------------------------------------------------------------------------
+# --- URLs -----------------------------------------------------------------------------------------------
 
 
 def test_urls_are_the_documented_ones():
@@ -1128,13 +1128,13 @@ def test_user_agent_names_package_and_airflow():
     assert user_agent().startswith(f"airflow-provider-manxue/{__version__} apache-airflow/")
 
 
-# --- no answer at all -----------------------------------------------------------------------------------
+# --- no response ------------------------------------------------------------------------------------------
 
 SIGNED = "https://h.example.com/v1/result/p?key=sk-very-secret-key"
 
 
 def chained(*errors):
-    """Raise each error while the one after it is being handled, as HTTP libraries do; return the outermost."""
+    """Chain errors as the context of each other, as HTTP libraries do. Return the outermost error."""
     outer, *inner = errors
     if inner:
         outer.__context__ = chained(*inner)
@@ -1154,7 +1154,7 @@ def urllib3_error(kind, cause, *, message="broken"):
 
 
 def certificate_error():
-    """Let a handshake in memory fail for the certificate."""
+    """Return the error of a TLS handshake with an untrusted certificate."""
     authority = trustme.CA()
     server_side, client_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert("h.example.com").configure_cert(server_side)
@@ -1170,7 +1170,7 @@ def certificate_error():
 
 
 def protocol_error():
-    """Let a handshake in memory fail because the other side does not speak TLS."""
+    """Return the error of a TLS handshake with a server that responds in plain HTTP."""
     incoming = ssl.MemoryBIO()
     incoming.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     client = ssl.create_default_context().wrap_bio(incoming, ssl.MemoryBIO(), server_hostname="h.example.com")
@@ -1307,10 +1307,10 @@ class TestDepth:
 
     @pytest.mark.parametrize("kinds", [[list], [dict], [list, dict]])
     def test_depth_of_a_response_is_limited(self, kinds):
-        answer = {"id": "proj_1", "status": "processing"}
-        assert task_of({**answer, "extra": nested(MAX_DEPTH - 1, kinds)}).status is TaskStatus.PROCESSING
+        response = {"id": "proj_1", "status": "processing"}
+        assert task_of({**response, "extra": nested(MAX_DEPTH - 1, kinds)}).status is TaskStatus.PROCESSING
         with pytest.raises(ManxueTransientError, match="not a JSON object"):
-            task_of({**answer, "extra": nested(MAX_DEPTH, kinds)})
+            task_of({**response, "extra": nested(MAX_DEPTH, kinds)})
 
     @pytest.mark.parametrize("many", [[[]] * 300, [{}] * 300, [[1], {"x": {}}] * 300, "[{" * 300])
     def test_width_of_a_response_is_not_limited(self, many):

@@ -1,4 +1,4 @@
-"""A worker that resumes where the usual event is missing or does not fit: Airflow ended the deferral, or mixed up the tries."""
+"""Resumption without a usual event: Airflow ended the deferral, or passed the event of an earlier try."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def order(**kwargs):
 
 
 def status_of(result):
-    """Return the status word of a task, or of each of a batch."""
+    """Return the status words of a task or a batch."""
     return [task["status"] for task in result] if isinstance(result, list) else [result["status"]]
 
 
@@ -67,7 +67,7 @@ def make(request):
 
 @pytest.fixture
 def orders(world, monkeypatch):
-    """The number of the orders that were sent."""
+    """The orders that were sent."""
     sent = []
 
     def send_order(self, request):
@@ -83,7 +83,7 @@ def orders(world, monkeypatch):
 
 @pytest.fixture
 def deferred(world, service, clock, orders, make):
-    """A task that has deferred, and whose try began with the wait."""
+    """A task that has deferred, in a try that began with the wait."""
     world.ti.start_date = datetime.fromtimestamp(clock.now, tz=UTC)
     service.answers("queued")
     with pytest.raises(TaskDeferred):
@@ -197,14 +197,16 @@ class TestOrderDeferralEndedByAirflow:
         assert len(orders) == 1
 
     @pytest.mark.parametrize("words", ["Trigger timeout", "Trigger failure"])
-    @pytest.mark.parametrize("answer", ["processing", ManxueAuthenticationError("401"), RuntimeError("odd")])
-    def test_no_retry_below_airflow_3_3(self, world, service, orders, words, answer):
+    @pytest.mark.parametrize(
+        "response", ["processing", ManxueAuthenticationError("401"), RuntimeError("odd")]
+    )
+    def test_no_retry_below_airflow_3_3(self, world, service, orders, words, response):
         """Without the task state store of Airflow 3.3 a retry would order again."""
         world.store = None
         service.answers("queued")
         with pytest.raises(TaskDeferred):
             order().execute(world.context)
-        service.answers(answer)
+        service.answers(response)
         with pytest.raises((ManxueOrderError, ManxueTimeoutError, TaskDeferred)) as raised:
             fail(order(), world, words)
         is_without_retry = issubclass(raised.type, (AirflowFailException, ManxueTimeoutError))
@@ -353,8 +355,8 @@ class TestFailedXComPush:
 
 class TestResumedState:
     def test_has_worked_is_passed_to_the_trigger(self, world, service):
-        for answer, has_worked in (("queued", True), (ManxueTransientError("HTTP 503"), False)):
-            service.answers(answer)
+        for response, has_worked in (("queued", True), (ManxueTransientError("HTTP 503"), False)):
+            service.answers(response)
             with pytest.raises(TaskDeferred) as deferred:
                 one().execute(world.context)
             assert deferred.value.trigger.arguments.has_worked is has_worked
@@ -414,7 +416,7 @@ class TestUnexpected:
         with pytest.raises(ManxueError, match=r"unexpected builtins\.RuntimeError") as raised:
             world.run(one(timeout=3600))
         assert 330 <= service.asked_at[-1] <= 330 + 75
-        # Airflow 3 writes to the one, Airflow 2 to both.
+        # Airflow 3 logs to stdout, Airflow 2 also through logging.
         printed = next(text for text in (capsys.readouterr().out, caplog.text) if "Unexpected" in text)
         assert "secret" not in printed + str(raised.value)
         assert printed.count("Unexpected builtins.RuntimeError while polling, at: ") == 1

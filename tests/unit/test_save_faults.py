@@ -1,6 +1,8 @@
 """
-Everything that can go wrong on the way, each on local files and on S3: the right end or a clear error, nothing half
-done under the final name, and no old object lost.
+Faults of a download, each with local files and with S3.
+
+Each save ends with the whole video or a clear error. It leaves no partial object under the final name, and loses no
+old object.
 """
 
 from __future__ import annotations
@@ -40,7 +42,7 @@ BUCKET = "videos"
 
 
 class PassingTime:
-    """Stands in for the ``time`` module: sleeping takes none."""
+    """Double of the ``time`` module whose ``sleep`` returns immediately."""
 
     def __init__(self):
         self.slept = 0.0
@@ -63,7 +65,7 @@ class FakeTaskInstance:
         self.xcom[key] = value
 
 
-# --- places ---------------------------------------------------------------------------------------------
+# --- stores ---------------------------------------------------------------------------------------------
 
 
 class LocalPlace:
@@ -129,7 +131,7 @@ def s3(s3_url):
 
 @pytest.fixture(autouse=True)
 def own_temporary_folder(monkeypatch, tmp_path):
-    """Keep an eye on the temporary folder: nothing may stay there."""
+    """Check that nothing is left in the temporary folder."""
     folder = tmp_path / "tmp"
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
@@ -168,7 +170,7 @@ def emulator(monkeypatch):
 
 
 class Saves:
-    """Saves one video, in whatever state the world is."""
+    """A save of one video, with checks of its result."""
 
     def __init__(self, emulator, place):
         self.emulator, self.place = emulator, place
@@ -208,7 +210,7 @@ class Saves:
         assert self.place.leftovers() == []
 
     def assert_fails(self, error, match="", **arguments):
-        """Fail, once with nothing in the place of the video, and once with an older one."""
+        """Check that the save fails without and with an older object at the destination."""
         self.place.write("another.mp4", b"")
         for before in (None, OLD):
             if before is not None:
@@ -231,7 +233,7 @@ def saves(emulator, place):
     return Saves(emulator, place)
 
 
-# --- the way of the bytes -------------------------------------------------------------------------------
+# --- downloads ----------------------------------------------------------------------------------------
 
 
 def test_video_is_saved(saves):
@@ -273,8 +275,8 @@ class TestCutTransfer:
         assert saves.place.content(saves.name) is None
 
     def test_repeated_cuts_without_ranges_fail(self, saves, share, reset):
-        answer = Response(truncate=int(SIZE * share), reset=reset, ignore_range=True)
-        saves.emulator.respond_with(answer, on="media")
+        response = Response(truncate=int(SIZE * share), reset=reset, ignore_range=True)
+        saves.emulator.respond_with(response, on="media")
         saves.assert_fails(ManxueDownloadError, "no progress in 10 attempts")
 
 
@@ -370,8 +372,8 @@ class TestPersistentFault:
         connection = json.loads(saves.emulator.airflow_connection_json())
         connection["extra"]["request_timeout"] = 0.1
         monkeypatch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", json.dumps(connection))
-        answer = Response(hang=True) if fault == "hang" else fault
-        saves.emulator.respond_with(answer, on="media")
+        response = Response(hang=True) if fault == "hang" else fault
+        saves.emulator.respond_with(response, on="media")
         saves.assert_fails(ManxueDownloadError, match)
 
     def test_chunked_body_cut_early(self, saves):
@@ -402,10 +404,10 @@ class TestTimeout:
         saves.assert_saved(timeout=30)
 
     @pytest.mark.parametrize(
-        "answer", [Response(bytes_per_second=1000), Response(hang=True), Response(endless=True)]
+        "response", [Response(bytes_per_second=1000), Response(hang=True), Response(endless=True)]
     )
-    def test_timeout_bounds_the_download(self, saves, answer):
-        saves.emulator.respond_with(answer, on="media")
+    def test_timeout_bounds_the_download(self, saves, response):
+        saves.emulator.respond_with(response, on="media")
         began = time.monotonic()
         saves.assert_fails(ManxueDownloadError, "not saved within timeout=0.5 s", timeout=0.5, max_bytes=None)
         assert time.monotonic() - began < 5
@@ -435,10 +437,10 @@ class TestService:
         saves.assert_saved(video_task_id={"id": saves.task_id, "status": "completed", "video_url": stale})
         assert len(saves.downloads) == 1
 
-    @pytest.mark.parametrize("answer", ["http_404", "http_200_business_error"])
-    def test_known_url_is_used_if_the_record_is_gone(self, saves, answer):
+    @pytest.mark.parametrize("response", ["http_404", "http_200_business_error"])
+    def test_known_url_is_used_if_the_record_is_gone(self, saves, response):
         url = saves.emulator.video_url(saves.task_id)
-        saves.emulator.respond_with(answer, on="query")
+        saves.emulator.respond_with(response, on="query")
         saves.assert_saved(video_task_id={"id": saves.task_id, "video_url": url})
 
     def test_expired_known_url_is_tried_once(self, saves):
@@ -454,7 +456,7 @@ class TestService:
         saves.assert_fails(ManxueRefusedError, "404")
 
 
-# --- what is there already ------------------------------------------------------------------------------
+# --- existing objects ----------------------------------------------------------------------------------
 
 
 class TestExistingObject:
@@ -497,7 +499,7 @@ class TestExistingObject:
         assert saves.place.leftovers() == []
 
 
-# --- a worker of its own --------------------------------------------------------------------------------
+# --- a separate process --------------------------------------------------------------------------------
 
 
 WORKER = """
@@ -529,7 +531,7 @@ except ManxueStorageError as error:
 
 @pytest.fixture
 def worker(saves, tmp_path, monkeypatch):
-    """Save in another process, in which something happens to the worker or to its disk."""
+    """Save in another process, after the given code for an incident has run there."""
     temporary = tmp_path / "worker-tmp"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
@@ -706,7 +708,7 @@ class TestS3:
         assert modes == [0o600]
 
     def test_html_content_type_is_stored_as_mp4(self, saves):
-        """A bucket that serves web pages would run the page."""
+        """A bucket that is served as a website would show the page."""
         saves.emulator.respond_with(Response(headers={"Content-Type": "text/html"}), on="media")
         saves.run()
 

@@ -1,4 +1,4 @@
-"""What an answer of a media host means, what a whole video is, and where a download may go."""
+"""Responses of media hosts, containers, allowed addresses and retries of a download."""
 
 from __future__ import annotations
 
@@ -495,7 +495,7 @@ class TestAddress:
     def test_address_is_found_in_a_host_name(self, host, address):
         found = literal_address(host)
         assert found if address else found is None
-        # Versions of Python differ in how they write an IPv6 address that wraps an IPv4 one.
+        # Python versions write an IPv6 address that contains an IPv4 address differently.
         assert not address or ipaddress.ip_address(found) == ipaddress.ip_address(address)
 
 

@@ -1,4 +1,4 @@
-"""Whether an MP4 is whole: what its tables describe is compared with where it ends."""
+"""Completeness of an MP4: the media data that its tables describe, compared with its end."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def moov(*tables, extends=b""):
 FTYP = box(b"ftyp", b"isom", bytes(4))
 MDAT = box(b"mdat", bytes(100))
 FIRST = len(FTYP) + 8
-"""Where the media data begins if ``mdat`` comes first."""
+"""Offset of the media data in a file with ``mdat`` first."""
 
 WHOLE = Video("v", 2.0).read(0, 10**9)
 EMPTY_MOOV = box(b"moov")

@@ -1,4 +1,4 @@
-"""What an author writes: arguments, names of files, what is told and what is not."""
+"""Arguments, destinations, log and errors of the save operator."""
 
 from __future__ import annotations
 
@@ -274,12 +274,12 @@ class TestKnownUrl:
     def test_known_url_is_used_if_the_service_refuses(self, emulator, save, refusal):
         task_id = emulator.add_task("completed")
         whole = {"id": task_id, "video_url": emulator.video_url(task_id)}
-        answers = {
+        responses = {
             "redirect": Response(status=302),
             "http_401": Response(status=401),
             "http_403": Response(status=403),
         }
-        emulator.respond_with(answers.get(refusal, refusal), on="query")
+        emulator.respond_with(responses.get(refusal, refusal), on="query")
 
         assert save(whole)[1]["size"] > 0
 
@@ -303,15 +303,15 @@ class TestKnownUrl:
 class TestContainers:
     WEBM = b"\x1a\x45\xdf\xa3\x84" + bytes(4) + b"\x18\x53\x80\x67\x40\x64" + bytes(100)
 
-    def answer(self, emulator, body, kind, **values):
+    def respond(self, emulator, body, kind, **values):
         emulator.respond_with(Response(body=body, headers={"Content-Type": kind}, **values), on="media")
 
     def test_container_announced_by_the_host_is_saved(self, emulator, save):
-        self.answer(emulator, self.WEBM, "video/webm")
+        self.respond(emulator, self.WEBM, "video/webm")
         assert save(emulator.add_task("completed"))[1]["content_type"] == "video/webm"
 
     def test_container_named_by_the_author_is_saved(self, emulator, save):
-        self.answer(emulator, self.WEBM, "application/octet-stream")
+        self.respond(emulator, self.WEBM, "application/octet-stream")
         assert save(emulator.add_task("completed"), containers=("webm",))[1]["content_type"] == "video/webm"
 
     @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ class TestContainers:
     )
     def test_unverified_video_is_saved_as_unverified(self, emulator, save, tmp_path, body, arguments):
         task_id = emulator.add_task("completed")
-        self.answer(emulator, body, "application/octet-stream")
+        self.respond(emulator, body, "application/octet-stream")
         with pytest.raises(ManxueUnverifiedVideoError, match=rf"{task_id}\.mp4\.unverified"):
             save(task_id, **arguments)
 
@@ -345,7 +345,7 @@ class TestContainers:
     def test_page_is_refused_without_delay(self, emulator, save, monkeypatch, kind, body):
         slept = []
         monkeypatch.setattr(downloader.time, "sleep", slept.append)
-        self.answer(emulator, body, kind)
+        self.respond(emulator, body, kind)
         with pytest.raises(ManxueDownloadError, match="instead of the video, also from a new URL"):
             save(emulator.add_task("completed"))
 
@@ -393,10 +393,10 @@ class TestLog:
             downloader, "time", SimpleNamespace(monotonic=lambda: next(moments), time=lambda: 0.0, sleep=None)
         )
         save(emulator.add_task("completed", size=20 * 2**20))
-        told = [text for _, text in lines if text.startswith("Received")]
+        received = [text for _, text in lines if text.startswith("Received")]
 
-        assert 3 < len(told) < 50
-        assert "of 20971520 bytes (" in told[0]
+        assert 3 < len(received) < 50
+        assert "of 20971520 bytes (" in received[0]
 
     def test_log_has_errors_but_no_url(self, emulator, save, lines, caplog, monkeypatch):
         caplog.set_level(logging.DEBUG)
@@ -425,7 +425,7 @@ class TestErrors:
 
 
 class FakeStore:
-    """A file system of fsspec's kind, as far as it is used."""
+    """Double of an fsspec file system, with the methods that the operator uses."""
 
     def __init__(self, fails=False):
         self.files, self.calls, self.fails = {}, [], fails

@@ -1,8 +1,8 @@
 """
-No store makes a save a success without the whole video under its name: seven kinds of stores, twelve faults.
+Saves to seven kinds of stores with twelve faults: each success has the whole video under its name.
 
-Local files and ``memory`` are real. The others are stand-ins at the level of fsspec that commit, move and list as the
-libraries of those stores do; S3 itself is tried with the real library in ``test_save_faults.py``.
+Local files and ``memory`` are real. The other stores are doubles of fsspec file systems that commit, move and list like
+the libraries of those stores. ``test_save_faults.py`` tests S3 with the real library.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class FakeFileSystem:
             marks,
         )
         if self.fault == "response is lost":
-            # The library sends the request again, and then meets its own object.
+            # The library retries the request, and finds its own object.
             raise FileExistsError(path) if create else ConnectionError("lost")
         if self.fault == "replaced afterwards":
             self.files[path] = OLD
@@ -91,7 +91,7 @@ class FakeFileSystem:
 
 class FakeS3(FakeFileSystem):
     def put_file(self, local, remote, callback, mode="overwrite"):
-        """Is not used; as in the library, its signature shows what an upload in parts can do as well."""
+        """Not called. As in the library, the signature shows which options a multipart upload has."""
         raise NotImplementedError
 
     def open(self, path, mode, *, block_size, autocommit, **options):
@@ -124,7 +124,7 @@ class FakePutStore(FakeFileSystem):
 
 
 class FakeMovingStore(FakeFileSystem):
-    """SFTP replaces on a rename; WebHDFS refuses one onto a file without an error."""
+    """A store that moves. SFTP replaces the target, WebHDFS silently refuses an existing one."""
 
     refuses_to_replace = False
 
@@ -162,7 +162,7 @@ FAULTS = (
 
 
 class Place:
-    """A store with one fault, and what is in it afterwards."""
+    """A store with one fault, and its content afterwards."""
 
     def __init__(self, scheme, tmp_path, monkeypatch):
         self.scheme, self.monkeypatch = scheme, monkeypatch
@@ -219,7 +219,7 @@ class Place:
             self.fs.fault = fault
 
     def _after(self, owner, name, fault, write):
-        """Let a step of a real store misbehave."""
+        """Replace one step of a real store by one with a fault."""
         real = getattr(owner, name)
 
         def step(*arguments, **options):

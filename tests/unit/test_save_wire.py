@@ -1,4 +1,4 @@
-"""The requests for a video: byte for byte as the URL is, without credentials, and only to where they may go."""
+"""Requests to media hosts: exact URL, no credentials, allowed addresses, proxies and certificates."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nvideo"
 
 
 class Host:
-    """Says the same to everyone, keeps what it was asked, and can pass a tunnel on."""
+    """A server with scripted responses that records requests, and is a proxy for ``CONNECT``."""
 
     def __init__(self):
-        self.says = [OK]
-        self.heard = []
-        self.pace = 0.0
+        self.responses = [OK]
+        self.requests = []
+        self.delay = 0.0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -42,23 +42,25 @@ class Host:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                threading.Thread(target=self._answer, args=(client,), daemon=True).start()
+                threading.Thread(target=self._respond, args=(client,), daemon=True).start()
 
-    def _answer(self, client):
+    def _respond(self, client):
         with client, contextlib.suppress(OSError):
-            heard = b""
-            while b"\r\n\r\n" not in heard:
-                heard += client.recv(65536)
-            self.heard.append(heard.decode("ascii"))
-            if heard.startswith(b"CONNECT"):
-                self._tunnel(client, int(heard.split()[1].rpartition(b":")[2]))
+            request = b""
+            while b"\r\n\r\n" not in request:
+                request += client.recv(65536)
+            self.requests.append(request.decode("ascii"))
+            if request.startswith(b"CONNECT"):
+                self._tunnel(client, int(request.split()[1].rpartition(b":")[2]))
                 return
-            says = self.says.pop(0) if len(self.says) > 1 else self.says[0]
-            if isinstance(says, bytes):
-                says = [says] if not self.pace else [says[i : i + 1] for i in range(len(says))]
-            for piece in says:
+            response = self.responses.pop(0) if len(self.responses) > 1 else self.responses[0]
+            if isinstance(response, bytes):
+                response = (
+                    [response] if not self.delay else [response[i : i + 1] for i in range(len(response))]
+                )
+            for piece in response:
                 client.sendall(piece)
-                time.sleep(self.pace)
+                time.sleep(self.delay)
 
     def _tunnel(self, client, port):
         client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
@@ -99,7 +101,7 @@ def no_proxies(monkeypatch):
 
 @pytest.fixture
 def names(monkeypatch):
-    """A name server of our own; literal addresses are what they are."""
+    """Addresses by host name, for ``getaddrinfo``. Literal addresses resolve to themselves."""
     known = {"service.example": ["93.184.216.34"]}
     real = socket.getaddrinfo
 
@@ -134,12 +136,12 @@ def fetch(one, url, **headers):
         return response.status, response.read()
 
 
-def request_line(heard):
-    return heard.partition("\r\n")[0]
+def request_line(request):
+    return request.partition("\r\n")[0]
 
 
-def header(heard, name):
-    return [line.partition(": ")[2] for line in heard.split("\r\n") if line.startswith(f"{name}: ")]
+def header(request, name):
+    return [line.partition(": ")[2] for line in request.split("\r\n") if line.startswith(f"{name}: ")]
 
 
 class TestRequest:
@@ -155,7 +157,7 @@ class TestRequest:
     )
     def test_request_has_the_bytes_of_the_url(self, host, target):
         assert fetch(wire(), host.url + target) == (200, b"video")
-        assert request_line(host.heard[0]) == f"GET {target} HTTP/1.1"
+        assert request_line(host.requests[0]) == f"GET {target} HTTP/1.1"
 
     def test_request_has_only_the_needed_headers(self, host, monkeypatch, tmp_path):
         netrc = tmp_path / "netrc"
@@ -163,11 +165,11 @@ class TestRequest:
         monkeypatch.setenv("NETRC", str(netrc))
         fetch(wire(), f"{host.url}/v", Range="bytes=5-")
 
-        names = [line.partition(":")[0] for line in host.heard[0].split("\r\n")[1:] if line]
+        names = [line.partition(":")[0] for line in host.requests[0].split("\r\n")[1:] if line]
         assert sorted(names) == ["Accept", "Accept-Encoding", "Connection", "Host", "Range", "User-Agent"]
-        assert header(host.heard[0], "Accept-Encoding") == ["identity"]
-        assert header(host.heard[0], "Host") == [f"127.0.0.1:{host.port}"]
-        assert "the-key" not in host.heard[0]
+        assert header(host.requests[0], "Accept-Encoding") == ["identity"]
+        assert header(host.requests[0], "Host") == [f"127.0.0.1:{host.port}"]
+        assert "the-key" not in host.requests[0]
 
     def test_refused_connection_is_broken(self):
         with socket.socket() as closed:
@@ -187,7 +189,7 @@ class TestRequest:
         ids=["no HTTP", "many headers", "long header", "long status", "long location"],
     )
     def test_invalid_response_is_broken(self, host, nonsense):
-        host.says = [nonsense]
+        host.responses = [nonsense]
         with pytest.raises(BrokenTransferError):
             fetch(wire(), f"{host.url}/v")
 
@@ -196,15 +198,15 @@ class TestRequest:
             fetch(wire(), f"http://{'a' * 70}.example/v")
 
     def test_slow_headers_end_at_the_deadline(self, host):
-        host.pace = 0.05
-        host.says = [b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 90]
+        host.delay = 0.05
+        host.responses = [b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 90]
         began = time.monotonic()
         with pytest.raises(BrokenTransferError):
             fetch(wire(timeout=0.3), f"{host.url}/v")
         assert time.monotonic() - began < 2
 
     def test_endless_interim_responses_end_at_the_deadline(self, host):
-        host.says = [itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)]
+        host.responses = [itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)]
         with pytest.raises(BrokenTransferError):
             fetch(wire(timeout=0.3), f"{host.url}/v")
 
@@ -214,7 +216,7 @@ class TestRequest:
     def test_no_request_after_the_deadline(self, host):
         with pytest.raises(ManxueDownloadError, match="timeout=0 s"):
             fetch(wire(timeout=0), f"{host.url}/v")
-        assert host.heard == []
+        assert host.requests == []
 
 
 class TestRedirect:
@@ -223,20 +225,20 @@ class TestRedirect:
 
     @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
     def test_redirect_is_followed_byte_for_byte(self, host, status):
-        host.says = [self.redirect(f"{host.url}/b%2fc?s=%3d", status), self.redirect("../d"), OK]
+        host.responses = [self.redirect(f"{host.url}/b%2fc?s=%3d", status), self.redirect("../d"), OK]
 
         assert fetch(wire(), f"{host.url}/a") == (200, b"video")
-        assert [request_line(heard) for heard in host.heard] == [
+        assert [request_line(request) for request in host.requests] == [
             "GET /a HTTP/1.1",
             "GET /b%2fc?s=%3d HTTP/1.1",
             "GET /d HTTP/1.1",
         ]
 
     def test_redirects_are_limited_to_five(self, host):
-        host.says = [self.redirect("/again")]
+        host.responses = [self.redirect("/again")]
         with pytest.raises(ManxueUnsafeUrlError, match="more than 5 redirects"):
             fetch(wire(), f"{host.url}/a")
-        assert len(host.heard) == 6
+        assert len(host.requests) == 6
 
     def test_redirect_to_private_address_is_refused(self, host, names, monkeypatch):
         names["media.example"] = ["93.184.216.35"]
@@ -245,10 +247,10 @@ class TestRedirect:
         monkeypatch.setattr(
             socket, "create_connection", lambda address, timeout: dial(("127.0.0.1", host.port), timeout)
         )
-        host.says = [self.redirect(f"http://127.0.0.1:{inner.port}/metadata")]
+        host.responses = [self.redirect(f"http://127.0.0.1:{inner.port}/metadata")]
         with pytest.raises(ManxueUnsafeUrlError, match="is not public"):
             fetch(wire(allow=False), "http://media.example/a")
-        assert inner.heard == []
+        assert inner.requests == []
         inner.close()
 
 
@@ -344,8 +346,8 @@ class TestAddress:
 
     def test_address_is_looked_up_once(self, dialled, monkeypatch):
         """A name server that changes its response after the check has no effect (DNS rebinding)."""
-        answers = [["93.184.216.35"], ["127.0.0.1"]]
-        monkeypatch.setattr(dialer, "_look_up", lambda host, port, timeout: answers.pop(0))
+        results = [["93.184.216.35"], ["127.0.0.1"]]
+        monkeypatch.setattr(dialer, "_look_up", lambda host, port, timeout: results.pop(0))
         with pytest.raises(BrokenTransferError):
             fetch(wire(allow=False), "http://media.example/v")
         assert dialled == [("93.184.216.35", 80)]
@@ -360,17 +362,17 @@ class TestProxy:
     def test_proxy_gets_the_whole_url(self, host):
         fetch(wire(proxy=f"http://me:p%40ss@127.0.0.1:{host.port}"), "http://media.example:81/a%2f?s=%3d")
 
-        assert request_line(host.heard[0]) == "GET http://media.example:81/a%2f?s=%3d HTTP/1.1"
-        assert header(host.heard[0], "Host") == ["media.example:81"]
-        assert header(host.heard[0], "Proxy-Authorization") == ["Basic bWU6cEBzcw=="]
+        assert request_line(host.requests[0]) == "GET http://media.example:81/a%2f?s=%3d HTTP/1.1"
+        assert header(host.requests[0], "Host") == ["media.example:81"]
+        assert header(host.requests[0], "Proxy-Authorization") == ["Basic bWU6cEBzcw=="]
 
     @pytest.mark.parametrize("scheme", ["", "http://"])
     def test_proxy_of_the_environment_is_used(self, host, monkeypatch, scheme):
         monkeypatch.setenv("http_proxy", f"{scheme}127.0.0.1:{host.port}")
         fetch(wire(), "http://media.example/a")
 
-        assert request_line(host.heard[0]) == "GET http://media.example/a HTTP/1.1"
-        assert header(host.heard[0], "Proxy-Authorization") == []
+        assert request_line(host.requests[0]) == "GET http://media.example/a HTTP/1.1"
+        assert header(host.requests[0], "Proxy-Authorization") == []
 
     def test_endless_connect_response_times_out(self, dripping_proxy):
         with pytest.raises(BrokenTransferError, match="timed out"):
@@ -399,17 +401,17 @@ class TestProxy:
     def test_proxy_gets_no_private_literal_address(self, host, name, scheme):
         with pytest.raises(ManxueUnsafeUrlError, match="not public"):
             fetch(wire(proxy=host.url, allow=False), f"{scheme}://{name}/a")
-        assert host.heard == []
+        assert host.requests == []
 
     def test_proxy_gets_the_host_in_ascii(self, host):
         fetch(wire(proxy=host.url), "http://bücher.example/a")
 
-        assert request_line(host.heard[0]) == "GET http://xn--bcher-kva.example/a HTTP/1.1"
+        assert request_line(host.requests[0]) == "GET http://xn--bcher-kva.example/a HTTP/1.1"
 
     def test_proxy_resolves_host_names(self, host, names):
         names["media.example"] = ["127.0.0.1"]
         fetch(wire(proxy=host.url, allow=False), "http://media.example/a")
-        assert len(host.heard) == 1
+        assert len(host.requests) == 1
 
     def test_proxy_tunnels_tls(self, host):
         with Emulator(tls=True) as emulator:
@@ -418,8 +420,8 @@ class TestProxy:
             status, body = fetch(one, emulator.video_url(task_id))
 
         assert (status, body[4:8]) == (200, b"ftyp")
-        assert request_line(host.heard[0]).startswith("CONNECT 127.0.0.1:")
-        assert header(host.heard[0], "Proxy-Authorization") == ["Basic bWU6cGFzcw=="]
+        assert request_line(host.requests[0]).startswith("CONNECT 127.0.0.1:")
+        assert header(host.requests[0], "Proxy-Authorization") == ["Basic bWU6cGFzcw=="]
 
 
 class TestCertificate:

@@ -58,7 +58,7 @@ FOUND = [
     797292,
     917798,
 ]
-"""Seeds that broke an invariant, or showed a fault of the oracle."""
+"""Seeds that broke an invariant or showed an error of the oracle."""
 
 
 @pytest.mark.long
@@ -69,22 +69,22 @@ def test_schedules_break_no_invariant(part):
 
 
 def test_seed_replays_its_schedule():
-    def told():
-        """What happened, but for what Airflow logs as it starts, and the signatures of URLs, which are made anew."""
+    def replay():
+        """Return the log of a schedule without Airflow's start and without the signatures of URLs, which differ."""
         command = [sys.executable, "-m", "tests.simulation", "--seed", "101", "--count", "1", "--verbose"]
         lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         return [line.partition("signature=")[0] for line in lines.splitlines() if " [" not in f" {line[:40]}"]
 
-    first = told()
+    first = replay()
     assert len(first) > 20
-    assert told() == first
+    assert replay() == first
 
 
 # --- the oracle -----------------------------------------------------------------------------------------------
 
 
 def is_found(words, monkeypatch, *targets, first_seed=0, seeds=None):
-    """Plant bugs, and return whether the oracle says so of one of the next schedules."""
+    """Insert bugs, and return whether the oracle reports them for one of the next schedules."""
     for target, name, value in targets:
         monkeypatch.setattr(target, name, value)
     seeds = seeds or range(first_seed, first_seed + 300)
@@ -282,7 +282,7 @@ def test_oracle_detects_a_request_before_retry_after(monkeypatch):
 def test_oracle_detects_too_many_credential_probes(monkeypatch):
     target = (CredentialProbes, "refused", lambda self, error: error)
     quick = (poller, "next_credential_probe", lambda refused_for: refused_for + 5.0)
-    # Few schedules have a wait that outlives such a refusal: the first ones with a task state store, the others without.
+    # Few schedules have a wait that survives such a refusal: the first two with a task state store, the others without.
     assert is_found("a key that is refused", monkeypatch, target, quick, seeds=(1049, 1740, 4794, 8967))
 
 

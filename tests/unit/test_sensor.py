@@ -1,4 +1,4 @@
-"""The sensor in all of its modes: what ends a wait, what does not, and what it hands over."""
+"""The sensor in each mode: results, intervals, timeouts, outages, refusals and skipping."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ class TestResult:
     def test_result_is_not_pushed_without_do_xcom_push(self, world, service):
         service.answers(DONE)
         world.run(sensor(do_xcom_push=False))
-        assert set(world.ti.xcom) == {"return_value"}  # which Airflow then leaves out
+        assert set(world.ti.xcom) == {"return_value"}  # Airflow does not push it either
 
     def test_event_and_trigger_have_no_url(self, world, service):
         service.answers("queued", DONE)
@@ -177,7 +177,7 @@ class TestTimeout:
 
     @pytest.mark.parametrize("mode", ["poke", "deferred"])
     def test_timeout_is_not_early_if_clock_is_set_back(self, world, service, clock, mode, monkeypatch):
-        # Each second that goes by, the clock of the machine is set back by a tenth.
+        # The clock of the machine is set back by 0.1 s each second.
         monkeypatch.setattr(clock, "time", lambda: START + 0.9 * clock.elapsed)
         service.answers("queued")
         with pytest.raises(ManxueTimeoutError):
@@ -212,15 +212,15 @@ class TestTimeout:
 
 
 def away_from_the_worker(service, until):
-    """The video is queued, then done for the triggerer, but for the worker that resumes the service is away for a while."""
+    """Return a response for each poll: the service is unreachable only for the resumed worker, until a time."""
 
-    def answer(waited):
+    def response(waited):
         if len(service.asked_at) == 1:
             return "queued"
         is_away = service.asked_from[-1] == "worker" and waited < until
         return ManxueTransientError("HTTP 503") if is_away else DONE
 
-    return answer
+    return response
 
 
 class TestOutage:
@@ -276,7 +276,7 @@ class TestOutage:
         service.answers(away_from_the_worker(service, until=float("inf")))
         with pytest.raises(ManxueTimeoutError, match="503"):
             world.run(sensor(timeout=20))
-        # A pass over the deadline may leave, and the next one has a window of its own.
+        # A pass over the deadline may end, and the next pass has another window.
         assert 20 + 1200 <= service.asked_at[-1] <= 20 + 1200 + PATIENCE + FINAL_POLL_WINDOW
 
     def test_outage_on_resumption_defers_to_same_deadline(self, world, service):
@@ -392,16 +392,18 @@ class TestRefusal:
         service.answers(lambda waited: DONE if waited > 400 else NOT_FOUND if waited else "queued")
         assert world.run(sensor("reschedule")) == RESULT
 
-    @pytest.mark.parametrize(("answer", "error", "words"), GRACE)
-    def test_possible_slow_write_ends_wait_in_five_minutes(self, world, service, mode, answer, error, words):
-        service.answers(answer)
+    @pytest.mark.parametrize(("response", "error", "words"), GRACE)
+    def test_possible_slow_write_ends_wait_in_five_minutes(
+        self, world, service, mode, response, error, words
+    ):
+        service.answers(response)
         with pytest.raises(error, match=words):
             world.run(sensor(mode))
         assert 300 <= service.asked_at[-1] <= 331
 
-    @pytest.mark.parametrize(("answer", "error", "words"), GRACE)
-    def test_possible_slow_write_can_be_temporary(self, world, service, mode, answer, error, words):
-        service.answers(lambda waited: DONE if waited > 250 else answer)
+    @pytest.mark.parametrize(("response", "error", "words"), GRACE)
+    def test_possible_slow_write_can_be_temporary(self, world, service, mode, response, error, words):
+        service.answers(lambda waited: DONE if waited > 250 else response)
         assert world.run(sensor(mode)) == RESULT
 
     def test_grace_start_is_passed_to_the_trigger(self, world, service, clock):
@@ -504,8 +506,8 @@ class TestLog:
         world.run(sensor(mode))
         # Airflow 3 logs through structlog, Airflow 2 through logging.
         printed = capsys.readouterr().out
-        told = re.findall(r"Video proj_1: .*?\)", printed if "Video proj_1" in printed else caplog.text)
-        assert told == [
+        lines = re.findall(r"Video proj_1: .*?\)", printed if "Video proj_1" in printed else caplog.text)
+        assert lines == [
             "Video proj_1: queued (after 0:00:00)",
             "Video proj_1: processing (after 0:00:30)",
             "Video proj_1: completed, 5.17 s long (after 0:10:30)",
@@ -535,8 +537,8 @@ class TestBadInput:
 
     def test_whole_create_response_is_an_id(self, world, service):
         service.answers(DONE)
-        answer = {"code": "0", "msg": None, "data": {"projectId": "proj_9"}}
-        assert world.run(sensor(video_task_id=answer))["id"] == "proj_9"
+        response = {"code": "0", "msg": None, "data": {"projectId": "proj_9"}}
+        assert world.run(sensor(video_task_id=response))["id"] == "proj_9"
 
     @pytest.mark.parametrize("value", ["", None, 3])
     def test_invalid_connection_id_is_refused(self, value):

@@ -1,4 +1,4 @@
-"""Servers of one's own: they keep what they store over a restart, and leave nothing."""
+"""Temporary PostgreSQL and Redis servers: data after a restart, and clean-up."""
 
 import signal
 

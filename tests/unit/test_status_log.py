@@ -1,4 +1,4 @@
-"""The log of a wait: what changed, not that a poll took place."""
+"""Log lines of a wait: status changes and new errors, not every poll."""
 
 import logging
 
@@ -30,12 +30,12 @@ def task(status, word=None, **fields):
     return VideoTask(id="proj_1", status=TaskStatus(status), status_word=word or status, **fields)
 
 
-def logged(log, *answers, every=30.0):
-    """Feed answers, one per interval; return (seconds, level, text) of each line."""
+def logged(log, *responses, every=30.0):
+    """Log one response per interval. Return (seconds, level, text) of each line."""
     lines = []
-    for number, answer in enumerate(answers):
+    for number, response in enumerate(responses):
         after = number * every
-        lines += [(after, line.level, line.text) for line in log.lines_for("proj_1", answer, START + after)]
+        lines += [(after, line.level, line.text) for line in log.lines_for("proj_1", response, START + after)]
     return lines
 
 
@@ -45,9 +45,9 @@ def log():
 
 
 def test_status_change_is_logged_once(log):
-    answers = [task("queued")] * 3 + [task("processing")] * 5 + [task("completed", actual_duration=5.17)]
+    responses = [task("queued")] * 3 + [task("processing")] * 5 + [task("completed", actual_duration=5.17)]
 
-    assert logged(log, *answers) == [
+    assert logged(log, *responses) == [
         (0.0, logging.INFO, "Video proj_1: queued (after 0:00:00)"),
         (90.0, logging.INFO, "Video proj_1: processing (after 0:01:30)"),
         (240.0, logging.INFO, "Video proj_1: completed, 5.17 s long (after 0:04:00)"),
@@ -93,9 +93,9 @@ def test_error_is_logged_again_after_ten_minutes(log):
 
 
 def test_error_with_varying_details_is_logged_once(log):
-    answers = [ManxueTransientError(f"HTTP 503: request {number}: was dropped") for number in range(20)]
+    responses = [ManxueTransientError(f"HTTP 503: request {number}: was dropped") for number in range(20)]
 
-    assert len(logged(log, *answers)) == 1
+    assert len(logged(log, *responses)) == 1
 
 
 def test_error_of_another_kind_is_logged_immediately(log):
@@ -107,11 +107,11 @@ def test_error_of_another_kind_is_logged_immediately(log):
 
 
 def test_alternating_errors_are_logged_every_ten_minutes(log):
-    answers = [
+    responses = [
         ManxueTransientError(text) for text in ("HTTP 502", "HTTP 503: busy", "no response from h: reset")
     ]
 
-    assert [after for after, _, _ in logged(log, *answers * 8)] == [0.0, 30.0, 60.0, 630.0, 660.0, 690.0]
+    assert [after for after, _, _ in logged(log, *responses * 8)] == [0.0, 30.0, 60.0, 630.0, 660.0, 690.0]
 
 
 def test_end_of_an_outage_is_logged_with_the_status(log):
@@ -168,15 +168,15 @@ def test_retry_after_is_logged_in_full(log, pause, wish):
 
 
 @pytest.mark.parametrize(
-    ("last_status", "answer"),
+    ("last_status", "response"),
     [
         ("processing", task("processing")),
         ("completed, 5 s long", task("completed", actual_duration=5.0)),
         ("unknown status 'rendering 5%'", task("unknown", "rendering 6%")),
     ],
 )
-def test_resumed_wait_does_not_repeat_the_last_line(last_status, answer):
-    assert logged(StatusLog("proj_1", START, last_status), answer, answer) == []
+def test_resumed_wait_does_not_repeat_the_last_line(last_status, response):
+    assert logged(StatusLog("proj_1", START, last_status), response, response) == []
 
 
 @pytest.mark.parametrize("last_status", ["", "queued", "HTTP 503"])
@@ -185,7 +185,7 @@ def test_resumed_wait_logs_a_new_status(last_status):
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"),
+    ("response", "words"),
     [
         (task("queued", "pending"), "queued"),
         (task("failed", "expired"), "failed"),
@@ -197,8 +197,8 @@ def test_resumed_wait_logs_a_new_status(last_status):
         (ManxueResultMissingError("no URL"), "no URL"),
     ],
 )
-def test_response_description(answer, words):
-    assert describe(answer) == words
+def test_response_description(response, words):
+    assert describe(response) == words
 
 
 def test_log_line_has_no_video_url(log):

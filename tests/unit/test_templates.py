@@ -44,7 +44,7 @@ ALLOWED = [
     "{{ [3, -1, 2] | select('odd') | map('abs') | join(',') }}",
     "{{ params.a if params.b else task.task_id + dag.dag_id }}",
 ]
-"""Templates with the same value in the triggerer as on a worker; ``test_template_values.py`` compares it."""
+"""Templates with equal values in the triggerer and on a worker. ``test_template_values.py`` compares them."""
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_constant_xcom_pull_becomes_a_reference(template, pull):
         "{% set t = ti %}{{ t.xcom_pull('a', map_indexes=-1) }}",
         "{{ ti['xcom_pull']('a', map_indexes=-1) }}",
         "{{ (ti).__class__.xcom_pull(ti, 'a', map_indexes=-1) }}",
-        # Rendering to native types would turn these texts of a reference into numbers.
+        # Native rendering would convert these strings of a reference to numbers.
         "{{ ti.xcom_pull('1_0', map_indexes=-1) }}",
         "{{ ti.xcom_pull('a', map_indexes=-1)['0'] }}",
         "{{ ti.xcom_pull('a', key='{{ ds }}', map_indexes=-1) }}",

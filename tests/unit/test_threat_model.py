@@ -1,4 +1,4 @@
-"""The threat model names a test for each line, or says that it is not held; the tests exist."""
+"""Tests named in the threat model: each line names one or is marked as not held, and each test exists."""
 
 import ast
 import re
@@ -15,7 +15,7 @@ NAMES = sorted(set(re.findall(r"`([\w/]+\.py(?:::\w+)+)`", TEXT)))
 
 
 def named_in(path):
-    """Return the tests of a module, those in classes with the name of the class before."""
+    """Return the names of the tests of a module. Those in classes have the class as a prefix."""
     found = set()
     for node in ast.parse(path.read_text()).body:
         inner = node.body if isinstance(node, ast.ClassDef) else [node]

@@ -1,4 +1,4 @@
-"""What a trigger hands to the database, and what it does with a world that has moved on."""
+"""Triggers: serialization, restarts, events, and errors that are not of this package."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_thousand_real_waits_leave_no_open_socket(monkeypatch):
     def sockets():
         names = []
         for file in Path("/proc/self/fd").iterdir():
-            with contextlib.suppress(OSError):  # the one that lists the folder is gone by now
+            with contextlib.suppress(OSError):  # the descriptor that listed the folder is closed by now
                 names.append(str(file.readlink()))
         return sum(name.startswith("socket:") for name in names)
 
@@ -148,12 +148,12 @@ def test_thousand_real_waits_leave_no_open_socket(monkeypatch):
         results = asyncio.run(main([video] * 1000))
         assert sum(isinstance(result, dict) and result["status"] == "completed" for result in results) >= 600
         assert len(results) == 1000
-        # The emulator lives in this process too: its ends of the connections close a moment later.
+        # The emulator runs in this process too, and closes its ends of the connections a little later.
         emulator.stop()
         assert sockets() <= before
 
 
-# --- the times of Airflow's own ---------------------------------------------------------------------------
+# --- times of Airflow -------------------------------------------------------------------------------------
 
 
 def test_throttled_final_poll_is_retried_to_the_defer_timeout(world, service, clock):
@@ -196,7 +196,7 @@ def test_unexpected_exception_is_neither_raised_nor_shown(
     event = world.run_loop(first_event(trigger_with(deadline=START + 3600)))
     assert (event["status"], event["version"]) == ("internal", 1)
     assert "builtins.RuntimeError" in event["message"]
-    # Airflow 3 writes to the one, Airflow 2 to both.
+    # Airflow 3 logs to stdout, Airflow 2 also through logging.
     printed = next(text for text in (capsys.readouterr().out, caplog.text) if "Unexpected" in text)
     assert "secret" not in printed + str(event)
     assert printed.count("Unexpected builtins.RuntimeError") == 1
@@ -212,14 +212,14 @@ def test_bug_in_the_trigger_becomes_an_event(world, monkeypatch, caplog, capsys,
     monkeypatch.setattr(type(trigger), "_drive", fail)
     event = world.run_loop(first_event(trigger))
     assert event["status"] == "internal"
-    # Airflow 3 writes to the one, Airflow 2 to both.
+    # Airflow 3 logs to stdout, Airflow 2 also through logging.
     printed = next(text for text in (capsys.readouterr().out, caplog.text) if "Unexpected" in text)
     assert "secret" not in printed + str(event)
     assert printed.count("Unexpected builtins.KeyError in the trigger, at: ") == 1
 
 
 class Ended(BaseException):
-    """Ends the process."""
+    """An exception that ends the process."""
 
 
 def test_base_exception_passes_through(world, service):

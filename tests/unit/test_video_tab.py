@@ -1,4 +1,4 @@
-"""The Video tab, as far as no browser is needed."""
+"""The Video tab without a browser."""
 
 import re
 import subprocess
@@ -65,7 +65,7 @@ def test_plugin_import_loads_no_web_framework():
 class TestPage:
     @pytest.fixture
     def get(self):
-        """Ask for a file of the page, as it is mounted in Airflow's API server."""
+        """Return a function that requests a file of the page, mounted as in Airflow's API server."""
         reason = "the web framework is part of Airflow 3"
         fastapi = pytest.importorskip("fastapi", reason=reason)
         client = pytest.importorskip("fastapi.testclient", reason=reason)
@@ -77,17 +77,17 @@ class TestPage:
         ("path", "kind"), [("", "text/html"), ("video.css", "text/css"), ("video.js", "javascript")]
     )
     def test_page_has_a_strict_security_policy(self, get, path, kind):
-        answer = get(path)
-        policy = dict(one.split(" ", 1) for one in answer.headers["content-security-policy"].split("; "))
+        response = get(path)
+        policy = dict(one.split(" ", 1) for one in response.headers["content-security-policy"].split("; "))
 
-        assert answer.status_code == 200
-        assert kind in answer.headers["content-type"]
-        assert answer.text == (STATIC / (path or "index.html")).read_text()
+        assert response.status_code == 200
+        assert kind in response.headers["content-type"]
+        assert response.text == (STATIC / (path or "index.html")).read_text()
         assert policy["default-src"] == "'none'"
         assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
         assert policy["frame-ancestors"] == "'self'"
-        assert answer.headers["referrer-policy"] == "no-referrer"
-        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["referrer-policy"] == "no-referrer"
+        assert response.headers["x-content-type-options"] == "nosniff"
 
     @pytest.mark.parametrize("path", ["%2e%2e/manxue.py", "..%2Fmanxue.py", "nothing.html"])
     def test_other_paths_are_not_served(self, get, path):

@@ -1,4 +1,4 @@
-"""The bounds of a worker's pass: how long it may hold its slot."""
+"""End of a worker's pass, so that it does not hold its slot for long."""
 
 from __future__ import annotations
 

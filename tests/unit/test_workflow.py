@@ -1,4 +1,4 @@
-"""The workflow file for a public forge, and the script for any other: thin callers of targets that exist."""
+"""The workflow file of GitHub and the CI script: both run only targets of the Makefile."""
 
 import re
 import subprocess
@@ -28,7 +28,7 @@ NEWEST = max(AIRFLOWS, key=Version)
 
 
 def cells(kind, names):
-    """Return the Airflow and the Python of each cell of a kind."""
+    """Return the Airflow and Python versions of each cell of a kind."""
     return {match.groups()[1:] for name in names if (match := re.fullmatch(CELL, name)) and match[1] == kind}
 
 
@@ -44,8 +44,8 @@ def test_workflow_runs_each_declared_python():
 def test_workflow_covers_the_stages_of_the_script():
     (parts,) = re.findall(r"^test: ([a-z -]+) ##", MAKEFILE, re.MULTILINE)
 
-    # The database of vulnerabilities is on the network, which the script does without; the browser and the database
-    # server are Debian's, which the forge's machines do not have.
+    # The script runs without a network, so without the vulnerability database. The browser and the database server are
+    # packages of Debian, which the machines of GitHub do not have.
     assert (STAGES - CELLS - {"test"}) | set(parts.split()) == (CALLED - CELLS - {"audit"}) | (
         {"browser-tests", "services-tests"} & STAGES
     )
