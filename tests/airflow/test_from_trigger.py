@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -10,6 +9,7 @@ import pytest
 
 from airflow_provider_manxue.testing import Emulator, Script
 from dev.local_airflow import LocalAirflow, postgres_database
+from tests.support.airflow_runs import VIDEO_URL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +19,6 @@ BAD = "end_badly_from_the_triggerer"
 BATCH = "batch_from_the_triggerer"
 HUNDRED = "hundred_from_the_triggerer"
 MAPPED = "mapped_from_the_triggerer"
-URL = re.compile(r"http://127\.0\.0\.1:\d+/media/\S+\?\S*signature=\S+")
 WAYS = ("argument", "template", "pull")
 
 
@@ -62,7 +61,7 @@ def test_each_shape_has_the_same_result_with_fewest_workers(
         result = airflow.xcom(DAG, run_id, f"use_{task}")
         # Each response has a URL with another signature.
         url = result.pop("video_url")
-        assert URL.fullmatch(url)
+        assert VIDEO_URL.fullmatch(url)
         assert result["task"].pop("video_url") == result["by_argument"].pop("video_url") == url
         seen[task] = result
     assert seen["neither_template"]["actualDuration"] == 5.17
@@ -71,7 +70,7 @@ def test_each_shape_has_the_same_result_with_fewest_workers(
     assert {task: worker_starts(airflow, DAG, run_id, task) for task in tasks} == tasks
     for task in tasks:
         links = airflow._api("GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/{task}/links")
-        assert URL.fullmatch(links["extra_links"]["Watch video"]), task
+        assert VIDEO_URL.fullmatch(links["extra_links"]["Watch video"]), task
     assert {task: worker_starts(airflow, DAG, run_id, task) for task in ("callback", "outlet")} == {
         "callback": 1,
         "outlet": 1,

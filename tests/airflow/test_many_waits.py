@@ -6,13 +6,10 @@ import time
 from typing import TYPE_CHECKING
 
 from airflow_provider_manxue.testing import Emulator, Script
+from tests.support.airflow_runs import mapped_states
 
 if TYPE_CHECKING:
     from dev.local_airflow import LocalAirflow
-
-
-def mapped_states(airflow, dag_id, run_id):
-    return [state for key, state in airflow.task_states(dag_id, run_id).items() if isinstance(key, tuple)]
 
 
 def test_twenty_waits_share_a_pool_of_one_slot(local_airflow: LocalAirflow, emulator: Emulator) -> None:

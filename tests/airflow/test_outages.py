@@ -10,6 +10,7 @@ import pytest
 
 from airflow_provider_manxue.testing import Emulator, Script
 from dev.local_airflow import LocalAirflow
+from tests.support.airflow_runs import mapped_states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,10 +43,6 @@ def airflow(
         pools={"one": 1},
     ) as airflow:
         yield airflow
-
-
-def mapped_states(airflow: LocalAirflow, dag_id: str, run_id: str) -> list[str | None]:
-    return [state for key, state in airflow.task_states(dag_id, run_id).items() if isinstance(key, tuple)]
 
 
 def test_waits_survive_an_outage_of_the_secrets_backend(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -11,15 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from airflow_provider_manxue.testing import Emulator, Script
+from tests.support.airflow_runs import VIDEO_URL
 
 if TYPE_CHECKING:
     from dev.local_airflow import LocalAirflow
-
-URL = re.compile(r"http://127\.0\.0\.1:\d+/media/\S+\?\S*signature=\S+")
-
-
-def mapped_states(airflow, dag_id, run_id):
-    return [state for key, state in airflow.task_states(dag_id, run_id).items() if isinstance(key, tuple)]
 
 
 def test_result_is_the_same_in_every_mode(local_airflow: LocalAirflow, emulator: Emulator) -> None:
@@ -34,7 +28,7 @@ def test_result_is_the_same_in_every_mode(local_airflow: LocalAirflow, emulator:
     for mode, result in seen.items():
         # Each response has a URL with another signature, so the URLs differ.
         url = result.pop("video_url")
-        assert URL.fullmatch(url), mode
+        assert VIDEO_URL.fullmatch(url), mode
         assert result["task"].pop("video_url") == url
         assert result["by_argument"].pop("video_url") == url
         assert result["actualDuration"] == 5.17

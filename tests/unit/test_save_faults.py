@@ -35,6 +35,7 @@ from airflow_provider_manxue.exceptions import (
 from airflow_provider_manxue.testing import Emulator, Response
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
 from dev.local_s3 import local_s3
+from tests.support.xcoms import XComRecorder
 
 SIZE = 200_000
 OLD = b"an older video"
@@ -57,18 +58,10 @@ class PassingTime:
         self.slept += seconds
 
 
-class FakeTaskInstance:
-    def __init__(self):
-        self.xcom = {}
-
-    def xcom_push(self, key, value):
-        self.xcom[key] = value
-
-
 # --- stores ---------------------------------------------------------------------------------------------
 
 
-class LocalPlace:
+class LocalStore:
     conn_id = None
 
     def __init__(self, folder):
@@ -87,7 +80,7 @@ class LocalPlace:
         return [path.name for path in self.folder.iterdir() if path.name.startswith(".")]
 
 
-class S3Place:
+class S3Store:
     conn_id = "s3_store"
 
     def __init__(self, client, prefix):
@@ -140,9 +133,9 @@ def own_temporary_folder(monkeypatch, tmp_path):
 
 
 @pytest.fixture(params=["local", "s3"])
-def place(request, tmp_path, monkeypatch):
+def store(request, tmp_path, monkeypatch):
     if request.param == "local":
-        return LocalPlace(tmp_path / "videos")
+        return LocalStore(tmp_path / "videos")
     url = request.getfixturevalue("s3_url")
     connection = {
         "conn_type": "aws",
@@ -151,7 +144,7 @@ def place(request, tmp_path, monkeypatch):
         "extra": {"endpoint_url": url, "region_name": "us-east-1"},
     }
     monkeypatch.setenv("AIRFLOW_CONN_S3_STORE", json.dumps(connection))
-    return S3Place(request.getfixturevalue("s3"), tmp_path.name)
+    return S3Store(request.getfixturevalue("s3"), tmp_path.name)
 
 
 @pytest.fixture
@@ -172,9 +165,9 @@ def emulator(monkeypatch):
 class Saves:
     """A save of one video, with checks of its result."""
 
-    def __init__(self, emulator, place):
-        self.emulator, self.place = emulator, place
-        self.ti = FakeTaskInstance()
+    def __init__(self, emulator, store):
+        self.emulator, self.store = emulator, store
+        self.ti = XComRecorder()
         self.new_video()
 
     def new_video(self, size=SIZE):
@@ -189,8 +182,8 @@ class Saves:
     def run(self, **arguments):
         defaults = {
             "video_task_id": self.task_id,
-            "destination": self.place.uri,
-            "storage_conn_id": self.place.conn_id,
+            "destination": self.store.uri,
+            "storage_conn_id": self.store.conn_id,
         }
         operator = ManxueToObjectStorageOperator(task_id="save", **defaults | arguments)
         return operator.execute({"ti": self.ti})
@@ -199,28 +192,28 @@ class Saves:
         uri = self.run(**arguments)
         video = self.video
 
-        assert uri == self.place.uri + self.name
-        assert self.place.content(self.name) == video
+        assert uri == self.store.uri + self.name
+        assert self.store.content(self.name) == video
         assert self.ti.xcom == {
             "size": len(video),
             "content_type": "video/mp4",
             "sha256": hashlib.sha256(video).hexdigest(),
             "video_task_id": self.task_id,
         }
-        assert self.place.leftovers() == []
+        assert self.store.leftovers() == []
 
     def assert_fails(self, error, match="", **arguments):
         """Check that the save fails without and with an older object at the destination."""
-        self.place.write("another.mp4", b"")
+        self.store.write("another.mp4", b"")
         for before in (None, OLD):
             if before is not None:
-                self.place.write(self.name, before)
+                self.store.write(self.name, before)
             with pytest.raises(error, match=match) as caught:
                 self.run(**arguments)
             assert isinstance(caught.value, ManxueError)
             assert "signature" not in str(caught.value)
-            assert self.place.content(self.name) == before
-            assert self.place.leftovers() == []
+            assert self.store.content(self.name) == before
+            assert self.store.leftovers() == []
         assert self.ti.xcom == {}
 
     @property
@@ -229,8 +222,8 @@ class Saves:
 
 
 @pytest.fixture
-def saves(emulator, place):
-    return Saves(emulator, place)
+def saves(emulator, store):
+    return Saves(emulator, store)
 
 
 # --- downloads ----------------------------------------------------------------------------------------
@@ -249,7 +242,7 @@ def test_large_video_is_saved_in_parts(saves):
 
 
 def test_existing_video_is_replaced(saves):
-    saves.place.write(saves.name, OLD)
+    saves.store.write(saves.name, OLD)
     saves.assert_saved()
 
 
@@ -272,7 +265,7 @@ class TestCutTransfer:
         with contextlib.suppress(ManxueDownloadError):
             saves.assert_saved()
             return
-        assert saves.place.content(saves.name) is None
+        assert saves.store.content(saves.name) is None
 
     def test_repeated_cuts_without_ranges_fail(self, saves, share, reset):
         response = Response(truncate=int(SIZE * share), reset=reset, ignore_range=True)
@@ -461,11 +454,11 @@ class TestService:
 
 class TestExistingObject:
     def test_skip_leaves_existing_object(self, saves):
-        saves.place.write(saves.name, OLD)
+        saves.store.write(saves.name, OLD)
         uri = saves.run(if_exists="skip")
 
-        assert uri == saves.place.uri + saves.name
-        assert saves.place.content(saves.name) == OLD
+        assert uri == saves.store.uri + saves.name
+        assert saves.store.content(saves.name) == OLD
         assert saves.ti.xcom == {
             "size": len(OLD),
             "content_type": None,
@@ -475,10 +468,10 @@ class TestExistingObject:
         assert saves.emulator.requests == []
 
     def test_fail_refuses_existing_object(self, saves):
-        saves.place.write(saves.name, OLD)
+        saves.store.write(saves.name, OLD)
         with pytest.raises(ManxueExistsError, match="is there already"):
             saves.run(if_exists="fail")
-        assert saves.place.content(saves.name) == OLD
+        assert saves.store.content(saves.name) == OLD
         assert saves.emulator.requests == []
 
     @pytest.mark.parametrize("if_exists", ["skip", "fail"])
@@ -489,14 +482,14 @@ class TestExistingObject:
         fetch = download_module.Downloader.fetch
 
         def fetch_slowly(self, file):
-            saves.place.write(saves.name, OLD)
+            saves.store.write(saves.name, OLD)
             return fetch(self, file)
 
         monkeypatch.setattr(download_module.Downloader, "fetch", fetch_slowly)
         with pytest.raises(ManxueExistsError):
             saves.run(if_exists="fail")
-        assert saves.place.content(saves.name) == OLD
-        assert saves.place.leftovers() == []
+        assert saves.store.content(saves.name) == OLD
+        assert saves.store.leftovers() == []
 
 
 # --- a separate process --------------------------------------------------------------------------------
@@ -539,8 +532,8 @@ def worker(saves, tmp_path, monkeypatch):
     def run(incident):
         arguments = {
             "video_task_id": saves.task_id,
-            "destination": saves.place.uri,
-            "storage_conn_id": saves.place.conn_id,
+            "destination": saves.store.uri,
+            "storage_conn_id": saves.store.conn_id,
         }
         return subprocess.run(
             [sys.executable, "-c", WORKER, json.dumps(arguments), incident], capture_output=True, text=True
@@ -552,19 +545,19 @@ def worker(saves, tmp_path, monkeypatch):
 
 def test_full_disk_leaves_the_old_object(saves, worker):
     """A limit on the file size makes writing fail as on a full disk."""
-    saves.place.write(saves.name, OLD)
+    saves.store.write(saves.name, OLD)
     run = worker("resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))")
 
     assert run.returncode == 1
     assert "could not be written" in run.stderr
     assert "There must be room for the whole video" in run.stderr
-    assert saves.place.content(saves.name) == OLD
-    assert saves.place.leftovers() == []
+    assert saves.store.content(saves.name) == OLD
+    assert saves.store.leftovers() == []
     assert list(worker.temporary.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("place", "moment"),
+    ("store", "moment"),
     [
         ("local", "downloader.PartialDownload, 'write', 3"),
         ("local", "storage.os, 'fsync', 1"),
@@ -574,49 +567,49 @@ def test_full_disk_leaves_the_old_object(saves, worker):
         ("s3", "S3FileSystem, 'call_s3', 2, 'upload_part'"),
         ("s3", "S3FileSystem, 'call_s3', 1, 'complete_multipart_upload'"),
     ],
-    indirect=["place"],
+    indirect=["store"],
 )
 def test_killed_worker_leaves_old_object_and_retry_saves(saves, worker, moment):
     """Each parameter kills the worker process at one step of the save."""
     saves.new_video(size=20 * 2**20)
-    saves.place.write(saves.name, OLD)
+    saves.store.write(saves.name, OLD)
     killed = worker(f"die_at({moment})")
 
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert saves.place.content(saves.name) == OLD
+    assert saves.store.content(saves.name) == OLD
     saves.run()
-    assert saves.place.content(saves.name) == saves.video
+    assert saves.store.content(saves.name) == saves.video
 
 
 # --- the store ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", ["local"], indirect=True)
+@pytest.mark.parametrize("store", ["local"], indirect=True)
 class TestLocalFile:
     @pytest.fixture(autouse=True)
-    def _folder(self, place):
-        place.folder.mkdir()
+    def _folder(self, store):
+        store.folder.mkdir()
 
     def test_missing_folder_is_created(self, saves):
-        saves.assert_saved(destination=f"{saves.place.uri}")
-        uri = saves.run(destination=f"{saves.place.uri}a/b/c.mp4")
+        saves.assert_saved(destination=f"{saves.store.uri}")
+        uri = saves.run(destination=f"{saves.store.uri}a/b/c.mp4")
         assert Path(uri.removeprefix("file://")).read_bytes() == saves.video
 
     def test_file_has_the_default_mode(self, saves):
         saves.run()
-        saves.place.write("usual", b"")
-        modes = {(saves.place.folder / name).stat().st_mode for name in (saves.name, "usual")}
+        saves.store.write("usual", b"")
+        modes = {(saves.store.folder / name).stat().st_mode for name in (saves.name, "usual")}
         assert len(modes) == 1
 
     def test_symbolic_link_is_replaced_not_followed(self, saves, tmp_path):
         victim = tmp_path / "victim"
         victim.write_bytes(OLD)
-        saves.place.write("another.mp4", b"")
-        (saves.place.folder / saves.name).symlink_to(victim)
+        saves.store.write("another.mp4", b"")
+        (saves.store.folder / saves.name).symlink_to(victim)
         saves.assert_saved()
 
         assert victim.read_bytes() == OLD
-        assert not (saves.place.folder / saves.name).is_symlink()
+        assert not (saves.store.folder / saves.name).is_symlink()
 
     @pytest.mark.parametrize(
         "hostile", ["../../victim", "/etc/victim", "..", "a/../../victim", "%2e%2e%2fvictim"]
@@ -625,14 +618,14 @@ class TestLocalFile:
         saves.task_id = saves.emulator.add_task("completed", id=f"{hostile}/x", size=SIZE)
         saves.run()
 
-        assert [path.name for path in saves.place.folder.iterdir()] == [
+        assert [path.name for path in saves.store.folder.iterdir()] == [
             f"{quote(saves.task_id, safe='')}.mp4"
         ]
-        assert list(tmp_path.rglob("*victim*")) == list(saves.place.folder.glob("*victim*"))
+        assert list(tmp_path.rglob("*victim*")) == list(saves.store.folder.glob("*victim*"))
 
     def test_folder_as_destination_is_refused_before_download(self, saves):
         with pytest.raises(ManxueStorageError, match="end the destination with a slash"):
-            saves.run(destination=saves.place.uri.removesuffix("/"))
+            saves.run(destination=saves.store.uri.removesuffix("/"))
         assert saves.downloads == []
 
     def test_unwritable_folder_is_refused_before_download(self, saves, monkeypatch):
@@ -645,7 +638,7 @@ class TestLocalFile:
         assert saves.downloads == []
 
 
-@pytest.mark.parametrize("place", ["s3"], indirect=True)
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
 class TestS3:
     def fail_call(self, monkeypatch, method, error, after=0):
         call = S3FileSystem.call_s3
@@ -677,7 +670,7 @@ class TestS3:
         self.fail_call(monkeypatch, "upload_part", KeyboardInterrupt(), after=1)
         with pytest.raises(KeyboardInterrupt):
             saves.run()
-        assert saves.place.leftovers() == []
+        assert saves.store.leftovers() == []
 
     def test_timeout_bounds_the_upload(self, saves, monkeypatch, passing_time):
         saves.new_video(size=20 * 2**20)
@@ -712,15 +705,15 @@ class TestS3:
         saves.emulator.respond_with(Response(headers={"Content-Type": "text/html"}), on="media")
         saves.run()
 
-        head = saves.place.client.head_object(Bucket=BUCKET, Key=f"{saves.place.prefix}/{saves.name}")
+        head = saves.store.client.head_object(Bucket=BUCKET, Key=f"{saves.store.prefix}/{saves.name}")
         assert head["ContentType"] == saves.ti.xcom["content_type"] == "video/mp4"
 
     def test_media_type_is_stored(self, saves):
         saves.run()
-        head = saves.place.client.head_object(Bucket=BUCKET, Key=f"{saves.place.prefix}/{saves.name}")
+        head = saves.store.client.head_object(Bucket=BUCKET, Key=f"{saves.store.prefix}/{saves.name}")
         assert head["ContentType"] == "video/mp4"
 
     def test_connection_in_the_uri_is_used(self, saves):
-        uri = saves.run(destination=f"s3://s3_store@{BUCKET}/{saves.place.prefix}/", storage_conn_id=None)
-        assert uri == f"s3://s3_store@{BUCKET}/{saves.place.prefix}/{saves.name}"
-        assert saves.place.content(saves.name) == saves.video
+        uri = saves.run(destination=f"s3://s3_store@{BUCKET}/{saves.store.prefix}/", storage_conn_id=None)
+        assert uri == f"s3://s3_store@{BUCKET}/{saves.store.prefix}/{saves.name}"
+        assert saves.store.content(saves.name) == saves.video

@@ -23,18 +23,11 @@ from airflow_provider_manxue._client import storage
 from airflow_provider_manxue.exceptions import ManxueError, ManxueExistsError, ManxueStorageError
 from airflow_provider_manxue.testing import Emulator
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
+from tests.support.xcoms import XComRecorder
 
 SIZE = 60_000
 OLD = b"an older video"
 NAME = "films/shot.mp4"
-
-
-class FakeTaskInstance:
-    def __init__(self):
-        self.xcom = {}
-
-    def xcom_push(self, key, value):
-        self.xcom[key] = value
 
 
 class FakeFileSystem:
@@ -161,7 +154,7 @@ FAULTS = (
 )  # fmt: skip
 
 
-class Place:
+class FaultyStore:
     """A store with one fault, and its content afterwards."""
 
     def __init__(self, scheme, tmp_path, monkeypatch):
@@ -260,13 +253,13 @@ def emulator(monkeypatch):
     list(itertools.product(["file", "s3", "gs", "abfs", "sftp", "webhdfs", "memory"], FAULTS)),
 )
 def test_save_succeeds_only_with_the_whole_video(emulator, tmp_path, monkeypatch, scheme, fault, if_exists):
-    place = Place(scheme, tmp_path / "store", monkeypatch)
-    place.break_with(fault)
+    store = FaultyStore(scheme, tmp_path / "store", monkeypatch)
+    store.break_with(fault)
     task_id = emulator.add_task("completed", size=SIZE)
     video = emulator.task(task_id).video.read(0, SIZE)
-    ti = FakeTaskInstance()
+    ti = XComRecorder()
     save = ManxueToObjectStorageOperator(
-        task_id="save", video_task_id=task_id, destination=place.uri, if_exists=if_exists
+        task_id="save", video_task_id=task_id, destination=store.uri, if_exists=if_exists
     )
     succeeded = False
     with contextlib.suppress(ManxueError):
@@ -278,8 +271,8 @@ def test_save_succeeds_only_with_the_whole_video(emulator, tmp_path, monkeypatch
         assert fault is not None
         assert (fault, if_exists) != ("forbids a look", "overwrite")
         return
-    there = place.content()
-    assert place.leftovers() == []
+    there = store.content()
+    assert store.leftovers() == []
     assert ti.xcom["size"] == len(there)
     if ti.xcom["sha256"] is None:
         assert if_exists == "skip"
@@ -292,26 +285,26 @@ def test_save_succeeds_only_with_the_whole_video(emulator, tmp_path, monkeypatch
 class TestOwnObject:
     @pytest.mark.parametrize("scheme", ["s3", "gs", "abfs"])
     def test_own_object_is_recognized_after_a_lost_response(self, emulator, tmp_path, monkeypatch, scheme):
-        place = Place(scheme, tmp_path, monkeypatch)
-        place.break_with("response is lost")
+        store = FaultyStore(scheme, tmp_path, monkeypatch)
+        store.break_with("response is lost")
         task_id = emulator.add_task("completed", size=SIZE)
         ManxueToObjectStorageOperator(
-            task_id="save", video_task_id=task_id, destination=place.uri, if_exists="fail", do_xcom_push=False
+            task_id="save", video_task_id=task_id, destination=store.uri, if_exists="fail", do_xcom_push=False
         ).execute({})
 
-        assert len(place.content()) == SIZE
+        assert len(store.content()) == SIZE
 
     @pytest.mark.parametrize("scheme", ["file", "s3", "gs", "abfs"])
     def test_object_of_another_task_is_never_replaced(self, emulator, tmp_path, monkeypatch, scheme):
-        place = Place(scheme, tmp_path, monkeypatch)
-        place.break_with("another task is faster")
+        store = FaultyStore(scheme, tmp_path, monkeypatch)
+        store.break_with("another task is faster")
         task_id = emulator.add_task("completed", size=SIZE)
         with pytest.raises(ManxueExistsError):
             ManxueToObjectStorageOperator(
-                task_id="save", video_task_id=task_id, destination=place.uri, if_exists="fail"
+                task_id="save", video_task_id=task_id, destination=store.uri, if_exists="fail"
             ).execute({})
 
-        assert place.content() == OLD
+        assert store.content() == OLD
 
 
 class TestLocalStore:
@@ -367,11 +360,11 @@ class TestLocalStore:
 
 @pytest.mark.parametrize("name", ["[2024]", "a*", "{b}", "~"])
 def test_glob_characters_in_a_name_are_literal(emulator, tmp_path, monkeypatch, name):
-    place = Place("memory", tmp_path, monkeypatch)
-    place.key = f"/films/{name}/shot.mp4"
+    store = FaultyStore("memory", tmp_path, monkeypatch)
+    store.key = f"/films/{name}/shot.mp4"
     task_id = emulator.add_task("completed", size=SIZE)
     ManxueToObjectStorageOperator(
-        task_id="save", video_task_id=task_id, destination=place.uri, do_xcom_push=False
+        task_id="save", video_task_id=task_id, destination=store.uri, do_xcom_push=False
     ).execute({})
 
-    assert list(place.fs.store) == [place.key]
+    assert list(store.fs.store) == [store.key]
