@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def emulator() -> Iterator[Emulator]:
-    """The emulator to which the connection ``manxue_default`` of `local_airflow` connects."""
+    """The emulator behind the connection ``manxue_default`` of `local_airflow`."""
     from airflow_provider_manxue.testing import Emulator
 
     with Emulator() as emulator:

@@ -145,17 +145,19 @@ def test_bad_ending_resumes_on_a_worker_with_its_error(
         "unknown_xcom": "failed",
         "macro": "failed",
     }, airflow.describe_run(BAD, run_id)
-    words = {
+    messages = {
         "failed": "the prompt is not allowed",
         "timeout": "ManxueTimeoutError",
         "wrong kind": "ManxueMediaTypeError",
     }
-    assert words[ending] in airflow.task_log(BAD, run_id, "plain")
+    assert messages[ending] in airflow.task_log(BAD, run_id, "plain")
     if ending == "timeout":
         assert "AirflowTaskTimeout" in airflow.task_log(BAD, run_id, "execution_timeout")
     assert "This worker begins the wait" in airflow.task_log(BAD, run_id, "unknown_xcom")
     assert "ManxueInputError" in airflow.task_log(BAD, run_id, "unknown_xcom")
-    assert words[ending] in airflow.task_log(BAD, run_id, "macro"), "its template is rendered on the worker"
+    assert messages[ending] in airflow.task_log(BAD, run_id, "macro"), (
+        "its template is rendered on the worker"
+    )
     assert {"plain", "unknown_xcom"} <= {file.name for file in tmp_path.iterdir()}
 
 

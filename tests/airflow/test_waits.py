@@ -68,7 +68,7 @@ ENDINGS = {
 def test_ending_is_the_same_in_every_mode(
     local_airflow: LocalAirflow, emulator: Emulator, ending: str
 ) -> None:
-    script, words, skipped_by = ENDINGS[ending]
+    script, message, skipped_by = ENDINGS[ending]
     run_id = local_airflow.trigger("wait_for_an_ending", conf={"video": emulator.add_task(script=script)})
     local_airflow.wait_for_run("wait_for_an_ending", run_id, timeout=300)
     seen = local_airflow.task_states("wait_for_an_ending", run_id)
@@ -86,7 +86,7 @@ def test_ending_is_the_same_in_every_mode(
     )
     assert tries == dict.fromkeys(expected, 1), "an ending that a retry cannot cure is not retried"
     for task in expected:
-        assert words in local_airflow.task_log("wait_for_an_ending", run_id, task)
+        assert message in local_airflow.task_log("wait_for_an_ending", run_id, task)
     error = "ManxueTimeoutError" if ending == "timeout" else "Manxue"
     assert error in local_airflow.task_log("wait_for_an_ending", run_id, "deferred_plain")
 
@@ -115,18 +115,18 @@ def test_outage_is_survived_with_backoff(local_airflow: LocalAirflow, emulator: 
     local_airflow.wait_until(lambda: len(emulator.polls(video)) >= 2, 90)
     with emulator.outage("refuse"):
         time.sleep(12)
-    asked = len(emulator.polls(video))
+    polls = len(emulator.polls(video))
     began = time.monotonic()
     with emulator.outage("503"):
-        local_airflow.wait_until(lambda: len(emulator.polls(video)) > asked, 60)
+        local_airflow.wait_until(lambda: len(emulator.polls(video)) > polls, 60)
     with emulator.outage("html"):
-        local_airflow.wait_until(lambda: len(emulator.polls(video)) > asked + 1, 90)
-    assert len(emulator.polls(video)) - asked <= (time.monotonic() - began) / 5 + 2
+        local_airflow.wait_until(lambda: len(emulator.polls(video)) > polls + 1, 90)
+    assert len(emulator.polls(video)) - polls <= (time.monotonic() - began) / 5 + 2
     emulator.set_status(video, "completed")
     assert local_airflow.wait_for_run("wait_for_many", run_id) == "success"
     log = local_airflow.task_log("wait_for_many", run_id, "wait", map_index=0)
-    for words in ("connection refused", "HTTP 503", "not a JSON object", "completed"):
-        assert words in log
+    for message in ("connection refused", "HTTP 503", "not a JSON object", "completed"):
+        assert message in log
 
 
 def test_outage_on_resumption_is_survived(local_airflow: LocalAirflow, emulator: Emulator) -> None:

@@ -177,17 +177,17 @@ def test_foreign_html_is_shown_as_text(runs, open_tab):
 
 def test_nothing_is_loaded_from_other_hosts(runs, new_page, visitor, emulator):
     page = new_page()
-    asked, troubles = [], []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("console", lambda message: message.type in {"error", "warning"} and troubles.append(message.text))
+    urls, messages = [], []
+    page.on("request", lambda request: urls.append(request.url))
+    page.on("console", lambda message: message.type in {"error", "warning"} and messages.append(message.text))
     page.goto(visitor.base_url + address_of(runs["save"], "order"))
     wait_for_metadata(page.locator("video"))
 
-    assert {urlsplit(url).netloc for url in asked} == {
+    assert {urlsplit(url).netloc for url in urls} == {
         urlsplit(visitor.base_url).netloc,
         urlsplit(emulator.url).netloc,
     }
-    assert troubles == []
+    assert messages == []
 
 
 @pytest.mark.parametrize("width", [320, 1280])

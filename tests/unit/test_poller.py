@@ -144,7 +144,7 @@ def test_default_interval_and_timeout():
     assert DEFAULT_TIMEOUT == 3 * 60 * 60
 
 
-# --- what a response leads to -------------------------------------------------------------------------------
+# --- outcomes of a response ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", ["queued", "processing", "unknown"])
@@ -530,17 +530,17 @@ def test_throttled_final_poll_in_a_slot_is_bounded():
 
 
 @pytest.mark.parametrize(
-    ("outcome", "words"),
+    ("outcome", "message"),
     [
         (PROCESSING, "Last status from the service: processing. The video"),
         (task("unknown", status_word="reviewing", error="why"), "unknown status 'reviewing': why."),
     ],
 )
-def test_timeout_error_names_last_status_and_remedy(outcome, words):
+def test_timeout_error_names_last_status_and_remedy(outcome, message):
     error = str(run(outcome, timeout=3600).end)
 
     assert "'v' was not ready after 1:00:00" in error
-    assert words in error
+    assert message in error
     assert "'timeout'" in error
 
 
@@ -666,14 +666,14 @@ def test_unknown_id_error_lists_likely_causes():
 
 
 @pytest.mark.parametrize(
-    ("reason", "words"),
+    ("reason", "message"),
     [(None, ""), ("the disk is full", " Reason from the service: the disk is full.")],
 )
-def test_missing_url_ends_with_its_own_error(reason, words):
+def test_missing_url_ends_with_its_own_error(reason, message):
     error = str(run(task("completed", error=reason)).end)
 
     assert error == (
-        f"The video 'v' is completed, but the response has no URL of the video.{words} Report this id to the support of "
+        f"The video 'v' is completed, but the response has no URL of the video.{message} Report this id to the support of "
         f"the service."
     )
 
@@ -968,7 +968,7 @@ def test_forbidden_id_ends_alone_after_grace():
     assert poller.remaining == ["b"]
 
 
-# --- exceptions that are not ours ---------------------------------------------------------------------------
+# --- unexpected exceptions ----------------------------------------------------------------------------------
 
 
 def test_unexpected_error_ends_wait_after_five_minutes():
@@ -994,7 +994,7 @@ def test_unexpected_error_of_one_video_ends_no_batch():
     assert {video for _, video, _ in ran.polls[-10:]} == {"a", "b"}
 
 
-# --- lines --------------------------------------------------------------------------------------------------
+# --- log lines -----------------------------------------------------------------------------------------------
 
 
 def texts(poller, now):
@@ -1069,7 +1069,7 @@ def test_progress_is_logged_without_another_response():
     ],
 )
 def test_first_poll_leaves_the_scheduler_ten_seconds(due, timeout, first):
-    """A trigger that fires at once races with the scheduler, which still has to store the deferral."""
+    """A trigger that fires immediately races with the scheduler, which must first store the deferral."""
     assert first_poll_at(START + due, START, START + timeout) == START + first
 
 
@@ -1132,7 +1132,7 @@ def test_execution_timeout_can_end_a_wait_earlier(execution_timeout, ends_after,
     assert (seen.started_at, seen.deadline) == (START, START + deadline_after)
 
 
-# --- any sequence of outcomes -------------------------------------------------------------------------------
+# --- random sequences of outcomes ------------------------------------------------------------------------------
 
 OUTCOMES = [
     PROCESSING,

@@ -560,7 +560,7 @@ def test_high_rate_returns_gradually_after_a_pause():
     assert seconds[30 + int(RAMP)] > 780
 
 
-# --- a limit that is shared ---------------------------------------------------------------------------------
+# --- shared rate limit ----------------------------------------------------------------------------------------
 
 
 async def find_limit(limiter, limit):

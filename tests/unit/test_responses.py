@@ -742,7 +742,7 @@ def test_http_error_status_decides_the_error_type(http_status, kind, body):
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "message"),
     [
         (b'{"message":"No handler found for GET /v1/v1"}', "No handler found for GET /v1/v1"),
         (b'{"msg":"too many"}', "too many"),
@@ -785,17 +785,17 @@ def test_http_error_status_decides_the_error_type(http_status, kind, body):
         (b"", None),
     ],
 )
-def test_message_in_an_error_response_is_found(body, words):
-    tail = "" if words is None else f": {words}"
+def test_message_in_an_error_response_is_found(body, message):
+    tail = "" if message is None else f": {message}"
 
     assert str(error_of(404, body, secret=KEY)) == f"HTTP 404{tail}"
 
 
 @pytest.mark.parametrize(
-    ("body", "words"), [(b"Bad Gateway", ": Bad Gateway"), (b'["busy"]', ": busy"), (b"[]", ""), (b"5", "")]
+    ("body", "message"), [(b"Bad Gateway", ": Bad Gateway"), (b'["busy"]', ": busy"), (b"[]", ""), (b"5", "")]
 )
-def test_success_without_json_object_names_its_text(body, words):
-    assert str(error_of(200, body)) == f"HTTP 200 with a body that is not a JSON object{words}"
+def test_success_without_json_object_names_its_text(body, message):
+    assert str(error_of(200, body)) == f"HTTP 200 with a body that is not a JSON object{message}"
 
 
 @pytest.mark.parametrize(
@@ -867,9 +867,9 @@ def test_permanent_error_names_the_remedy(http_status, remedy):
 @pytest.mark.parametrize("http_status", [200, 302, 400, 401, 403, 404, 408, 429, 500])
 @pytest.mark.parametrize("name", ["msg", "message", "error", "detail", "code"])
 def test_error_has_no_key_or_signature(http_status, name):
-    words = f"Bearer {KEY} at https://x/a.mp4?X-Signature=abcdef\nforged line"
+    message = f"Bearer {KEY} at https://x/a.mp4?X-Signature=abcdef\nforged line"
 
-    for response in ({name: words}, {"code": 1, name: words}):
+    for response in ({name: message}, {"code": 1, name: message}):
         text = str(error_of(http_status, json.dumps(response).encode(), secret=KEY))
 
         assert KEY not in text
@@ -1080,9 +1080,9 @@ def test_clean_text_masks_a_key_at_the_length_limit():
 
 
 def test_clean_text_without_key_replaces_nothing():
-    for words in ("words", "XXXX-1234"):
-        assert clean_text(words) == clean_text(words, "") == words
-        assert task_of({"id": "p", "status": words}).status_word == words
+    for text in ("text", "XXXX-1234"):
+        assert clean_text(text) == clean_text(text, "") == text
+        assert task_of({"id": "p", "status": text}).status_word == text
 
 
 # --- URLs -----------------------------------------------------------------------------------------------

@@ -96,25 +96,25 @@ def out_of_time(*arguments, **others):
     raise AirflowTaskTimeout("execution_timeout")
 
 
-def fail(task, world, words):
-    return task.resume_execution("__fail__", {"error": words, "traceback": None}, world.context)
+def fail(task, world, reason):
+    return task.resume_execution("__fail__", {"error": reason, "traceback": None}, world.context)
 
 
 class TestDeferralEndedByAirflow:
-    @pytest.mark.parametrize("words", [*TIMEOUTS, "Trigger failure", ""])
+    @pytest.mark.parametrize("reason", [*TIMEOUTS, "Trigger failure", ""])
     @pytest.mark.parametrize("later", [60, 5000])
-    def test_completed_video_is_found(self, world, service, clock, deferred, words, later):
+    def test_completed_video_is_found(self, world, service, clock, deferred, reason, later):
         clock.now += later
         service.answers(DONE)
-        assert set(status_of(fail(deferred(), world, words))) == {"completed"}
+        assert set(status_of(fail(deferred(), world, reason))) == {"completed"}
         assert world.ti.xcom["video_url"]
 
-    @pytest.mark.parametrize("words", TIMEOUTS)
-    def test_timeout_of_unfinished_video_is_a_timeout(self, world, service, clock, deferred, words):
+    @pytest.mark.parametrize("reason", TIMEOUTS)
+    def test_timeout_of_unfinished_video_is_a_timeout(self, world, service, clock, deferred, reason):
         clock.now += 5000
         service.answers("processing")
         with pytest.raises(ManxueTimeoutError, match="Last status from the service: processing"):
-            fail(deferred(), world, words)
+            fail(deferred(), world, reason)
         assert service.asked_at == pytest.approx([5000] * len(service.asked_at), abs=1e-3)
 
     def test_early_timeout_is_a_timeout(self, world, service, clock, deferred):
@@ -125,12 +125,12 @@ class TestDeferralEndedByAirflow:
         with pytest.raises(ManxueTimeoutError):
             fail(deferred(), world, "Trigger timeout")
 
-    @pytest.mark.parametrize("words", ["Trigger timeout", "Trigger failure"])
-    def test_throttled_poll_defers_again(self, world, service, clock, deferred, words):
+    @pytest.mark.parametrize("reason", ["Trigger timeout", "Trigger failure"])
+    def test_throttled_poll_defers_again(self, world, service, clock, deferred, reason):
         clock.now += 5000
         service.answers(ManxueRateLimitError("HTTP 429", retry_after=100))
         with pytest.raises(TaskDeferred) as again:
-            fail(deferred(), world, words)
+            fail(deferred(), world, reason)
         trigger = again.value.trigger
         if deferred is batch:
             assert trigger.video_task_ids == ["proj_1", "proj_2"]
@@ -196,11 +196,11 @@ class TestOrderDeferralEndedByAirflow:
         assert fail(order(**options), world, "Trigger timeout")["id"] == "proj_1"
         assert len(orders) == 1
 
-    @pytest.mark.parametrize("words", ["Trigger timeout", "Trigger failure"])
+    @pytest.mark.parametrize("reason", ["Trigger timeout", "Trigger failure"])
     @pytest.mark.parametrize(
         "response", ["processing", ManxueAuthenticationError("401"), RuntimeError("odd")]
     )
-    def test_no_retry_below_airflow_3_3(self, world, service, orders, words, response):
+    def test_no_retry_below_airflow_3_3(self, world, service, orders, reason, response):
         """Without the task state store of Airflow 3.3 a retry would order again."""
         world.store = None
         service.answers("queued")
@@ -208,7 +208,7 @@ class TestOrderDeferralEndedByAirflow:
             order().execute(world.context)
         service.answers(response)
         with pytest.raises((ManxueOrderError, ManxueTimeoutError, TaskDeferred)) as raised:
-            fail(order(), world, words)
+            fail(order(), world, reason)
         is_without_retry = issubclass(raised.type, (AirflowFailException, ManxueTimeoutError))
         assert is_without_retry or raised.type is TaskDeferred
         assert len(orders) == 1
@@ -420,4 +420,4 @@ class TestUnexpected:
         printed = next(text for text in (capsys.readouterr().out, caplog.text) if "Unexpected" in text)
         assert "secret" not in printed + str(raised.value)
         assert printed.count("Unexpected builtins.RuntimeError while polling, at: ") == 1
-        assert "world.py" in printed
+        assert "fake_airflow.py" in printed

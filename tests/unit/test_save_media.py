@@ -201,7 +201,7 @@ class TestPartialResponse:
             continued(content_range, length)
 
     @pytest.mark.parametrize(
-        ("known", "said"),
+        ("known", "received"),
         [
             (KNOWN, {"ETag": '"b"'}),
             (KNOWN, {"ETag": 'W/"b"'}),
@@ -215,28 +215,30 @@ class TestPartialResponse:
             (KNOWN, {"Content_Encoding": "gzip"}),
         ],
     )
-    def test_part_of_another_version_restarts(self, known, said):
+    def test_part_of_another_version_restarts(self, known, received):
         with pytest.raises(
             ChangedVideoError, match=r"^the media host sent a part of another version of the video$"
         ):
-            continued(known=known, **said)
+            continued(known=known, **received)
 
     @pytest.mark.parametrize(
-        "said", [{"ETag": '"a"', "Last_Modified": NOW}, {"ETag": 'W/"a"'}, {"Last_Modified": NOW}, {}]
+        "received", [{"ETag": '"a"', "Last_Modified": NOW}, {"ETag": 'W/"a"'}, {"Last_Modified": NOW}, {}]
     )
-    def test_part_of_same_version_with_fewer_headers(self, said):
+    def test_part_of_same_version_with_fewer_headers(self, received):
         assert (
             continued(
-                known=Validators('"a"', OLD if "ETag" in said and said["ETag"][0] == '"' else None, 100),
-                **said,
+                known=Validators(
+                    '"a"', OLD if "ETag" in received and received["ETag"][0] == '"' else None, 100
+                ),
+                **received,
             ).start
             == 40
         )
 
     @pytest.mark.parametrize("offset", [0, 40])
     def test_part_with_the_whole_file_is_accepted(self, offset):
-        said = headers(Content_Range="bytes 0-99/100", ETag='"b"')
-        part = parse_part(206, said, 100, offset=offset, known=KNOWN)
+        received = headers(Content_Range="bytes 0-99/100", ETag='"b"')
+        part = parse_part(206, received, 100, offset=offset, known=KNOWN)
 
         assert (part.start, part.validators.size, part.validators.etag) == (0, 100, '"b"')
 
@@ -249,9 +251,9 @@ class TestPartialResponse:
             continued("bytes 41-99/100", 59)
 
     def test_response_416_at_the_end_completes(self):
-        said = headers(Content_Range="bytes */100", ETag='"a"')
+        received = headers(Content_Range="bytes */100", ETag='"a"')
 
-        part = parse_part(416, said, 0, offset=100, known=Validators('"a"', OLD))
+        part = parse_part(416, received, 0, offset=100, known=Validators('"a"', OLD))
 
         assert (part.start, part.validators) == (100, Validators('"a"', OLD, 100))
 
@@ -401,7 +403,7 @@ class TestUrl:
         assert str(caught.value).isprintable()
 
     @pytest.mark.parametrize(
-        ("host", "asked"),
+        ("host", "expected"),
         [
             ("bücher.example:81", "xn--bcher-kva.example:81"),
             ("１２７.0.0.1", "127.0.0.1"),
@@ -410,8 +412,8 @@ class TestUrl:
             ("Media.Example", "Media.Example"),
         ],
     )
-    def test_host_is_converted_to_ascii(self, host, asked):
-        assert parse_url(f"https://{host}/a").netloc == asked
+    def test_host_is_converted_to_ascii(self, host, expected):
+        assert parse_url(f"https://{host}/a").netloc == expected
 
     @pytest.mark.parametrize(
         ("url", "location", "target"),

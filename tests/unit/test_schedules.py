@@ -83,12 +83,12 @@ def test_seed_replays_its_schedule():
 # --- the oracle -----------------------------------------------------------------------------------------------
 
 
-def is_found(words, monkeypatch, *targets, first_seed=0, seeds=None):
+def is_found(message, monkeypatch, *targets, first_seed=0, seeds=None):
     """Insert bugs, and return whether the oracle reports them for one of the next schedules."""
     for target, name, value in targets:
         monkeypatch.setattr(target, name, value)
     seeds = seeds or range(first_seed, first_seed + 300)
-    return any(words in text for seed in seeds for texts in play_range([seed]).values() for text in texts)
+    return any(message in text for seed in seeds for texts in play_range([seed]).values() for text in texts)
 
 
 def test_oracle_detects_a_false_success(monkeypatch):
@@ -347,7 +347,7 @@ def test_oracle_detects_an_unused_grant(monkeypatch):
     assert is_found("left unused", monkeypatch, target)
 
 
-# --- orders that wait for room --------------------------------------------------------------------------------
+# --- orders waiting for capacity -----------------------------------------------------------------------------
 
 
 def test_oracle_detects_an_order_retried_without_store(monkeypatch):

@@ -226,14 +226,14 @@ def away_from_the_worker(service, until):
 class TestOutage:
     @pytest.mark.parametrize("seconds", [600, 7200])
     def test_outage_of_any_length_is_survived(self, world, service, mode, seconds):
-        trouble = [
+        errors = [
             ManxueTransientError("no response from host: connection refused"),
             ManxueTransientError("HTTP 503"),
             ManxueTransientError("HTTP 200 with a body that is not a JSON object"),
         ]
         service.answers(
             "processing",
-            lambda waited: DONE if waited > seconds else trouble[int(waited / 30) % len(trouble)],
+            lambda waited: DONE if waited > seconds else errors[int(waited / 30) % len(errors)],
         )
         assert world.run(sensor(mode)) == RESULT
 
@@ -371,8 +371,8 @@ class TestRefusal:
         assert service.asked_at[-1] >= 900
 
     def test_grace_of_rescheduled_wait_is_in_task_state_store(self, world, service):
-        trouble = [ManxueRefusedError("HTTP 404"), ManxueAuthenticationError("401")]
-        service.answers("queued", *trouble, "queued")
+        errors = [ManxueRefusedError("HTTP 404"), ManxueAuthenticationError("401")]
+        service.answers("queued", *errors, "queued")
         seen = []
         real = world.store.set
         world.store.set = lambda key, value: (seen.append((key, value)), real(key, value))
@@ -392,17 +392,17 @@ class TestRefusal:
         service.answers(lambda waited: DONE if waited > 400 else NOT_FOUND if waited else "queued")
         assert world.run(sensor("reschedule")) == RESULT
 
-    @pytest.mark.parametrize(("response", "error", "words"), GRACE)
+    @pytest.mark.parametrize(("response", "error", "message"), GRACE)
     def test_possible_slow_write_ends_wait_in_five_minutes(
-        self, world, service, mode, response, error, words
+        self, world, service, mode, response, error, message
     ):
         service.answers(response)
-        with pytest.raises(error, match=words):
+        with pytest.raises(error, match=message):
             world.run(sensor(mode))
         assert 300 <= service.asked_at[-1] <= 331
 
-    @pytest.mark.parametrize(("response", "error", "words"), GRACE)
-    def test_possible_slow_write_can_be_temporary(self, world, service, mode, response, error, words):
+    @pytest.mark.parametrize(("response", "error", "message"), GRACE)
+    def test_possible_slow_write_can_be_temporary(self, world, service, mode, response, error, message):
         service.answers(lambda waited: DONE if waited > 250 else response)
         assert world.run(sensor(mode)) == RESULT
 

@@ -145,15 +145,15 @@ def test_end_of_a_failure_after_resuming_is_not_logged():
 
 
 def test_separate_failures_are_logged_once(log):
-    hiccup = ManxueTransientError("HTTP 503")
+    error = ManxueTransientError("HTTP 503")
 
-    lines = logged(log, task("processing"), hiccup, task("processing"), hiccup, task("processing"))
+    lines = logged(log, task("processing"), error, task("processing"), error, task("processing"))
 
     assert [after for after, _, _ in lines] == [0.0, 30.0]
 
 
 @pytest.mark.parametrize(
-    ("pause", "wish"),
+    ("pause", "suffix"),
     [
         (None, ""),
         (0.0, ", requested a pause of 0 s"),
@@ -161,10 +161,10 @@ def test_separate_failures_are_logged_once(log):
         (1.5, ", requested a pause of 1.5 s"),
     ],
 )
-def test_retry_after_is_logged_in_full(log, pause, wish):
+def test_retry_after_is_logged_in_full(log, pause, suffix):
     ((_, _, text),) = logged(log, ManxueRateLimitError("HTTP 429", pause))
 
-    assert text == f"Video proj_1: no usable response yet: HTTP 429{wish} (after 0:00:00)"
+    assert text == f"Video proj_1: no usable response yet: HTTP 429{suffix} (after 0:00:00)"
 
 
 @pytest.mark.parametrize(
@@ -185,7 +185,7 @@ def test_resumed_wait_logs_a_new_status(last_status):
 
 
 @pytest.mark.parametrize(
-    ("response", "words"),
+    ("response", "text"),
     [
         (task("queued", "pending"), "queued"),
         (task("failed", "expired"), "failed"),
@@ -197,8 +197,8 @@ def test_resumed_wait_logs_a_new_status(last_status):
         (ManxueResultMissingError("no URL"), "no URL"),
     ],
 )
-def test_response_description(response, words):
-    assert describe(response) == words
+def test_response_description(response, text):
+    assert describe(response) == text
 
 
 def test_log_line_has_no_video_url(log):
@@ -225,8 +225,8 @@ def test_duration_is_formatted_in_hours(seconds, text):
 
 def test_unknown_status_with_a_counter_is_logged_once():
     log = StatusLog("a", 0.0)
-    words = [VideoTask("a", TaskStatus.UNKNOWN, f"rendering {percent}%") for percent in range(5)]
-    assert [len(log.lines_for("a", task, 30.0)) for task in words] == [1, 0, 0, 0, 0]
+    tasks = [VideoTask("a", TaskStatus.UNKNOWN, f"rendering {percent}%") for percent in range(5)]
+    assert [len(log.lines_for("a", task, 30.0)) for task in tasks] == [1, 0, 0, 0, 0]
 
 
 def test_failed_video_is_logged_with_its_reason():
