@@ -110,15 +110,15 @@ def test_killed_worker_or_triggerer_never_orders_twice(airflow: LocalAirflow, em
     orders = {}
     for order in emulator.ledger.orders[before:]:
         orders.setdefault(order.request["prompt"], []).append(order.id)
-    unknown = {"before_the_post": 0, "after_the_answer": 1}
+    unknown = {"before_the_post": 0, "after_the_response": 1}
     bought = dict.fromkeys(
-        ("before_the_intent", "with_the_id_kept", "when_deferring", "on_resume", "when_done"), 1
+        ("before_the_intent", "after_the_record", "when_deferring", "on_resume", "when_done"), 1
     )
     assert airflow.task_states(dag, run_id) == {
         **dict.fromkeys(unknown, "failed"),
         **dict.fromkeys(bought, "success"),
     }, airflow.describe_run(dag, run_id)
-    assert {moment: len(ids) for moment, ids in orders.items()} == {**bought, "after_the_answer": 1}
+    assert {moment: len(ids) for moment, ids in orders.items()} == {**bought, "after_the_response": 1}
     for moment in bought:
         assert [airflow.xcom(dag, run_id, moment)["id"]] == orders[moment]
     for moment in unknown:
@@ -146,7 +146,7 @@ def test_crash_of_all_components_orders_nothing_again(airflow: LocalAirflow, emu
 
 
 UNKNOWN = {
-    "reset_before_it_is_acted_upon": Response(reset="before"),
+    "reset_before_processing": Response(reset="before"),
     "reset_after_the_body": Response(reset="after"),
     "read_timeout": Response(hang=True),
     "error_page": Response(body="<html>"),

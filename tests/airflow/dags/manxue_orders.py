@@ -89,8 +89,8 @@ with DAG("order_and_be_killed", schedule=None, start_date=START, catchup=False):
     for moment, when, step in (
         ("before_the_intent", "after", "resume_id"),
         ("before_the_post", "before", "send_order"),
-        ("after_the_answer", "after", "send_order"),
-        ("with_the_id_kept", "after", "mark_ordered"),
+        ("after_the_response", "after", "send_order"),
+        ("after_the_record", "after", "mark_ordered"),
         ("when_deferring", "before", "defer"),
         ("on_resume", "before", "execute_complete"),
         ("when_done", "after", "mark_done"),
