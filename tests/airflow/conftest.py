@@ -1,4 +1,4 @@
-"""One real Airflow, and one emulator of the service, for all tests in this folder."""
+"""One running Airflow and one emulator of the service for all tests in this folder."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def emulator() -> Iterator[Emulator]:
-    """The emulator that the connection ``manxue_default`` of `local_airflow` leads to."""
+    """The emulator behind the connection ``manxue_default`` of `local_airflow`."""
     from airflow_provider_manxue.testing import Emulator
 
     with Emulator() as emulator:
@@ -36,13 +36,13 @@ def emulator() -> Iterator[Emulator]:
 
 @pytest.fixture(scope="session")
 def local_airflow(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAirflow]:
-    """A running Airflow with the Dags of the folder ``dags``; it takes half a minute to start, so there is one."""
+    """A running Airflow with the Dags of the folder ``dags``. Shared, since it takes half a minute to start."""
     with LocalAirflow(
         tmp_path_factory.mktemp("airflow"),
         dags_folder=HERE / "dags",
         env={
             "AIRFLOW_CONN_MANXUE_DEFAULT": emulator.airflow_connection_json(),
-            # The triggerer imports a trigger of the tests, and does not look for it in the Dag folder.
+            # The triggerer imports a trigger of the tests, and its import path does not include the Dag folder.
             "PYTHONPATH": os.pathsep.join([str(HERE / "dags"), os.environ.get("PYTHONPATH", "")]).strip(
                 os.pathsep
             ),
@@ -54,6 +54,6 @@ def local_airflow(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="session")
 def s3_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a stand-in for S3."""
+    """The URL of a local S3 server."""
     with local_s3(tmp_path_factory.mktemp("s3") / "log") as url:
         yield url

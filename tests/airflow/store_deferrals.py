@@ -1,7 +1,7 @@
 """
-Puts deferrals into the database of an Airflow (3.2 and later), in the place of those that are there.
+Script that replaces the deferrals of a Dag run in the database of an Airflow (3.2 and later).
 
-It is run with the id of a Dag and of its run, and with a file of deferrals by task, each as ``tests/unit/golden`` has it.
+Arguments: Dag id, run id, and a file with deferrals by task in the format of ``tests/unit/golden``.
 """
 
 from __future__ import annotations

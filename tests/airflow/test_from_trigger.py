@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -10,6 +9,7 @@ import pytest
 
 from airflow_provider_manxue.testing import Emulator, Script
 from dev.local_airflow import LocalAirflow, postgres_database
+from tests.support.airflow_runs import VIDEO_URL
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +19,6 @@ BAD = "end_badly_from_the_triggerer"
 BATCH = "batch_from_the_triggerer"
 HUNDRED = "hundred_from_the_triggerer"
 MAPPED = "mapped_from_the_triggerer"
-URL = re.compile(r"http://127\.0\.0\.1:\d+/media/\S+\?\S*signature=\S+")
 WAYS = ("argument", "template", "pull")
 
 
@@ -34,7 +33,7 @@ def airflow(local_airflow: LocalAirflow) -> LocalAirflow:
 
 
 def worker_starts(airflow: LocalAirflow, dag_id: str, run_id: str, task_id: str, map_index: int = -1) -> int:
-    """Count the worker processes of a task's first try: each writes that it loads the Dag into the task's log."""
+    """Count the worker processes of a task's first try. Each logs that it loads the Dag bundles."""
     log = airflow.task_log(dag_id, run_id, task_id, map_index=map_index)
     return sum("DAG bundles loaded" in line for line in log.splitlines())
 
@@ -47,7 +46,7 @@ def wait_until_all_are(airflow: LocalAirflow, state: str, dag_id: str, run_id: s
     airflow.wait_until(all_are, 120, f"{tasks} are {state}")
 
 
-def test_each_shape_hands_over_the_same_and_starts_no_worker_where_none_is_needed(
+def test_each_shape_has_the_same_result_with_fewest_workers(
     airflow: LocalAirflow, emulator: Emulator, tmp_path: Path
 ) -> None:
     shapes = {"start": 1, "end": 1, "both": 0, "neither": 2}
@@ -60,9 +59,9 @@ def test_each_shape_hands_over_the_same_and_starts_no_worker_where_none_is_neede
     seen = {}
     for task in tasks:
         result = airflow.xcom(DAG, run_id, f"use_{task}")
-        # Each query signs the URL anew.
+        # Each response has a URL with another signature.
         url = result.pop("video_url")
-        assert URL.fullmatch(url)
+        assert VIDEO_URL.fullmatch(url)
         assert result["task"].pop("video_url") == result["by_argument"].pop("video_url") == url
         seen[task] = result
     assert seen["neither_template"]["actualDuration"] == 5.17
@@ -71,7 +70,7 @@ def test_each_shape_hands_over_the_same_and_starts_no_worker_where_none_is_neede
     assert {task: worker_starts(airflow, DAG, run_id, task) for task in tasks} == tasks
     for task in tasks:
         links = airflow._api("GET", f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/{task}/links")
-        assert URL.fullmatch(links["extra_links"]["Watch video"]), task
+        assert VIDEO_URL.fullmatch(links["extra_links"]["Watch video"]), task
     assert {task: worker_starts(airflow, DAG, run_id, task) for task in ("callback", "outlet")} == {
         "callback": 1,
         "outlet": 1,
@@ -82,7 +81,7 @@ def test_each_shape_hands_over_the_same_and_starts_no_worker_where_none_is_neede
 
 
 class Hundred:
-    """A hundred waits without a worker: on leaving, all have ended right, with one XCom of each kind."""
+    """A hundred waits without a worker. On exit, checks that all have succeeded with one XCom of each key."""
 
     def __init__(self, airflow: LocalAirflow, emulator: Emulator) -> None:
         self.airflow = airflow
@@ -112,7 +111,7 @@ class Hundred:
             "wait_%",
         )
         kinds = ("actualDuration", "return_value", "video_url")
-        # The link to the video is an XCom as well.
+        # The link to the video is an XCom too.
         assert sorted(row for row in rows if not row[1].startswith("_link")) == sorted(
             (f"wait_{n}", key) for n in range(100) for key in kinds
         )
@@ -123,7 +122,7 @@ class Hundred:
 
 
 @pytest.mark.parametrize("ending", ["failed", "timeout", "wrong kind"])
-def test_bad_ending_resumes_on_a_worker_with_its_real_error(
+def test_bad_ending_resumes_on_a_worker_with_its_error(
     airflow: LocalAirflow, emulator: Emulator, tmp_path: Path, ending: str
 ) -> None:
     scripts = {
@@ -146,21 +145,23 @@ def test_bad_ending_resumes_on_a_worker_with_its_real_error(
         "unknown_xcom": "failed",
         "macro": "failed",
     }, airflow.describe_run(BAD, run_id)
-    words = {
+    messages = {
         "failed": "the prompt is not allowed",
         "timeout": "ManxueTimeoutError",
         "wrong kind": "ManxueMediaTypeError",
     }
-    assert words[ending] in airflow.task_log(BAD, run_id, "plain")
+    assert messages[ending] in airflow.task_log(BAD, run_id, "plain")
     if ending == "timeout":
         assert "AirflowTaskTimeout" in airflow.task_log(BAD, run_id, "execution_timeout")
     assert "The triggerer could not start the task" in airflow.task_log(BAD, run_id, "unknown_xcom")
     assert "ManxueInputError" in airflow.task_log(BAD, run_id, "unknown_xcom")
-    assert words[ending] in airflow.task_log(BAD, run_id, "macro"), "its template is rendered on the worker"
+    assert messages[ending] in airflow.task_log(BAD, run_id, "macro"), (
+        "its template is rendered on the worker"
+    )
     assert {"plain", "unknown_xcom"} <= {file.name for file in tmp_path.iterdir()}
 
 
-def test_batch_needs_no_worker_and_hands_over_the_same(airflow: LocalAirflow, emulator: Emulator) -> None:
+def test_batch_has_the_same_result_without_a_worker(airflow: LocalAirflow, emulator: Emulator) -> None:
     videos = [
         emulator.add_task(script=Script.by_hand("processing", "completed"), actual_duration=4.0 + n)
         for n in range(3)
@@ -189,7 +190,7 @@ def test_batch_needs_no_worker_and_hands_over_the_same(airflow: LocalAirflow, em
 
 
 @pytest.mark.parametrize("native", ["text", "native"])
-def test_templates_have_the_same_value_on_both_sides(airflow: LocalAirflow, native: str) -> None:
+def test_templates_are_equal_on_worker_and_triggerer(airflow: LocalAirflow, native: str) -> None:
     dag_id = f"templates_of_both_sides_{native}"
     airflow.wait_for_dag(dag_id)
     body = {
@@ -205,9 +206,7 @@ def test_templates_have_the_same_value_on_both_sides(airflow: LocalAirflow, nati
     assert "proj_7" in seen["worker"]["params"]
 
 
-def test_template_of_a_worker_starts_there_and_ends_in_the_triggerer(
-    airflow: LocalAirflow, emulator: Emulator
-) -> None:
+def test_worker_only_template_starts_on_a_worker(airflow: LocalAirflow, emulator: Emulator) -> None:
     video = emulator.add_task(script=Script.polls("processing", "completed"))
     run_id = airflow.trigger("template_of_a_worker", conf={"video": video})
     assert airflow.wait_for_run("template_of_a_worker", run_id) == "success"
@@ -215,7 +214,7 @@ def test_template_of_a_worker_starts_there_and_ends_in_the_triggerer(
     assert worker_starts(airflow, "template_of_a_worker", run_id, "wait") == 1
 
 
-def test_mapped_tasks_defer_as_ever_with_one_warning(airflow: LocalAirflow, emulator: Emulator) -> None:
+def test_mapped_tasks_defer_on_a_worker_with_one_warning(airflow: LocalAirflow, emulator: Emulator) -> None:
     videos = [emulator.add_task(script=Script.by_hand("processing", "completed")) for _ in range(2)]
     run_id = airflow.trigger(MAPPED, conf={"videos": videos})
     airflow.wait_until(
@@ -232,9 +231,7 @@ def test_mapped_tasks_defer_as_ever_with_one_warning(airflow: LocalAirflow, emul
         assert log.count("A mapped task can neither start nor end in the triggerer") == 1
 
 
-def test_triggerer_that_dies_amid_a_hundred_waits_loses_and_doubles_nothing(
-    airflow: LocalAirflow, emulator: Emulator
-) -> None:
+def test_killed_triggerer_loses_none_of_a_hundred_waits(airflow: LocalAirflow, emulator: Emulator) -> None:
     with Hundred(airflow, emulator) as waits:
         waits.complete(50)
         airflow.wait_until(lambda: waits.ended() >= 10, 120, "some have ended")
@@ -243,7 +240,7 @@ def test_triggerer_that_dies_amid_a_hundred_waits_loses_and_doubles_nothing(
         airflow.start("triggerer")
 
 
-def test_clear_leaves_no_result_of_the_earlier_run(airflow: LocalAirflow, emulator: Emulator) -> None:
+def test_clear_removes_the_result_of_the_earlier_run(airflow: LocalAirflow, emulator: Emulator) -> None:
     video = emulator.add_task(script=Script.polls("completed"))
     run_id = airflow.trigger(BAD, conf={"video": video})
     airflow.wait_for_run(BAD, run_id)
@@ -259,14 +256,14 @@ def test_clear_leaves_no_result_of_the_earlier_run(airflow: LocalAirflow, emulat
 
 @pytest.fixture
 def on_postgres(emulator: Emulator, tmp_path: Path) -> Iterator[LocalAirflow]:
-    """An Airflow with two triggerers, on a PostgreSQL database of its own."""
+    """An Airflow with two triggerers and a separate PostgreSQL database."""
     with (
         postgres_database(POSTGRES) as url,
         LocalAirflow(
             tmp_path / "airflow",
             dags_folder=Path(__file__).parent / "dags",
             env={"AIRFLOW_CONN_MANXUE_DEFAULT": emulator.airflow_connection_json()},
-            # Each takes a few triggers at a time, so that both have some.
+            # Each triggerer takes a few triggers at a time, so that both have some.
             config={"triggerer.max_trigger_to_select_per_loop": 5},
             pools={},
             postgres=url,

@@ -1,4 +1,4 @@
-"""The harness itself, against a real Airflow: what the other tests in this folder rely on."""
+"""``LocalAirflow``, on which the other tests in this folder rely, with a real Airflow."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_states_xcoms_logs_and_slots_of_a_run(local_airflow: LocalAirflow) -> No
         local_airflow.xcom(DAG_ID, run_id, "plain", key="other")
 
 
-def test_a_connection_is_replaced(local_airflow: LocalAirflow) -> None:
+def test_connection_is_replaced(local_airflow: LocalAirflow) -> None:
     for host in ("first.invalid", "second.invalid"):
         local_airflow.set_connection("harness", conn_type="generic", host=host, extra={"number": 1})
 
@@ -51,7 +51,7 @@ def test_a_connection_is_replaced(local_airflow: LocalAirflow) -> None:
     assert connections == [("generic", "second.invalid")]
 
 
-def test_a_wait_survives_a_killed_triggerer(local_airflow: LocalAirflow) -> None:
+def test_wait_survives_a_killed_triggerer(local_airflow: LocalAirflow) -> None:
     run_id = local_airflow.trigger(DAG_ID, conf={"seconds": 12})
     local_airflow.wait_until(lambda: local_airflow.task_states(DAG_ID, run_id).get("wait") == "deferred", 90)
 
@@ -61,7 +61,7 @@ def test_a_wait_survives_a_killed_triggerer(local_airflow: LocalAirflow) -> None
     assert local_airflow.wait_for_run(DAG_ID, run_id) == "success"
 
 
-def test_a_wait_in_vain_says_where_the_run_stands(local_airflow: LocalAirflow) -> None:
+def test_wait_for_run_timeout_names_the_state_of_the_run(local_airflow: LocalAirflow) -> None:
     run_id = local_airflow.trigger(DAG_ID, conf={"seconds": 10})
 
     with pytest.raises(LocalAirflowError, match=f"{DAG_ID} {run_id}: "):
@@ -87,11 +87,11 @@ def test_signals_leave_no_process_behind(tmp_path: Path, signal_number: signal.S
 
 
 def processes_of(home: Path) -> list[int]:
-    """List the processes of the Airflow below a folder."""
+    """Return the ids of the processes whose ``AIRFLOW_HOME`` is a folder."""
     return [pid for pid in all_processes() if f"AIRFLOW_HOME={home}\0".encode() in environment_of(pid)]
 
 
-def test_a_component_that_dies_is_shown_with_its_output(tmp_path: Path) -> None:
+def test_dead_component_is_shown_with_its_output(tmp_path: Path) -> None:
     broken = LocalAirflow(tmp_path, dags_folder=tmp_path, config={"core.executor": "NoSuchExecutor"})
 
     with pytest.raises(LocalAirflowError, match=r"ended with exit code 1.*(?s:.*)NoSuchExecutor"), broken:
@@ -100,6 +100,6 @@ def test_a_component_that_dies_is_shown_with_its_output(tmp_path: Path) -> None:
     assert broken.leftover_processes() == []
 
 
-def test_an_environment_without_airflow_is_named(tmp_path: Path) -> None:
+def test_environment_without_airflow_is_named(tmp_path: Path) -> None:
     with pytest.raises(LocalAirflowError, match="no Airflow is installed for /bin/false"):
         LocalAirflow(tmp_path, dags_folder=tmp_path, python="/bin/false")

@@ -1,4 +1,4 @@
-"""Many waits at once on a real Airflow, and a triggerer that dies."""
+"""Many concurrent waits on a real Airflow, and a killed triggerer."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ import time
 from typing import TYPE_CHECKING
 
 from airflow_provider_manxue.testing import Emulator, Script
+from tests.support.airflow_runs import mapped_states
 
 if TYPE_CHECKING:
     from dev.local_airflow import LocalAirflow
-
-
-def mapped_states(airflow, dag_id, run_id):
-    return [state for key, state in airflow.task_states(dag_id, run_id).items() if isinstance(key, tuple)]
 
 
 def test_twenty_waits_share_a_pool_of_one_slot(local_airflow: LocalAirflow, emulator: Emulator) -> None:
@@ -53,13 +50,14 @@ def test_killed_triggerer_costs_at_most_one_poll_each(
     local_airflow.wait_until(lambda: all(len(emulator.polls(video)) > before[video] for video in videos), 120)
     assert local_airflow.query("SELECT id, kwargs FROM trigger ORDER BY id") == deadlines
     for video in videos:
-        # Each wait goes on in its own rhythm (5 s): what the restart adds is at most one poll.
+        # Each wait continues at its interval of 5 s, so that the restart adds at most one poll.
         assert len(emulator.polls(video)) - before[video] <= (time.monotonic() - killed_at) / 4.5 + 1
         emulator.set_status(video, "completed")
     assert local_airflow.wait_for_run("wait_for_many", run_id) == "success"
 
 
-def test_hundred_waits_by_default_lose_no_race(local_airflow: LocalAirflow, emulator: Emulator) -> None:
+def test_hundred_waits_with_defaults_succeed(local_airflow: LocalAirflow, emulator: Emulator) -> None:
+    """A trigger that fires before the deferral is stored would fail its task."""
     videos = [emulator.add_task(script=Script.polls("processing", "completed")) for _ in range(100)]
     run_id = local_airflow.trigger("wait_for_many_by_default", conf={"videos": videos})
     assert local_airflow.wait_for_run("wait_for_many_by_default", run_id, timeout=900) == "success"

@@ -1,4 +1,4 @@
-"""More orders than the account runs at a time, on a real Airflow: each is billed once, and none fails."""
+"""More orders than the account runs concurrently, on a real Airflow: each is billed once, and none fails."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def run(airflow: LocalAirflow, dag: str, count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("count", [8, pytest.param(40, marks=pytest.mark.heavy)])
-def test_orders_beyond_the_room_wait_and_are_billed_once(
+def test_orders_above_capacity_wait_and_are_billed_once(
     airflow: LocalAirflow, service: Emulator, count: int
 ) -> None:
     before = len(service.ledger.orders)
@@ -69,9 +69,7 @@ def test_orders_beyond_the_room_wait_and_are_billed_once(
     assert turned_away(service) > 0
 
 
-def test_orders_beyond_the_room_hold_no_worker_slot_without_timeout(
-    airflow: LocalAirflow, service: Emulator
-) -> None:
+def test_waiting_orders_hold_no_slot_without_timeout(airflow: LocalAirflow, service: Emulator) -> None:
     service.default_script = Script.by_hand("processing", "completed")
     count, before = ROOM + 2, len(service.ledger.orders)
     run_id = airflow.trigger(
@@ -94,9 +92,7 @@ def test_orders_beyond_the_room_hold_no_worker_slot_without_timeout(
     assert airflow.wait_for_run("orders_wait_for_room", run_id) == "success"
 
 
-def test_pool_with_deferred_tasks_leaves_no_order_to_be_turned_away(
-    airflow: LocalAirflow, service: Emulator
-) -> None:
+def test_pool_with_deferred_tasks_prevents_rejected_orders(airflow: LocalAirflow, service: Emulator) -> None:
     before = len(service.ledger.orders)
     prompts = run(airflow, "orders_in_a_pool", 8)
     assert prompts_since(service, before) == Counter(prompts)

@@ -1,4 +1,4 @@
-"""Orders on a real Airflow: a killed worker, a retry and a clear do not buy a video twice."""
+"""Orders on a real Airflow: no kill or retry orders a video twice."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def airflow(local_airflow: LocalAirflow) -> LocalAirflow:
 
 
 def kill_worker(airflow: LocalAirflow, run_id: str) -> None:
-    """ProcessKilled the process in which the task runs, without a word of warning."""
+    """Kill the process that runs the task with SIGKILL."""
     [(pid, state)] = airflow.query("SELECT pid, state FROM task_instance WHERE run_id = ?", run_id)
     assert state == "running"
     assert pid in airflow.leftover_processes()
@@ -34,7 +34,7 @@ def kill_worker(airflow: LocalAirflow, run_id: str) -> None:
 
 
 def put(airflow: LocalAirflow, address: str, body: object) -> None:
-    with contextlib.suppress(json.JSONDecodeError):  # an answer without a body
+    with contextlib.suppress(json.JSONDecodeError):  # a response without a body
         airflow._api("PUT", address, body)
 
 
@@ -48,7 +48,7 @@ def tries(airflow: LocalAirflow, run_id: str) -> int:
     return number
 
 
-def test_killed_worker_goes_on_with_its_order_and_a_clear_after_success_orders_anew(
+def test_killed_worker_resumes_its_order_and_clear_reorders(
     airflow: LocalAirflow, emulator: Emulator
 ) -> None:
     emulator.default_script = Script.by_hand("processing", "completed")
@@ -73,9 +73,8 @@ def test_killed_worker_goes_on_with_its_order_and_a_clear_after_success_orders_a
     assert len(emulator.ledger.orders) == before + 2
 
 
-def test_worker_that_is_killed_before_the_answer_leaves_an_unknown_order_to_a_person(
-    airflow: LocalAirflow, emulator: Emulator
-) -> None:
+def test_killed_worker_without_response_needs_a_person(airflow: LocalAirflow, emulator: Emulator) -> None:
+    """The outcome of the order is unknown, so it is not sent again automatically."""
     emulator.default_script = Script.polls("completed")
     before = len(emulator.ledger.orders)
     emulator.fail_next(1, Response(delay=20), on="create")
@@ -89,7 +88,7 @@ def test_worker_that_is_killed_before_the_answer_leaves_an_unknown_order_to_a_pe
     assert "ManxueOrderUnknownError" in log
     assert address in log
 
-    # The way out that the error names: the id, found elsewhere, goes into the task state store.
+    # The remedy that the error names: the id, found elsewhere, is stored in the task state store.
     [found] = [order.id for order in emulator.ledger.orders[before:]]
     assert airflow._api("GET", address)["value"]["state"] == "intent"
     put(airflow, address, {"value": found})
@@ -100,7 +99,7 @@ def test_worker_that_is_killed_before_the_answer_leaves_an_unknown_order_to_a_pe
     assert len(emulator.ledger.orders) == before + 1
 
 
-def test_no_kill_of_worker_or_triggerer_buys_twice(airflow: LocalAirflow, emulator: Emulator) -> None:
+def test_killed_worker_or_triggerer_never_orders_twice(airflow: LocalAirflow, emulator: Emulator) -> None:
     emulator.default_script = Script.timed(queued=1, processing=4)
     dag, before = "order_and_be_killed", len(emulator.ledger.orders)
     run_id = airflow.trigger(dag)
@@ -111,15 +110,15 @@ def test_no_kill_of_worker_or_triggerer_buys_twice(airflow: LocalAirflow, emulat
     orders = {}
     for order in emulator.ledger.orders[before:]:
         orders.setdefault(order.request["prompt"], []).append(order.id)
-    unknown = {"before_the_post": 0, "after_the_answer": 1}
+    unknown = {"before_the_post": 0, "after_the_response": 1}
     bought = dict.fromkeys(
-        ("before_the_intent", "with_the_id_kept", "when_deferring", "on_resume", "when_done"), 1
+        ("before_the_intent", "after_the_record", "when_deferring", "on_resume", "when_done"), 1
     )
     assert airflow.task_states(dag, run_id) == {
         **dict.fromkeys(unknown, "failed"),
         **dict.fromkeys(bought, "success"),
     }, airflow.describe_run(dag, run_id)
-    assert {moment: len(ids) for moment, ids in orders.items()} == {**bought, "after_the_answer": 1}
+    assert {moment: len(ids) for moment, ids in orders.items()} == {**bought, "after_the_response": 1}
     for moment in bought:
         assert [airflow.xcom(dag, run_id, moment)["id"]] == orders[moment]
     for moment in unknown:
@@ -128,14 +127,12 @@ def test_no_kill_of_worker_or_triggerer_buys_twice(airflow: LocalAirflow, emulat
     assert set(dict(numbers).values()) == {2}, "each was killed once, and tried again once"
 
 
-def test_crash_of_everything_while_an_order_is_deferred_buys_nothing(
-    airflow: LocalAirflow, emulator: Emulator
-) -> None:
+def test_crash_of_all_components_orders_nothing_again(airflow: LocalAirflow, emulator: Emulator) -> None:
     emulator.default_script = Script.by_hand("processing", "completed")
     dag, before = "order_in_the_triggerer", emulator.ledger.billed
     run_id = airflow.trigger(dag)
     airflow.wait_until(lambda: airflow.task_states(dag, run_id).get("order") == "deferred", 90)
-    # The scheduler's executor holds the workers, so that they die with it.
+    # The workers are children of the scheduler, so they are killed with it.
     for component in ("triggerer", "scheduler"):
         airflow.kill(component)
     order = emulator.ledger.orders[-1]
@@ -145,11 +142,11 @@ def test_crash_of_everything_while_an_order_is_deferred_buys_nothing(
     assert airflow.wait_for_run(dag, run_id) == "success"
     assert airflow.xcom(dag, run_id, "order")["id"] == order.id
     assert emulator.ledger.billed == before + 1
-    assert tries(airflow, run_id) == 1, "a wait that goes on is no retry"
+    assert tries(airflow, run_id) == 1, "a wait that continues is no retry"
 
 
 UNKNOWN = {
-    "reset_before_it_is_acted_upon": Response(reset="before"),
+    "reset_before_processing": Response(reset="before"),
     "reset_after_the_body": Response(reset="after"),
     "read_timeout": Response(hang=True),
     "error_page": Response(body="<html>"),
@@ -159,7 +156,7 @@ UNKNOWN = {
 NOT_TAKEN = {str(status): Response(status=status) for status in (425, 429)}
 
 
-def test_five_retries_send_no_order_again_whose_outcome_is_unknown(airflow: LocalAirflow) -> None:
+def test_order_of_unknown_outcome_is_sent_once_despite_retries(airflow: LocalAirflow) -> None:
     dag = "order_with_five_retries"
     with contextlib.ExitStack() as stack:
         services = {name: stack.enter_context(Emulator()) for name in (*UNKNOWN, *NOT_TAKEN)}

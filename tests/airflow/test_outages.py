@@ -1,4 +1,4 @@
-"""A secrets backend that is away for a while, and triggerers that serve queues."""
+"""Outages of the secrets backend, and triggerers with queues."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import pytest
 
 from airflow_provider_manxue.testing import Emulator, Script
 from dev.local_airflow import LocalAirflow
+from tests.support.airflow_runs import mapped_states
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,12 +19,12 @@ pytestmark = pytest.mark.heavy
 
 DAGS = Path(__file__).parent / "dags"
 OUTAGE = 90.0
-"""Seconds; longer than the connection cache keeps what it has read."""
+"""Seconds; longer than the connection cache stores a connection."""
 
 
 @pytest.fixture(scope="module")
 def secrets(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of the secrets backend."""
+    """The folder with the connections of the secrets backend."""
     return tmp_path_factory.mktemp("secrets")
 
 
@@ -44,14 +45,10 @@ def airflow(
         yield airflow
 
 
-def mapped_states(airflow: LocalAirflow, dag_id: str, run_id: str) -> list[str | None]:
-    return [state for key, state in airflow.task_states(dag_id, run_id).items() if isinstance(key, tuple)]
-
-
-def test_waits_survive_a_secrets_backend_that_is_away(
+def test_waits_survive_an_outage_of_the_secrets_backend(
     airflow: LocalAirflow, secrets: Path, emulator: Emulator
 ) -> None:
-    """Airflow turns the outage into "not found"; half of the videos are completed in the middle of it."""
+    """Airflow reports the outage as "not found". Half of the videos are completed during the outage."""
     videos = [emulator.add_task(script=Script.by_hand("processing", "completed")) for _ in range(10)]
     run_id = airflow.trigger("wait_for_many", conf={"videos": videos})
     airflow.wait_until(
@@ -59,7 +56,7 @@ def test_waits_survive_a_secrets_backend_that_is_away(
     )
     (secrets / "down").touch()
     down_at = time.monotonic()
-    time.sleep(OUTAGE / 2)  # the outage itself, which no clock of ours can shorten in another process
+    time.sleep(OUTAGE / 2)  # the outage itself; a fake clock has no effect on other processes
     for video in videos[:5]:
         emulator.set_status(video, "completed")
     time.sleep(down_at + OUTAGE - time.monotonic())
@@ -71,7 +68,7 @@ def test_waits_survive_a_secrets_backend_that_is_away(
     assert mapped_states(airflow, "wait_for_many", run_id) == ["success"] * 10
 
 
-def test_paid_video_survives_an_outage_at_its_resumption(
+def test_paid_video_survives_an_outage_on_resumption(
     airflow: LocalAirflow, secrets: Path, emulator: Emulator
 ) -> None:
     emulator.default_script = Script.by_hand("processing", "completed")
@@ -83,14 +80,14 @@ def test_paid_video_survives_an_outage_at_its_resumption(
     (secrets / "down").touch()
     emulator.set_status(video, "completed")
     airflow.wait_until(lambda: len(emulator.polls(video)) >= 3, 90, "the trigger has seen it completed")
-    time.sleep(20)  # the resuming worker looks its connection up meanwhile
+    time.sleep(20)  # the resuming worker looks up its connection meanwhile
     (secrets / "down").unlink()
     assert airflow.wait_for_run("order_in_the_triggerer", run_id, timeout=240) == "success"
     assert len(emulator.ledger.orders) == billed + 1
 
 
-def test_wait_that_starts_in_the_triggerer_finds_a_queue(airflow: LocalAirflow, emulator: Emulator) -> None:
-    """Airflow gives the trigger of such a start no queue, so that no triggerer would ever take it."""
+def test_wait_started_in_triggerer_is_in_a_queue(airflow: LocalAirflow, emulator: Emulator) -> None:
+    """Airflow gives the trigger of such a start no queue, so that no triggerer would ever run it."""
     video = emulator.add_task(script=Script.timed(processing=12))
     run_id = airflow.trigger("start_in_the_triggerer", conf={"video": video})
     assert airflow.wait_for_run("start_in_the_triggerer", run_id, timeout=180) == "success"

@@ -1,4 +1,4 @@
-"""The whole day on a real Airflow: the example Dags order, wait, save, and join what they have saved."""
+"""The example Dags on a real Airflow: order, wait, save, and join the saved videos."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class LocalFolder:
 
 
 class S3Folder:
-    """The connection stands in the URI, as a reader of the example would write it."""
+    """A folder on S3. The URI names the connection, as in the example."""
 
     def __init__(self, url: str) -> None:
         self.uri = f"s3://store@{BUCKET}/episode/"
@@ -64,10 +64,10 @@ def folder(
 
 def shots_of(film: Path) -> list[float]:
     """
-    Return the lengths of a film's shots, in seconds, as its pictures tell.
+    Return the durations of a film's shots in seconds.
 
-    The emulator's videos have ten pictures a second, the last of which takes what is left over. In these tests it
-    always is another length, so it marks the end of a shot.
+    The emulator's videos have ten pictures a second. The last picture takes the rest, which in these tests is never
+    a tenth of a second, so it marks the end of a shot.
     """
     command = [get_ffmpeg_exe(), "-loglevel", "error", "-i", film, "-c", "copy", "-f", "framecrc", "-"]
     lines = subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()

@@ -1,4 +1,4 @@
-"""An episode of forty shots, from the order to the film, on an Airflow that can run two tasks at a time."""
+"""An episode of forty shots, from the order to the film, on an Airflow with two worker processes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def airflow(service: Emulator, tmp_path: Path) -> Iterator[LocalAirflow]:
         tmp_path / "airflow",
         dags_folder=EXAMPLES,
         env={"AIRFLOW_CONN_MANXUE_DEFAULT": service.airflow_connection_json()},
-        # The executor's two worker processes: with more tasks than that running, there is no third.
+        # The executor starts at most two worker processes.
         config={"core.parallelism": 2},
     ) as airflow:
         yield airflow
@@ -43,16 +43,17 @@ def worker_starts(airflow: LocalAirflow, run_id: str) -> dict[str, int]:
     """
     Count the worker processes that were started for each task of a run.
 
-    Each of them asks Airflow's API server for leave to run its task, and the API server notes that in the audit log,
-    at a first try as well as on a resumption. (The number of tries says less: a resumption is no try of its own.)
+    Each process reports its start to the API server, which writes it to the audit log, for a try as well as for a
+    resumption. The number of tries does not count resumptions.
     """
     running = airflow.query("SELECT task_id FROM log WHERE run_id = ? AND event = 'running'", run_id)
     return Counter(task_id for (task_id,) in running)
 
 
-def test_two_worker_slots_wait_for_forty_shots_with_two_starts(
+def test_two_worker_slots_are_enough_for_forty_videos(
     airflow: LocalAirflow, service: Emulator, tmp_path: Path
 ) -> None:
+    """The wait for all videos starts a worker twice: to defer and to resume."""
     run_id = airflow.trigger(DAG, conf={"shots": SHOTS, "destination": f"file://{tmp_path}/episode/"})
     airflow.wait_until(
         lambda: airflow.task_states(DAG, run_id).get("wait") == "deferred", 600, "the wait is deferred"

@@ -1,4 +1,4 @@
-"""The quickstart, typed as it stands on its page."""
+"""The commands of the quickstart page, run in a shell."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from airflow_provider_manxue.testing import Emulator
 PAGE = Path(__file__).parents[2] / "docs/quickstart.md"
 
 
-def test_each_command_up_to_the_saved_video_works(tmp_path):
+def test_quickstart_commands_save_a_video(tmp_path):
     text = PAGE.read_text().replace("/tmp/manxue", str(tmp_path / "videos"))
     chapters = dict(re.findall(r"^## (\d)\. .*\n((?:(?!## ).*\n)*)", text, re.MULTILINE))
     (setup,), (dag,), (trial,) = (

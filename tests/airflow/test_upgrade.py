@@ -1,4 +1,4 @@
-"""A wait that an older version has deferred is ended by today's code, on a real Airflow."""
+"""Resumption of deferrals from older versions of the package, on a real Airflow."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 DAG = "wait_that_began_with_another_version"
 GOLDEN = Path(__file__).parents[1] / "unit" / "golden"
 BEGAN = 1_800_000_000.0
-"""When the waits of the golden files began, in seconds since the epoch."""
+"""Start of the waits in the golden files, in seconds since the epoch."""
 
 
 def moved(form, video: str, began: float):
-    """Return a golden form for another video and another time, and with a first poll within two seconds."""
+    """Return golden data with another video and start, and with a first poll within two seconds."""
     if isinstance(form, dict):
         moved_form = {name: moved(inner, video, began) for name, inner in form.items()}
         return moved_form | ({"poke_interval": 2.0} if "poke_interval" in form else {})
@@ -33,7 +33,7 @@ def moved(form, video: str, began: float):
 
 
 @pytest.mark.parametrize("version", sorted(folder.name for folder in GOLDEN.iterdir()))
-def test_wait_that_an_older_version_has_deferred_is_ended(
+def test_deferral_of_an_older_version_ends_correctly(
     local_airflow: LocalAirflow,
     emulator: Emulator,
     tmp_path: Path,
@@ -74,5 +74,5 @@ def test_wait_that_an_older_version_has_deferred_is_ended(
     assert [one["id"] for one in local_airflow.xcom(DAG, run_id, "batch")] == [video]
     assert local_airflow.xcom(DAG, run_id, "batch", key="actualDuration") == [5.17]
     for task in tasks:
-        # The waits are as old as the deferrals that were put there say.
+        # The elapsed time counts from the start in the replaced deferral.
         assert "(after 0:10:" in local_airflow.task_log(DAG, run_id, task)

@@ -1,9 +1,8 @@
-"""Waits on a real Airflow: what the design promises, seen from outside."""
+"""Waits on a real Airflow: results, endings, outages and key rotation."""
 
 from __future__ import annotations
 
 import json
-import re
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -11,15 +10,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from airflow_provider_manxue.testing import Emulator, Script
+from tests.support.airflow_runs import VIDEO_URL
 
 if TYPE_CHECKING:
     from dev.local_airflow import LocalAirflow
-
-URL = re.compile(r"http://127\.0\.0\.1:\d+/media/\S+\?\S*signature=\S+")
-
-
-def mapped_states(airflow, dag_id, run_id):
-    return [state for key, state in airflow.task_states(dag_id, run_id).items() if isinstance(key, tuple)]
 
 
 def test_result_is_the_same_in_every_mode(local_airflow: LocalAirflow, emulator: Emulator) -> None:
@@ -32,9 +26,9 @@ def test_result_is_the_same_in_every_mode(local_airflow: LocalAirflow, emulator:
         for mode in ("deferred", "poke", "reschedule")
     }
     for mode, result in seen.items():
-        # Each query signs the URL anew, so the URLs themselves differ.
+        # Each response has a URL with another signature, so the URLs differ.
         url = result.pop("video_url")
-        assert URL.fullmatch(url), mode
+        assert VIDEO_URL.fullmatch(url), mode
         assert result["task"].pop("video_url") == url
         assert result["by_argument"].pop("video_url") == url
         assert result["actualDuration"] == 5.17
@@ -74,7 +68,7 @@ ENDINGS = {
 def test_ending_is_the_same_in_every_mode(
     local_airflow: LocalAirflow, emulator: Emulator, ending: str
 ) -> None:
-    script, words, skipped_by = ENDINGS[ending]
+    script, message, skipped_by = ENDINGS[ending]
     run_id = local_airflow.trigger("wait_for_an_ending", conf={"video": emulator.add_task(script=script)})
     local_airflow.wait_for_run("wait_for_an_ending", run_id, timeout=300)
     seen = local_airflow.task_states("wait_for_an_ending", run_id)
@@ -92,7 +86,7 @@ def test_ending_is_the_same_in_every_mode(
     )
     assert tries == dict.fromkeys(expected, 1), "an ending that a retry cannot cure is not retried"
     for task in expected:
-        assert words in local_airflow.task_log("wait_for_an_ending", run_id, task)
+        assert message in local_airflow.task_log("wait_for_an_ending", run_id, task)
     error = "ManxueTimeoutError" if ending == "timeout" else "Manxue"
     assert error in local_airflow.task_log("wait_for_an_ending", run_id, "deferred_plain")
 
@@ -115,49 +109,49 @@ def test_execution_timeout_bounds_the_wait(local_airflow: LocalAirflow, emulator
     )
 
 
-def test_outage_is_survived_and_met_with_backoff(local_airflow: LocalAirflow, emulator: Emulator) -> None:
+def test_outage_is_survived_with_backoff(local_airflow: LocalAirflow, emulator: Emulator) -> None:
     video = emulator.add_task(script=Script.by_hand("processing", "completed"))
     run_id = local_airflow.trigger("wait_for_many", conf={"videos": [video]})
     local_airflow.wait_until(lambda: len(emulator.polls(video)) >= 2, 90)
     with emulator.outage("refuse"):
         time.sleep(12)
-    asked = len(emulator.polls(video))
+    polls = len(emulator.polls(video))
     began = time.monotonic()
     with emulator.outage("503"):
-        local_airflow.wait_until(lambda: len(emulator.polls(video)) > asked, 60)
+        local_airflow.wait_until(lambda: len(emulator.polls(video)) > polls, 60)
     with emulator.outage("html"):
-        local_airflow.wait_until(lambda: len(emulator.polls(video)) > asked + 1, 90)
-    assert len(emulator.polls(video)) - asked <= (time.monotonic() - began) / 5 + 2
+        local_airflow.wait_until(lambda: len(emulator.polls(video)) > polls + 1, 90)
+    assert len(emulator.polls(video)) - polls <= (time.monotonic() - began) / 5 + 2
     emulator.set_status(video, "completed")
     assert local_airflow.wait_for_run("wait_for_many", run_id) == "success"
     log = local_airflow.task_log("wait_for_many", run_id, "wait", map_index=0)
-    for words in ("connection refused", "HTTP 503", "not a JSON object", "completed"):
-        assert words in log
+    for message in ("connection refused", "HTTP 503", "not a JSON object", "completed"):
+        assert message in log
 
 
-def test_outage_when_the_worker_resumes_is_survived(local_airflow: LocalAirflow, emulator: Emulator) -> None:
-    # The triggerer's second poll, the third in all, finds the video; then the service goes away for a while.
+def test_outage_on_resumption_is_survived(local_airflow: LocalAirflow, emulator: Emulator) -> None:
+    # The triggerer's second poll, the third in total, finds the video. Then the service is unreachable for 20 s.
     video = emulator.add_task(script=Script.polls("processing", "completed"))
     gone = threading.Event()
 
-    def go_away() -> None:
+    def interrupt_service() -> None:
         while len(emulator.polls(video)) < 2:
             time.sleep(0.01)
         with emulator.outage("refuse"):
             gone.set()
             time.sleep(20)
 
-    saboteur = threading.Thread(target=go_away, daemon=True)
-    saboteur.start()
+    interruption = threading.Thread(target=interrupt_service, daemon=True)
+    interruption.start()
     run_id = local_airflow.trigger("wait_for_many", conf={"videos": [video]})
     assert local_airflow.wait_for_run("wait_for_many", run_id) == "success"
-    saboteur.join()
+    interruption.join()
     assert gone.is_set()
     log = local_airflow.task_log("wait_for_many", run_id, "wait", map_index=0)
     assert log.count("Waiting for the video") == 2, "the worker deferred again"
 
 
-def test_batch_keeps_what_has_come_when_one_video_fails(
+def test_batch_with_a_failed_video_returns_the_others(
     local_airflow: LocalAirflow, emulator: Emulator
 ) -> None:
     good = [emulator.add_task(script=Script.timed(processing=n), actual_duration=4.0 + n) for n in range(3)]
@@ -177,7 +171,7 @@ def test_batch_keeps_what_has_come_when_one_video_fails(
 
 
 class TestKeys:
-    """With an emulator of their own, since a key belongs to all of its tasks."""
+    """Rotated and wrong keys, with an emulator for each test, since a key belongs to all tasks of an emulator."""
 
     @pytest.fixture
     def service(self, local_airflow: LocalAirflow):
@@ -191,7 +185,7 @@ class TestKeys:
             lambda: airflow.task_states("wait_in_every_mode", run_id).get("deferred") == "deferred", 90
         )
 
-    def test_rotated_key_is_picked_up(self, local_airflow, service) -> None:
+    def test_rotated_key_is_used(self, local_airflow, service) -> None:
         video = service.add_task(script=Script.by_hand("processing", "completed"))
         run_id = local_airflow.trigger("wait_in_every_mode", conf={"video": video, "connection": "rotating"})
         self.wait_until_deferred(local_airflow, run_id)
@@ -204,7 +198,7 @@ class TestKeys:
         assert local_airflow.wait_for_run("wait_in_every_mode", run_id) == "success"
         assert any(record.status == 401 for record in service.polls(video))
 
-    def test_wrong_key_fails_and_says_what_to_do(self, local_airflow, service) -> None:
+    def test_wrong_key_fails_with_the_remedy(self, local_airflow, service) -> None:
         service.api_key = "the-new-key"
         video = service.add_task(script=Script.by_hand("processing", "completed"))
         run_id = local_airflow.trigger("wait_in_every_mode", conf={"video": video, "connection": "rotating"})

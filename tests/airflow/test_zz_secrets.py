@@ -1,4 +1,4 @@
-"""What a whole run of these tests has left behind is searched for secrets; hence the name, which sorts last."""
+"""Search of all files and tables of the test run for secrets. The module name sorts last, so that it runs last."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from dev.local_airflow import LocalAirflow
 
 
-def test_key_is_nowhere_and_the_url_only_in_xcom(local_airflow: LocalAirflow, emulator: Emulator) -> None:
-    """Runs last: what all the tests before have left behind is searched."""
+def test_key_is_nowhere_and_url_only_in_xcom(local_airflow: LocalAirflow, emulator: Emulator) -> None:
+    """Covers everything that the tests before have written."""
     secrets = {"key": emulator.api_key.encode(), "url": b"signature="}
     found = {name: [] for name in secrets}
     for file in local_airflow.home.rglob("*"):
@@ -29,7 +29,7 @@ def test_key_is_nowhere_and_the_url_only_in_xcom(local_airflow: LocalAirflow, em
             if secret in content:
                 found[name].append(f"{table}.{column}")
     assert found["key"] == []
-    # `Pull` takes the whole task as a rendered argument, and Airflow stores a task's rendered arguments.
+    # `Pull` has the whole task as a templated argument, and Airflow stores rendered arguments.
     assert set(found["url"]) <= {"xcom.value", "rendered_task_instance_fields.rendered_fields"}
     rendered = local_airflow.query(
         "SELECT DISTINCT task_id FROM rendered_task_instance_fields WHERE rendered_fields LIKE '%signature=%'"

@@ -1,4 +1,4 @@
-"""One real Airflow with the Video tab, some runs of Dags on it, and a real browser in front of it."""
+"""One running Airflow with the Video tab, some Dag runs, and a browser."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def start(local_airflow: LocalAirflow):
 
 @pytest.fixture(scope="session")
 def runs(local_airflow: LocalAirflow, emulator: Emulator, start, tmp_path_factory) -> dict[str, Run]:
-    """Runs that have ended, started together since each takes a while."""
+    """Finished runs. Started together, since each takes some time."""
     emulator.default_script = Script.timed(queued=1, processing=4)
     videos = [
         emulator.add_task(script="completed", actual_duration=5.17),
@@ -98,7 +98,7 @@ def runs(local_airflow: LocalAirflow, emulator: Emulator, start, tmp_path_factor
 
 @pytest.fixture
 def open_tab(visitor: Visitor):
-    """Open the Video tab on a task's page, and return the page in it."""
+    """Return a function that opens the Video tab of a task."""
     pages: list[Page] = []
 
     def open_tab(
@@ -118,7 +118,7 @@ def open_tab(visitor: Visitor):
 
 @pytest.fixture
 def new_page(visitor: Visitor):
-    """Open an empty page for a user."""
+    """Return a function that opens an empty page for a user."""
     pages: list[Page] = []
 
     def new_page(user: str | None = "admin", **options: Any) -> Page:

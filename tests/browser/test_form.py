@@ -15,15 +15,15 @@ FIELDS = CONNECTION_TYPE["conn-fields"]
 
 @pytest.fixture(scope="module")
 def saved(local_airflow, visitor, connection):
-    """A connection that was made with the form, as Airflow's API returns it."""
+    """A connection created with the form, as returned by Airflow's API."""
     page = visitor.page("admin")
     page.goto(f"{visitor.base_url}/connections")
     form = fill_in_connection(page, "manxue_ui", connection["host"], connection["password"])
     form.get_by_role("button", name="Save").click()
     expect(form).to_be_hidden()
-    answer = page.request.get(f"{visitor.base_url}/api/v2/connections/manxue_ui").json()
+    response = page.request.get(f"{visitor.base_url}/api/v2/connections/manxue_ui").json()
     page.context.close()
-    return answer
+    return response
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def connections(new_page, visitor):
     return page
 
 
-def test_the_form_shows_the_fields_that_matter_and_no_others(connections):
+def test_form_shows_only_the_relevant_fields(connections):
     form = fill_in_connection(connections, "manxue_look", "", "")
 
     for label in ("Base URL", "API key"):
@@ -63,14 +63,14 @@ def test_numbers_are_saved_as_numbers(saved):
     }
 
 
-def test_the_key_is_not_shown_again(saved, connections, connection):
+def test_saved_key_is_not_shown(saved, connections, connection):
     bodies = []
 
     def pass_on(route):
-        # Read on its way: the browser forgets the body of an answer to a page that it has left.
-        answer = route.fetch()
-        bodies.append(answer.text())
-        route.fulfill(response=answer)
+        # Read in transit: after a reload the browser has dropped the bodies of earlier responses.
+        response = route.fetch()
+        bodies.append(response.text())
+        route.fulfill(response=response)
 
     connections.route("**/api/**", pass_on)
     connections.reload()
@@ -93,7 +93,7 @@ ENDINGS = {
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_test_connection_says_what_was_seen(saved, local_airflow, connections, connection, ending):
+def test_test_button_shows_the_result(saved, local_airflow, connections, connection, ending):
     change, title, text = ENDINGS[ending]
     host = connection["host"].replace("/kyyReactApiServer", change.get("path", "/kyyReactApiServer"))
     local_airflow.set_connection(
@@ -101,7 +101,7 @@ def test_test_connection_says_what_was_seen(saved, local_airflow, connections, c
         conn_type="manxue",
         host=change.get("host", host),
         password=change.get("password", connection["password"]),
-        # Airflow 3.3.1 and 3.3.2 refuse to test a connection without a port: their UI asks with port 0.
+        # Airflow 3.3.1 and 3.3.2 refuse to test a connection without a port: their UI sends port 0.
         port=0,
     )
     connections.reload()

@@ -1,4 +1,4 @@
-"""The buttons on a task's page."""
+"""Buttons on a task's page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def details(new_page, visitor):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_watch_video_leads_to_the_video(runs, details, shape):
+def test_watch_video_opens_the_video(runs, details, shape):
     name, task_id, map_index = SHAPES[shape]
     run = runs[name]
     page = details(run, task_id, map_index)
@@ -44,7 +44,7 @@ def test_watch_video_leads_to_the_video(runs, details, shape):
     [("wait", 2), ("batch", -1), ("save", 0), ("shots", -1)],
     ids=["failed video", "batch", "store without a web address", "not ours"],
 )
-def test_there_is_no_button_where_there_is_nothing_to_see(runs, details, task_id, map_index):
+def test_no_button_without_a_video(runs, details, task_id, map_index):
     page = details(runs["shots"], task_id, map_index)
 
     expect(page.get_by_role("link", name="Watch video")).to_have_count(0)

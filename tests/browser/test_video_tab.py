@@ -1,4 +1,4 @@
-"""The Video tab: what each task shows, to whom, and what it never does."""
+"""Video tab in a browser: content for each task, permissions, and security policy."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airflow_provider_manxue.testing import Script
 
 
 def facts(card):
-    """Return what stands below a player, as name and text."""
+    """Return the names and texts below a player."""
     names, texts = card.locator("dt").all_inner_texts(), card.locator("dd").all_inner_texts()
     return dict(zip(names, texts, strict=True))
 
@@ -23,12 +23,12 @@ def wait_for_metadata(video):
 
 
 def address_of(run, task_id, map_index=-1):
-    """Return the path of the tab's own page, as it stands outside of Airflow's."""
+    """Return the path of the tab's page, outside of Airflow's frame."""
     query = {"dag_id": run.dag_id, "run_id": run.run_id, "task_id": task_id, "map_index": map_index}
     return f"/manxue-video/?{urlencode(query)}"
 
 
-def test_the_video_plays(runs, open_tab):
+def test_video_plays(runs, open_tab):
     run = runs["save"]
     video = open_tab(run, "order").locator("video")
 
@@ -43,7 +43,7 @@ def test_the_video_plays(runs, open_tab):
     assert video.evaluate("video => video.videoWidth") > 0
 
 
-def test_the_facts_are_those_of_the_task(runs, open_tab):
+def test_facts_are_those_of_the_task(runs, open_tab):
     run = runs["save"]
     task = run.xcom("order")
     tab = open_tab(run, "order")
@@ -55,7 +55,7 @@ def test_the_facts_are_those_of_the_task(runs, open_tab):
     assert (shown["Status"], shown["Length"], shown["Model"]) == ("completed", "5 s", task["model"])
 
 
-def test_the_task_that_saves_shows_its_file(runs, open_tab):
+def test_save_task_shows_its_file(runs, open_tab):
     run = runs["save"]
     card = open_tab(run, "save").locator("article")
 
@@ -66,7 +66,7 @@ def test_the_task_that_saves_shows_its_file(runs, open_tab):
 
 
 @pytest.mark.parametrize(("task_id", "map_index"), [("wait", 0), ("batch", -1)], ids=["mapped", "batch"])
-def test_many_videos_are_a_gallery(runs, open_tab, task_id, map_index):
+def test_many_videos_are_shown_as_a_gallery(runs, open_tab, task_id, map_index):
     tab = open_tab(runs["shots"], task_id, map_index)
     cards = tab.locator("#gallery article")
 
@@ -81,7 +81,7 @@ def test_many_videos_are_a_gallery(runs, open_tab, task_id, map_index):
     expect(cards.nth(2)).to_contain_text("the prompt is not allowed" if task_id == "batch" else "was skipped")
 
 
-def test_a_wait_shows_its_state_and_time_and_then_the_video(emulator, start, open_tab):
+def test_wait_shows_state_and_time_and_then_the_video(emulator, start, open_tab):
     emulator.default_script = Script.by_hand("processing")
     video = emulator.add_task(script=Script.by_hand("processing"))
     run = start("manxue_shots", videos=[video], destination="file:///nowhere/")
@@ -102,7 +102,7 @@ def test_a_wait_shows_its_state_and_time_and_then_the_video(emulator, start, ope
     expect(elapsed).to_be_hidden()
 
 
-def test_an_expired_url_is_said_with_the_place_of_the_copy(runs, open_tab):
+def test_expired_url_is_shown_with_the_saved_copy(runs, open_tab):
     def two_days_later(page):
         page.clock.set_fixed_time(page.evaluate("Date.now() + 2 * 86400 * 1000"))
         page.route("**/media/**", lambda route: route.fulfill(status=403))
@@ -116,7 +116,7 @@ def test_an_expired_url_is_said_with_the_place_of_the_copy(runs, open_tab):
     expect(notice).to_contain_text("No saved copy was found in this run.")
 
 
-def test_a_video_that_does_not_play_is_said(runs, open_tab):
+def test_unplayable_video_is_reported(runs, open_tab):
     tab = open_tab(
         runs["wait"], "wait", prepare=lambda page: page.route("**/media/**", lambda route: route.abort())
     )
@@ -125,7 +125,7 @@ def test_a_video_that_does_not_play_is_said(runs, open_tab):
     expect(tab.locator("video")).to_be_hidden()
 
 
-def test_another_task_says_so_in_one_line(runs, open_tab):
+def test_other_task_shows_one_line(runs, open_tab):
     main = open_tab(runs["shots"], "shots").locator("main")
 
     expect(main).to_have_text(
@@ -134,26 +134,26 @@ def test_another_task_says_so_in_one_line(runs, open_tab):
     )
 
 
-def test_a_viewer_sees_the_video(runs, open_tab):
+def test_viewer_sees_the_video(runs, open_tab):
     expect(open_tab(runs["save"], "order", user="guest").locator("video")).to_be_visible()
 
 
 @pytest.mark.parametrize(("user", "status"), [("nobody", 403), (None, 401)])
-def test_whoever_may_not_read_the_task_gets_nothing(runs, new_page, visitor, user, status):
+def test_user_without_permission_sees_nothing(runs, new_page, visitor, user, status):
     run = runs["save"]
     page = new_page(user)
-    answers = []
-    page.on("response", lambda answer: "/api/" in answer.url and answers.append(answer))
+    responses = []
+    page.on("response", lambda response: "/api/" in response.url and responses.append(response))
     page.goto(visitor.base_url + address_of(run, "order"))
 
     expect(page.locator("main")).to_have_text(
         f"Airflow does not let you read the results of this task (HTTP {status}).", use_inner_text=True
     )
-    assert {answer.status for answer in answers} == {status}
+    assert {response.status for response in responses} == {status}
     assert run.xcom("order", "video_task_id") not in page.content()
 
 
-def test_what_others_wrote_stays_text(runs, open_tab):
+def test_foreign_html_is_shown_as_text(runs, open_tab):
     hostile = "<img src=x onerror=\"document.title='caught'\">"
     task = {
         "id": hostile,
@@ -175,24 +175,24 @@ def test_what_others_wrote_stays_text(runs, open_tab):
     assert tab.locator("video").get_attribute("src") is None
 
 
-def test_nothing_is_loaded_from_elsewhere(runs, new_page, visitor, emulator):
+def test_nothing_is_loaded_from_other_hosts(runs, new_page, visitor, emulator):
     page = new_page()
-    asked, troubles = [], []
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("console", lambda message: message.type in {"error", "warning"} and troubles.append(message.text))
+    urls, messages = [], []
+    page.on("request", lambda request: urls.append(request.url))
+    page.on("console", lambda message: message.type in {"error", "warning"} and messages.append(message.text))
     page.goto(visitor.base_url + address_of(runs["save"], "order"))
     wait_for_metadata(page.locator("video"))
 
-    assert {urlsplit(url).netloc for url in asked} == {
+    assert {urlsplit(url).netloc for url in urls} == {
         urlsplit(visitor.base_url).netloc,
         urlsplit(emulator.url).netloc,
     }
-    assert troubles == []
+    assert messages == []
 
 
 @pytest.mark.parametrize("width", [320, 1280])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_it_fits_every_screen_and_theme_and_the_keyboard(runs, new_page, visitor, width, scheme):
+def test_tab_supports_small_screens_themes_and_keyboard(runs, new_page, visitor, width, scheme):
     page = new_page(viewport={"width": width, "height": 700}, color_scheme=scheme)
     page.goto(visitor.base_url + address_of(runs["shots"], "wait", 0))
     expect(page.locator("#gallery article")).to_have_count(3)
@@ -206,7 +206,7 @@ def test_it_fits_every_screen_and_theme_and_the_keyboard(runs, new_page, visitor
     assert page.evaluate("document.activeElement.tagName") == "VIDEO"
 
 
-def test_the_theme_of_airflow_wins_over_that_of_the_browser(runs, new_page, visitor):
+def test_theme_of_airflow_overrides_the_browser(runs, new_page, visitor):
     page = new_page(color_scheme="light")
     page.add_init_script("localStorage.setItem('theme', 'dark')")
     page.goto(visitor.base_url + address_of(runs["save"], "order"))

@@ -1,4 +1,4 @@
-"""What the built wheel holds."""
+"""Contents of the built wheel."""
 
 import configparser
 import os
@@ -20,7 +20,7 @@ DIST_INFO = f"{PACKAGE}-{__version__}.dist-info"
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory):
-    """Build a wheel from a copy, so that no leftovers of earlier builds get in and none stay behind."""
+    """Build a wheel from a copy of the repository, free of files from earlier builds."""
     folder = tmp_path_factory.mktemp("wheel")
     source = folder / "source"
     shutil.copytree(
@@ -55,52 +55,52 @@ def entry_points(files):
     return {group: dict(parser[group]) for group in parser.sections()}
 
 
-def test_the_wheel_is_pure_python_and_carries_the_version(wheel):
+def test_wheel_name_has_version_and_pure_python_tag(wheel):
     assert wheel.name == f"{PACKAGE}-{__version__}-py3-none-any.whl"
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(files):
+def test_wheel_contains_only_the_package(files):
     assert {name.partition("/")[0] for name in files} == {PACKAGE, DIST_INFO}
 
 
-def test_the_wheel_holds_every_module(files):
+def test_wheel_contains_every_module(files):
     modules = {str(path.relative_to(ROOT)) for path in (ROOT / PACKAGE).rglob("*.py")}
 
     assert {name for name in files if name.endswith(".py")} == modules
 
 
-def test_the_wheel_holds_the_page_of_the_video_tab(files):
+def test_wheel_contains_the_video_tab_page(files):
     page = {str(path.relative_to(ROOT)) for path in (ROOT / PACKAGE / "plugins" / "static").iterdir()}
 
     assert {"index.html", "video.css", "video.js"} == {Path(name).name for name in page}
     assert page <= files.keys()
 
 
-def test_every_folder_with_modules_is_a_package():
+def test_folders_with_modules_have_an_init_file():
     folders = {path.parent for path in (ROOT / PACKAGE).rglob("*.py")}
 
     assert [folder for folder in folders if not (folder / "__init__.py").exists()] == []
 
 
-def test_type_checkers_are_told_that_the_package_is_typed(files):
+def test_wheel_contains_py_typed(files):
     assert f"{PACKAGE}/py.typed" in files
 
 
-def test_the_license_is_included(files, metadata):
+def test_wheel_contains_the_license(files, metadata):
     assert files[f"{DIST_INFO}/licenses/LICENSE"] == (ROOT / "LICENSE").read_bytes()
     assert metadata["License-Expression"] == "Apache-2.0"
 
 
-def test_the_readme_is_the_description(metadata):
+def test_wheel_description_is_the_readme(metadata):
     assert metadata.get_payload().strip() == (ROOT / "README.md").read_text().strip()
     assert metadata["Description-Content-Type"] == "text/markdown"
 
 
-def test_the_names_are_right(metadata):
+def test_wheel_metadata_has_name_and_version(metadata):
     assert (metadata["Name"], metadata["Version"]) == ("airflow-provider-manxue", __version__)
 
 
-def test_the_declared_entry_points_are_in_the_wheel(entry_points):
+def test_wheel_declares_the_entry_points(entry_points):
     assert entry_points == {
         "airflow.plugins": {"manxue_video_tab": f"{PACKAGE}.plugins.manxue:ManxueVideoTab"},
         "apache_airflow_provider": {"provider_info": f"{PACKAGE}.get_provider_info:get_provider_info"},
@@ -108,7 +108,7 @@ def test_the_declared_entry_points_are_in_the_wheel(entry_points):
     }
 
 
-def test_each_entry_point_can_be_loaded_from_the_wheel(wheel, entry_points, tmp_path):
+def test_entry_points_load_from_the_wheel(wheel, entry_points, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
     code = (

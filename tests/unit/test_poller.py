@@ -1,4 +1,4 @@
-"""The polling engine: which video is polled when, and how each wait ends."""
+"""The polling engine: times of polls, grace periods and outcomes of waits."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ UNEXPECTED = ManxueInternalError("unexpected KeyError")
 
 
 def poller_of(*ids, timeout=3600.0, chance=0.5, interval=30.0, backoff=False, max_wait=None, **options):
-    """Make a poller that began at START, without jitter."""
+    """Return a poller that began at START, without jitter by default."""
     return Poller(
         ids or ["v"],
         PollPolicy(interval, backoff, max_wait),
@@ -85,11 +85,11 @@ def poller_of(*ids, timeout=3600.0, chance=0.5, interval=30.0, backoff=False, ma
 
 
 class Run:
-    """Drives a poller in virtual time, with responses that take no time."""
+    """A poller driven in virtual time, with immediate responses."""
 
     def __init__(self, poller, respond):
         self.poller, self.respond = poller, respond
-        self.polls = []  # seconds, id, whether it was a final one
+        self.polls = []  # (seconds, id, whether the poll was final)
         self.now = START
 
     def until(self, seconds=float("inf")):
@@ -113,13 +113,13 @@ class Run:
 
 
 def run(outcome, **options):
-    """Poll until the wait has ended; the outcome is one for all polls, or a function of the seconds waited."""
+    """Poll until the wait has ended. The outcome is the same for all polls, or a function of the seconds waited."""
     respond = outcome if callable(outcome) else lambda waited: outcome
     return Run(poller_of(**options), lambda waited, video: respond(waited)).until()
 
 
 def pauses_of(outcomes, **options):
-    """Return the seconds that follow on each of the outcomes."""
+    """Return the delay in seconds after each outcome."""
     script = iter(outcomes)
     poller = poller_of(**options)
     pauses, now = [], START
@@ -132,34 +132,34 @@ def pauses_of(outcomes, **options):
 
 
 def after(outcome, waited=0.0, **options):
-    """Return a poller that took in one outcome."""
+    """Return a poller that has handled one outcome."""
     poller = poller_of(**options)
     poller.take_due(START + waited)
     poller.handle("v", outcome, sent_at=START + waited, now=START + waited)
     return poller
 
 
-def test_defaults_are_those_of_the_service():
+def test_default_interval_and_timeout():
     assert PollPolicy().interval == DEFAULT_POKE_INTERVAL == 30
     assert DEFAULT_TIMEOUT == 3 * 60 * 60
 
 
-# --- what a response leads to -------------------------------------------------------------------------------
+# --- outcomes of a response ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("status", ["queued", "processing", "unknown"])
-def test_video_that_is_not_ready_is_polled_again(status):
+def test_unfinished_video_is_polled_again(status):
     poller = after(task(status))
 
     assert (poller.next_due, poller.has_worked, poller.remaining) == (START + 30, True, ["v"])
 
 
-def test_url_before_the_end_is_not_success():
+def test_url_of_processing_video_is_no_success():
     assert not after(task("processing", video_url=URL)).done
 
 
 @pytest.mark.parametrize("waited", [0, 1800, 3600, 99_999])
-def test_completed_video_ends_the_wait_also_late(waited):
+def test_completed_video_ends_the_wait_at_any_time(waited):
     poller = after(READY, waited)
 
     assert poller.outcomes == {"v": READY}
@@ -168,14 +168,14 @@ def test_completed_video_ends_the_wait_also_late(waited):
 
 
 @pytest.mark.parametrize("waited", [0, 3600, 99_999])
-def test_failed_video_ends_the_wait_with_its_reason(waited):
+def test_failed_video_ends_the_wait_with_reason(waited):
     error = after(task("failed", error="prompt is not allowed"), waited).outcomes["v"]
 
     assert type(error) is ManxueVideoFailedError
     assert "'v': prompt is not allowed" in str(error)
 
 
-def test_failed_video_without_a_reason_is_named_by_its_word():
+def test_failed_video_without_reason_names_the_status():
     assert "status 'expired'" in str(after(task("failed", status_word="expired")).outcomes["v"])
     assert "Usual causes" in str(video_failed("v", "x"))
 
@@ -192,25 +192,25 @@ def test_failed_video_without_a_reason_is_named_by_its_word():
         FORBIDDEN,
     ],
 )
-def test_lasting_error_ends_a_wait_that_has_not_worked(error):
+def test_permanent_error_ends_a_wait_that_never_worked(error):
     assert after(error).outcomes == {"v": error}
 
 
-def test_late_response_of_an_ended_wait_is_ignored():
+def test_response_after_the_end_is_ignored():
     poller = after(READY)
     poller.handle("v", OUTAGE, sent_at=START, now=START)
 
     assert poller.outcomes == {"v": READY}
 
 
-def test_video_is_polled_once_however_often_it_is_named():
+def test_duplicate_id_is_polled_once():
     poller = poller_of("a", "b", "a")
 
     assert poller.remaining == ["a", "b"]
     assert poller.take_due(START) == [("a", False), ("b", False)]
 
 
-def test_due_polls_are_taken_in_bounded_portions():
+def test_take_due_returns_at_most_the_given_number():
     poller = poller_of("a", "b", "c")
 
     assert [poller.take_due(START - 1), poller.take_due(START, 2), poller.take_due(START, 2)] == [
@@ -221,7 +221,7 @@ def test_due_polls_are_taken_in_bounded_portions():
     assert poller.next_due is None
 
 
-def test_poll_in_flight_counts_as_due_when_the_worker_leaves():
+def test_poll_in_flight_counts_as_due_for_resumption():
     poller = poller_of("a", "b")
     poller.take_due(START, 1)
     poller.handle("a", PROCESSING, sent_at=START, now=START)
@@ -234,19 +234,19 @@ def test_poll_in_flight_counts_as_due_when_the_worker_leaves():
 # --- intervals ----------------------------------------------------------------------------------------------
 
 
-def test_polls_keep_the_interval():
+def test_polls_follow_the_interval():
     assert pauses_of([PROCESSING] * 10, interval=45) == [45] * 10
 
 
-def test_exponential_backoff_doubles_the_time_waited():
+def test_exponential_backoff_doubles_the_elapsed_time():
     assert pauses_of([PROCESSING] * 5, backoff=True) == [30, 60, 120, 240, 480]
 
 
-def test_exponential_backoff_survives_a_restart():
+def test_exponential_backoff_continues_after_restart():
     assert after(PROCESSING, 90, backoff=True).next_due == START + 90 + 120
 
 
-def test_clock_that_was_set_back_keeps_the_interval():
+def test_interval_unchanged_if_clock_is_set_back():
     assert PollPolicy(30, exponential_backoff=True).next_interval(-1000) == 30
 
 
@@ -261,27 +261,27 @@ def test_max_wait_bounds_the_interval():
 )
 @pytest.mark.parametrize("outcome", [PROCESSING, OUTAGE, UNKNOWN_ID, THROTTLED, UNEXPECTED])
 @pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
-def test_no_setting_polls_more_often_than_once_a_second(policy, outcome, chance):
+def test_interval_is_never_below_one_second(policy, outcome, chance):
     assert after(outcome, chance=chance, **policy).next_due >= START + 1
 
 
-def test_interval_of_a_second_is_allowed():
+def test_interval_of_one_second_is_allowed():
     assert pauses_of([PROCESSING] * 3, interval=1) == [1] * 3
 
 
 @pytest.mark.parametrize(("chance", "pause"), [(0.0, 27), (0.25, 28.5), (0.5, 30), (0.75, 31.5), (1.0, 33)])
 @pytest.mark.parametrize("outcome", [PROCESSING, OUTAGE, UNKNOWN_ID, THROTTLED])
-def test_interval_is_spread_by_a_tenth(chance, pause, outcome):
+def test_interval_jitter_is_ten_percent(chance, pause, outcome):
     assert after(outcome, chance=chance).next_due - START == pytest.approx(pause)
 
 
-def test_mean_interval_is_the_interval():
+def test_mean_interval_with_jitter_is_the_interval():
     pauses = [after(PROCESSING, chance=number / 1000).next_due - START for number in range(1001)]
 
     assert statistics.mean(pauses) == pytest.approx(30)
 
 
-def test_waits_that_begin_together_drift_apart():
+def test_waits_started_together_drift_apart():
     moments = {after(OUTAGE, chance=None).next_due for _ in range(50)}
 
     assert len(moments) > 40
@@ -291,36 +291,37 @@ def test_waits_that_begin_together_drift_apart():
 # --- outages and throttling ---------------------------------------------------------------------------------
 
 
-def test_outage_is_polled_less_often_but_its_end_is_noticed():
+def test_outage_backs_off_to_five_minutes():
     assert pauses_of([OUTAGE] * 7) == [30, 60, 120, 240, 300, 300, 300]
 
 
-def test_interval_above_the_longest_backoff_is_kept():
+def test_interval_above_maximum_backoff_is_unchanged():
     assert pauses_of([OUTAGE] * 3, interval=600) == [600] * 3
 
 
 @pytest.mark.parametrize("failures", [1, 2, 33, 34, 1000, 10**6])
-def test_error_interval_is_bounded_for_any_number_of_failures(failures):
+def test_error_interval_is_bounded_after_many_failures(failures):
     assert 30 <= PollPolicy().error_interval(failures) <= 300
     assert PollPolicy(interval=1e300).error_interval(failures) == 1e300
 
 
-def test_response_ends_the_backoff():
+def test_backoff_ends_with_a_response():
     outcomes = [OUTAGE, OUTAGE, OUTAGE, PROCESSING, OUTAGE, OUTAGE]
 
     assert pauses_of(outcomes) == [30, 60, 120, 30, 30, 60]
 
 
-def test_refused_id_ends_the_backoff():
+def test_backoff_ends_with_a_refused_id():
     assert pauses_of([OUTAGE, UNKNOWN_ID, OUTAGE]) == [30] * 3
 
 
-def test_throttling_leaves_the_pace_to_the_rate_limiter():
+def test_throttling_adds_no_backoff():
+    """The rate limiter already slows all requests down."""
     assert pauses_of([THROTTLED] * 3) == [30] * 3
 
 
 @pytest.mark.parametrize("error", [OUTAGE, THROTTLED, ManxueRateLimitError("HTTP 429", 86_400.0)])
-def test_outage_of_any_length_is_survived_until_the_deadline(error):
+def test_outage_of_any_length_lasts_until_the_deadline(error):
     assert type(run(error, timeout=36_000).end) is ManxueTimeoutError
     assert run(lambda waited: error if waited < 36_000 else READY, timeout=36_000).end is READY
 
@@ -330,24 +331,24 @@ def test_outage_of_any_length_is_survived_until_the_deadline(error):
     ("retry_after", "pause"),
     [(None, 30), (0.0, 30), (5.0, 30), (30.0, 31.5), (120.0, 121.5), (901.0, 901.5), (1e15, 901.5)],
 )
-def test_retry_after_is_a_floor_up_to_a_cap(kind, retry_after, pause):
+def test_retry_after_is_a_floor_up_to_15_minutes(kind, retry_after, pause):
     assert pauses_of([kind("HTTP 429", retry_after)]) == [pytest.approx(pause)]
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.3, 1.0])
-def test_polls_after_a_pause_are_spread(chance):
+def test_polls_after_retry_after_have_jitter(chance):
     (pause,) = pauses_of([ManxueRateLimitError("HTTP 429", 600.0)], chance=chance)
 
     assert pause == pytest.approx(600 + chance * 3)
 
 
-def test_pause_holds_for_one_response():
+def test_retry_after_applies_to_one_poll():
     outcomes = [ManxueRateLimitError("HTTP 429", 600.0), PROCESSING]
 
     assert pauses_of(outcomes) == [pytest.approx(601.5), 30]
 
 
-def test_pause_of_one_video_does_not_hold_the_others_back():
+def test_retry_after_of_one_video_delays_no_other():
     poller = poller_of("a", "b")
     poller.take_due(START)
     poller.handle("a", ManxueTransientError("HTTP 503", 600.0), sent_at=START, now=START)
@@ -359,14 +360,14 @@ def test_pause_of_one_video_does_not_hold_the_others_back():
 # --- quick retries ------------------------------------------------------------------------------------------
 
 
-def test_quick_retries_double_from_one_second_to_a_minute():
+def test_quick_retries_double_from_1_to_60_seconds():
     assert pauses_of([OUTAGE] * 8, quick_retries=True) == [1, 2, 4, 8, 16, 32, 60, 60]
     assert quick_retry_delay(10**6) == 60
 
 
 @pytest.mark.parametrize("outcome", [OUTAGE, THROTTLED])
 @pytest.mark.parametrize("options", [{"quick_retries": True}, {"to_read": ["v"]}])
-def test_quick_retry_is_pending_until_the_next_response(outcome, options):
+def test_quick_retry_pending_until_next_response(outcome, options):
     poller = after(outcome, **options)
     assert poller.is_retrying
 
@@ -376,7 +377,7 @@ def test_quick_retry_is_pending_until_the_next_response(outcome, options):
 
 
 @pytest.mark.parametrize("outcome", [READY, task("failed"), ManxueRedirectError("302")])
-def test_quick_retry_is_not_pending_after_the_end(outcome):
+def test_quick_retry_not_pending_after_the_end(outcome):
     poller = after(OUTAGE, quick_retries=True)
     poller.handle("v", outcome, sent_at=START + 1, now=START + 1)
 
@@ -384,14 +385,14 @@ def test_quick_retry_is_not_pending_after_the_end(outcome):
     assert not poller.is_retrying
 
 
-def test_quick_retry_waits_for_the_pause_that_was_asked_for():
+def test_quick_retry_waits_for_retry_after():
     assert pauses_of([ManxueRateLimitError("HTTP 429", 20.0)], quick_retries=True) == [pytest.approx(21.5)]
 
 
 # --- the deadline -------------------------------------------------------------------------------------------
 
 
-def test_whole_wait_polls_at_each_interval_and_at_its_deadline():
+def test_wait_polls_at_each_interval_and_at_deadline():
     ran = run(PROCESSING, timeout=100)
 
     assert ran.polls == [
@@ -407,27 +408,27 @@ def test_whole_wait_polls_at_each_interval_and_at_its_deadline():
 
 @pytest.mark.parametrize("outcome", [PROCESSING, task("unknown"), OUTAGE, UNKNOWN_ID, THROTTLED, UNEXPECTED])
 @pytest.mark.parametrize("chance", [0.0, 0.5, 1.0])
-def test_final_poll_is_exactly_at_the_deadline(outcome, chance):
+def test_final_poll_is_at_the_deadline(outcome, chance):
     assert after(outcome, timeout=10, chance=chance).next_due == START + 10
 
 
-def test_final_poll_leaves_a_second_after_the_last_one():
+def test_final_poll_is_a_second_after_the_last_poll():
     assert run(PROCESSING, timeout=60.5).times == [0, 30, 60, 61]
 
 
-def test_timeout_of_nothing_means_one_poll():
+def test_timeout_of_zero_means_one_poll():
     assert run(READY, timeout=0).end is READY
     assert run(PROCESSING, timeout=0).times == [0]
 
 
 @pytest.mark.parametrize("late", [0, 0.001, 5000])
-def test_regular_poll_that_is_sent_late_is_a_final_one(late):
+def test_regular_poll_sent_late_is_final(late):
     poller = poller_of(timeout=10)
 
     assert poller.take_due(START + 10 + late) == [("v", True)]
 
 
-def test_poll_sent_before_the_deadline_is_not_final():
+def test_poll_sent_before_deadline_is_not_final():
     poller = poller_of(timeout=10)
     poller.take_due(START + 9)
     poller.handle("v", PROCESSING, sent_at=START + 9, now=START + 12)
@@ -437,7 +438,7 @@ def test_poll_sent_before_the_deadline_is_not_final():
 
 
 @pytest.mark.parametrize("outcome", [OUTAGE, UNEXPECTED])
-def test_final_poll_is_retried_for_a_short_window(outcome):
+def test_final_poll_is_retried_for_15_seconds(outcome):
     ran = run(outcome, timeout=100)
 
     assert ran.times[-5:] == [100, 101, 103, 107, 115]
@@ -446,23 +447,23 @@ def test_final_poll_is_retried_for_a_short_window(outcome):
 
 
 @pytest.mark.parametrize(("outcome", "holds_slot"), [(OUTAGE, False), (THROTTLED, False), (THROTTLED, True)])
-def test_window_of_the_final_poll_is_whole_after_a_wait_that_worked(outcome, holds_slot):
+def test_final_poll_window_is_full_after_responses(outcome, holds_slot):
     ran = run(lambda waited: PROCESSING if waited < 100 else outcome, timeout=100, holds_slot=holds_slot)
 
     assert [at for at in ran.times if 100 <= at <= 115] == [100, 101, 103, 107, 115]
 
 
-def test_short_pauses_do_not_use_up_the_window_of_the_final_poll():
+def test_final_poll_window_excludes_retry_after():
     pause = ManxueTransientError("HTTP 503", 1.0)
 
     assert run(lambda waited: pause if waited < 500 else READY, timeout=100).end is READY
 
 
-def test_final_poll_that_works_at_its_retry_completes():
+def test_final_poll_completes_at_a_retry():
     assert run(lambda waited: READY if waited > 102 else OUTAGE, timeout=100).end is READY
 
 
-def test_final_poll_moves_to_the_end_of_a_pause():
+def test_final_poll_moves_after_retry_after():
     pause = ManxueRateLimitError("HTTP 429", 600.0)
     ran = run(lambda waited: READY if waited > 100 else pause, timeout=100)
 
@@ -472,7 +473,7 @@ def test_final_poll_moves_to_the_end_of_a_pause():
 
 @pytest.mark.parametrize("kind", [ManxueTransientError, ManxueRateLimitError])
 @pytest.mark.parametrize("holds_slot", [False, True])
-def test_pause_at_the_final_poll_moves_it_in_every_mode(kind, holds_slot):
+def test_final_poll_with_retry_after_is_repeated_after_it(kind, holds_slot):
     pause = kind("HTTP 503", 600.0)
     ran = run(
         lambda waited: PROCESSING if waited < 100 else pause if waited == 100 else READY,
@@ -484,14 +485,14 @@ def test_pause_at_the_final_poll_moves_it_in_every_mode(kind, holds_slot):
     assert ran.end is READY
 
 
-def test_pauses_move_the_final_poll_by_twenty_minutes_at_most():
+def test_final_poll_moves_by_at_most_20_minutes():
     ran = run(ManxueRateLimitError("HTTP 429", 500.0), timeout=100)
 
     assert ran.times[-1] <= 100 + MAX_OVERSHOOT == 1300
     assert type(ran.end) is ManxueTimeoutError
 
 
-def test_final_poll_is_sent_at_the_last_moment_to_which_a_pause_moves_it():
+def test_final_poll_is_sent_at_the_maximum_overshoot():
     pauses = {100: ManxueRateLimitError("HTTP 429", 900.0), 1000: ManxueRateLimitError("HTTP 429", 300.0)}
     ran = run(lambda waited: pauses.get(waited, READY if waited > 1000 else PROCESSING), timeout=100)
 
@@ -500,7 +501,7 @@ def test_final_poll_is_sent_at_the_last_moment_to_which_a_pause_moves_it():
 
 
 @pytest.mark.parametrize(("late", "is_over"), [(0, False), (1, True)])
-def test_pause_of_the_connection_beyond_the_last_final_poll_ends_the_wait(late, is_over):
+def test_pause_beyond_the_maximum_overshoot_ends_wait(late, is_over):
     poller = after(PROCESSING, timeout=100)
     poller.hold_until(START + 100 + MAX_OVERSHOOT + late)
     poller.give_up_overdue(START + 100)
@@ -508,20 +509,20 @@ def test_pause_of_the_connection_beyond_the_last_final_poll_ends_the_wait(late, 
     assert [type(outcome) for outcome in poller.outcomes.values()] == [ManxueTimeoutError] * is_over
 
 
-def test_window_of_quick_retries_begins_again_after_a_pause():
+def test_final_poll_window_restarts_after_retry_after():
     script = {100: ManxueRateLimitError("HTTP 429", 300.0)}
     ran = run(lambda waited: script.get(waited, OUTAGE if waited >= 100 else PROCESSING), timeout=100)
 
     assert ran.times[-6:] == [100, 400, 401, 403, 407, 415]
 
 
-def test_throttled_final_poll_waits_for_the_rate_limiter():
+def test_throttled_final_poll_waits_for_rate_limiter():
     ran = run(lambda waited: THROTTLED if waited < 900 else READY, timeout=100)
 
     assert ran.end is READY
 
 
-def test_throttled_final_poll_that_holds_a_slot_is_bounded():
+def test_throttled_final_poll_in_a_slot_is_bounded():
     ran = run(THROTTLED, timeout=100, holds_slot=True)
 
     assert ran.times[-1] == 115
@@ -529,27 +530,27 @@ def test_throttled_final_poll_that_holds_a_slot_is_bounded():
 
 
 @pytest.mark.parametrize(
-    ("outcome", "words"),
+    ("outcome", "message"),
     [
         (PROCESSING, "Last status from the service: processing. The video"),
         (task("unknown", status_word="reviewing", error="why"), "unknown status 'reviewing': why."),
     ],
 )
-def test_timeout_names_the_last_status_and_the_remedy(outcome, words):
+def test_timeout_error_names_last_status_and_remedy(outcome, message):
     error = str(run(outcome, timeout=3600).end)
 
     assert "'v' was not ready after 1:00:00" in error
-    assert words in error
+    assert message in error
     assert "'timeout'" in error
 
 
-def test_timeout_tells_trouble_from_the_status():
+def test_timeout_error_names_status_and_last_error():
     error = str(run(lambda waited: PROCESSING if waited < 50 else OUTAGE, timeout=100).end)
 
     assert "Last status from the service: processing. Last error: HTTP 503." in error
 
 
-def test_timeout_without_any_response_invents_no_status():
+def test_timeout_error_without_response_has_no_status():
     poller = after(OUTAGE, timeout=100)
     assert poller.last_status("v") == ""
 
@@ -557,14 +558,14 @@ def test_timeout_without_any_response_invents_no_status():
     assert "Last status from the service: none. Last error: HTTP 503." in str(poller.outcomes["v"])
 
 
-def test_timeout_names_the_status_that_was_handed_over():
+def test_timeout_error_names_the_status_passed_on():
     poller = poller_of(last_status="queued")
     poller.give_up(START + 100)
 
     assert "Last status from the service: queued." in str(poller.outcomes["v"])
 
 
-def test_give_up_names_what_got_no_final_poll():
+def test_give_up_lists_videos_without_final_poll():
     poller = poller_of("a", "b")
     poller.take_due(START)
     poller.handle("a", READY, sent_at=START, now=START)
@@ -587,29 +588,29 @@ def test_give_up_names_what_got_no_final_poll():
         (FORBIDDEN, ManxuePermissionError),
     ],
 )
-def test_trouble_of_a_video_passes_for_five_minutes(outcome, kind):
+def test_video_error_is_tolerated_for_five_minutes(outcome, kind):
     ran = run(outcome, has_worked=True)
 
     assert ran.times == [30 * number for number in range(11)]
     assert type(ran.end) is kind
 
 
-def test_exponential_backoff_goes_on_in_the_grace_period():
+def test_exponential_backoff_applies_in_grace_period():
     assert run(UNKNOWN_ID, backoff=True).times == [0, 30, 90, 210, 300]
 
 
-def test_last_poll_of_the_grace_period_is_at_its_end():
+def test_grace_period_ends_with_a_poll():
     assert run(UNKNOWN_ID, interval=200).times == [0, 200, 300]
 
 
 @pytest.mark.parametrize("chance", [0.0, 0.01, 0.5])
-def test_end_of_the_grace_period_is_no_burst(chance):
+def test_grace_period_end_keeps_a_second_between_polls(chance):
     times = run(UNKNOWN_ID, interval=299.5, chance=chance).times
 
     assert all(later - earlier >= 1 for earlier, later in itertools.pairwise(times))
 
 
-def test_grace_period_begins_with_the_first_refusal():
+def test_grace_period_begins_with_first_refusal():
     poller = after(PROCESSING, 1000)
     poller.handle("v", UNKNOWN_ID, sent_at=START + 2000, now=START + 2000)
     poller.handle("v", UNKNOWN_ID, sent_at=START + 2299, now=START + 2299)
@@ -619,7 +620,7 @@ def test_grace_period_begins_with_the_first_refusal():
     assert type(poller.outcomes["v"]) is ManxueRefusedError
 
 
-def test_grace_makes_a_round_trip():
+def test_grace_period_continues_in_another_process():
     poller = poller_of("a", "b", "c", has_worked=True)
     poller.handle("a", UNKNOWN_ID, sent_at=START, now=START + 5)
     poller.handle("b", REFUSED, sent_at=START, now=START + 7)
@@ -635,14 +636,14 @@ def test_grace_makes_a_round_trip():
     assert again.done
 
 
-def test_response_about_the_video_ends_the_grace_period():
+def test_grace_period_ends_with_a_usable_response():
     poller = after(UNKNOWN_ID)
     poller.handle("v", PROCESSING, sent_at=START + 200, now=START + 200)
 
     assert poller.grace == {}
 
 
-def test_outage_neither_begins_nor_ends_the_grace_period():
+def test_grace_period_unaffected_by_an_outage():
     poller = after(OUTAGE)
     assert poller.grace == {}
 
@@ -652,11 +653,11 @@ def test_outage_neither_begins_nor_ends_the_grace_period():
     assert poller.done
 
 
-def test_url_within_the_grace_period_completes():
+def test_url_within_grace_period_completes():
     assert run(lambda waited: READY if waited > 200 else WITHOUT_URL).end is READY
 
 
-def test_id_that_stays_unknown_ends_with_the_likely_causes():
+def test_unknown_id_error_lists_likely_causes():
     assert str(run(UNKNOWN_ID).end) == (
         "The service does not return the video 'v': HTTP 404: no such task. Likely causes: the id is not one that the "
         "create call returned, it belongs to another API key, the task is older than the service stores records (about a "
@@ -665,40 +666,40 @@ def test_id_that_stays_unknown_ends_with_the_likely_causes():
 
 
 @pytest.mark.parametrize(
-    ("reason", "words"),
+    ("reason", "message"),
     [(None, ""), ("the disk is full", " Reason from the service: the disk is full.")],
 )
-def test_url_that_stays_away_ends_with_its_own_error(reason, words):
+def test_missing_url_ends_with_its_own_error(reason, message):
     error = str(run(task("completed", error=reason)).end)
 
     assert error == (
-        f"The video 'v' is completed, but the response has no URL of the video.{words} Report this id to the support of "
+        f"The video 'v' is completed, but the response has no URL of the video.{message} Report this id to the support of "
         f"the service."
     )
 
 
 @pytest.mark.parametrize("outcome", [UNKNOWN_ID, FORBIDDEN])
-def test_trouble_without_known_ends_passes_until_the_deadline(outcome):
+def test_video_error_without_grace_end_lasts_to_deadline(outcome):
     ran = run(outcome, has_worked=True, grace_ends=False, timeout=1000)
 
     assert ran.times[-1] == 1000
     assert type(ran.end) is ManxueTimeoutError
 
 
-def test_interval_is_kept_where_the_end_of_the_grace_is_not_known():
+def test_interval_unchanged_without_grace_end():
     ran = run(UNKNOWN_ID, grace_ends=False, interval=200, timeout=1000)
 
     assert ran.times == [0, 200, 400, 600, 800, 1000]
 
 
-def test_unknown_id_at_the_final_poll_is_a_timeout():
+def test_unknown_id_at_final_poll_is_a_timeout():
     ran = run(UNKNOWN_ID, timeout=100)
 
     assert type(ran.end) is ManxueTimeoutError
     assert "HTTP 404" in str(ran.end)
 
 
-def test_forbidden_video_keeps_its_grace_beyond_the_deadline():
+def test_forbidden_video_has_grace_beyond_deadline():
     ran = run(FORBIDDEN, timeout=100, has_worked=True)
 
     assert ran.times == [0, 30, 60, 90, 100, 130, 160, 190, 220, 250, 280, 300]
@@ -713,11 +714,11 @@ def test_forbidden_video_keeps_its_grace_beyond_the_deadline():
     ("deadline", "now", "until"),
     [(1000, 0, 1000), (1000, 900, 1200), (1000, 1000, 1300), (1000, 1100, 1400), (1000, 5000, 2200)],
 )
-def test_completed_video_is_read_for_five_minutes(deadline, now, until):
+def test_deadline_to_read_is_five_minutes_from_now(deadline, now, until):
     assert deadline_to_read(deadline, now) == until
 
 
-def test_video_to_read_has_a_deadline_of_its_own():
+def test_video_to_read_has_a_later_deadline():
     poller = Poller(
         ["a", "b"],
         PollPolicy(),
@@ -734,7 +735,7 @@ def test_video_to_read_has_a_deadline_of_its_own():
     assert poller.remaining == ["a"]
 
 
-def test_video_that_becomes_completed_without_url_is_read_after_the_deadline():
+def test_completed_without_url_is_polled_after_deadline():
     ran = run(
         lambda waited: READY if waited > 300 else WITHOUT_URL if waited > 50 else PROCESSING, timeout=100
     )
@@ -743,7 +744,7 @@ def test_video_that_becomes_completed_without_url_is_read_after_the_deadline():
     assert ran.times[-1] > 300
 
 
-def test_completed_video_without_url_ends_after_its_grace():
+def test_completed_without_url_fails_after_grace():
     ran = run(lambda waited: WITHOUT_URL if waited > 50 else PROCESSING, timeout=100)
 
     assert ran.times[-1] == 360
@@ -753,21 +754,21 @@ def test_completed_video_without_url_ends_after_its_grace():
 # --- unknown status with a URL ------------------------------------------------------------------------------
 
 
-def test_unknown_status_with_a_url_completes_after_five_minutes():
+def test_unknown_status_with_url_completes_in_5_minutes():
     ran = run(task("unknown", video_url=URL))
 
     assert ran.times[-1] == GRACE_TIME
     assert ran.end == task("completed", status_word="unknown", video_url=URL)
 
 
-def test_unknown_status_with_a_url_completes_at_the_final_poll():
+def test_unknown_status_with_url_completes_at_final_poll():
     ran = run(task("unknown", video_url=URL), timeout=100)
 
     assert ran.times[-1] == 100
     assert ran.end.status is TaskStatus.COMPLETED
 
 
-def test_url_of_an_unknown_status_has_to_stay():
+def test_unknown_status_without_url_restarts_the_grace():
     with_url, without = task("unknown", video_url=URL), task("unknown")
     ran = run(lambda waited: without if waited == 270 else with_url)
 
@@ -777,13 +778,13 @@ def test_url_of_an_unknown_status_has_to_stay():
 # --- the connection -----------------------------------------------------------------------------------------
 
 
-def test_only_errors_of_the_connection_affect_all_videos():
+def test_connection_errors_affect_all_videos():
     assert all(map(affects_all_videos, (REFUSED, BAD_FIELD, NO_CONNECTION, ManxueRedirectError("302"))))
     assert not any(map(affects_all_videos, (FORBIDDEN, UNKNOWN_ID, OUTAGE, UNEXPECTED)))
 
 
 @pytest.mark.parametrize("error", [REFUSED, BAD_FIELD, ManxueRedirectError("302")])
-def test_error_of_the_connection_ends_all_waits(error):
+def test_connection_error_ends_all_waits(error):
     poller = poller_of("a", "b")
     poller.handle("a", error, sent_at=START, now=START)
 
@@ -797,13 +798,13 @@ def test_refused_credentials_are_probed_four_times():
     assert ran.end is REFUSED
 
 
-def test_credentials_refused_without_a_known_end_are_probed_every_five_minutes():
+def test_credential_probes_go_on_without_grace_end():
     ran = run(REFUSED, has_worked=True, grace_ends=False, timeout=1200)
 
     assert ran.times == [0, 30, 60, 120, 300, 600, 900, 1200, 1500]
 
 
-def test_key_refused_for_one_video_ends_it_while_others_work():
+def test_key_refused_for_one_video_ends_only_that_video():
     poller = poller_of("a", "b", has_worked=True)
     for waited in (0, 299, 300):
         assert poller.remaining == ["a", "b"]
@@ -814,13 +815,13 @@ def test_key_refused_for_one_video_ends_it_while_others_work():
 
 
 @pytest.mark.parametrize("waited", [0, 29, 59, 60, 119, 299, 300, 9999])
-def test_next_probe_is_the_first_that_lies_ahead(waited):
+def test_next_credential_probe_is_in_the_future(waited):
     ahead = [probe for probe in CREDENTIAL_PROBES if probe > waited + 1]
 
     assert next_credential_probe(waited) == (ahead[0] if ahead else None)
 
 
-def test_refusal_names_when_it_began():
+def test_refusal_since_five_minutes_ends_the_wait():
     error = ManxueAuthenticationError("HTTP 401")
     error.since = START - 300
     poller = after(error, has_worked=True)
@@ -829,14 +830,14 @@ def test_refusal_names_when_it_began():
 
 
 @pytest.mark.parametrize("error", [NO_CONNECTION, BAD_FIELD])
-def test_unusable_connection_passes_once_the_wait_has_worked(error):
+def test_connection_error_has_grace_after_a_response(error):
     assert run(lambda waited: error if waited < 280 else READY, has_worked=True).end is READY
     ran = run(error, has_worked=True)
     assert ran.times[-1] == GRACE_TIME
     assert ran.end is error
 
 
-def test_missing_connection_is_looked_up_again_for_half_a_minute():
+def test_missing_connection_is_retried_for_25_seconds():
     ran = run(NO_CONNECTION)
 
     assert ran.times == [0, 4, 12, 25]
@@ -845,14 +846,14 @@ def test_missing_connection_is_looked_up_again_for_half_a_minute():
 
 
 @pytest.mark.parametrize("has_worked", [False, True])
-def test_worker_stays_for_a_missing_connection_only_if_the_wait_has_not_worked(has_worked):
+def test_missing_connection_is_retried_only_if_never_worked(has_worked):
     poller = poller_of(has_worked=has_worked)
     poller.connection_failed(NO_CONNECTION, START)
 
     assert poller.is_retrying is not has_worked
 
 
-def test_last_look_up_of_the_grace_period_is_no_burst():
+def test_last_lookup_in_grace_period_waits_a_second():
     poller = poller_of(has_worked=True)
     poller.connection_failed(NO_CONNECTION, START)
     poller.connection_failed(NO_CONNECTION, START + 299.5)
@@ -860,7 +861,7 @@ def test_last_look_up_of_the_grace_period_is_no_burst():
     assert poller.next_due == START + 300.5
 
 
-def test_trouble_of_the_connection_holds_all_videos_back():
+def test_connection_error_delays_all_videos():
     poller = poller_of("a", "b", has_worked=True)
     poller.take_due(START, 1)
     poller.handle("a", REFUSED, sent_at=START, now=START)
@@ -870,15 +871,15 @@ def test_trouble_of_the_connection_holds_all_videos_back():
     assert [video for video, _ in poller.take_due(START + 30)] == ["b", "a"]
 
 
-def test_lifted_pause_makes_polls_due_at_once():
+def test_lift_pause_makes_polls_due_immediately():
     poller = after(REFUSED, has_worked=True)
     poller.lift_pause()
 
-    assert poller.resumes_at == START + 30  # another process has another rate limiter
+    assert poller.resumes_at == START + 30  # a resuming worker has its own rate limiter
     assert poller.take_due(START) == [("v", False)]
 
 
-def test_good_response_ends_the_trouble_of_the_connection():
+def test_connection_grace_ends_with_a_response():
     poller = after(REFUSED, has_worked=True)
     poller.handle("v", PROCESSING, sent_at=START + 30, now=START + 30)
 
@@ -886,7 +887,7 @@ def test_good_response_ends_the_trouble_of_the_connection():
 
 
 @pytest.mark.parametrize("quick", [False, True])
-def test_look_up_that_fails_is_retried(quick):
+def test_failed_lookup_is_retried(quick):
     poller = poller_of(quick_retries=quick)
     poller.connection_failed(ManxueTransientError("the secrets backend is away"), START)
 
@@ -897,15 +898,15 @@ def test_look_up_that_fails_is_retried(quick):
 
 
 @pytest.mark.parametrize("error", [OUTAGE, REFUSED])
-def test_look_up_that_fails_after_the_end_changes_nothing(error):
-    """As where the last final polls are given up while the connection is looked up."""
+def test_failed_lookup_after_the_end_changes_nothing(error):
+    """The last final polls can be given up while the connection is looked up."""
     poller = after(READY)
     poller.connection_failed(error, START + 1)
 
     assert poller.outcomes == {"v": READY}
 
 
-def test_response_ends_the_backoff_of_look_ups():
+def test_lookup_backoff_restarts_after_a_response():
     poller = poller_of(quick_retries=True)
     for waited, delay in [(0, 4), (100, 8)]:
         poller.connection_failed(OUTAGE, START + waited)
@@ -917,7 +918,7 @@ def test_response_ends_the_backoff_of_look_ups():
 
 
 @pytest.mark.parametrize("error", [OUTAGE, REFUSED, NO_CONNECTION])
-def test_timeout_names_the_trouble_of_the_connection(error):
+def test_timeout_error_names_the_connection_error(error):
     poller = poller_of(has_worked=True)
     poller.connection_failed(error, START)
     poller.give_up(START)
@@ -926,7 +927,7 @@ def test_timeout_names_the_trouble_of_the_connection(error):
 
 
 @pytest.mark.parametrize("error", [OUTAGE, NO_CONNECTION])
-def test_connection_that_fails_after_the_deadline_ends_the_wait(error):
+def test_connection_error_after_deadline_ends_the_wait(error):
     poller = poller_of(timeout=100, has_worked=True)
     poller.connection_failed(error, START + 399)
     assert not poller.done
@@ -936,7 +937,7 @@ def test_connection_that_fails_after_the_deadline_ends_the_wait(error):
     assert str(error) in str(poller.outcomes["v"])
 
 
-def test_connection_trouble_without_known_ends_passes():
+def test_connection_error_without_grace_end_lasts():
     ran = run(REFUSED, has_worked=True, grace_ends=False, timeout=3000)
 
     assert ran.times[-1] > 3000
@@ -946,7 +947,7 @@ def test_connection_trouble_without_known_ends_passes():
 # --- 403 in a batch -----------------------------------------------------------------------------------------
 
 
-def test_forbidden_batch_ends_only_if_all_its_ids_are():
+def test_forbidden_batch_ends_if_all_ids_are_forbidden():
     poller = poller_of("a", "b")
     poller.handle("a", FORBIDDEN, sent_at=START, now=START)
     poller.handle("a", FORBIDDEN, sent_at=START, now=START + 1)
@@ -956,7 +957,7 @@ def test_forbidden_batch_ends_only_if_all_its_ids_are():
     assert poller.outcomes == {"a": FORBIDDEN, "b": FORBIDDEN}
 
 
-def test_forbidden_id_ends_alone_after_its_grace():
+def test_forbidden_id_ends_alone_after_grace():
     poller = poller_of("a", "b")
     poller.handle("a", FORBIDDEN, sent_at=START, now=START)
     poller.handle("b", PROCESSING, sent_at=START, now=START)
@@ -967,10 +968,10 @@ def test_forbidden_id_ends_alone_after_its_grace():
     assert poller.remaining == ["b"]
 
 
-# --- exceptions that are not ours ---------------------------------------------------------------------------
+# --- unexpected exceptions ----------------------------------------------------------------------------------
 
 
-def test_unexpected_error_ends_all_after_five_minutes():
+def test_unexpected_error_ends_wait_after_five_minutes():
     ran = run(UNEXPECTED, has_worked=False)
 
     assert ran.times == [0, 30, 90, 165, 240, 315]
@@ -978,14 +979,14 @@ def test_unexpected_error_ends_all_after_five_minutes():
 
 
 @pytest.mark.parametrize("waited", [GRACE_TIME - 1, GRACE_TIME])
-def test_unexpected_errors_pass_for_five_minutes(waited):
+def test_unexpected_error_is_tolerated_for_five_minutes(waited):
     poller = after(UNEXPECTED)
     poller.handle("v", UNEXPECTED, sent_at=START + waited, now=START + waited)
 
     assert poller.done is (waited == GRACE_TIME)
 
 
-def test_unexpected_error_of_one_video_passes_while_others_work():
+def test_unexpected_error_of_one_video_ends_no_batch():
     poller = poller_of("a", "b", timeout=5000)
     ran = Run(poller, lambda waited, video: UNEXPECTED if video == "a" else PROCESSING).until(4900)
 
@@ -993,7 +994,7 @@ def test_unexpected_error_of_one_video_passes_while_others_work():
     assert {video for _, video, _ in ran.polls[-10:]} == {"a", "b"}
 
 
-# --- lines --------------------------------------------------------------------------------------------------
+# --- log lines -----------------------------------------------------------------------------------------------
 
 
 def texts(poller, now):
@@ -1003,21 +1004,21 @@ def texts(poller, now):
 @pytest.mark.parametrize(
     "outcome", [OUTAGE, UNKNOWN_ID, FORBIDDEN, REFUSED, NO_CONNECTION, PROCESSING, READY]
 )
-def test_each_change_has_one_line(outcome):
+def test_each_change_is_logged_once(outcome):
     poller = after(outcome, has_worked=True)
 
     assert len(texts(poller, START)) == 1
     assert texts(poller, START) == []
 
 
-def test_completed_video_without_url_has_a_line_for_each():
+def test_completed_without_url_is_logged_in_two_lines():
     poller = after(WITHOUT_URL)
     poller.handle("v", WITHOUT_URL, sent_at=START + 30, now=START + 30)
 
     assert [text[:24] for text in texts(poller, START)] == ["Video v: completed", "Video v: no usable respo"]
 
 
-def test_trouble_of_the_connection_names_a_video_of_the_batch():
+def test_connection_error_line_names_one_video():
     poller = poller_of("a", "b")
     poller.connection_failed(OUTAGE, START)
 
@@ -1026,7 +1027,7 @@ def test_trouble_of_the_connection_names_a_video_of_the_batch():
     ]
 
 
-def test_other_id_in_a_response_is_warned_of_once():
+def test_different_id_in_response_is_logged_once():
     poller = poller_of()
     lines = []
     for waited in (0, 30):
@@ -1039,7 +1040,7 @@ def test_other_id_in_a_response_is_warned_of_once():
     ]
 
 
-def test_progress_is_due_without_another_response():
+def test_progress_is_logged_without_another_response():
     poller = poller_of("a", "b", "c")
     for video in "ab":
         poller.handle(video, READY, sent_at=START, now=START)
@@ -1067,26 +1068,27 @@ def test_progress_is_due_without_another_response():
         (-5, -5, 0),
     ],
 )
-def test_scheduler_gets_time_before_the_first_poll(due, timeout, first):
+def test_first_poll_leaves_the_scheduler_ten_seconds(due, timeout, first):
+    """A trigger that fires immediately races with the scheduler, which must first store the deferral."""
     assert first_poll_at(START + due, START, START + timeout) == START + first
 
 
 @pytest.mark.parametrize("early", [0, 5, 30])
-def test_trigger_that_starts_in_time_polls_as_planned(early):
+def test_first_polls_as_planned_if_trigger_is_on_time(early):
     assert first_polls(START + 30, START + 30 - early, 30, START + 3600) == (START + 30, START + 30)
 
 
-def test_trigger_that_starts_late_spreads_its_first_polls():
+def test_first_polls_are_spread_if_trigger_is_late():
     assert first_polls(START + 30, START + 100, 30, START + 3600) == (START + 100, START + 130)
 
 
 @pytest.mark.parametrize(("deadline", "last"), [(110, 110), (50, 100)])
-def test_late_trigger_polls_at_its_deadline_at_the_latest(deadline, last):
+def test_first_polls_of_late_trigger_end_at_deadline(deadline, last):
     assert first_polls(START + 30, START + 100, 30, START + deadline) == (START + 100, START + last)
 
 
 def test_first_polls_of_a_batch_are_spread():
-    """So that the videos of batches that start together are polled in turn, not batch by batch."""
+    """Batches that start together then share the rate limit instead of running one after the other."""
     chances = iter([0.9, 0.0, 0.5])
     poller = Poller(
         ["a", "b", "c"],
@@ -1104,19 +1106,19 @@ def test_first_polls_of_a_batch_are_spread():
 
 
 def span(now, *, ends_at=START + 4500, execution_timeout=None):
-    """Return the times of a wait of an hour with a margin of a quarter of one, as they are seen at a moment."""
+    """Return the poll times of a wait of an hour with a margin of 15 minutes, as computed at ``now``."""
     return poll_times_from_end(
         ends_at, now, timeout=3600.0, margin=900.0, execution_timeout=execution_timeout, interval=30.0
     )
 
 
 @pytest.mark.parametrize("late", [0.0, 5.0, 30.0])
-def test_wait_that_begins_in_the_triggerer_polls_at_once(late):
+def test_wait_started_in_triggerer_polls_immediately(late):
     assert span(START + late) == PollTimes(START, START + 3600, START + late, resumed_at=START + late)
 
 
 @pytest.mark.parametrize("moment", [31, -60])
-def test_wait_that_is_found_again_was_due_at_its_beginning(moment):
+def test_wait_restarted_in_triggerer_was_due_at_start(moment):
     assert span(START + moment) == PollTimes(START, START + 3600, START, resumed_at=START + moment)
 
 
@@ -1124,13 +1126,13 @@ def test_wait_that_is_found_again_was_due_at_its_beginning(moment):
     ("execution_timeout", "ends_after", "deadline_after"),
     [(600.0, 600, 600), (3600.0, 3600, 3600), (4000.0, 4000, 3600), (9000.0, 4500, 3600)],
 )
-def test_execution_timeout_may_end_a_wait_earlier(execution_timeout, ends_after, deadline_after):
+def test_execution_timeout_can_end_a_wait_earlier(execution_timeout, ends_after, deadline_after):
     seen = span(START, ends_at=START + ends_after, execution_timeout=execution_timeout)
 
     assert (seen.started_at, seen.deadline) == (START, START + deadline_after)
 
 
-# --- any sequence of outcomes -------------------------------------------------------------------------------
+# --- random sequences of outcomes ------------------------------------------------------------------------------
 
 OUTCOMES = [
     PROCESSING,
@@ -1170,8 +1172,8 @@ OUTCOMES = [
         }
     ),
 )
-def test_any_wait_ends_and_keeps_its_promises(data, ids, timeout, interval, options):
-    """Checks each poll, and each ending, of waits whose outcomes, latencies and times are drawn."""
+def test_any_wait_ends_and_holds_the_invariants(data, ids, timeout, interval, options):
+    """Check each poll and each outcome of waits whose outcomes, latencies and times are drawn."""
     poller = poller_of(*ids, timeout=timeout, interval=interval, **options)
     outcomes = data.draw(st.lists(st.sampled_from(OUTCOMES), min_size=1, max_size=4), "outcomes")
     latencies = data.draw(st.lists(st.sampled_from([0.0, 0.2, 20.0]), min_size=1, max_size=3), "latencies")

@@ -1,4 +1,4 @@
-"""What Airflow reads about the provider, and that it agrees with the code."""
+"""Provider metadata that Airflow reads, compared with the code."""
 
 import importlib
 import json
@@ -48,13 +48,13 @@ def modules_of(info):
 # --- the metadata ---------------------------------------------------------------------------------------
 
 
-def test_the_metadata_follows_airflows_own_schema():
+def test_metadata_follows_the_schema_of_airflow():
     schema = json.loads((AIRFLOW / "provider_info.schema.json").read_text())
 
     jsonschema.validate(get_provider_info(), schema)
 
 
-def test_the_connection_form_follows_airflows_own_schema():
+def test_connection_form_follows_the_schema_of_airflow():
     path = AIRFLOW / "provider.yaml.schema.json"
     if not path.exists():
         pytest.skip("this version of Airflow does not describe the fields of a connection form")
@@ -63,24 +63,24 @@ def test_the_connection_form_follows_airflows_own_schema():
     jsonschema.validate([CONNECTION_TYPE], schema)
 
 
-def test_the_metadata_is_plain_data():
+def test_metadata_survives_json():
     assert json.loads(json.dumps(get_provider_info())) == get_provider_info()
 
 
-def test_the_package_has_the_name_of_the_distribution():
+def test_metadata_names_the_distribution():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
     assert get_provider_info()["package-name"] == project["name"]
 
 
-def test_airflow_finds_the_metadata_through_the_entry_point():
+def test_metadata_is_the_target_of_the_entry_point():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     module, _, function = project["entry-points"]["apache_airflow_provider"]["provider_info"].partition(":")
 
     assert getattr(importlib.import_module(module), function) is get_provider_info
 
 
-def test_every_module_named_in_the_metadata_exists():
+def test_metadata_modules_exist():
     modules = list(modules_of(get_provider_info()))
 
     assert modules
@@ -88,7 +88,7 @@ def test_every_module_named_in_the_metadata_exists():
         importlib.import_module(module)
 
 
-def test_every_module_of_hooks_sensors_triggers_operators_and_transfers_is_named_in_the_metadata():
+def test_metadata_lists_every_public_module():
     package = ROOT / "airflow_provider_manxue"
     files = [
         path
@@ -102,7 +102,7 @@ def test_every_module_of_hooks_sensors_triggers_operators_and_transfers_is_named
     )
 
 
-def test_every_link_named_in_the_metadata_is_on_a_task_and_the_other_way_round():
+def test_metadata_links_are_those_of_the_tasks():
     links = {
         f"{type(link).__module__}.{type(link).__name__}"
         for task in TASKS
@@ -112,13 +112,13 @@ def test_every_link_named_in_the_metadata_is_on_a_task_and_the_other_way_round()
     assert set(get_provider_info()["extra-links"]) == links
 
 
-def test_the_video_tab_is_declared_as_an_option_and_off_by_default():
+def test_video_tab_option_is_off_by_default():
     option = get_provider_info()["config"]["manxue"]["options"]["video_tab"]
 
     assert (option["type"], option["default"]) == ("boolean", "False")
 
 
-def test_each_named_integration_is_declared():
+def test_metadata_integrations_are_declared():
     info = get_provider_info()
     declared = {entry["integration-name"] for entry in info["integrations"]}
 
@@ -128,7 +128,7 @@ def test_each_named_integration_is_declared():
         assert {entry["source-integration-name"], entry["target-integration-name"]} <= declared
 
 
-def test_reading_the_metadata_imports_nothing_but_the_standard_library():
+def test_metadata_imports_only_the_standard_library():
     code = (
         "import sys; before = set(sys.modules)\n"
         "from airflow_provider_manxue.get_provider_info import get_provider_info\n"
@@ -153,7 +153,7 @@ def test_reading_the_metadata_imports_nothing_but_the_standard_library():
 # --- the connection -------------------------------------------------------------------------------------
 
 
-def test_the_connection_type_leads_to_the_hook():
+def test_connection_type_names_the_hook():
     module, _, name = CONNECTION_TYPE["hook-class-name"].rpartition(".")
 
     assert getattr(importlib.import_module(module), name) is ManxueHook
@@ -164,16 +164,16 @@ def test_the_connection_type_leads_to_the_hook():
     assert ManxueHook.default_conn_name == DEFAULT_CONN_ID
 
 
-def test_airflow_knows_the_connection_type():
-    """It drops a type whose form it cannot draw, and says so in its log only."""
+def test_connection_type_is_registered_by_airflow():
+    """Airflow drops a connection type whose form it cannot build, and only logs that."""
     assert ProvidersManager().hooks["manxue"].package_name == "airflow-provider-manxue"
 
 
-def test_the_form_shows_the_default_address():
+def test_form_placeholder_is_the_default_base_url():
     assert CONNECTION_TYPE["ui-field-behaviour"]["placeholders"]["host"] == DEFAULT_BASE_URL
 
 
-def test_both_ways_of_drawing_the_form_agree_on_its_fixed_fields():
+def test_form_of_hook_and_metadata_have_equal_behaviour():
     behaviour = CONNECTION_TYPE["ui-field-behaviour"]
 
     assert ManxueHook.get_ui_field_behaviour() == {
@@ -183,7 +183,7 @@ def test_both_ways_of_drawing_the_form_agree_on_its_fixed_fields():
     }
 
 
-def test_the_form_offers_exactly_the_extra_fields_that_are_understood():
+def test_form_has_exactly_the_known_extra_fields():
     with pytest.raises(ManxueConfigurationError) as caught:
         settings_of(zzz=1)
     understood = re.search(r"Known fields are (.*)\.$", str(caught.value))[1].split(", ")
@@ -192,7 +192,7 @@ def test_the_form_offers_exactly_the_extra_fields_that_are_understood():
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_a_field_that_is_left_alone_or_emptied_changes_nothing(name):
+def test_form_field_with_default_or_null_has_no_effect(name):
     default = FIELDS[name]["schema"].get("default")
 
     assert settings_of(**{name: default}) == settings_of(**{name: None}) == settings_of()
@@ -200,18 +200,18 @@ def test_a_field_that_is_left_alone_or_emptied_changes_nothing(name):
 
 
 @pytest.mark.parametrize("name", [name for name in FIELDS if hasattr(settings_of(), name)])
-def test_the_form_shows_the_default_that_applies(name):
+def test_form_default_is_the_default_of_the_settings(name):
     applied = getattr(settings_of(), name)
     assert (None if applied == frozenset() else applied) == FIELDS[name]["schema"].get("default")
 
 
-def test_plain_http_is_off_by_default_in_the_form_too():
+def test_form_default_of_allow_http_is_false():
     assert FIELDS["allow_http"]["schema"]["default"] is False
 
 
 @pytest.mark.parametrize("bound", ["minimum", "maximum"])
 @pytest.mark.parametrize("name", [name for name in FIELDS if "minimum" in FIELDS[name]["schema"]])
-def test_the_form_bounds_a_number_as_the_code_does(name, bound):
+def test_form_bounds_equal_those_of_the_code(name, bound):
     value = FIELDS[name]["schema"][bound]
     beyond = value * (0.99 if bound == "minimum" else 1.01)
 
@@ -220,7 +220,7 @@ def test_the_form_bounds_a_number_as_the_code_does(name, bound):
         settings_of(**{name: beyond})
 
 
-def test_every_number_of_the_form_is_bounded():
+def test_form_numbers_have_bounds():
     kinds = {name: declared["schema"]["type"][0] for name, declared in FIELDS.items()}
 
     for name in (name for name, kind in kinds.items() if kind in {"number", "integer"}):
@@ -228,12 +228,12 @@ def test_every_number_of_the_form_is_bounded():
 
 
 @pytest.mark.parametrize("name", FIELDS)
-def test_every_field_explains_itself(name):
+def test_form_fields_have_label_and_description(name):
     assert FIELDS[name]["label"]
     assert FIELDS[name]["description"].endswith(".")
 
 
-def test_the_form_of_older_versions_has_the_same_fields():
+def test_form_of_airflow_2_has_the_same_fields():
     reason = "the form library is part of Airflow's web server below 3.0"
     pytest.importorskip("flask_appbuilder", reason=reason)
     pytest.importorskip("flask_babel", reason=reason)

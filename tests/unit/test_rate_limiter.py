@@ -30,7 +30,7 @@ def now():
 
 
 async def throttle(limiter, retry_after=None):
-    """Report a 429 to a request that was sent after all that was reported before. Return the pause."""
+    """Report a 429 for a request sent after all earlier reports. Return the pause in seconds."""
     await asyncio.sleep(0.001)
     limiter.on_throttled(now(), retry_after)
     return limiter.resumes_at - now()
@@ -42,7 +42,7 @@ async def succeed(limiter):
 
 
 class Waits:
-    """Submits requests that end after a time, and records when they were granted."""
+    """Requests with a fixed duration, and the times of their grants."""
 
     def __init__(self, limiter, duration=0.0):
         self.limiter, self.duration = limiter, duration
@@ -85,7 +85,7 @@ def drain(limiter, names, *, duration=0.0, seconds=10_000.0):
 # --- spacing and concurrency --------------------------------------------------------------------------------
 
 
-def test_first_request_is_granted_at_once():
+def test_first_request_is_granted_immediately():
     async def main():
         waits = Waits(AdaptiveRateLimiter(10, 10))
         waits.submit("a")
@@ -100,7 +100,7 @@ def test_grants_are_evenly_spaced():
     assert gaps == pytest.approx([0.1] * 199)
 
 
-def test_grants_are_spaced_without_a_queue():
+def test_grants_are_spaced_with_an_empty_queue():
     async def main():
         waits = Waits(AdaptiveRateLimiter(10, 10))
         waits.submit("a")
@@ -121,7 +121,7 @@ def test_concurrency_is_never_exceeded():
     assert waits.most_in_flight == 7
 
 
-def test_concurrency_holds_without_a_queue():
+def test_concurrency_holds_with_an_empty_queue():
     async def main():
         waits = Waits(AdaptiveRateLimiter(1000, 1), duration=1.0)
         waits.submit("a")
@@ -134,8 +134,8 @@ def test_concurrency_holds_without_a_queue():
 
 
 @pytest.mark.parametrize("delay", [MAX_CATCH_UP / 2, MAX_CATCH_UP, 5.0])
-def test_late_grant_makes_up_for_some_milliseconds(delay):
-    """The slot is free that much later than the grant was due."""
+def test_late_grant_shortens_the_next_delay(delay):
+    """The slot is released that much later than the grant was due."""
 
     async def main():
         waits = Waits(AdaptiveRateLimiter(10, 1), duration=0.1 + delay)
@@ -149,7 +149,7 @@ def test_late_grant_makes_up_for_some_milliseconds(delay):
     assert run(main()) == pytest.approx([0.1 + delay, 0.1 - min(delay, MAX_CATCH_UP), 0.1])
 
 
-def test_rate_is_used_when_grants_are_late():
+def test_rate_is_reached_with_late_grants():
     async def main():
         limiter = AdaptiveRateLimiter(200, 1)
         times = []
@@ -182,7 +182,7 @@ REGULAR_EVENTS = EVENTS.map(lambda events: [event and (event[0], False) for even
 
 
 class Queue:
-    """The limiter with one grant a second, beside the queue as it should be."""
+    """The limiter with one grant a second, and a model of its queue."""
 
     def __init__(self):
         self.limiter = AdaptiveRateLimiter(1, 1_000)
@@ -227,7 +227,7 @@ class Queue:
 
 @settings(max_examples=300, deadline=None)
 @given(REGULAR_EVENTS)
-def test_no_wait_exceeds_twice_its_round(events):
+def test_wait_for_a_grant_is_at_most_two_rounds(events):
     queue = Queue()
     run(queue.play(events))
     assert all(grants <= 2 * requests for grants, requests in queue.waited)
@@ -236,7 +236,7 @@ def test_no_wait_exceeds_twice_its_round(events):
 
 @settings(max_examples=300, deadline=None)
 @given(EVENTS)
-def test_final_polls_take_half_of_the_grants(events):
+def test_final_polls_get_half_of_the_grants(events):
     queue = Queue()
     run(queue.play(events))
     assert all(grants <= 4 * requests for grants, requests in queue.waited)
@@ -248,7 +248,7 @@ def test_final_polls_take_half_of_the_grants(events):
             assert earlier or not final, "two regular polls in a row while a final one was queued"
 
 
-def test_two_orders_share_the_grants():
+def test_queue_alternates_by_task_and_by_age():
     async def main():
         waits = Waits(AdaptiveRateLimiter(1, 10))
         waits.submit("first")
@@ -264,7 +264,7 @@ def test_two_orders_share_the_grants():
     assert run(main()) == ["a0", "a1", "b0", "a2", "c0", "a3", "a4"]
 
 
-def test_final_poll_precedes_the_queue():
+def test_final_poll_is_granted_before_the_queue():
     async def main():
         waits = Waits(AdaptiveRateLimiter(1, 10))
         for name in ("first", "a", "b"):
@@ -277,7 +277,7 @@ def test_final_poll_precedes_the_queue():
     assert run(main()) == ["x", "a", "y", "b"]
 
 
-def test_single_wait_is_fast_beside_a_batch():
+def test_single_wait_is_not_delayed_by_a_batch():
     async def main():
         waits = Waits(AdaptiveRateLimiter(10, 10))
         for number in range(10_000):
@@ -303,7 +303,7 @@ def test_429_lowers_the_rate_and_pauses():
     assert run(main()) == pytest.approx((1.0, 10 * DECREASE))
 
 
-def test_429s_in_flight_lower_the_rate_once():
+def test_429s_of_one_episode_lower_the_rate_once():
     async def main():
         limiter = AdaptiveRateLimiter(10, 10)
         await asyncio.sleep(1)
@@ -314,7 +314,7 @@ def test_429s_in_flight_lower_the_rate_once():
     assert run(main()) == pytest.approx((8, 2.0))
 
 
-def test_further_429s_double_the_pause():
+def test_429_after_429_doubles_the_pause():
     async def main():
         limiter = AdaptiveRateLimiter(10, 10)
         pauses = []
@@ -329,7 +329,7 @@ def test_further_429s_double_the_pause():
     assert rate == pytest.approx(8, rel=0.01)
 
 
-def test_429s_at_the_same_moment_pause_once():
+def test_429s_at_the_same_time_pause_once():
     async def main():
         limiter = AdaptiveRateLimiter(10, 10)
         await throttle(limiter)
@@ -363,7 +363,7 @@ def test_retry_after_is_a_floor(retry_after, pause):
     assert run(main()) == pytest.approx(pause)
 
 
-def test_retry_after_in_flight_lengthens_the_pause():
+def test_retry_after_of_later_429_lengthens_the_pause():
     async def main():
         limiter = AdaptiveRateLimiter(10, 10)
         sent_at = now()
@@ -387,7 +387,7 @@ def test_success_ends_the_episode():
     assert run(main()) == pytest.approx((1, 10 * DECREASE * DECREASE), rel=0.01)
 
 
-def test_success_sent_before_a_longer_pause_ends_the_episode():
+def test_success_sent_before_a_second_429_ends_episode():
     """Ten requests are sent after the decrease, and one of them is throttled."""
 
     async def main():
@@ -405,7 +405,7 @@ def test_success_sent_before_a_longer_pause_ends_the_episode():
 
 
 @pytest.mark.parametrize("before", [0.001, 0.0])
-def test_success_sent_before_the_decrease_changes_nothing(before):
+def test_success_sent_before_the_decrease_is_ignored(before):
     async def main():
         limiter = AdaptiveRateLimiter(10, 10)
         await throttle(limiter)
@@ -416,7 +416,7 @@ def test_success_sent_before_the_decrease_changes_nothing(before):
 
 
 def test_late_429_does_not_restart_the_recovery():
-    """It was sent before the decrease, and arrives long after it."""
+    """The request was sent before the decrease, and its response arrives long after it."""
 
     async def main():
         limiter = AdaptiveRateLimiter(10, 10)
@@ -443,7 +443,7 @@ def test_pause_delays_all_grants():
     assert not [moment for moment in run(main()) if 1 < moment < 31 - 1e-6]
 
 
-def test_pause_delays_a_request_without_a_queue():
+def test_pause_delays_a_request_with_an_empty_queue():
     async def main():
         limiter = AdaptiveRateLimiter(10, 10)
         waits = Waits(limiter)
@@ -459,7 +459,7 @@ def test_pause_delays_a_request_without_a_queue():
 # --- recovery -----------------------------------------------------------------------------------------------
 
 
-def test_rate_recovers_by_time_after_the_pause():
+def test_rate_after_throttling_recovers_within_60s():
     async def main():
         limiter = AdaptiveRateLimiter(100, 10)
         await asyncio.sleep(await throttle(limiter, 30.0))
@@ -473,8 +473,8 @@ def test_rate_recovers_by_time_after_the_pause():
     assert run(main()) == pytest.approx([80, 85, 90, 95, 100])
 
 
-def test_rate_is_probed_beyond_the_ceiling():
-    """Two decreases, then the rate passes the rate of the second one in growing steps, up to the configured one."""
+def test_rate_grows_beyond_the_last_throttled_rate():
+    """After two decreases, the rate grows in larger and larger steps up to the configured one."""
 
     async def main():
         limiter = AdaptiveRateLimiter(100, 10)
@@ -490,7 +490,7 @@ def test_rate_is_probed_beyond_the_ceiling():
     assert run(main()) == pytest.approx([64, 80, 100, 100], rel=0.001)
 
 
-def test_probing_accelerates():
+def test_rate_growth_accelerates():
     async def main():
         limiter = AdaptiveRateLimiter(1_000, 10)
         for _ in range(10):
@@ -541,7 +541,7 @@ def test_429_never_raises_a_low_limit(rate):
     assert recovered == rate
 
 
-def test_fast_rate_returns_gradually_after_a_pause():
+def test_high_rate_returns_gradually_after_a_pause():
     async def main():
         limiter = AdaptiveRateLimiter(1_000, 1_000)
         waits = Waits(limiter)
@@ -560,7 +560,7 @@ def test_fast_rate_returns_gradually_after_a_pause():
     assert seconds[30 + int(RAMP)] > 780
 
 
-# --- a limit that is shared ---------------------------------------------------------------------------------
+# --- shared rate limit ----------------------------------------------------------------------------------------
 
 
 async def find_limit(limiter, limit):
@@ -583,7 +583,7 @@ async def meet_limit(limiter, episodes):
         await succeed(limiter)
 
 
-def test_shared_limit_is_logged_once(caplog):
+def test_shared_rate_limit_is_logged_once(caplog):
     async def main():
         limiter = AdaptiveRateLimiter(10, 10, name="manxue_default")
         await find_limit(limiter, 5)
@@ -602,15 +602,15 @@ def test_shared_limit_is_logged_once(caplog):
     )
 
 
-def test_episodes_near_the_own_limit_do_not_count_as_shared(caplog):
+def test_episodes_near_configured_rate_are_not_shared(caplog):
     async def main():
         limiter = AdaptiveRateLimiter(10, 10)
         for limit in (10, 8, 7):
             await wait_for_rate(limiter, limit)
             await asyncio.sleep(await throttle(limiter))
             await succeed(limiter)
-        await meet_limit(limiter, 1)  # at 7, which is settled and not far below
-        await throttle(limiter)  # at 5.6, still falling
+        await meet_limit(limiter, 1)  # at a settled rate of 7, not far below the configured one
+        await throttle(limiter)  # at a rate of 5.6, still falling
         await succeed(limiter)
         await meet_limit(limiter, SHARED_EPISODES - 1)
         early = len(caplog.records)
@@ -621,13 +621,13 @@ def test_episodes_near_the_own_limit_do_not_count_as_shared(caplog):
         assert run(main()) == (0, 1)
 
 
-def test_limit_that_is_still_searched_is_not_logged(caplog):
+def test_falling_rate_is_not_logged_as_shared(caplog):
     with caplog.at_level(logging.WARNING):
         run(find_limit(AdaptiveRateLimiter(1_000, 10), 5))
     assert not caplog.records
 
 
-def test_limit_near_the_own_one_is_not_logged(caplog):
+def test_rate_near_configured_is_not_logged_as_shared(caplog):
     async def main():
         limiter = AdaptiveRateLimiter(10, 10)
         await find_limit(limiter, 8)
@@ -638,7 +638,7 @@ def test_limit_near_the_own_one_is_not_logged(caplog):
     assert not caplog.records
 
 
-def test_short_trouble_is_not_logged(caplog):
+def test_short_throttling_is_not_logged_as_shared(caplog):
     async def main():
         limiter = AdaptiveRateLimiter(10, 10)
         for _ in range(5):
@@ -651,10 +651,10 @@ def test_short_trouble_is_not_logged(caplog):
     assert not caplog.records
 
 
-# --- credentials under suspicion ----------------------------------------------------------------------------
+# --- refused credentials ------------------------------------------------------------------------------------
 
 
-def test_hold_grants_one_probe_at_its_time():
+def test_hold_grants_one_probe_when_it_ends():
     async def main():
         limiter = AdaptiveRateLimiter(10, 10)
         waits = Waits(limiter, duration=1_000.0)
@@ -669,7 +669,7 @@ def test_hold_grants_one_probe_at_its_time():
     assert run(main()) == [(30.0, "a")]
 
 
-def test_hold_grants_one_probe_without_a_queue():
+def test_hold_grants_one_probe_with_an_empty_queue():
     async def main():
         limiter = AdaptiveRateLimiter(10, 10)
         waits = Waits(limiter, duration=10.0)
@@ -725,7 +725,7 @@ def test_probe_without_a_result_is_repeated():
     assert run(main()) == [(30.0, "a"), (35.0, "b"), (40.0, "c")]
 
 
-def test_probe_is_not_repeated_while_it_is_in_flight():
+def test_probe_in_flight_is_not_repeated():
     """A request from before the hold is released after the probe was sent."""
 
     async def main():
@@ -791,7 +791,7 @@ def test_resume_does_not_end_a_pause():
 # --- new limits ---------------------------------------------------------------------------------------------
 
 
-def test_configure_preserves_the_queue_and_the_pause():
+def test_configure_preserves_queue_and_pause():
     async def main():
         limiter = AdaptiveRateLimiter(10, 10)
         waits = Waits(limiter)
@@ -808,7 +808,7 @@ def test_configure_preserves_the_queue_and_the_pause():
     assert waits.times == pytest.approx([60, 60.25, 60.5], abs=0.01)
 
 
-def test_configure_takes_a_rate_at_once_without_throttling():
+def test_configure_applies_a_rate_immediately():
     async def main():
         limiter = AdaptiveRateLimiter(0.01, 10)
         waits = Waits(limiter)
@@ -824,7 +824,7 @@ def test_configure_takes_a_rate_at_once_without_throttling():
     assert times == pytest.approx([0, 10.1, 10.2])
 
 
-def test_configure_cuts_the_learnt_ceiling():
+def test_configure_lowers_the_learned_rate():
     async def main():
         limiter = AdaptiveRateLimiter(100, 10)
         await throttle(limiter)
@@ -838,7 +838,7 @@ def test_configure_cuts_the_learnt_ceiling():
     assert run(main()) == pytest.approx([8, 9, 10], rel=0.001)
 
 
-def test_configure_keeps_a_lower_learnt_rate():
+def test_configure_preserves_a_lower_learned_rate():
     async def main():
         limiter = AdaptiveRateLimiter(100, 10)
         for _ in range(5):
@@ -857,7 +857,7 @@ def test_configure_keeps_a_lower_learnt_rate():
     assert recovered == pytest.approx(100 * DECREASE**4)
 
 
-def test_configure_of_the_concurrency_keeps_a_low_rate():
+def test_configure_of_concurrency_preserves_a_low_rate():
     async def main():
         limiter = AdaptiveRateLimiter(MIN_RATE / 2, 10)
         await throttle(limiter)
@@ -867,7 +867,7 @@ def test_configure_of_the_concurrency_keeps_a_low_rate():
     assert run(main()) == MIN_RATE / 2
 
 
-def test_configure_probes_up_to_a_raised_rate():
+def test_configure_with_a_higher_rate_grows_in_steps():
     async def main():
         limiter = AdaptiveRateLimiter(10, 10)
         await throttle(limiter)
@@ -883,7 +883,7 @@ def test_configure_probes_up_to_a_raised_rate():
     assert run(main()) == pytest.approx([10, 16, 26, 40, 100])
 
 
-def test_configure_applies_a_higher_concurrency_to_the_queue():
+def test_configure_applies_a_higher_concurrency():
     async def main():
         limiter = AdaptiveRateLimiter(10, 1)
         waits = Waits(limiter, duration=100.0)
@@ -952,7 +952,7 @@ def test_cancelled_final_poll_is_not_granted():
 
 
 @pytest.mark.parametrize("cancelled_first", [True, False])
-def test_grant_at_the_moment_of_a_cancellation_is_passed_on(cancelled_first):
+def test_grant_of_a_cancelled_acquire_is_passed_on(cancelled_first):
     async def main():
         limiter, granted = AdaptiveRateLimiter(1_000, 1), []
 
@@ -979,7 +979,7 @@ def test_grant_at_the_moment_of_a_cancellation_is_passed_on(cancelled_first):
     assert run(main()) == ["a", "c"]
 
 
-def test_acquire_is_granted_in_the_order_of_submit():
+def test_acquire_and_submit_share_one_queue():
     async def main():
         limiter, granted = AdaptiveRateLimiter(10, 10), []
         waits = Waits(limiter)
@@ -1003,8 +1003,8 @@ def test_acquire_is_granted_in_the_order_of_submit():
 @pytest.mark.parametrize(
     ("options", "names"), [({}, ["final", "regular"]), ({"final": True}, ["regular", "final"])]
 )
-def test_acquire_counts_among_the_polls_of_its_kind(options, names):
-    """A final poll that is granted at once gives the next turn to a regular one."""
+def test_acquire_counts_as_regular_or_final(options, names):
+    """The grant after an immediate final poll is for a regular one."""
 
     async def main():
         limiter = AdaptiveRateLimiter(1, 10)
@@ -1034,7 +1034,7 @@ def test_acquire_is_fair_among_tasks():
 
 
 def test_thousands_of_cancelled_acquires_are_skipped():
-    """Their futures are cancelled, their coroutines have not run since: each gives its slot back when it is granted."""
+    """Their futures are cancelled, but their coroutines have not run yet, so each releases its slot when granted."""
 
     async def main():
         limiter = AdaptiveRateLimiter(1e9, 1)

@@ -1,4 +1,4 @@
-"""What a service, or someone in its place, may try beyond its answers; against both transports."""
+"""Hostile HTTP responses of the service, against both clients."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ def head(*lines):
 
 
 WHOLE = head(b"Transfer-Encoding: chunked") + b"%x\r\n%s\r\n0\r\n" % (len(TASK), TASK)
-"""An answer up to its trailers."""
+"""A response up to its trailers."""
 
 
-def for_ever(piece, *before):
+def endless(piece, *before):
     return [*before, itertools.repeat(piece)]
 
 
 ENDLESS = {
-    "interim answers": lambda: for_ever(b"HTTP/1.1 100 Continue\r\n\r\n" * 100),
-    "headers": lambda: for_ever(b"X-Header: value\r\n" * 4000, b"HTTP/1.1 200 OK\r\n"),
-    "a header": lambda: for_ever(b"x" * 65536, b"HTTP/1.1 200 OK\r\nX: "),
-    "a status line": lambda: for_ever(b"x" * 65536, b"HTTP/1.1 200 "),
-    "a head that drips": lambda: slowly(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 10_000),
-    "a chunk's length": lambda: for_ever(b"0" * 65536, head(b"Transfer-Encoding: chunked")),
-    "a chunk's length that drips": lambda: [head(b"Transfer-Encoding: chunked"), slowly(b"0" * 10_000)],
-    "trailers": lambda: for_ever(b"X-Trailer: value\r\n" * 4000, WHOLE),
-    "trailers that drip": lambda: [WHOLE, slowly(b"X-Trailer: " + b"x" * 10_000)],
+    "interim responses": lambda: endless(b"HTTP/1.1 100 Continue\r\n\r\n" * 100),
+    "many headers": lambda: endless(b"X-Header: value\r\n" * 4000, b"HTTP/1.1 200 OK\r\n"),
+    "long header": lambda: endless(b"x" * 65536, b"HTTP/1.1 200 OK\r\nX: "),
+    "long status line": lambda: endless(b"x" * 65536, b"HTTP/1.1 200 "),
+    "slow header": lambda: slowly(b"HTTP/1.1 200 OK\r\nX: " + b"x" * 10_000),
+    "long chunk length": lambda: endless(b"0" * 65536, head(b"Transfer-Encoding: chunked")),
+    "slow chunk length": lambda: [head(b"Transfer-Encoding: chunked"), slowly(b"0" * 10_000)],
+    "many trailers": lambda: endless(b"X-Trailer: value\r\n" * 4000, WHOLE),
+    "slow trailers": lambda: [WHOLE, slowly(b"X-Trailer: " + b"x" * 10_000)],
 }
 
 
@@ -58,10 +58,10 @@ def flat(pieces):
 
 
 class Service:
-    """Says something for as long as anyone listens, and counts the bytes."""
+    """A server that sends the pieces to one client, and counts the bytes."""
 
-    def __init__(self, says):
-        self._says = says
+    def __init__(self, pieces):
+        self._pieces = pieces
         self.sent = 0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -72,7 +72,7 @@ class Service:
             client, _ = self._listener.accept()
             with client:
                 client.recv(65536)
-                for piece in flat(self._says):
+                for piece in flat(self._pieces):
                     client.sendall(piece)
                     self.sent += len(piece)
 
@@ -88,9 +88,9 @@ def connect(monkeypatch):
     return write
 
 
-@pytest.mark.parametrize("says", ENDLESS)
-def test_an_endless_answer_ends_with_the_time_of_the_request(ask, connect, says):
-    service = Service(ENDLESS[says]())
+@pytest.mark.parametrize("pieces", ENDLESS)
+def test_endless_response_ends_at_the_request_timeout(ask, connect, pieces):
+    service = Service(ENDLESS[pieces]())
     connect(service.url, request_timeout=0.5)
     with pytest.raises(ManxueTransientError, match=r"no response from|took longer than|HTTP 200") as caught:
         ask()
@@ -98,10 +98,10 @@ def test_an_endless_answer_ends_with_the_time_of_the_request(ask, connect, says)
     service.close()
 
 
-@pytest.mark.parametrize("says", ["headers", "a header", "a status line"])
-def test_a_head_is_read_up_to_a_limit(ask, connect, says):
-    """What the buffers of the system take comes on top."""
-    service = Service(ENDLESS[says]())
+@pytest.mark.parametrize("pieces", ["many headers", "long header", "long status line"])
+def test_header_size_is_limited(ask, connect, pieces):
+    """The buffers of the operating system add to what is read."""
+    service = Service(ENDLESS[pieces]())
     connect(service.url, request_timeout=5)
     with pytest.raises(ManxueTransientError):
         ask()
@@ -116,7 +116,7 @@ def emulator():
         yield emulator
 
 
-def test_cookies_are_not_kept(emulator, connect):
+def test_cookies_are_not_stored(emulator, connect):
     connect(emulator.base_url, emulator.api_key)
     emulator.respond_with(Response(headers={"Set-Cookie": "a=b; Path=/"}))
     hook = ManxueHook(CONN_ID)
@@ -128,10 +128,8 @@ def test_cookies_are_not_kept(emulator, connect):
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
-def test_a_key_for_this_machine_is_not_sent_to_the_proxy_of_the_environment(
-    emulator, ask, connect, monkeypatch, variable
-):
-    """Plain HTTP is allowed to this machine only, and a proxy is another one."""
+def test_loopback_key_is_not_sent_to_environment_proxy(emulator, ask, connect, monkeypatch, variable):
+    """Plain HTTP is allowed to loopback only, and a proxy is another machine."""
     with Emulator() as proxy:
         for name in (
             "http_proxy",

@@ -1,4 +1,4 @@
-"""What an answer of the service means, how it is asked, and what may be said about it."""
+"""Responses of the service: tasks, errors, ``Retry-After``, texts for logs, and URLs of requests."""
 
 import errno
 import json
@@ -43,8 +43,8 @@ PUBLISHED_SAMPLE = (
 )
 
 
-def task_of(answer, http_status=200, **kwargs):
-    return parse_task(http_status, json.dumps(answer).encode(), **{"video_task_id": "asked", **kwargs})
+def task_of(response, http_status=200, **kwargs):
+    return parse_task(http_status, json.dumps(response).encode(), **{"video_task_id": "asked", **kwargs})
 
 
 def error_of(http_status, body=b"", **kwargs):
@@ -57,10 +57,10 @@ def http_date(seconds):
     return format_datetime(datetime.fromtimestamp(seconds, tz=UTC), usegmt=True)
 
 
-# --- the documented answer ------------------------------------------------------------------------------
+# --- documented responses --------------------------------------------------------------------------------
 
 
-def test_the_published_sample_is_read_field_by_field():
+def test_documented_response_is_parsed():
     assert parse_task(200, PUBLISHED_SAMPLE) == VideoTask(
         id="proj_sd2manxue_1234567890",
         status=TaskStatus.PROCESSING,
@@ -71,7 +71,7 @@ def test_the_published_sample_is_read_field_by_field():
     )
 
 
-def test_a_completed_answer_is_read_field_by_field():
+def test_completed_response_is_parsed():
     task = task_of(
         {
             "id": "proj_1",
@@ -87,14 +87,14 @@ def test_a_completed_answer_is_read_field_by_field():
     assert (task.status, task.video_url, task.actual_duration, task.error) == ("completed", VIDEO, 5.17, None)
 
 
-def test_a_failed_answer_keeps_the_reason():
+def test_failed_response_has_the_reason():
     task = task_of({"id": "proj_1", "status": "failed", "error": "prompt is not allowed"})
 
     assert (task.status, task.error, task.video_url) == (TaskStatus.FAILED, "prompt is not allowed", None)
 
 
-def test_a_task_is_written_back_under_the_names_of_the_service():
-    answer = {
+def test_to_dict_has_the_field_names_of_the_service():
+    response = {
         "id": "proj_1",
         "object": "video",
         "created": 1761635478,
@@ -107,28 +107,28 @@ def test_a_task_is_written_back_under_the_names_of_the_service():
         "last_frame_url": "https://cdn.example.com/last.png",
     }
 
-    written = task_of(answer, video_task_id="proj_1").to_dict()
+    written = task_of(response, video_task_id="proj_1").to_dict()
 
-    assert written == answer
-    assert list(written) == list(answer)
+    assert written == response
+    assert list(written) == list(response)
 
 
 @pytest.mark.parametrize(
     ("fields", "word"), [({"status": 5}, "5"), ({}, ""), ({"status": "Reviewing"}, "Reviewing")]
 )
-def test_a_status_is_kept_as_the_service_wrote_it(fields, word):
+def test_status_word_is_the_one_of_the_service(fields, word):
     seen = task_of({"id": "proj_1", **fields})
 
     assert (seen.status, seen.status_word) == (TaskStatus.UNKNOWN, word)
 
 
-def test_the_next_tasks_get_url_and_length():
+def test_to_xcoms_has_url_and_duration():
     seen = task_of({"id": "proj_1", "status": "completed", "video_url": VIDEO, "actualDuration": 5.17})
 
     assert seen.to_xcoms() == {"video_url": VIDEO, "actualDuration": 5.17}
 
 
-def test_what_is_absent_is_written_as_null():
+def test_to_dict_has_none_for_missing_fields():
     assert task_of({"id": "asked", "status": "queued"}).to_dict() == {
         "id": "asked",
         "object": None,
@@ -141,14 +141,15 @@ def test_what_is_absent_is_written_as_null():
     }
 
 
-def test_the_written_status_is_one_of_the_documented_words_and_a_plain_text():
+def test_to_dict_status_is_a_documented_str():
     written = task_of({"id": "proj_1", "status": "SUCCEEDED"}).to_dict()["status"]
 
     assert written == "completed"
     assert type(written) is str
 
 
-def test_the_written_task_can_be_stored_as_json():
+def test_to_dict_can_be_stored_as_json():
+    """PostgreSQL refuses the NUL character, and JSON has neither NaN nor infinity."""
     body = b'{"id":"a\\u0000b","status":"queued","x":NaN,"y":[Infinity,{"\\ud800z":"\\ud800"}],"actualDuration":NaN}'
 
     task = parse_task(200, body)
@@ -169,17 +170,17 @@ def test_the_written_task_can_be_stored_as_json():
     ],
     ids=["number", "surrogate", "UTF-16"],
 )
-def test_rare_form_of_a_body_is_read_without_what_cannot_be_stored(body, extra):
+def test_body_values_that_cannot_be_stored_are_removed(body, extra):
     assert parse_task(200, body).extra == extra
 
 
-def test_key_in_a_body_in_utf_16_is_not_repeated():
+def test_key_in_a_utf_16_body_is_masked():
     body = f'{{"id":"a","x":"{KEY}"}}'.encode("utf-16-le")
 
     assert parse_task(200, body, secret=KEY).extra == {"x": "***"}
 
 
-def test_neither_the_video_url_nor_unknown_fields_show_in_a_tasks_repr():
+def test_repr_hides_url_and_unknown_fields():
     task = task_of(
         {"id": "p", "status": "completed", "video_url": VIDEO, "last_frame_url": "https://x/frame"}
     )
@@ -212,7 +213,7 @@ STATUS_WORDS = {
 @pytest.mark.parametrize(
     ("word", "status"), [(word, status) for status, words in STATUS_WORDS.items() for word in words]
 )
-def test_status_words_and_their_synonyms_are_understood_in_any_letter_case(word, status):
+def test_status_synonyms_are_known_in_any_case(word, status):
     for spelling in (word, word.upper(), word.title(), f" {word}\n"):
         assert task_of({"id": "p", "status": spelling}).status is status
 
@@ -237,12 +238,12 @@ def test_status_words_and_their_synonyms_are_understood_in_any_letter_case(word,
         [],
     ],
 )
-def test_any_other_status_is_unknown(word):
+def test_other_status_is_unknown(word):
     assert task_of({"id": "p", "status": word}).status is TaskStatus.UNKNOWN
 
 
 @pytest.mark.parametrize("word", ["2", "", "reviewing"])
-def test_unknown_status_keeps_url_and_reason(word):
+def test_unknown_status_has_url_and_reason(word):
     task = task_of({"id": "p", "status": word, "video_url": VIDEO, "error": "content policy"})
 
     assert (task.status, task.status_word) == (TaskStatus.UNKNOWN, word)
@@ -250,29 +251,29 @@ def test_unknown_status_keeps_url_and_reason(word):
 
 
 @pytest.mark.parametrize(
-    "answer", [{"id": "p", "url": VIDEO}, {"video_url": VIDEO}, {"data": {"video_url": VIDEO}}]
+    "response", [{"id": "p", "url": VIDEO}, {"video_url": VIDEO}, {"data": {"video_url": VIDEO}}]
 )
-def test_url_without_a_status_is_kept(answer):
-    task = task_of(answer)
+def test_missing_status_with_url_is_unknown(response):
+    task = task_of(response)
 
     assert (task.status, task.status_word, task.video_url) == (TaskStatus.UNKNOWN, "", VIDEO)
 
 
-def test_order_with_a_url_but_no_status_is_unknown():
-    for answer in ({"id": "p", "url": VIDEO}, {"id": "p", "data": {"url": VIDEO}}):
-        assert task_of(answer, video_task_id="").status is TaskStatus.UNKNOWN
+def test_order_with_url_without_status_is_unknown():
+    for response in ({"id": "p", "url": VIDEO}, {"id": "p", "data": {"url": VIDEO}}):
+        assert task_of(response, video_task_id="").status is TaskStatus.UNKNOWN
 
 
 @pytest.mark.parametrize("word", ["failed", "fail", "error"])
-def test_failed_task_with_a_url_has_failed(word):
-    """The service says so; the URL may be that of a preview or of the reference material."""
+def test_failed_task_with_url_is_failed(word):
+    """The URL may be that of a preview or of the reference material."""
     task = task_of({"id": "p", "status": word, "video_url": VIDEO})
 
     assert (task.status, task.video_url) == (TaskStatus.FAILED, VIDEO)
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         {"status": "error", "message": "internal"},
         {"status": "fail", "data": {"prompt": "required"}, "message": "internal"},
@@ -282,27 +283,27 @@ def test_failed_task_with_a_url_has_failed(word):
         {"code": 500, "msg": "internal", "data": {"status": "error"}},
     ],
 )
-def test_status_of_an_error_response_is_no_failed_video(answer):
-    """Read as a failed video, one of them would end the wait for a video that is paid for."""
+def test_status_of_an_error_response_is_no_failed_video(response):
+    """As a failed video, such a response would end the wait for a paid video."""
     with pytest.raises(ManxueRefusedError, match="internal"):
-        task_of(answer)
+        task_of(response)
 
 
 @pytest.mark.parametrize("sign", ["id", "task_id", "object", "created", "model", "video_url", "progress"])
-def test_status_error_of_a_task_is_a_failed_video(sign):
+def test_status_error_with_task_fields_is_a_failed_video(sign):
     value = {"id": "p", "task_id": "p", "object": "video"}.get(sign)
 
     for beside in ({}, {"code": 7}):
         assert task_of({"status": "error", sign: value, **beside}).status is TaskStatus.FAILED
 
 
-def test_an_unknown_status_keeps_the_word_of_the_service_cleaned():
+def test_unknown_status_word_is_cleaned():
     task = task_of({"id": "p", "status": f"re\nviewing {KEY}"}, secret=KEY)
 
     assert task.status_word == "re viewing ***"
 
 
-def test_an_answer_with_an_id_but_no_status_is_unknown():
+def test_response_with_id_without_status_is_unknown():
     assert task_of({"id": "p"}).status is TaskStatus.UNKNOWN
 
 
@@ -310,14 +311,14 @@ def test_an_answer_with_an_id_but_no_status_is_unknown():
 
 
 @pytest.mark.parametrize("kind", ["video", "video.generation", "Video", "VIDEO.GENERATION", None])
-def test_videos_are_accepted(kind):
+def test_object_video_is_accepted(kind):
     assert task_of({"id": "p", "status": "queued", "object": kind}).object == kind
 
 
 @pytest.mark.parametrize(
     "kind", ["image.generation", "image", "videos", "videogeneration", "audio.video", 5, ["video"]]
 )
-def test_anything_but_a_video_fails_and_is_named(kind):
+def test_other_object_fails_and_is_named(kind):
     with pytest.raises(ManxueMediaTypeError) as caught:
         task_of({"id": "p", "status": "completed", "object": kind, "image_url": "https://x/a.png"})
 
@@ -325,7 +326,7 @@ def test_anything_but_a_video_fails_and_is_named(kind):
     assert clean_text(kind) in str(caught.value)
 
 
-def test_a_task_is_read_whatever_code_stands_beside_its_status():
+def test_task_with_error_code_and_status_is_parsed():
     task = task_of({"id": "p", "status": "failed", "code": 500, "msg": "why", "error": "bad prompt"})
 
     assert (task.status, task.error) == (TaskStatus.FAILED, "bad prompt")
@@ -335,7 +336,7 @@ def test_a_task_is_read_whatever_code_stands_beside_its_status():
 
 
 @pytest.mark.parametrize("name", ["video_url", "videoUrl", "result_url", "url"])
-def test_the_url_is_found_under_each_of_its_names(name):
+def test_url_is_found_under_each_name(name):
     task = task_of({"id": "p", "status": "completed", name: VIDEO})
 
     assert task.video_url == VIDEO
@@ -343,7 +344,7 @@ def test_the_url_is_found_under_each_of_its_names(name):
     assert task.extra == {}
 
 
-def test_the_documented_name_of_the_url_wins():
+def test_url_under_the_documented_name_comes_first():
     others = {"url": "https://x/1", "result_url": "https://x/2", "videoUrl": "https://x/3"}
 
     assert task_of({"id": "p", "status": "completed", **others, "video_url": VIDEO}).video_url == VIDEO
@@ -352,7 +353,7 @@ def test_the_documented_name_of_the_url_wins():
 @pytest.mark.parametrize(
     "unusable", [None, "", " ", "pending", 5, True, [VIDEO], "ftp://x/a.mp4", "file:///etc/passwd"]
 )
-def test_another_name_stands_in_for_an_unusable_documented_url(unusable):
+def test_unusable_documented_url_is_replaced_by_another(unusable):
     assert task_of({"id": "p", "status": "completed", "video_url": unusable, "url": VIDEO}).video_url == VIDEO
 
 
@@ -381,7 +382,7 @@ def test_another_name_stands_in_for_an_unusable_documented_url(unusable):
         "https://x/a\u2028b",
     ],
 )
-def test_what_is_no_web_address_is_no_video(value):
+def test_value_that_is_no_http_url_is_ignored(value):
     assert task_of({"id": "p", "status": "completed", "video_url": value}).video_url is None
 
 
@@ -400,7 +401,7 @@ def test_what_is_no_web_address_is_no_video(value):
         "https://x/\u00a0\u200b.mp4",
     ],
 )
-def test_a_web_address_is_kept_as_it_came(url):
+def test_http_url_is_unchanged(url):
     assert task_of({"id": "p", "status": "completed", "video_url": f" {url}\n"}).video_url == url
 
 
@@ -428,7 +429,7 @@ def test_a_web_address_is_kept_as_it_came(url):
         (10**400, None),
     ],
 )
-def test_a_length_is_a_number_or_left_out(came, number):
+def test_duration_is_a_number_or_none(came, number):
     assert task_of({"id": "p", "status": "completed", "actualDuration": came}).actual_duration == number
 
 
@@ -442,7 +443,7 @@ def test_a_length_is_a_number_or_left_out(came, number):
         (None, None),
     ],
 )
-def test_a_creation_time_is_a_whole_number_or_left_out(came, created):
+def test_created_is_an_integer_or_none(came, created):
     read = task_of({"id": "p", "status": "queued", "created": came}).created
 
     assert read == created
@@ -450,7 +451,7 @@ def test_a_creation_time_is_a_whole_number_or_left_out(came, created):
 
 
 @pytest.mark.parametrize("came", [None, "", 5, ["sd2_manxue_720p"]])
-def test_a_model_is_a_text_or_left_out(came):
+def test_model_is_a_string_or_none(came):
     assert task_of({"id": "p", "status": "queued", "model": came}).model is None
 
 
@@ -481,7 +482,7 @@ def test_a_model_is_a_text_or_left_out(came):
         (f"key {KEY} is broke", "key *** is broke"),
     ],
 )
-def test_the_reason_of_a_failure_comes_in_several_shapes(error, text):
+def test_error_field_is_parsed_in_each_shape(error, text):
     assert task_of({"id": "p", "status": "failed", "error": error}, secret=KEY).error == text
 
 
@@ -504,13 +505,13 @@ REASONS_BESIDE_ERROR = [
 
 @pytest.mark.parametrize("fields", REASONS_BESIDE_ERROR)
 @pytest.mark.parametrize("word", ["failed", "completed", "reviewing"])
-def test_reason_beside_error_is_found(word, fields):
+def test_reason_outside_the_error_field_is_found(word, fields):
     task = task_of({"id": "p", "status": word, "video_url": None, "error": None, **fields})
 
     assert task.error == "policy"
 
 
-def test_reason_in_the_envelope_of_a_failed_task_is_found():
+def test_reason_in_the_envelope_is_found():
     failed = {"id": "p", "status": "failed"}
 
     assert task_of({"code": 0, "msg": "policy", "data": failed}).error == "policy"
@@ -527,8 +528,8 @@ def nested_in(name, levels, value):
     ("name", "levels", "error"),
     [("message", 5, "policy"), ("message", 6, None), ("", 4, "policy"), ("", 5, None)],
 )
-def test_text_of_a_reason_is_found_down_to_its_depth(name, levels, error):
-    """In five objects, with the task, or in four lists."""
+def test_reason_text_is_found_up_to_a_depth(name, levels, error):
+    """Five objects, with the task, or four lists."""
     fields = nested_in(name, levels, "policy")
     task = {"id": "p", "status": "failed", **(fields if name else {"message": fields})}
 
@@ -536,26 +537,26 @@ def test_text_of_a_reason_is_found_down_to_its_depth(name, levels, error):
 
 
 @pytest.mark.parametrize(("levels", "error"), [(6, "42"), (7, '{"error": ' * 6 + "42" + "}" * 6)])
-def test_code_of_a_reason_is_found_down_to_its_depth(levels, error):
-    """A deeper one is shown with all that is around it."""
+def test_reason_code_is_found_up_to_a_depth(levels, error):
+    """A deeper code is shown with the JSON around it."""
     assert task_of({"id": "p", "status": "failed", **nested_in("error", levels, 42)}).error == error
 
 
 @pytest.mark.parametrize(
     ("code", "error"), [("E7", "code E7"), (1001, "code 1001"), (0, None), ("success", None)]
 )
-def test_code_is_the_reason_where_no_text_is(code, error):
+def test_code_is_the_reason_without_a_text(code, error):
     assert task_of({"id": "p", "status": "failed", "code": code, "msg": "ok"}).error == error
 
 
 @pytest.mark.parametrize(
     "fields", [{"status": "processing"}, {"status": "queued"}, {"status": "completed", "video_url": VIDEO}]
 )
-def test_message_of_a_task_that_is_well_is_no_error(fields):
+def test_message_of_an_unfailed_task_is_no_error(fields):
     assert task_of({"id": "p", "message": "rendering 51%", "code": 7, **fields}).error is None
 
 
-def test_reason_is_bounded_and_holds_no_secret():
+def test_reason_is_bounded_without_secrets():
     error = task_of(
         {"id": "p", "status": "failed", "fail_reason": f"{KEY} https://x/a b.mp4?sig=abc d&e=f {'x' * 999}"},
         secret=KEY,
@@ -565,7 +566,7 @@ def test_reason_is_bounded_and_holds_no_secret():
     assert len(error) == 500
 
 
-def test_other_fields_are_kept_as_they_came():
+def test_unknown_fields_are_unchanged():
     extra = {
         "amount": 1.5,
         "totalTokens": "9",
@@ -598,7 +599,7 @@ def test_other_fields_are_kept_as_they_came():
         {"code": "E7", "msg": "ok"},
     ],
 )
-def test_a_task_inside_of_an_envelope_is_unwrapped(envelope):
+def test_task_in_an_envelope_is_parsed(envelope):
     fields = {"id": "proj_1", "status": "completed", "video_url": VIDEO}
     for data in (fields, [fields]):
         task = task_of({**envelope, "data": data}, video_task_id="")
@@ -607,31 +608,31 @@ def test_a_task_inside_of_an_envelope_is_unwrapped(envelope):
 
 
 @pytest.mark.parametrize("code", ["0", 0, 200, 200.0, "", "success", "OK"])
-def test_a_flat_task_beside_a_success_code_is_a_task(code):
+def test_flat_task_with_success_code_is_parsed(code):
     assert task_of({"code": code, "id": "proj_1"}, video_task_id="").id == "proj_1"
 
 
-def test_url_inside_of_data_belongs_to_the_status_outside():
+def test_url_in_data_belongs_to_the_outer_status():
     task = task_of({"status": "completed", "data": {"id": "p", "video_url": VIDEO}})
 
     assert (task.status, task.video_url) == (TaskStatus.COMPLETED, VIDEO)
 
 
 @pytest.mark.parametrize("http_status", [200, 201, 202])
-def test_the_answer_to_an_order_is_a_queued_task(http_status):
+def test_order_response_is_a_queued_task(http_status):
     task = task_of({"id": "proj_1", "status": "queued"}, http_status, video_task_id="")
 
     assert (task.id, task.status) == ("proj_1", TaskStatus.QUEUED)
 
 
-def test_the_older_answer_to_an_order_is_a_queued_task():
+def test_older_order_response_is_a_queued_task():
     task = task_of({"code": "0", "msg": None, "data": {"projectId": "proj_9"}}, video_task_id="")
 
     assert (task.id, task.status) == ("proj_9", TaskStatus.QUEUED)
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         {"task_id": "proj_9"},
         {"code": 0, "data": {"taskId": "proj_9"}},
@@ -639,8 +640,8 @@ def test_the_older_answer_to_an_order_is_a_queued_task():
         {"id": "proj_9", "data": {"status": "queued"}},
     ],
 )
-def test_order_that_names_its_id_otherwise_is_read(answer):
-    task = task_of(answer, video_task_id="")
+def test_order_response_with_another_id_name_is_parsed(response):
+    task = task_of(response, video_task_id="")
 
     assert (task.id, task.status, task.reported_id) == ("proj_9", TaskStatus.QUEUED, None)
 
@@ -655,18 +656,18 @@ def test_order_that_names_its_id_otherwise_is_read(answer):
         ("a\nb", None),
     ],
 )
-def test_id_that_was_asked_for_is_never_replaced(answered, reported):
+def test_requested_id_is_never_replaced(answered, reported):
     task = task_of({"id": answered, "status": "completed", "video_url": VIDEO})
 
     assert (task.id, task.reported_id) == ("asked", reported)
     assert "reported_id" not in task.to_dict()
 
 
-def test_id_of_the_envelope_is_not_that_of_the_task():
+def test_envelope_id_is_not_the_task_id():
     assert task_of({"id": "request-7", "data": {"status": "queued"}}).reported_id is None
 
 
-def test_an_order_that_failed_at_once_is_a_failed_task():
+def test_order_response_with_failure_is_a_failed_task():
     assert (
         task_of({"id": "proj_1", "status": "failed", "error": "x"}, video_task_id="").status
         is TaskStatus.FAILED
@@ -674,21 +675,21 @@ def test_an_order_that_failed_at_once_is_a_failed_task():
 
 
 @pytest.mark.parametrize(
-    "answer", [{"status": "queued"}, {"id": None, "status": "queued"}, {"id": [], "status": "queued"}]
+    "response", [{"status": "queued"}, {"id": None, "status": "queued"}, {"id": [], "status": "queued"}]
 )
-def test_the_id_that_was_asked_for_stands_in_for_a_missing_one(answer):
-    assert task_of(answer).id == "asked"
+def test_missing_id_is_the_requested_id(response):
+    assert task_of(response).id == "asked"
 
 
 @pytest.mark.parametrize(
     "hostile", ["a\nERROR forged", "a\x1b[2J", "a\u202eb", "..", ".", " ", "a\x7f", "x" * 1001, 10**1001]
 )
-def test_an_id_of_the_service_that_no_log_should_hold_is_none(hostile):
+def test_unsafe_id_from_the_service_is_ignored(hostile):
     assert task_of({"id": hostile, "status": "queued"}).id == "asked"
     assert task_of({"id": hostile, "status": "queued"}, video_task_id="").id == ""
 
 
-def test_a_byte_order_mark_does_not_make_an_answer_unreadable():
+def test_byte_order_mark_is_skipped():
     assert parse_task(200, b"\xef\xbb\xbf" + PUBLISHED_SAMPLE).status is TaskStatus.PROCESSING
 
 
@@ -725,7 +726,7 @@ def test_a_byte_order_mark_does_not_make_an_answer_unreadable():
     ],
 )
 @pytest.mark.parametrize("body", [b"", b"<html>", b'{"message":"why"}', PUBLISHED_SAMPLE])
-def test_an_http_status_other_than_success_decides_alone(http_status, kind, body):
+def test_http_error_status_decides_the_error_type(http_status, kind, body):
     error = error_of(http_status, body)
 
     assert type(error) is kind
@@ -733,7 +734,7 @@ def test_an_http_status_other_than_success_decides_alone(http_status, kind, body
 
 
 @pytest.mark.parametrize(
-    ("body", "words"),
+    ("body", "message"),
     [
         (b'{"message":"No handler found for GET /v1/v1"}', "No handler found for GET /v1/v1"),
         (b'{"msg":"too many"}', "too many"),
@@ -776,17 +777,17 @@ def test_an_http_status_other_than_success_decides_alone(http_status, kind, body
         (b"", None),
     ],
 )
-def test_the_words_of_the_service_are_found_in_an_error_answer(body, words):
-    tail = "" if words is None else f": {words}"
+def test_message_in_an_error_response_is_found(body, message):
+    tail = "" if message is None else f": {message}"
 
     assert str(error_of(404, body, secret=KEY)) == f"HTTP 404{tail}"
 
 
 @pytest.mark.parametrize(
-    ("body", "words"), [(b"Bad Gateway", ": Bad Gateway"), (b'["busy"]', ": busy"), (b"[]", ""), (b"5", "")]
+    ("body", "message"), [(b"Bad Gateway", ": Bad Gateway"), (b'["busy"]', ": busy"), (b"[]", ""), (b"5", "")]
 )
-def test_success_without_an_object_is_reported_with_its_text(body, words):
-    assert str(error_of(200, body)) == f"HTTP 200 with a body that is not a JSON object{words}"
+def test_success_without_json_object_names_its_text(body, message):
+    assert str(error_of(200, body)) == f"HTTP 200 with a body that is not a JSON object{message}"
 
 
 @pytest.mark.parametrize(
@@ -813,7 +814,7 @@ def test_success_without_an_object_is_reported_with_its_text(body, words):
         b'{"data":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
     ],
 )
-def test_a_success_that_describes_no_task_may_be_better_next_time(body):
+def test_success_without_task_is_transient(body):
     error = error_of(200, body)
 
     assert type(error) is ManxueTransientError
@@ -821,7 +822,7 @@ def test_a_success_that_describes_no_task_may_be_better_next_time(body):
 
 
 @pytest.mark.parametrize(
-    ("answer", "parts"),
+    ("response", "parts"),
     [
         ({"code": 500, "data": None, "msg": "No handler found for GET /x"}, ("code 500", "No handler found")),
         ({"code": "500", "msg": None}, ("code 500",)),
@@ -838,9 +839,9 @@ def test_a_success_that_describes_no_task_may_be_better_next_time(body):
         ({"message": "gone"}, ("gone",)),
     ],
 )
-def test_a_success_that_carries_an_error_is_a_refusal(answer, parts):
+def test_success_with_error_code_is_refused(response, parts):
     with pytest.raises(ManxueRefusedError) as caught:
-        task_of(answer)
+        task_of(response)
 
     assert "HTTP 200" in str(caught.value)
     for part in parts:
@@ -851,17 +852,17 @@ def test_a_success_that_carries_an_error_is_a_refusal(answer, parts):
     ("http_status", "remedy"),
     [(401, "field 'API key'"), (403, "allowed to do"), (302, "field 'Base URL'")],
 )
-def test_an_error_that_ends_a_wait_says_what_to_do(http_status, remedy):
+def test_permanent_error_names_the_remedy(http_status, remedy):
     assert remedy in str(error_of(http_status))
 
 
 @pytest.mark.parametrize("http_status", [200, 302, 400, 401, 403, 404, 408, 429, 500])
 @pytest.mark.parametrize("name", ["msg", "message", "error", "detail", "code"])
-def test_no_error_repeats_the_key_or_a_signature(http_status, name):
-    words = f"Bearer {KEY} at https://x/a.mp4?X-Signature=abcdef\nforged line"
+def test_error_has_no_key_or_signature(http_status, name):
+    message = f"Bearer {KEY} at https://x/a.mp4?X-Signature=abcdef\nforged line"
 
-    for answer in ({name: words}, {"code": 1, name: words}):
-        text = str(error_of(http_status, json.dumps(answer).encode(), secret=KEY))
+    for response in ({name: message}, {"code": 1, name: message}):
+        text = str(error_of(http_status, json.dumps(response).encode(), secret=KEY))
 
         assert KEY not in text
         assert "abcdef" not in text
@@ -869,7 +870,7 @@ def test_no_error_repeats_the_key_or_a_signature(http_status, name):
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         {"code": 1234567890},
         {"error": {"code": 1234567890}},
@@ -877,26 +878,26 @@ def test_no_error_repeats_the_key_or_a_signature(http_status, name):
     ],
 )
 @pytest.mark.parametrize("http_status", [200, 404])
-def test_error_does_not_repeat_a_key_of_digits(http_status, answer):
-    """In JSON, it may come as a number."""
-    shown = str(error_of(http_status, json.dumps(answer).encode(), secret="1234567890"))
+def test_error_has_no_key_of_digits(http_status, response):
+    """JSON may have such a key as a number."""
+    shown = str(error_of(http_status, json.dumps(response).encode(), secret="1234567890"))
 
     assert "1234567890" not in shown
     assert "***" in shown
 
 
-def test_task_does_not_repeat_a_key_of_digits():
+def test_task_has_no_key_of_digits():
     task = task_of({"id": "p", "status": 1234567890, "error": 1234567890}, secret="1234567890")
 
     assert (task.status_word, task.error) == ("***", "***")
 
 
-def test_text_body_does_not_repeat_a_key_in_character_references():
+def test_text_error_has_no_key_in_character_references():
     assert str(error_of(502, b"<p>Bearer sk-very&#45;secret-key", secret=KEY)) == "HTTP 502: Bearer ***"
 
 
 @pytest.mark.parametrize("http_status", [200, 400, 502])
-def test_text_body_does_not_repeat_the_key_or_a_signature(http_status):
+def test_text_error_has_no_key_or_signature(http_status):
     for padding in (0, 16 * 1024 - 20):
         text = f"{' ' * padding}<p>Bearer {KEY} at https://x/a.mp4?X-Signature=abcdef"
         shown = str(error_of(http_status, text.encode(), secret=KEY))
@@ -906,7 +907,7 @@ def test_text_body_does_not_repeat_the_key_or_a_signature(http_status):
 
 
 @pytest.mark.parametrize("page", ["<" * 500_000, "<title>" * 100_000, "<script>" * 100_000, "<p>&" * 100_000])
-def test_page_of_any_length_is_read_in_a_moment(page):
+def test_error_page_of_any_size_is_parsed_in_a_second(page):
     started_at = time.monotonic()
     error_of(502, page.encode())
 
@@ -914,7 +915,7 @@ def test_page_of_any_length_is_read_in_a_moment(page):
 
 
 @pytest.mark.parametrize("key", [KEY, 1234567890])
-def test_a_wrong_media_type_does_not_repeat_the_key(key):
+def test_media_type_error_has_no_key(key):
     with pytest.raises(ManxueMediaTypeError) as caught:
         task_of({"id": "p", "object": key, "status": "x"}, secret=str(key))
 
@@ -961,12 +962,12 @@ def test_a_wrong_media_type_does_not_repeat_the_key(key):
         (["soon", "later"], None),
     ],
 )
-def test_retry_after(values, pause):
+def test_retry_after_values_are_parsed(values, pause):
     assert parse_retry_after(values, NOW) == pause
 
 
 @pytest.mark.skipif(not hasattr(time, "tzset"), reason="the zone of a process can only be set on Unix")
-def test_a_date_without_a_zone_is_not_taken_for_local_time(monkeypatch):
+def test_retry_after_date_without_zone_is_utc(monkeypatch):
     with monkeypatch.context() as environment:
         environment.setenv("TZ", "Asia/Shanghai")
         time.tzset()
@@ -977,7 +978,7 @@ def test_a_date_without_a_zone_is_not_taken_for_local_time(monkeypatch):
 
 
 @pytest.mark.parametrize("http_status", [408, 425, 429, 500, 503])
-def test_errors_that_pass_carry_the_pause(http_status):
+def test_transient_error_has_retry_after(http_status):
     error = error_of(http_status, retry_after=["7", http_date(NOW + 60)], now=NOW)
 
     assert error.retry_after == 60.0
@@ -985,31 +986,31 @@ def test_errors_that_pass_carry_the_pause(http_status):
 
 
 @pytest.mark.parametrize("http_status", [429, 503])
-def test_errors_without_the_header_carry_no_pause(http_status):
+def test_transient_error_without_header_has_no_retry_after(http_status):
     error = error_of(http_status)
 
     assert error.retry_after is None
     assert str(error) == f"HTTP {http_status}"
 
 
-def test_date_of_a_pause_is_counted_from_the_epoch_by_default():
+def test_retry_after_date_without_now_counts_from_epoch():
     assert error_of(503, retry_after=[http_date(90)]).retry_after == 90.0
 
 
-def test_an_unreadable_retry_after_is_ignored_but_told():
+def test_invalid_retry_after_is_named_in_the_error():
     error = error_of(429, b'{"msg":"too many"}', retry_after=[f"soon\r\n{KEY}"], secret=KEY)
 
     assert error.retry_after is None
     assert str(error) == "HTTP 429: too many (its Retry-After 'soon ***' is neither seconds nor a date)"
 
 
-def test_an_unreadable_retry_after_is_told_without_words_of_the_service_too():
+def test_invalid_retry_after_is_named_without_a_message():
     assert str(error_of(503, retry_after=["-5"])) == (
         "HTTP 503: (its Retry-After '-5' is neither seconds nor a date)"
     )
 
 
-# --- foreign text ---------------------------------------------------------------------------------------
+# --- texts for logs -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -1035,11 +1036,11 @@ def test_an_unreadable_retry_after_is_told_without_words_of_the_service_too():
         ("why?a=b", "why?a=b"),
     ],
 )
-def test_foreign_text_is_made_fit_for_a_log(text, clean):
+def test_clean_text_masks_secrets_and_controls(text, clean):
     assert clean_text(text, KEY) == clean
 
 
-def test_foreign_text_is_bounded():
+def test_clean_text_is_bounded():
     assert clean_text("x" * 500) == "x" * 500
     assert clean_text("x" * 501) == "x" * 499 + "…"
     assert clean_text("7" * 500) == "7" * 500
@@ -1048,17 +1049,17 @@ def test_foreign_text_is_bounded():
     assert len(clean_text("x " * 1_000_000)) <= 500
 
 
-def test_foreign_text_of_any_length_is_read_in_a_moment():
-    """It is read on the event loop of all waits; in time by the square of its length, this one would take hours."""
+def test_clean_text_of_any_length_is_linear():
+    """It runs on the event loop of all waits. In quadratic time, this text would take hours."""
     assert len(clean_text("https://" * 130_000)) == 500
 
 
 @pytest.mark.parametrize("place", [490, 1990])
-def test_a_key_at_a_bound_of_the_text_is_not_shown_in_part(place):
+def test_clean_text_masks_a_key_at_any_cut(place):
     assert "sk-" not in clean_text(f"{'x' * place} {KEY}", KEY)
 
 
-def test_a_key_in_the_encoding_of_urls_is_taken_out_too():
+def test_url_encoded_key_is_masked():
     key = "a+b/c=="
     body = b'{"id": "a", "status": "queued", "note": "https://x/y?key=a%2Bb%2Fc%3D%3D"}'
 
@@ -1066,20 +1067,20 @@ def test_a_key_in_the_encoding_of_urls_is_taken_out_too():
     assert clean_text("key=a%2Bb%2Fc%3D%3D", key) == "key=***"
 
 
-def test_a_key_at_the_bound_of_the_text_is_not_shown_in_part():
+def test_clean_text_masks_a_key_at_the_length_limit():
     assert "sk-" not in clean_text("x" * 490 + KEY, KEY)
 
 
-def test_no_key_means_that_nothing_is_replaced():
-    for words in ("words", "XXXX-1234"):
-        assert clean_text(words) == clean_text(words, "") == words
-        assert task_of({"id": "p", "status": words}).status_word == words
+def test_clean_text_without_key_replaces_nothing():
+    for text in ("text", "XXXX-1234"):
+        assert clean_text(text) == clean_text(text, "") == text
+        assert task_of({"id": "p", "status": text}).status_word == text
 
 
-# --- addresses ------------------------------------------------------------------------------------------
+# --- URLs -----------------------------------------------------------------------------------------------
 
 
-def test_the_addresses_are_the_documented_ones():
+def test_urls_are_the_documented_ones():
     assert result_url(DEFAULT_BASE_URL, "proj_1") == (
         "https://zcbservice.aizfw.cn/kyyReactApiServer/v1/result/proj_1"
     )
@@ -1105,7 +1106,7 @@ IDS = {
 
 
 @pytest.mark.parametrize(("task_id", "segment"), IDS.items())
-def test_an_id_stays_one_segment_of_the_path_whatever_the_libraries_do_to_an_address(task_id, segment):
+def test_id_stays_one_path_segment_in_each_library(task_id, segment):
     url = result_url("https://x/base", parse_video_task_id(task_id))
     expected = f"https://x/base/v1/result/{segment}"
 
@@ -1115,13 +1116,13 @@ def test_an_id_stays_one_segment_of_the_path_whatever_the_libraries_do_to_an_add
     assert str(yarl.URL(url, encoded=True)) == expected
 
 
-# --- no answer at all -----------------------------------------------------------------------------------
+# --- no response ------------------------------------------------------------------------------------------
 
 SIGNED = "https://h.example.com/v1/result/p?key=sk-very-secret-key"
 
 
 def chained(*errors):
-    """Raise each error while the one after it is being handled, as HTTP libraries do; return the outermost."""
+    """Chain errors as the context of each other, as HTTP libraries do. Return the outermost error."""
     outer, *inner = errors
     if inner:
         outer.__context__ = chained(*inner)
@@ -1141,7 +1142,7 @@ def urllib3_error(kind, cause, *, message="broken"):
 
 
 def certificate_error():
-    """Let a handshake in memory fail for the certificate."""
+    """Return the error of a TLS handshake with an untrusted certificate."""
     authority = trustme.CA()
     server_side, client_side = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), ssl.create_default_context()
     authority.issue_cert("h.example.com").configure_cert(server_side)
@@ -1157,7 +1158,7 @@ def certificate_error():
 
 
 def protocol_error():
-    """Let a handshake in memory fail because the other side does not speak TLS."""
+    """Return the error of a TLS handshake with a server that responds in plain HTTP."""
     incoming = ssl.MemoryBIO()
     incoming.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
     client = ssl.create_default_context().wrap_bio(incoming, ssl.MemoryBIO(), server_hostname="h.example.com")
@@ -1246,7 +1247,7 @@ NO_ANSWERS = {
 
 
 @pytest.mark.parametrize(("make", "reason"), NO_ANSWERS.values(), ids=NO_ANSWERS.keys())
-def test_a_request_without_an_answer_is_told_by_its_plain_reason(make, reason):
+def test_request_without_response_names_the_reason(make, reason):
     text = str(no_response(make(), "h.example.com"))
 
     assert text == f"no response from h.example.com: {reason}"
@@ -1254,31 +1255,31 @@ def test_a_request_without_an_answer_is_told_by_its_plain_reason(make, reason):
     assert SIGNED not in text
 
 
-def test_a_request_without_an_answer_may_be_asked_again_at_any_time():
+def test_request_without_response_is_transient():
     error = no_response(refused(), "h")
 
     assert type(error) is ManxueTransientError
     assert error.retry_after is None
 
 
-def test_a_chain_of_causes_that_bites_its_own_tail_ends():
+def test_circular_chain_of_causes_ends():
     first, second = ValueError("a"), ValueError("b")
     first.__context__, second.__context__ = second, first
 
     assert str(no_response(first, "h")) == "no response from h: ValueError"
 
 
-def test_the_key_is_taken_out_of_fields_that_repeat_it():
+def test_key_in_unknown_fields_is_masked():
     body = b'{"id": "a", "status": "queued", "note": ["your key is s3cret"], "s3cret": 1}'
     assert "s3cret" not in str(parse_task(200, body, secret="s3cret").to_dict())
 
 
-def test_an_envelope_with_a_status_of_its_own_does_not_hide_the_task():
+def test_envelope_with_status_does_not_hide_the_task():
     body = b'{"status": "success", "data": {"id": "a", "status": "processing"}}'
     assert parse_task(200, body).status is TaskStatus.PROCESSING
 
 
-def test_a_numeric_id_is_an_id():
+def test_numeric_id_becomes_a_string():
     assert parse_task(200, b'{"id": 17, "status": "queued"}').id == "17"
 
 
@@ -1290,15 +1291,15 @@ def nested(depth, kinds):
 
 
 class TestDepth:
-    """Airflow cannot store what is nested too deep."""
+    """Airflow cannot store deeply nested values."""
 
     @pytest.mark.parametrize("kinds", [[list], [dict], [list, dict]])
-    def test_of_an_answer_is_limited(self, kinds):
-        answer = {"id": "proj_1", "status": "processing"}
-        assert task_of({**answer, "extra": nested(MAX_DEPTH - 1, kinds)}).status is TaskStatus.PROCESSING
+    def test_depth_of_a_response_is_limited(self, kinds):
+        response = {"id": "proj_1", "status": "processing"}
+        assert task_of({**response, "extra": nested(MAX_DEPTH - 1, kinds)}).status is TaskStatus.PROCESSING
         with pytest.raises(ManxueTransientError, match="not a JSON object"):
-            task_of({**answer, "extra": nested(MAX_DEPTH, kinds)})
+            task_of({**response, "extra": nested(MAX_DEPTH, kinds)})
 
     @pytest.mark.parametrize("many", [[[]] * 300, [{}] * 300, [[1], {"x": {}}] * 300, "[{" * 300])
-    def test_is_not_width(self, many):
+    def test_width_of_a_response_is_not_limited(self, many):
         assert task_of({"id": "asked", "status": "processing", "extra": many}).extra == {"extra": many}

@@ -1,4 +1,4 @@
-"""A worker that resumes where the usual event is missing or does not fit: Airflow ended the deferral, or mixed up the tries."""
+"""Resumption without a usual event: Airflow ended the deferral, or passed the event of an earlier try."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def order(**kwargs):
 
 
 def status_of(result):
-    """Return the status word of a task, or of each of a batch."""
+    """Return the status words of a task or a batch."""
     return [task["status"] for task in result] if isinstance(result, list) else [result["status"]]
 
 
@@ -67,7 +67,7 @@ def make(request):
 
 @pytest.fixture
 def orders(world, monkeypatch):
-    """The number of the orders that were sent."""
+    """The orders that were sent."""
     sent = []
 
     def send_order(self, request):
@@ -83,7 +83,7 @@ def orders(world, monkeypatch):
 
 @pytest.fixture
 def deferred(world, service, clock, orders, make):
-    """A task that has deferred, and whose try began with the wait."""
+    """A task that has deferred, in a try that began with the wait."""
     world.ti.start_date = datetime.fromtimestamp(clock.now, tz=UTC)
     service.answers("queued")
     with pytest.raises(TaskDeferred):
@@ -96,28 +96,28 @@ def out_of_time(*arguments, **others):
     raise AirflowTaskTimeout("execution_timeout")
 
 
-def fail(task, world, words):
-    return task.resume_execution("__fail__", {"error": words, "traceback": None}, world.context)
+def fail(task, world, reason):
+    return task.resume_execution("__fail__", {"error": reason, "traceback": None}, world.context)
 
 
-class TestEndOfADeferralByAirflow:
-    @pytest.mark.parametrize("words", [*TIMEOUTS, "Trigger failure", ""])
+class TestDeferralEndedByAirflow:
+    @pytest.mark.parametrize("reason", [*TIMEOUTS, "Trigger failure", ""])
     @pytest.mark.parametrize("later", [60, 5000])
-    def test_loses_no_video_that_is_completed(self, world, service, clock, deferred, words, later):
+    def test_completed_video_is_found(self, world, service, clock, deferred, reason, later):
         clock.now += later
         service.answers(DONE)
-        assert set(status_of(fail(deferred(), world, words))) == {"completed"}
+        assert set(status_of(fail(deferred(), world, reason))) == {"completed"}
         assert world.ti.xcom["video_url"]
 
-    @pytest.mark.parametrize("words", TIMEOUTS)
-    def test_by_a_timeout_is_one_if_the_video_is_not_ready(self, world, service, clock, deferred, words):
+    @pytest.mark.parametrize("reason", TIMEOUTS)
+    def test_timeout_of_unfinished_video_is_a_timeout(self, world, service, clock, deferred, reason):
         clock.now += 5000
         service.answers("processing")
         with pytest.raises(ManxueTimeoutError, match="Last status from the service: processing"):
-            fail(deferred(), world, words)
+            fail(deferred(), world, reason)
         assert service.asked_at == pytest.approx([5000] * len(service.asked_at), abs=1e-3)
 
-    def test_by_a_timeout_that_comes_early_is_one_as_well(self, world, service, clock, deferred):
+    def test_early_timeout_is_a_timeout(self, world, service, clock, deferred):
         """A wait that began in the triggerer ends at execution_timeout, and the worker knows no earlier start."""
         del world.ti.start_date
         clock.now += 60
@@ -125,12 +125,12 @@ class TestEndOfADeferralByAirflow:
         with pytest.raises(ManxueTimeoutError):
             fail(deferred(), world, "Trigger timeout")
 
-    @pytest.mark.parametrize("words", ["Trigger timeout", "Trigger failure"])
-    def test_while_the_service_throttles_defers_again(self, world, service, clock, deferred, words):
+    @pytest.mark.parametrize("reason", ["Trigger timeout", "Trigger failure"])
+    def test_throttled_poll_defers_again(self, world, service, clock, deferred, reason):
         clock.now += 5000
         service.answers(ManxueRateLimitError("HTTP 429", retry_after=100))
         with pytest.raises(TaskDeferred) as again:
-            fail(deferred(), world, words)
+            fail(deferred(), world, reason)
         trigger = again.value.trigger
         if deferred is batch:
             assert trigger.video_task_ids == ["proj_1", "proj_2"]
@@ -143,35 +143,33 @@ class TestEndOfADeferralByAirflow:
         assert set(status_of(result)) == {"completed"}
 
     @pytest.mark.parametrize(("later", "ending"), [(3000, TaskDeferred), (3700, ManxueTimeoutError)])
-    def test_long_after_the_deadline_grants_no_grace(self, world, service, clock, deferred, later, ending):
-        """Its start is lost with each deferral that Airflow ends, so a wait would never end."""
+    def test_no_grace_long_after_the_deadline(self, world, service, clock, deferred, later, ending):
+        """Each deferral that Airflow ends loses the start of the grace period, so the wait would never end."""
         clock.now += later
         service.answers(ManxueAuthenticationError("HTTP 401"))
         with pytest.raises(ending):
             fail(deferred(), world, "Trigger failure")
 
-    def test_by_a_crash_before_the_deadline_is_an_error_that_a_retry_cures(
-        self, world, service, clock, deferred
-    ):
+    def test_crash_before_deadline_is_a_retryable_error(self, world, service, clock, deferred):
         clock.now += 60
         service.answers("processing")
         with pytest.raises(ManxueError, match=r"Trigger failure.*not ready yet") as raised:
             fail(deferred(), world, "Trigger failure")
         assert type(raised.value) is ManxueError
 
-    def test_by_a_crash_after_the_deadline_is_a_timeout(self, world, service, clock, deferred):
+    def test_crash_after_deadline_is_a_timeout(self, world, service, clock, deferred):
         clock.now += 601
         service.answers("processing")
         with pytest.raises(ManxueTimeoutError):
             fail(deferred(), world, "Trigger failure")
 
-    def test_of_a_failed_video_says_why(self, world, service, clock, deferred):
+    def test_failed_video_has_its_reason(self, world, service, clock, deferred):
         clock.now += 60
         service.answers(FAILED)
         with pytest.raises(ManxueVideoFailedError, match="not allowed"):
             fail(deferred(), world, "Trigger timeout")
 
-    def test_of_a_batch_keeps_what_was_read_before(self, world, service, clock):
+    def test_batch_reuses_tasks_read_before(self, world, service, clock):
         world.ti.start_date = datetime.fromtimestamp(clock.now, tz=UTC)
         kept = {"id": "proj_1", "status": "completed", "video_url": "https://cdn.example.com/kept.mp4"}
         world.ti.xcom["manxue_kept"] = {"tasks": {"proj_1": [START, kept]}, "errors": {}}
@@ -182,10 +180,10 @@ class TestEndOfADeferralByAirflow:
         assert len(service.asked_at) == 1
 
 
-class TestEndOfTheDeferralOfAnOrder:
+class TestOrderDeferralEndedByAirflow:
     @pytest.mark.parametrize("lost", ["record", "xcom"])
     @pytest.mark.parametrize("options", [{}, {"do_xcom_push": False}], ids=["xcom", "no xcom"])
-    def test_goes_on_with_its_id(self, world, service, clock, orders, lost, options):
+    def test_order_resumes_with_its_id(self, world, service, clock, orders, lost, options):
         service.answers("queued")
         with pytest.raises(TaskDeferred):
             order(**options).execute(world.context)
@@ -198,28 +196,31 @@ class TestEndOfTheDeferralOfAnOrder:
         assert fail(order(**options), world, "Trigger timeout")["id"] == "proj_1"
         assert len(orders) == 1
 
-    @pytest.mark.parametrize("words", ["Trigger timeout", "Trigger failure"])
-    @pytest.mark.parametrize("answer", ["processing", ManxueAuthenticationError("401"), RuntimeError("odd")])
-    def test_leads_to_no_retry_below_3_3(self, world, service, orders, words, answer):
+    @pytest.mark.parametrize("reason", ["Trigger timeout", "Trigger failure"])
+    @pytest.mark.parametrize(
+        "response", ["processing", ManxueAuthenticationError("401"), RuntimeError("odd")]
+    )
+    def test_no_retry_below_airflow_3_3(self, world, service, orders, reason, response):
+        """Without the task state store of Airflow 3.3 a retry would order again."""
         world.store = None
         service.answers("queued")
         with pytest.raises(TaskDeferred):
             order().execute(world.context)
-        service.answers(answer)
+        service.answers(response)
         with pytest.raises((ManxueOrderError, ManxueTimeoutError, TaskDeferred)) as raised:
-            fail(order(), world, words)
+            fail(order(), world, reason)
         is_without_retry = issubclass(raised.type, (AirflowFailException, ManxueTimeoutError))
         assert is_without_retry or raised.type is TaskDeferred
         assert len(orders) == 1
 
-    def test_at_the_execution_timeout_leads_to_no_retry_below_3_3(self, world, service, orders):
+    def test_no_retry_after_execution_timeout_below_3_3(self, world, service, orders):
         world.store = None
         service.answers("queued")
         with pytest.raises(ManxueTimeoutError, match=r"execution_timeout.*'proj_1' is ordered"):
             world.run(order(execution_timeout=timedelta(seconds=100)))
         assert len(orders) == 1
 
-    def test_by_a_crash_stops_with_the_id_below_3_3(self, world, service, orders):
+    def test_crash_stops_with_the_id_below_3_3(self, world, service, orders):
         world.store = None
         service.answers("queued")
         with pytest.raises(TaskDeferred):
@@ -229,7 +230,7 @@ class TestEndOfTheDeferralOfAnOrder:
         assert isinstance(raised.value, AirflowFailException)
 
     @pytest.mark.parametrize("store", [True, False])
-    def test_whose_id_is_lost_is_never_repeated(self, world, service, orders, store):
+    def test_order_with_lost_id_is_not_repeated(self, world, service, orders, store):
         if not store:
             world.store = None
         with pytest.raises(ManxueOrderUnknownError, match="neither its record nor its XCom") as raised:
@@ -237,7 +238,7 @@ class TestEndOfTheDeferralOfAnOrder:
         assert isinstance(raised.value, AirflowFailException)
         assert (orders, service.asked_at) == ([], [])
 
-    def test_whose_store_is_away_is_never_repeated(self, world, orders):
+    def test_order_is_not_repeated_if_the_store_fails(self, world, orders):
         def away(key):
             raise RuntimeError("the API server is away")
 
@@ -246,7 +247,7 @@ class TestEndOfTheDeferralOfAnOrder:
             fail(order(), world, "Trigger timeout")
         assert orders == []
 
-    def test_out_of_time_is_never_repeated_below_3_3(self, world, orders, monkeypatch):
+    def test_order_out_of_time_is_not_repeated_below_3_3(self, world, orders, monkeypatch):
         """Airflow would retry its own timeout, and the retry would order again."""
         world.store = None
         monkeypatch.setattr(world.ti, "xcom_pull", out_of_time)
@@ -254,7 +255,7 @@ class TestEndOfTheDeferralOfAnOrder:
             fail(order(), world, "Trigger failure")
         assert orders == []
 
-    def test_out_of_time_is_retried_with_a_record(self, world, orders):
+    def test_order_out_of_time_is_retried_with_a_record(self, world, orders):
         world.store.get = out_of_time
         with pytest.raises(AirflowTaskTimeout):
             fail(order(), world, "Trigger failure")
@@ -265,7 +266,7 @@ class TestStaleTry:
     """Airflow 3.0 resumes a retry with the event and the arguments of the first try."""
 
     @pytest.mark.parametrize("stale", [True, False])
-    def test_of_a_sensor_waits_afresh(self, world, service, clock, stale):
+    def test_stale_try_of_sensor_restarts_the_wait(self, world, service, clock, stale):
         world.ti.try_number = 2
         clock.now += 5000
         service.answers("processing")
@@ -278,7 +279,7 @@ class TestStaleTry:
             assert raised.value.kwargs == {"started_at": START + 5000, "try_number": 2}
 
     @pytest.mark.parametrize("stale", [True, False])
-    def test_of_a_batch_waits_afresh(self, world, service, clock, stale):
+    def test_stale_try_of_batch_restarts_the_wait(self, world, service, clock, stale):
         world.ti.try_number = 2
         clock.now += 5000
         ids = ["proj_1", "proj_2"]
@@ -291,7 +292,7 @@ class TestStaleTry:
             assert raised.value.kwargs == {"started_at": START + 5000, "try_number": 2}
 
     @pytest.mark.parametrize("event_id", ["proj_1", ""])
-    def test_of_an_order_goes_on_with_its_id_and_sends_nothing(self, world, service, clock, orders, event_id):
+    def test_stale_try_of_order_resumes_its_id(self, world, service, clock, orders, event_id):
         service.answers("queued")
         with pytest.raises(TaskDeferred) as first:
             order().execute(world.context)
@@ -308,7 +309,7 @@ class TestStaleTry:
         assert again.value.trigger.arguments.started_at == START + 5000
         assert len(orders) == 1
 
-    def test_of_an_order_without_any_id_stops(self, world, orders):
+    def test_stale_try_of_order_without_id_stops(self, world, orders):
         world.ti.try_number = 2
         kwargs = {"event": {}, "started_at": START, "try_number": 1}
         with pytest.raises(ManxueOrderUnknownError):
@@ -316,16 +317,16 @@ class TestStaleTry:
         assert orders == []
 
 
-class TestResultsThatCannotBeStored:
+class TestFailedXComPush:
     @pytest.mark.parametrize("away_for", [0, 30, 59])
-    def test_are_tried_again_for_a_minute(self, world, service, clock, make, orders, away_for):
+    def test_push_is_retried_for_a_minute(self, world, service, clock, make, orders, away_for):
         self._xcoms_are_away(world, clock, until=clock.now + away_for)
         service.answers(DONE)
         task = make(deferrable=False)
         assert set(status_of(task.execute(world.context))) == {"completed"}
         assert world.ti.xcom["video_url"]
 
-    def test_fail_the_task_so_that_a_retry_reads_them_again(self, world, service, clock):
+    def test_push_failing_for_a_minute_fails_the_task(self, world, service, clock):
         self._xcoms_are_away(world, clock, until=float("inf"))
         service.answers(DONE)
         for task in (one(deferrable=False), batch(deferrable=False)):
@@ -352,24 +353,24 @@ class TestResultsThatCannotBeStored:
         world.ti.xcom_push = push
 
 
-class TestWhatTravels:
-    def test_a_wait_that_has_worked_says_so_to_its_trigger(self, world, service):
-        for answer, has_worked in (("queued", True), (ManxueTransientError("HTTP 503"), False)):
-            service.answers(answer)
+class TestResumedState:
+    def test_has_worked_is_passed_to_the_trigger(self, world, service):
+        for response, has_worked in (("queued", True), (ManxueTransientError("HTTP 503"), False)):
+            service.answers(response)
             with pytest.raises(TaskDeferred) as deferred:
                 one().execute(world.context)
             assert deferred.value.trigger.arguments.has_worked is has_worked
             assert ("has_worked" in deferred.value.trigger.serialize()[1]) is has_worked
 
     @pytest.mark.parametrize("has_worked", [True, False])
-    def test_a_worker_that_resumes_knows_whether_it_has_worked(self, world, service, has_worked):
+    def test_has_worked_is_passed_to_the_worker(self, world, service, has_worked):
         service.answers(ManxueConnectionNotFoundError("no such connection"))
         event = error_event("proj_1", ManxueTimeoutError("late"), final_poll=False, has_worked=has_worked)
         kwargs = {"event": event, "started_at": START}
         with pytest.raises(TaskDeferred if has_worked else ManxueConnectionNotFoundError):
             one().resume_execution("execute_complete", kwargs, world.context)
 
-    def test_video_seen_completed_is_read_for_five_minutes_from_then(self, world, service, clock):
+    def test_completed_video_is_polled_for_five_more_minutes(self, world, service, clock):
         clock.now += 600
         service.answers(ManxueTransientError("HTTP 503"))
         kwargs = {"event": completed_event("proj_1"), "started_at": START}
@@ -385,7 +386,7 @@ class TestWhatTravels:
 
 class TestExecutionTimeout:
     @pytest.mark.parametrize("make", [one, batch])
-    def test_bounds_the_time_that_airflow_grants_a_deferral(self, world, service, make):
+    def test_execution_timeout_bounds_the_defer_timeout(self, world, service, make):
         service.answers("queued")
         for seconds, margin in (
             (None, DEFER_TIMEOUT_MARGIN),
@@ -399,7 +400,7 @@ class TestExecutionTimeout:
             assert deferred.value.trigger.arguments.defer_timeout_margin == margin
 
     @pytest.mark.parametrize("make", [one, batch])
-    def test_bounds_the_overshoot_of_a_pause(self, world, service, clock, make):
+    def test_execution_timeout_bounds_retry_after(self, world, service, clock, make):
         service.answers("queued", ManxueRateLimitError("HTTP 429", retry_after=900))
         with pytest.raises((ManxueTimeoutError, AirflowTaskTimeout)):
             world.run(make(timeout=120, execution_timeout=timedelta(seconds=200)))
@@ -407,16 +408,16 @@ class TestExecutionTimeout:
 
 
 class TestUnexpected:
-    """An exception that is not ours: those of HTTP libraries hold headers and URLs."""
+    """Exceptions of HTTP libraries hold headers and URLs."""
 
-    def test_ends_a_wait_after_five_minutes_and_never_shows_its_words(self, world, service, caplog, capsys):
+    def test_unexpected_error_ends_wait_without_its_message(self, world, service, caplog, capsys):
         caplog.set_level(logging.DEBUG)
         service.answers("queued", RuntimeError("Authorization: Bearer secret"))
         with pytest.raises(ManxueError, match=r"unexpected builtins\.RuntimeError") as raised:
             world.run(one(timeout=3600))
         assert 330 <= service.asked_at[-1] <= 330 + 75
-        # Airflow 3 writes to the one, Airflow 2 to both.
+        # Airflow 3 logs to stdout, Airflow 2 also through logging.
         printed = next(text for text in (capsys.readouterr().out, caplog.text) if "Unexpected" in text)
         assert "secret" not in printed + str(raised.value)
         assert printed.count("Unexpected builtins.RuntimeError while polling, at: ") == 1
-        assert "world.py" in printed
+        assert "fake_airflow.py" in printed

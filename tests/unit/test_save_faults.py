@@ -1,6 +1,8 @@
 """
-Everything that can go wrong on the way, each on local files and on S3: the right end or a clear error, nothing half
-done under the final name, and no old object lost.
+Faults of a download, each with local files and with S3.
+
+Each save ends with the whole video or a clear error. It leaves no partial object under the final name, and loses no
+old object.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from airflow_provider_manxue.exceptions import (
 from airflow_provider_manxue.testing import Emulator, Response
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
 from dev.local_s3 import local_s3
+from tests.support.xcoms import XComRecorder
 
 SIZE = 200_000
 OLD = b"an older video"
@@ -40,7 +43,7 @@ BUCKET = "videos"
 
 
 class PassingTime:
-    """Stands in for the ``time`` module: sleeping takes none."""
+    """Double of the ``time`` module whose ``sleep`` returns immediately."""
 
     def __init__(self):
         self.slept = 0.0
@@ -55,18 +58,10 @@ class PassingTime:
         self.slept += seconds
 
 
-class FakeTaskInstance:
-    def __init__(self):
-        self.xcom = {}
-
-    def xcom_push(self, key, value):
-        self.xcom[key] = value
+# --- stores ---------------------------------------------------------------------------------------------
 
 
-# --- places ---------------------------------------------------------------------------------------------
-
-
-class LocalPlace:
+class LocalStore:
     conn_id = None
 
     def __init__(self, folder):
@@ -85,7 +80,7 @@ class LocalPlace:
         return [path.name for path in self.folder.iterdir() if path.name.startswith(".")]
 
 
-class S3Place:
+class S3Store:
     conn_id = "s3_store"
 
     def __init__(self, client, prefix):
@@ -129,7 +124,7 @@ def s3(s3_url):
 
 @pytest.fixture(autouse=True)
 def own_temporary_folder(monkeypatch, tmp_path):
-    """Keep an eye on the temporary folder: nothing may stay there."""
+    """Check that nothing is left in the temporary folder."""
     folder = tmp_path / "tmp"
     folder.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(folder))
@@ -138,9 +133,9 @@ def own_temporary_folder(monkeypatch, tmp_path):
 
 
 @pytest.fixture(params=["local", "s3"])
-def place(request, tmp_path, monkeypatch):
+def store(request, tmp_path, monkeypatch):
     if request.param == "local":
-        return LocalPlace(tmp_path / "videos")
+        return LocalStore(tmp_path / "videos")
     url = request.getfixturevalue("s3_url")
     connection = {
         "conn_type": "aws",
@@ -149,7 +144,7 @@ def place(request, tmp_path, monkeypatch):
         "extra": {"endpoint_url": url, "region_name": "us-east-1"},
     }
     monkeypatch.setenv("AIRFLOW_CONN_S3_STORE", json.dumps(connection))
-    return S3Place(request.getfixturevalue("s3"), tmp_path.name)
+    return S3Store(request.getfixturevalue("s3"), tmp_path.name)
 
 
 @pytest.fixture
@@ -168,11 +163,11 @@ def emulator(monkeypatch):
 
 
 class Saves:
-    """Saves one video, in whatever state the world is."""
+    """A save of one video, with checks of its result."""
 
-    def __init__(self, emulator, place):
-        self.emulator, self.place = emulator, place
-        self.ti = FakeTaskInstance()
+    def __init__(self, emulator, store):
+        self.emulator, self.store = emulator, store
+        self.ti = XComRecorder()
         self.new_video()
 
     def new_video(self, size=SIZE):
@@ -187,8 +182,8 @@ class Saves:
     def run(self, **arguments):
         defaults = {
             "video_task_id": self.task_id,
-            "destination": self.place.uri,
-            "storage_conn_id": self.place.conn_id,
+            "destination": self.store.uri,
+            "storage_conn_id": self.store.conn_id,
         }
         operator = ManxueToObjectStorageOperator(task_id="save", **defaults | arguments)
         return operator.execute({"ti": self.ti})
@@ -197,28 +192,28 @@ class Saves:
         uri = self.run(**arguments)
         video = self.video
 
-        assert uri == self.place.uri + self.name
-        assert self.place.content(self.name) == video
+        assert uri == self.store.uri + self.name
+        assert self.store.content(self.name) == video
         assert self.ti.xcom == {
             "size": len(video),
             "content_type": "video/mp4",
             "sha256": hashlib.sha256(video).hexdigest(),
             "video_task_id": self.task_id,
         }
-        assert self.place.leftovers() == []
+        assert self.store.leftovers() == []
 
     def assert_fails(self, error, match="", **arguments):
-        """Fail, once with nothing in the place of the video, and once with an older one."""
-        self.place.write("another.mp4", b"")
+        """Check that the save fails without and with an older object at the destination."""
+        self.store.write("another.mp4", b"")
         for before in (None, OLD):
             if before is not None:
-                self.place.write(self.name, before)
+                self.store.write(self.name, before)
             with pytest.raises(error, match=match) as caught:
                 self.run(**arguments)
             assert isinstance(caught.value, ManxueError)
             assert "signature" not in str(caught.value)
-            assert self.place.content(self.name) == before
-            assert self.place.leftovers() == []
+            assert self.store.content(self.name) == before
+            assert self.store.leftovers() == []
         assert self.ti.xcom == {}
 
     @property
@@ -227,35 +222,35 @@ class Saves:
 
 
 @pytest.fixture
-def saves(emulator, place):
-    return Saves(emulator, place)
+def saves(emulator, store):
+    return Saves(emulator, store)
 
 
-# --- the way of the bytes -------------------------------------------------------------------------------
+# --- downloads ----------------------------------------------------------------------------------------
 
 
-def test_a_video_is_saved(saves):
+def test_video_is_saved(saves):
     saves.assert_saved()
     (request,) = saves.downloads
     assert request.headers["Accept-Encoding"] == "identity"
     assert "Range" not in request.headers
 
 
-def test_a_video_of_many_parts_is_saved(saves):
+def test_large_video_is_saved_in_parts(saves):
     saves.new_video(size=20 * 2**20)
     saves.assert_saved()
 
 
-def test_an_older_video_is_replaced(saves):
-    saves.place.write(saves.name, OLD)
+def test_existing_video_is_replaced(saves):
+    saves.store.write(saves.name, OLD)
     saves.assert_saved()
 
 
 @pytest.mark.usefixtures("passing_time")
 @pytest.mark.parametrize("reset", [None, "after"])
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
-class TestCut:
-    def test_once_goes_on_where_it_stopped(self, saves, share, reset):
+class TestCutTransfer:
+    def test_single_cut_is_resumed(self, saves, share, reset):
         saves.emulator.fail_next(1, Response(truncate=int(SIZE * share), reset=reset), on="media")
         saves.assert_saved()
 
@@ -265,22 +260,22 @@ class TestCut:
         assert second.headers["If-Range"].startswith('"')
         assert (first.status, second.status) == (200, 206)
 
-    def test_always_makes_progress_as_long_as_there_is_any(self, saves, share, reset):
+    def test_repeated_cuts_make_progress(self, saves, share, reset):
         saves.emulator.fail_next(20, Response(truncate=int(SIZE * share), reset=reset), on="media")
         with contextlib.suppress(ManxueDownloadError):
             saves.assert_saved()
             return
-        assert saves.place.content(saves.name) is None
+        assert saves.store.content(saves.name) is None
 
-    def test_always_without_ranges_fails(self, saves, share, reset):
-        answer = Response(truncate=int(SIZE * share), reset=reset, ignore_range=True)
-        saves.emulator.respond_with(answer, on="media")
+    def test_repeated_cuts_without_ranges_fail(self, saves, share, reset):
+        response = Response(truncate=int(SIZE * share), reset=reset, ignore_range=True)
+        saves.emulator.respond_with(response, on="media")
         saves.assert_fails(ManxueDownloadError, "no progress in 10 attempts")
 
 
 @pytest.mark.usefixtures("passing_time")
-class TestOnce:
-    """Each fault happens once; the video is saved all the same."""
+class TestSingleFault:
+    """Each fault happens once, and the video is saved."""
 
     @pytest.mark.parametrize(
         "fault",
@@ -290,36 +285,36 @@ class TestOnce:
             "media_replaced", "media_redirect", "media_403", "media_404", "media_503",
         ],
     )  # fmt: skip
-    def test_is_mended(self, saves, fault):
+    def test_fault_is_retried(self, saves, fault):
         saves.emulator.fail_next(1, fault)
         saves.assert_saved()
 
     @pytest.mark.parametrize("share", [0.1, 0.5, 0.99])
-    def test_a_chunked_body_that_ends_early_is_continued(self, saves, share):
+    def test_chunked_body_cut_early_is_resumed(self, saves, share):
         saves.emulator.fail_next(1, Response(truncate=int(SIZE * share), chunked=True), on="media")
         saves.assert_saved()
         assert saves.downloads[-1].status == 206
 
-    def test_a_chunked_body_that_seems_to_end_is_continued(self, saves):
+    def test_chunked_body_with_false_end_is_resumed(self, saves):
         saves.emulator.fail_next(1, Response(body=saves.video[: SIZE // 2], chunked=True), on="media")
         saves.assert_saved()
 
-    def test_only_the_end_of_a_chunked_body_is_lost(self, saves):
+    def test_chunked_body_without_last_byte_is_resumed(self, saves):
         saves.emulator.fail_next(1, Response(truncate=SIZE - 1, chunked=True), on="media")
         saves.assert_saved()
 
-    def test_an_object_that_is_replaced_in_the_middle_is_fetched_anew(self, saves):
+    def test_object_replaced_midway_is_fetched_from_start(self, saves):
         saves.emulator.fail_next(1, Response(truncate=SIZE // 2, then_replace=True), on="media")
         saves.assert_saved()
         assert [one.status for one in saves.downloads] == [200, 200]
 
-    def test_a_range_that_is_ignored_starts_anew(self, saves):
+    def test_ignored_range_restarts_the_download(self, saves):
         saves.emulator.fail_next(1, Response(truncate=SIZE // 2), on="media")
         saves.emulator.fail_next(1, "media_ignores_range")
         saves.assert_saved()
 
-    def test_a_replaced_object_behind_a_deaf_host_is_fetched_anew(self, saves):
-        """It answers 206 for the new version in spite of If-Range; the ETag gives it away."""
+    def test_replaced_object_is_found_by_its_etag(self, saves):
+        """The host ignores If-Range and sends 206 for the new version."""
         saves.emulator.fail_next(1, Response(truncate=SIZE // 2), on="media")
         part = saves.video[SIZE // 2 :]
         lie = {"Content-Range": f"bytes {SIZE // 2}-{SIZE - 1}/{SIZE}", "ETag": '"other"'}
@@ -327,19 +322,19 @@ class TestOnce:
         saves.assert_saved()
         assert "Range" not in saves.downloads[-1].headers
 
-    def test_without_a_validator_nothing_is_continued(self, saves):
+    def test_nothing_is_resumed_without_a_validator(self, saves):
         nothing = {"ETag": "", "Last-Modified": ""}
         saves.emulator.fail_next(1, Response(truncate=SIZE // 2, headers=nothing), on="media")
         saves.assert_saved()
         assert "Range" not in saves.downloads[-1].headers
 
-    def test_an_error_page_costs_no_progress(self, saves):
+    def test_error_page_does_not_lose_progress(self, saves):
         saves.emulator.fail_next(1, Response(truncate=SIZE // 2), on="media")
         saves.emulator.fail_next(1, "media_html")
         saves.assert_saved()
         assert saves.downloads[-1].headers["Range"] == f"bytes={SIZE // 2}-"
 
-    def test_a_url_that_expires_is_asked_for_again(self, saves):
+    def test_expired_url_is_refreshed(self, saves):
         saves.emulator.fail_next(1, Response(truncate=SIZE // 2), on="media")
         saves.emulator.fail_next(1, Response(status=403), on="media")
         saves.assert_saved()
@@ -348,8 +343,8 @@ class TestOnce:
 
 
 @pytest.mark.usefixtures("passing_time")
-class TestAlways:
-    """A fault that stays is a clear error."""
+class TestPersistentFault:
+    """A fault that persists ends with a clear error."""
 
     @pytest.mark.parametrize(
         ("fault", "match"),
@@ -366,55 +361,55 @@ class TestAlways:
             ("hang", "no answer within|timed out|timeout"),
         ],
     )
-    def test_is_named(self, saves, fault, match, monkeypatch):
+    def test_fault_is_named(self, saves, fault, match, monkeypatch):
         connection = json.loads(saves.emulator.airflow_connection_json())
         connection["extra"]["request_timeout"] = 0.1
         monkeypatch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", json.dumps(connection))
-        answer = Response(hang=True) if fault == "hang" else fault
-        saves.emulator.respond_with(answer, on="media")
+        response = Response(hang=True) if fault == "hang" else fault
+        saves.emulator.respond_with(response, on="media")
         saves.assert_fails(ManxueDownloadError, match)
 
-    def test_a_chunked_body_that_ends_early(self, saves):
+    def test_chunked_body_cut_early(self, saves):
         saves.emulator.respond_with(Response(truncate=SIZE // 2, chunked=True, ignore_range=True), on="media")
         saves.assert_fails(ManxueDownloadError, "before its last chunk")
 
-    def test_a_chunked_body_that_seems_to_end(self, saves):
+    def test_chunked_body_with_false_end(self, saves):
         saves.emulator.respond_with(Response(body=saves.video[: SIZE // 2], chunked=True), on="media")
         saves.assert_fails(ManxueDownloadError, "longer than the body")
 
-    def test_an_error_page_in_json(self, saves):
+    def test_json_error_page(self, saves):
         saves.emulator.respond_with(Response(json={"code": 403}), on="media")
         saves.assert_fails(ManxueDownloadError, r"no video \(application/json\)")
 
     @pytest.mark.parametrize("chunked", [True, False])
-    def test_a_video_that_is_too_long(self, saves, chunked):
+    def test_video_above_max_bytes(self, saves, chunked):
         saves.emulator.respond_with(Response(chunked=chunked), on="media")
         saves.assert_fails(ManxueDownloadError, "longer than max_bytes=1000", max_bytes=1000)
 
-    def test_a_body_that_never_ends(self, saves):
+    def test_endless_body(self, saves):
         saves.emulator.respond_with("media_endless")
         saves.assert_fails(ManxueDownloadError, "longer than max_bytes", max_bytes=5 * 2**20)
 
 
-class TestTime:
-    def test_a_slow_link_is_borne(self, saves):
+class TestTimeout:
+    def test_slow_link_is_accepted(self, saves):
         saves.emulator.respond_with(Response(bytes_per_second=SIZE * 2), on="media")
         saves.assert_saved(timeout=30)
 
     @pytest.mark.parametrize(
-        "answer", [Response(bytes_per_second=1000), Response(hang=True), Response(endless=True)]
+        "response", [Response(bytes_per_second=1000), Response(hang=True), Response(endless=True)]
     )
-    def test_the_deadline_bounds_all(self, saves, answer):
-        saves.emulator.respond_with(answer, on="media")
+    def test_timeout_bounds_the_download(self, saves, response):
+        saves.emulator.respond_with(response, on="media")
         began = time.monotonic()
         saves.assert_fails(ManxueDownloadError, "not saved within timeout=0.5 s", timeout=0.5, max_bytes=None)
         assert time.monotonic() - began < 5
 
-    def test_the_deadline_bounds_an_outage_of_the_service(self, saves, passing_time):
+    def test_timeout_bounds_an_outage_of_the_service(self, saves, passing_time):
         saves.emulator.respond_with("503", on="query")
         saves.assert_fails(ManxueDownloadError, "within timeout=3600 s: HTTP 503")
 
-    def test_a_short_outage_of_the_service_is_waited_out(self, saves, passing_time):
+    def test_short_outage_of_the_service_is_retried(self, saves, passing_time):
         saves.emulator.fail_next(30, "503", on="query")
         saves.assert_saved()
 
@@ -425,23 +420,23 @@ class TestTime:
 @pytest.mark.usefixtures("passing_time")
 class TestService:
     @pytest.mark.parametrize("status", ["queued", "processing"])
-    def test_a_video_that_is_not_completed_is_named_with_its_status(self, saves, status):
+    def test_unfinished_video_is_named_with_its_status(self, saves, status):
         saves.emulator.set_status(saves.task_id, status)
         saves.assert_fails(ManxueNotCompletedError, f"its status is '{status}'")
 
-    def test_an_expired_url_is_not_used(self, saves):
+    def test_expired_url_is_not_used(self, saves):
         stale = saves.emulator.video_url(saves.task_id)
         saves.emulator.clock.advance(86400 + 1)
         saves.assert_saved(video_task_id={"id": saves.task_id, "status": "completed", "video_url": stale})
         assert len(saves.downloads) == 1
 
-    @pytest.mark.parametrize("answer", ["http_404", "http_200_business_error"])
-    def test_the_known_url_is_the_fallback_when_the_record_is_gone(self, saves, answer):
+    @pytest.mark.parametrize("response", ["http_404", "http_200_business_error"])
+    def test_known_url_is_used_if_the_record_is_gone(self, saves, response):
         url = saves.emulator.video_url(saves.task_id)
-        saves.emulator.respond_with(answer, on="query")
+        saves.emulator.respond_with(response, on="query")
         saves.assert_saved(video_task_id={"id": saves.task_id, "video_url": url})
 
-    def test_a_dead_fallback_is_not_tried_twice(self, saves):
+    def test_expired_known_url_is_tried_once(self, saves):
         url = saves.emulator.video_url(saves.task_id)
         saves.emulator.clock.advance(86400 + 1)
         saves.emulator.respond_with("http_404", on="query")
@@ -449,21 +444,21 @@ class TestService:
             saves.run(video_task_id={"id": saves.task_id, "video_url": url})
         assert len(saves.downloads) == 1
 
-    def test_without_a_fallback_an_unknown_id_is_an_error(self, saves):
+    def test_unknown_id_without_known_url_is_an_error(self, saves):
         saves.emulator.respond_with("http_404", on="query")
         saves.assert_fails(ManxueRefusedError, "404")
 
 
-# --- what is there already ------------------------------------------------------------------------------
+# --- existing objects ----------------------------------------------------------------------------------
 
 
-class TestExisting:
-    def test_may_be_kept(self, saves):
-        saves.place.write(saves.name, OLD)
+class TestExistingObject:
+    def test_skip_leaves_existing_object(self, saves):
+        saves.store.write(saves.name, OLD)
         uri = saves.run(if_exists="skip")
 
-        assert uri == saves.place.uri + saves.name
-        assert saves.place.content(saves.name) == OLD
+        assert uri == saves.store.uri + saves.name
+        assert saves.store.content(saves.name) == OLD
         assert saves.ti.xcom == {
             "size": len(OLD),
             "content_type": None,
@@ -472,32 +467,32 @@ class TestExisting:
         }
         assert saves.emulator.requests == []
 
-    def test_may_be_an_error(self, saves):
-        saves.place.write(saves.name, OLD)
+    def test_fail_refuses_existing_object(self, saves):
+        saves.store.write(saves.name, OLD)
         with pytest.raises(ManxueExistsError, match="already exists"):
             saves.run(if_exists="fail")
-        assert saves.place.content(saves.name) == OLD
+        assert saves.store.content(saves.name) == OLD
         assert saves.emulator.requests == []
 
     @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-    def test_may_not_exist(self, saves, if_exists):
+    def test_skip_and_fail_save_a_new_object(self, saves, if_exists):
         saves.assert_saved(if_exists=if_exists)
 
-    def test_may_come_in_the_meantime(self, saves, monkeypatch):
+    def test_fail_refuses_object_created_meanwhile(self, saves, monkeypatch):
         fetch = download_module.Downloader.fetch
 
         def fetch_slowly(self, file):
-            saves.place.write(saves.name, OLD)
+            saves.store.write(saves.name, OLD)
             return fetch(self, file)
 
         monkeypatch.setattr(download_module.Downloader, "fetch", fetch_slowly)
         with pytest.raises(ManxueExistsError):
             saves.run(if_exists="fail")
-        assert saves.place.content(saves.name) == OLD
-        assert saves.place.leftovers() == []
+        assert saves.store.content(saves.name) == OLD
+        assert saves.store.leftovers() == []
 
 
-# --- a worker of its own --------------------------------------------------------------------------------
+# --- a separate process --------------------------------------------------------------------------------
 
 
 WORKER = """
@@ -529,7 +524,7 @@ except ManxueStorageError as error:
 
 @pytest.fixture
 def worker(saves, tmp_path, monkeypatch):
-    """Save in another process, in which something happens to the worker or to its disk."""
+    """Save in another process, after the given code for an incident has run there."""
     temporary = tmp_path / "worker-tmp"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
@@ -537,8 +532,8 @@ def worker(saves, tmp_path, monkeypatch):
     def run(incident):
         arguments = {
             "video_task_id": saves.task_id,
-            "destination": saves.place.uri,
-            "storage_conn_id": saves.place.conn_id,
+            "destination": saves.store.uri,
+            "storage_conn_id": saves.store.conn_id,
         }
         return subprocess.run(
             [sys.executable, "-c", WORKER, json.dumps(arguments), incident], capture_output=True, text=True
@@ -548,21 +543,21 @@ def worker(saves, tmp_path, monkeypatch):
     return run
 
 
-def test_on_a_full_disk(saves, worker):
-    """A limit on the length of files stands in for it: writing fails in the same way."""
-    saves.place.write(saves.name, OLD)
+def test_full_disk_leaves_the_old_object(saves, worker):
+    """A limit on the file size makes writing fail as on a full disk."""
+    saves.store.write(saves.name, OLD)
     run = worker("resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))")
 
     assert run.returncode == 1
     assert "could not be written" in run.stderr
     assert "There must be room for the whole video" in run.stderr
-    assert saves.place.content(saves.name) == OLD
-    assert saves.place.leftovers() == []
+    assert saves.store.content(saves.name) == OLD
+    assert saves.store.leftovers() == []
     assert list(worker.temporary.iterdir()) == []
 
 
 @pytest.mark.parametrize(
-    ("place", "moment"),
+    ("store", "moment"),
     [
         ("local", "downloader.PartialDownload, 'write', 3"),
         ("local", "storage.os, 'fsync', 1"),
@@ -572,67 +567,68 @@ def test_on_a_full_disk(saves, worker):
         ("s3", "S3FileSystem, 'call_s3', 2, 'upload_part'"),
         ("s3", "S3FileSystem, 'call_s3', 1, 'complete_multipart_upload'"),
     ],
-    indirect=["place"],
+    indirect=["store"],
 )
-def test_a_worker_that_is_killed_leaves_nothing_half_done_and_its_retry_saves(saves, worker, moment):
+def test_killed_worker_leaves_old_object_and_retry_saves(saves, worker, moment):
+    """Each parameter kills the worker process at one step of the save."""
     saves.new_video(size=20 * 2**20)
-    saves.place.write(saves.name, OLD)
+    saves.store.write(saves.name, OLD)
     killed = worker(f"die_at({moment})")
 
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    assert saves.place.content(saves.name) == OLD
+    assert saves.store.content(saves.name) == OLD
     saves.run()
-    assert saves.place.content(saves.name) == saves.video
+    assert saves.store.content(saves.name) == saves.video
 
 
 # --- the store ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("place", ["local"], indirect=True)
+@pytest.mark.parametrize("store", ["local"], indirect=True)
 class TestLocalFile:
     @pytest.fixture(autouse=True)
-    def _folder(self, place):
-        place.folder.mkdir()
+    def _folder(self, store):
+        store.folder.mkdir()
 
-    def test_of_a_folder_that_is_missing(self, saves):
-        saves.assert_saved(destination=f"{saves.place.uri}")
-        uri = saves.run(destination=f"{saves.place.uri}a/b/c.mp4")
+    def test_missing_folder_is_created(self, saves):
+        saves.assert_saved(destination=f"{saves.store.uri}")
+        uri = saves.run(destination=f"{saves.store.uri}a/b/c.mp4")
         assert Path(uri.removeprefix("file://")).read_bytes() == saves.video
 
-    def test_has_the_usual_mode(self, saves):
+    def test_file_has_the_default_mode(self, saves):
         saves.run()
-        saves.place.write("usual", b"")
-        modes = {(saves.place.folder / name).stat().st_mode for name in (saves.name, "usual")}
+        saves.store.write("usual", b"")
+        modes = {(saves.store.folder / name).stat().st_mode for name in (saves.name, "usual")}
         assert len(modes) == 1
 
-    def test_takes_the_place_of_a_symbolic_link_and_leaves_alone_what_it_leads_to(self, saves, tmp_path):
+    def test_symbolic_link_is_replaced_not_followed(self, saves, tmp_path):
         victim = tmp_path / "victim"
         victim.write_bytes(OLD)
-        saves.place.write("another.mp4", b"")
-        (saves.place.folder / saves.name).symlink_to(victim)
+        saves.store.write("another.mp4", b"")
+        (saves.store.folder / saves.name).symlink_to(victim)
         saves.assert_saved()
 
         assert victim.read_bytes() == OLD
-        assert not (saves.place.folder / saves.name).is_symlink()
+        assert not (saves.store.folder / saves.name).is_symlink()
 
     @pytest.mark.parametrize(
         "hostile", ["../../victim", "/etc/victim", "..", "a/../../victim", "%2e%2e%2fvictim"]
     )
-    def test_named_after_an_id_stays_in_its_folder(self, saves, tmp_path, hostile):
+    def test_file_named_after_id_stays_in_its_folder(self, saves, tmp_path, hostile):
         saves.task_id = saves.emulator.add_task("completed", id=f"{hostile}/x", size=SIZE)
         saves.run()
 
-        assert [path.name for path in saves.place.folder.iterdir()] == [
+        assert [path.name for path in saves.store.folder.iterdir()] == [
             f"{quote(saves.task_id, safe='')}.mp4"
         ]
-        assert list(tmp_path.rglob("*victim*")) == list(saves.place.folder.glob("*victim*"))
+        assert list(tmp_path.rglob("*victim*")) == list(saves.store.folder.glob("*victim*"))
 
-    def test_in_the_place_of_a_folder_is_refused_before_anything_is_fetched(self, saves):
+    def test_folder_as_destination_is_refused_before_download(self, saves):
         with pytest.raises(ManxueStorageError, match="end the destination with a slash"):
-            saves.run(destination=saves.place.uri.removesuffix("/"))
+            saves.run(destination=saves.store.uri.removesuffix("/"))
         assert saves.downloads == []
 
-    def test_where_nothing_may_be_written(self, saves, monkeypatch):
+    def test_unwritable_folder_is_refused_before_download(self, saves, monkeypatch):
         def refuse(path, mode):
             raise PermissionError(13, "Permission denied", str(path))
 
@@ -642,7 +638,7 @@ class TestLocalFile:
         assert saves.downloads == []
 
 
-@pytest.mark.parametrize("place", ["s3"], indirect=True)
+@pytest.mark.parametrize("store", ["s3"], indirect=True)
 class TestS3:
     def fail_call(self, monkeypatch, method, error, after=0):
         call = S3FileSystem.call_s3
@@ -660,23 +656,23 @@ class TestS3:
     @pytest.mark.parametrize(
         "method", ["create_multipart_upload", "upload_part", "complete_multipart_upload"]
     )
-    def test_that_refuses_leaves_nothing_behind(self, saves, monkeypatch, method):
+    def test_refused_upload_leaves_nothing(self, saves, monkeypatch, method):
         saves.new_video(size=20 * 2**20)
         self.fail_call(monkeypatch, method, PermissionError("Access Denied"), after=method == "upload_part")
         saves.assert_fails(ManxueStorageError, "Access Denied")
 
-    def test_small_videos_are_no_exception(self, saves, monkeypatch):
+    def test_refused_upload_of_small_video_leaves_nothing(self, saves, monkeypatch):
         self.fail_call(monkeypatch, "complete_multipart_upload", PermissionError("Access Denied"))
         saves.assert_fails(ManxueStorageError, "Access Denied")
 
-    def test_a_task_that_is_ended_leaves_nothing_behind(self, saves, monkeypatch):
+    def test_interrupted_upload_leaves_nothing(self, saves, monkeypatch):
         saves.new_video(size=20 * 2**20)
         self.fail_call(monkeypatch, "upload_part", KeyboardInterrupt(), after=1)
         with pytest.raises(KeyboardInterrupt):
             saves.run()
-        assert saves.place.leftovers() == []
+        assert saves.store.leftovers() == []
 
-    def test_the_deadline_bounds_the_upload_too(self, saves, monkeypatch, passing_time):
+    def test_timeout_bounds_the_upload(self, saves, monkeypatch, passing_time):
         saves.new_video(size=20 * 2**20)
         call = S3FileSystem.call_s3
 
@@ -687,11 +683,11 @@ class TestS3:
         monkeypatch.setattr(S3FileSystem, "call_s3", call_slowly)
         saves.assert_fails(ManxueDownloadError, "all was received, and is being stored")
 
-    def test_a_bucket_that_does_not_exist(self, saves):
+    def test_missing_bucket_is_named(self, saves):
         with pytest.raises(ManxueStorageError, match="bucket does not exist"):
             saves.run(destination="s3://no-such-bucket/")
 
-    def test_nobody_else_on_the_machine_reads_the_video_while_it_is_on_its_way(self, saves, monkeypatch):
+    def test_temporary_file_is_readable_by_owner_only(self, saves, monkeypatch):
         modes = []
         put = storage_module.ObjectStore.put
 
@@ -704,19 +700,20 @@ class TestS3:
 
         assert modes == [0o600]
 
-    def test_a_video_that_claims_to_be_a_web_page_is_stored_as_a_video(self, saves):
+    def test_html_content_type_is_stored_as_mp4(self, saves):
+        """A bucket that is served as a website would show the page."""
         saves.emulator.respond_with(Response(headers={"Content-Type": "text/html"}), on="media")
         saves.run()
 
-        head = saves.place.client.head_object(Bucket=BUCKET, Key=f"{saves.place.prefix}/{saves.name}")
+        head = saves.store.client.head_object(Bucket=BUCKET, Key=f"{saves.store.prefix}/{saves.name}")
         assert head["ContentType"] == saves.ti.xcom["content_type"] == "video/mp4"
 
-    def test_the_media_type_is_stored(self, saves):
+    def test_media_type_is_stored(self, saves):
         saves.run()
-        head = saves.place.client.head_object(Bucket=BUCKET, Key=f"{saves.place.prefix}/{saves.name}")
+        head = saves.store.client.head_object(Bucket=BUCKET, Key=f"{saves.store.prefix}/{saves.name}")
         assert head["ContentType"] == "video/mp4"
 
-    def test_a_connection_may_stand_in_the_uri(self, saves):
-        uri = saves.run(destination=f"s3://s3_store@{BUCKET}/{saves.place.prefix}/", storage_conn_id=None)
-        assert uri == f"s3://s3_store@{BUCKET}/{saves.place.prefix}/{saves.name}"
-        assert saves.place.content(saves.name) == saves.video
+    def test_connection_in_the_uri_is_used(self, saves):
+        uri = saves.run(destination=f"s3://s3_store@{BUCKET}/{saves.store.prefix}/", storage_conn_id=None)
+        assert uri == f"s3://s3_store@{BUCKET}/{saves.store.prefix}/{saves.name}"
+        assert saves.store.content(saves.name) == saves.video

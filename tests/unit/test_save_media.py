@@ -1,4 +1,4 @@
-"""What an answer of a media host means, what a whole video is, and where a download may go."""
+"""Responses of media hosts, containers, allowed addresses and retries of a download."""
 
 from __future__ import annotations
 
@@ -58,29 +58,29 @@ def continued(content_range="bytes 40-99/100", length=60, known=KNOWN, **values)
     return parse_part(206, headers(Content_Range=content_range, **values), length, offset=40, known=known)
 
 
-class TestAnswer:
-    def test_brings_the_whole(self):
+class TestResponse:
+    def test_response_200_is_the_whole_video(self):
         part = parse_part(200, headers(ETag='"a"', Content_Type="video/mp4"), 100)
 
         assert (part.start, part.validators, part.content_type) == (0, KNOWN, "video/mp4")
 
     @pytest.mark.parametrize("status", [401, 403, 404, 410])
-    def test_of_a_dead_url(self, status):
+    def test_response_of_an_expired_url(self, status):
         with pytest.raises(ExpiredUrlError, match=str(status)):
             parse_part(status, headers(), None)
 
     @pytest.mark.parametrize("status", [204, 304, 400, 408, 416, 429, 500, 503])
-    def test_without_a_video(self, status):
+    def test_response_without_a_video(self, status):
         with pytest.raises(BrokenTransferError, match=str(status)):
             parse_part(status, headers(), None)
 
-    def test_may_ask_for_patience(self):
+    def test_retry_after_seconds_are_parsed(self):
         with pytest.raises(BrokenTransferError) as caught:
             parse_part(503, headers(Retry_After="70"), None)
 
         assert caught.value.retry_after == 70
 
-    def test_may_ask_for_patience_until_a_moment(self):
+    def test_retry_after_date_is_parsed(self):
         with pytest.raises(BrokenTransferError) as caught:
             parse_part(503, headers(Retry_After=NOW), None, now=1_893_456_000)
 
@@ -93,7 +93,7 @@ class TestAnswer:
             (word, "") for word in ("Identity", "", "aws-chunked", "utf-8", "UTF-8", "binary", "none", "7bit")
         ],
     )
-    def test_is_in_the_codings_that_there_are(self, named, coding):
+    def test_content_coding_is_parsed(self, named, coding):
         assert parse_part(200, headers(Content_Encoding=named), 100).validators.coding == coding
 
     @pytest.mark.parametrize(
@@ -110,30 +110,30 @@ class TestAnswer:
             (b"", ""),
         ],
     )
-    def test_tells_the_error_code_of_the_store(self, body, code):
+    def test_error_code_is_found_in_the_body(self, body, code):
         assert error_code(headers(), body) == code
 
-    def test_tells_the_error_code_of_azure(self):
+    def test_error_code_is_found_in_the_azure_header(self):
         assert error_code(headers(x_ms_error_code="AuthenticationFailed"), b"") == "AuthenticationFailed"
 
     @pytest.mark.parametrize(
         "code", ["ExpiredToken", "RequestExpired", "AuthorizationQueryParametersError", "InvalidToken"]
     )
-    def test_of_400_with_the_code_of_an_expiry_needs_a_new_url(self, code):
+    def test_response_400_with_expiry_code_needs_a_new_url(self, code):
         with pytest.raises(ExpiredUrlError, match=rf"HTTP 400 \({code}\)"):
             parse_part(400, headers(), None, error_body=f"<Code>{code}</Code>".encode())
 
-    def test_of_another_400_does_not(self):
+    def test_response_400_with_another_code_is_broken(self):
         with pytest.raises(BrokenTransferError, match="InvalidRange") as caught:
             parse_part(400, headers(), None, error_body=b"<Code>InvalidRange</Code>")
         assert not isinstance(caught.value, ExpiredUrlError)
 
     @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-    def test_may_lead_elsewhere(self, status):
+    def test_redirect_statuses(self, status):
         assert is_redirect(status)
 
     @pytest.mark.parametrize("status", [200, 206, 300, 304, 305, 306, 404])
-    def test_may_lead_nowhere_else(self, status):
+    def test_statuses_that_are_no_redirect(self, status):
         assert not is_redirect(status)
 
 
@@ -153,16 +153,17 @@ class TestValidator:
             ({}, None),
         ],
     )
-    def test_is_strong(self, values, validator):
+    def test_if_range_needs_a_strong_validator(self, values, validator):
+        """RFC 9110, section 13.1.5."""
         assert parse_part(200, headers(**values), 100).validators.if_range == validator
 
 
-class TestContinuation:
-    def test_goes_on(self):
+class TestPartialResponse:
+    def test_part_resumes_the_download(self):
         assert continued(ETag='"a"').validators == KNOWN
         assert continued().start == 40
 
-    def test_keeps_what_the_first_answer_said(self):
+    def test_part_without_headers_keeps_the_known_ones(self):
         part = continued(known=Validators(None, OLD, 100, is_dated=True), Content_Type="video/mp4")
 
         assert (part.validators, part.content_type) == (
@@ -170,16 +171,16 @@ class TestContinuation:
             "video/mp4",
         )
 
-    def test_may_be_a_single_byte(self):
+    def test_part_of_a_single_byte(self):
         assert continued("bytes 40-40/100", 1).start == 40
 
-    def test_may_be_a_part_of_the_rest(self):
+    def test_part_shorter_than_the_rest(self):
         assert continued("bytes 40-59/100", 20).start == 40
 
-    def test_may_tell_the_length_that_was_not_known(self):
+    def test_part_with_a_new_total_size(self):
         assert continued(known=Validators('"a"')).validators.size == 100
 
-    def test_may_leave_out_the_length(self):
+    def test_part_without_a_total_size(self):
         assert continued("bytes 40-99/*", None).validators.size == 100
         assert continued("bytes 40-99/*", None, known=Validators('"a"')).validators.size is None
 
@@ -197,12 +198,12 @@ class TestContinuation:
             ("bytes ٤٠-99/100", 60),
         ],
     )
-    def test_at_another_place_starts_anew(self, content_range, length):
+    def test_part_at_another_offset_restarts(self, content_range, length):
         with pytest.raises(ChangedVideoError):
             continued(content_range, length)
 
     @pytest.mark.parametrize(
-        ("known", "said"),
+        ("known", "received"),
         [
             (KNOWN, {"ETag": '"b"'}),
             (KNOWN, {"ETag": 'W/"b"'}),
@@ -216,48 +217,50 @@ class TestContinuation:
             (KNOWN, {"Content_Encoding": "gzip"}),
         ],
     )
-    def test_of_another_version_starts_anew(self, known, said):
+    def test_part_of_another_version_restarts(self, known, received):
         with pytest.raises(
             ChangedVideoError, match=r"^the media host sent a part of another version of the video$"
         ):
-            continued(known=known, **said)
+            continued(known=known, **received)
 
     @pytest.mark.parametrize(
-        "said", [{"ETag": '"a"', "Last_Modified": NOW}, {"ETag": 'W/"a"'}, {"Last_Modified": NOW}, {}]
+        "received", [{"ETag": '"a"', "Last_Modified": NOW}, {"ETag": 'W/"a"'}, {"Last_Modified": NOW}, {}]
     )
-    def test_of_one_version_may_say_less_or_another_date(self, said):
+    def test_part_of_same_version_with_fewer_headers(self, received):
         assert (
             continued(
-                known=Validators('"a"', OLD if "ETag" in said and said["ETag"][0] == '"' else None, 100),
-                **said,
+                known=Validators(
+                    '"a"', OLD if "ETag" in received and received["ETag"][0] == '"' else None, 100
+                ),
+                **received,
             ).start
             == 40
         )
 
     @pytest.mark.parametrize("offset", [0, 40])
-    def test_that_holds_the_whole_file_is_the_whole_file(self, offset):
-        said = headers(Content_Range="bytes 0-99/100", ETag='"b"')
-        part = parse_part(206, said, 100, offset=offset, known=KNOWN)
+    def test_part_with_the_whole_file_is_accepted(self, offset):
+        received = headers(Content_Range="bytes 0-99/100", ETag='"b"')
+        part = parse_part(206, received, 100, offset=offset, known=KNOWN)
 
         assert (part.start, part.validators.size, part.validators.etag) == (0, 100, '"b"')
 
-    def test_that_was_not_asked_for_is_refused(self):
+    def test_part_without_a_range_request_is_refused(self):
         with pytest.raises(ChangedVideoError, match=r"not requested \('bytes 1-99/100'\)"):
             parse_part(206, headers(Content_Range="bytes 1-99/100"), 99)
 
-    def test_at_another_place_is_told_with_both(self):
+    def test_part_at_another_offset_is_named_with_both(self):
         with pytest.raises(ChangedVideoError, match=r"part \('bytes 41-99/100'\) than the one from byte 40"):
             continued("bytes 41-99/100", 59)
 
-    def test_at_the_very_end_completes(self):
-        said = headers(Content_Range="bytes */100", ETag='"a"')
+    def test_response_416_at_the_end_completes(self):
+        received = headers(Content_Range="bytes */100", ETag='"a"')
 
-        part = parse_part(416, said, 0, offset=100, known=Validators('"a"', OLD))
+        part = parse_part(416, received, 0, offset=100, known=Validators('"a"', OLD))
 
         assert (part.start, part.validators) == (100, Validators('"a"', OLD, 100))
 
     @pytest.mark.parametrize("content_range", ["bytes */99", "bytes */110", "", "bytes */*", "bytes */١٠٠"])
-    def test_beyond_the_end_starts_anew(self, content_range):
+    def test_response_416_with_another_size_restarts(self, content_range):
         with pytest.raises(ChangedVideoError, match="nothing from byte 100"):
             parse_part(416, headers(Content_Range=content_range), 0, offset=100, known=KNOWN)
 
@@ -285,16 +288,16 @@ class TestHead:
         ],
     )  # fmt: skip
     @pytest.mark.parametrize("content_type", ["text/html", None, "video/mp4"])
-    def test_of_a_text_or_of_nothing_is_no_video(self, head, content_type):
+    def test_text_or_empty_head_is_no_video(self, head, content_type):
         with pytest.raises(NoVideoError, match="instead of the video"):
             check_head(head, content_type, "")
 
     @pytest.mark.parametrize("kind", ["text/plain", "application/json; charset=x", "application/problem+xml"])
-    def test_that_is_announced_as_text_is_no_video(self, kind):
+    def test_head_with_text_content_type_is_no_video(self, kind):
         with pytest.raises(NoVideoError):
             check_head(b"\0\1\2\3", kind, "")
 
-    def test_in_a_coding_is_told(self):
+    def test_compressed_head_is_named(self):
         with pytest.raises(BrokenTransferError, match=r"compressed the video \(gzip\)"):
             check_head(b"\x1f\x8b" + bytes(40), "video/mp4", "gzip")
 
@@ -302,7 +305,7 @@ class TestHead:
         "head", [b"\0\0\0\x18ftypisom", b"\x1a\x45\xdf\xa3", b"\0\0\0\x08wide", b"\0\xff\1"]
     )
     @pytest.mark.parametrize("content_type", ["video/mp4", None, "application/octet-stream"])
-    def test_of_anything_else_is_fetched_whatever_coding_is_named(self, head, content_type):
+    def test_binary_head_is_accepted_with_any_content_coding(self, head, content_type):
         check_head(head, content_type, "gzip" if b"\xff" not in head else "")
 
 
@@ -316,7 +319,7 @@ class TestContainer:
             (("webm",), "video/mp4", {"webm"}),
         ],
     )
-    def test_is_accepted(self, wanted, content_type, accepted):
+    def test_accepted_containers_depend_on_content_type(self, wanted, content_type, accepted):
         assert accepted_containers(wanted, content_type) == accepted
 
     @pytest.mark.parametrize(
@@ -331,20 +334,20 @@ class TestContainer:
             (EBML + bytes(100), True, State.UNKNOWN),
         ],
     )
-    def test_webm_has_its_segment(self, body, announced, state):
+    def test_webm_is_judged_by_its_segment(self, body, announced, state):
         assert judged(body, announced=announced, accepted={Container.WEBM}).state is state
 
-    def test_of_another_kind_is_not_judged(self):
+    def test_container_of_another_kind_is_unknown(self):
         found = judged(WEBM)
 
         assert found.state is State.UNKNOWN
         assert "a webm file, and accepted are mp4" in found.reason
 
-    def test_that_is_none_is_not_judged_and_needs_its_length(self):
+    def test_unknown_container_needs_an_announced_length(self):
         assert judged(bytes(100)).state is State.UNKNOWN
         assert judged(bytes(100), announced=False).state is State.INCOMPLETE
 
-    def test_meets_its_announced_length(self):
+    def test_body_shorter_than_announced_is_named(self):
         found = judge(io.BytesIO(WEBM).read, len(WEBM), len(WEBM) + 1, {Container.WEBM})
 
         assert found.reason == f"the body ended after {len(WEBM)} of {len(WEBM) + 1} bytes"
@@ -369,7 +372,7 @@ class TestUrl:
             ('https://h/my "a"|\\b.mp4?s=a b%20c%2F', '/my%20"a"|\\b.mp4?s=a%20b%20c%2F'),
         ],
     )
-    def test_is_asked_for_byte_for_byte(self, url, target):
+    def test_request_target_has_the_bytes_of_the_url(self, url, target):
         assert request_target(url) == target
 
     @pytest.mark.parametrize(
@@ -395,14 +398,14 @@ class TestUrl:
             ("https://h:８０/a", UNREADABLE),
         ],
     )
-    def test_must_be_one_of_the_web(self, url, problem):
+    def test_unsafe_url_is_refused(self, url, problem):
         with pytest.raises(ManxueUnsafeUrlError) as caught:
             parse_url(url)
         assert str(caught.value) == problem
         assert str(caught.value).isprintable()
 
     @pytest.mark.parametrize(
-        ("host", "asked"),
+        ("host", "expected"),
         [
             ("bücher.example:81", "xn--bcher-kva.example:81"),
             ("１２７.0.0.1", "127.0.0.1"),
@@ -411,8 +414,8 @@ class TestUrl:
             ("Media.Example", "Media.Example"),
         ],
     )
-    def test_names_its_host_as_name_servers_and_proxies_are_asked(self, host, asked):
-        assert parse_url(f"https://{host}/a").netloc == asked
+    def test_host_is_converted_to_ascii(self, host, expected):
+        assert parse_url(f"https://{host}/a").netloc == expected
 
     @pytest.mark.parametrize(
         ("url", "location", "target"),
@@ -433,7 +436,7 @@ class TestUrl:
             ("https://a/x", "/v\u00e9.mp4", "https://a/v%E9.mp4"),
         ],
     )
-    def test_of_a_redirect(self, url, location, target):
+    def test_redirect_target_is_resolved(self, url, location, target):
         assert next_hop(url, location) == target
 
     @pytest.mark.parametrize(
@@ -446,7 +449,7 @@ class TestUrl:
             ("javascript:x", "The video is at a 'javascript' URL; only http and https are fetched."),
         ],
     )
-    def test_of_a_redirect_that_is_not_followed(self, location, problem):
+    def test_redirect_target_is_refused(self, location, problem):
         with pytest.raises(ManxueUnsafeUrlError) as caught:
             next_hop("https://a/x", location)
         assert str(caught.value) == problem
@@ -456,7 +459,7 @@ class TestAddress:
     @pytest.mark.parametrize(
         "address", ["8.8.8.8", "2001:4860:4860::8888", "::ffff:8.8.8.8", "64:ff9b::808:808"]
     )
-    def test_is_public(self, address):
+    def test_public_address(self, address):
         assert is_public(address)
 
     @pytest.mark.parametrize(
@@ -470,7 +473,7 @@ class TestAddress:
             "2001:db8::1", "2001:20::1", "64:ff9b:1::a9fe:a9fe", "fec0::1", "5f00::1", "2001:0:7f00:1::",
         ],
     )  # fmt: skip
-    def test_is_not_public(self, address):
+    def test_non_public_address(self, address):
         assert not is_public(address)
 
     @pytest.mark.parametrize(
@@ -493,23 +496,23 @@ class TestAddress:
             ("bücher.example", None),
         ],
     )
-    def test_may_stand_in_a_name(self, host, address):
+    def test_address_is_found_in_a_host_name(self, host, address):
         found = literal_address(host)
         assert found if address else found is None
-        # Versions of Python differ in how they write an IPv6 address that wraps an IPv4 one.
+        # Python versions write an IPv6 address that contains an IPv4 address differently.
         assert not address or ipaddress.ip_address(found) == ipaddress.ip_address(address)
 
 
 class TestPolicy:
     @pytest.mark.parametrize("value", [None, 1, "10.0.0.0/8", ["http://a/"], [1], ["10.0.0.0/40"], [""]])
-    def test_that_cannot_be_read_is_refused(self, value):
+    def test_invalid_policy_is_refused(self, value):
         with pytest.raises(ManxueInputError, match="allow_private_addresses must be"):
             AddressPolicy.parse(value)
 
-    def test_may_allow_everything(self):
+    def test_policy_true_allows_every_address(self):
         assert AddressPolicy.parse(True).allowed("h", ["10.0.0.1"]) == ["10.0.0.1"]
 
-    def test_covers_the_ipv6_forms_of_a_network(self):
+    def test_policy_of_ipv4_network_covers_mapped_ipv6(self):
         assert AddressPolicy.parse(["10.0.0.0/8"]).allowed("h", ["::ffff:10.0.0.1", "::1"]) == [
             "::ffff:10.0.0.1"
         ]
@@ -517,7 +520,7 @@ class TestPolicy:
 
 class TestMediaType:
     @pytest.mark.parametrize("named", ["video/mp4", "Video/MP4; codecs=avc1", " video/quicktime "])
-    def test_of_a_video_is_kept(self, named):
+    def test_media_type_of_a_video_is_returned(self, named):
         assert video_type(named) == named.partition(";")[0].strip().lower()
 
     @pytest.mark.parametrize(
@@ -533,12 +536,12 @@ class TestMediaType:
             f"video/{'a' * 101}",
         ],
     )
-    def test_of_anything_else_is_not(self, named):
+    def test_media_type_of_anything_else_is_none(self, named):
         assert video_type(named) is None
 
 
 class TestRetries:
-    def test_wait_longer_each_time_and_end(self):
+    def test_delays_double_and_end(self):
         retries = Retries()
         pauses = [retries.pause_after(BrokenTransferError("cut"), 0) for _ in range(9)]
 
@@ -547,7 +550,7 @@ class TestRetries:
             retries.pause_after(BrokenTransferError("cut"), 0)
 
     @pytest.mark.parametrize(("edge", "first"), [(min, 0.75), (max, 1.25)])
-    def test_spread_their_pauses(self, monkeypatch, edge, first):
+    def test_delays_have_jitter(self, monkeypatch, edge, first):
         monkeypatch.setattr("random.uniform", lambda *bounds: edge(bounds))
         retries = Retries()
 
@@ -557,43 +560,43 @@ class TestRetries:
             4 * first,
         ]
 
-    def test_begin_again_with_the_first_byte(self):
+    def test_delays_restart_after_the_first_byte(self):
         retries = Retries()
         for _ in range(9):
             retries.pause_after(BrokenTransferError("cut"), 0)
 
         assert retries.pause_after(BrokenTransferError("cut"), 1) < 2
 
-    def test_begin_again_with_progress(self):
+    def test_delays_restart_with_progress(self):
         retries = Retries()
         for received in range(1, 100):
             assert retries.pause_after(BrokenTransferError("cut"), received) < 2
 
-    def test_take_no_repetition_for_progress(self):
+    def test_repeated_bytes_are_no_progress(self):
         retries = Retries()
         for received in [50, 30, 40, 50, 20, 50, 50, 50, 50]:
             retries.pause_after(BrokenTransferError("cut"), received)
         with pytest.raises(ManxueDownloadError):
             retries.pause_after(BrokenTransferError("cut"), 50)
 
-    def test_use_a_new_url_at_once(self):
+    def test_new_url_is_used_without_delay(self):
         retries = Retries()
 
         assert retries.pause_after(ExpiredUrlError("403"), 0) == 0
         assert retries.pause_after(ExpiredUrlError("403"), 0) > 1
 
-    def test_take_a_page_for_an_expired_url_once(self):
+    def test_page_counts_as_an_expired_url_once(self):
         retries = Retries()
 
         assert retries.pause_after(NoVideoError("a page"), 0) == 0
         with pytest.raises(ManxueDownloadError, match="a page, also from a new URL"):
             retries.pause_after(NoVideoError("a page"), 0)
 
-    def test_heed_the_server_within_limits(self):
+    def test_retry_after_is_respected_up_to_a_cap(self):
         assert Retries().pause_after(BrokenTransferError("429", 70), 0) == 70
         assert Retries().pause_after(BrokenTransferError("429", 86400), 0) == 900
 
-    def test_wait_out_an_outage_of_the_service(self):
+    def test_outage_of_the_service_has_no_attempt_limit(self):
         retries = Retries()
         for _ in range(2000):
             assert retries.pause_after(ManxueTransientError("503"), 0) < 80

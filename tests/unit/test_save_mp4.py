@@ -1,4 +1,4 @@
-"""Whether an MP4 is whole: what its tables describe is compared with where it ends."""
+"""Completeness of an MP4: the media data that its tables describe, compared with its end."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def moov(*tables, extends=b""):
 FTYP = box(b"ftyp", b"isom", bytes(4))
 MDAT = box(b"mdat", bytes(100))
 FIRST = len(FTYP) + 8
-"""Where the media data begins if ``mdat`` comes first."""
+"""Offset of the media data in a file with ``mdat`` first."""
 
 WHOLE = Video("v", 2.0).read(0, 10**9)
 EMPTY_MOOV = box(b"moov")
@@ -69,7 +69,7 @@ class TestSamples:
             table([10] * 10, [FIRST, FIRST + 20, FIRST + 40], runs=[(1, 2), (3, 6)]),
         ],
     )
-    def test_up_to_the_last_byte_of_the_media_data_are_whole(self, one):
+    def test_samples_up_to_the_last_byte_are_whole(self, one):
         body = FTYP + MDAT + moov(one)
 
         assert assess(body).state is State.WHOLE
@@ -83,13 +83,13 @@ class TestSamples:
             table([400] * 3, [FIRST], runs=[(1, 3)]),
         ],
     )
-    def test_beyond_the_end_are_missing(self, one):
+    def test_samples_beyond_the_end_are_incomplete(self, one):
         found = assess(FTYP + MDAT + moov(table([100], [FIRST]), one))
 
         assert found.state is State.INCOMPLETE
         assert "describes media data up to byte" in found.reason
 
-    def test_of_one_size_need_no_table_of_sizes(self):
+    def test_samples_of_one_size_have_no_size_table(self):
         sizes = full(b"stsz", 0, pack(">II", 10, 11))
         runs = full(b"stsc", 0, pack(">4I", 1, 1, 11, 1))
         at = full(b"stco", 0, pack(">2I", 1, FIRST + 400))
@@ -97,7 +97,7 @@ class TestSamples:
         assert assess(mdat_first(box(b"stbl", sizes, runs, at))).state is State.INCOMPLETE
 
     @pytest.mark.parametrize(("bits", "state"), [(8, State.WHOLE), (16, State.WHOLE), (4, State.UNKNOWN)])
-    def test_may_have_compact_sizes(self, bits, state):
+    def test_samples_with_compact_sizes(self, bits, state):
         sizes = full(b"stz2", 0, pack(">II", bits, 2), pack({8: ">2B", 16: ">2H", 4: ">2B"}[bits], 50, 50))
         runs, at = full(b"stsc", 0, pack(">4I", 1, 1, 2, 1)), full(b"stco", 0, pack(">2I", 1, FIRST))
 
@@ -117,10 +117,10 @@ class TestSamples:
             ),
         ],
     )
-    def test_in_tables_that_contradict_each_other_are_unknown(self, one):
+    def test_samples_in_contradicting_tables_are_unknown(self, one):
         assert assess(mdat_first(one)).state is State.UNKNOWN
 
-    def test_in_a_table_of_any_length_are_not_read(self):
+    def test_huge_sample_table_is_not_read(self):
         huge = full(b"stsz", 0, pack(">II", 0, 3_000_000), bytes(12_000_000))
         one = box(b"stbl", huge, full(b"stsc", 0, bytes(4)), full(b"stco", 0, bytes(4)))
 
@@ -128,18 +128,18 @@ class TestSamples:
 
 
 class TestBoxes:
-    def test_of_the_emulators_video_are_whole(self):
+    def test_boxes_of_the_emulator_video_are_whole(self):
         assert assess(WHOLE).state is State.WHOLE
 
     @pytest.mark.parametrize("share", [0.3, 0.5, 0.99])
-    def test_that_are_cut_are_missing(self, share):
+    def test_truncated_boxes_are_incomplete(self, share):
         assert assess(WHOLE[: int(len(WHOLE) * share)]).state is State.INCOMPLETE
 
     @pytest.mark.parametrize("name", TAILS)
-    def test_may_be_followed_by_anything(self, name):
+    def test_trailing_data_is_ignored(self, name):
         assert assess(WHOLE + TAILS[name]).state is State.WHOLE
 
-    def test_may_have_64_bit_lengths_or_reach_to_the_end(self):
+    def test_boxes_of_64_bit_or_open_length_are_whole(self):
         large = pack(">I4sQ", 1, b"mdat", 116) + bytes(100)
         one = table([100], [len(FTYP) + 16])
         assert assess(FTYP + large + moov(one)).state is State.WHOLE
@@ -151,7 +151,7 @@ class TestBoxes:
         )
 
     @pytest.mark.parametrize("cut", [1, 50, 100, 107])
-    def test_of_64_bit_lengths_that_are_cut_are_missing(self, cut):
+    def test_truncated_64_bit_box_is_incomplete(self, cut):
         large = pack(">I4sQ", 1, b"mdat", 116) + bytes(100)
 
         assert assess((FTYP + moov(table([1], [0])) + large)[:-cut]).state is State.INCOMPLETE
@@ -159,7 +159,7 @@ class TestBoxes:
     @pytest.mark.parametrize(
         "body", [FTYP + MDAT, FTYP, FTYP + moov(), FTYP + moov() + box(b"mdat"), FTYP + b"\xff" * 40, b""]
     )
-    def test_without_moov_or_media_data_are_no_video(self, body):
+    def test_boxes_without_moov_or_mdat_are_unknown(self, body):
         assert assess(body).state is State.UNKNOWN
 
     @pytest.mark.parametrize(
@@ -173,16 +173,16 @@ class TestBoxes:
         ],
         ids=["empty", "garbage", "zeros", "zeros behind a track", "zeros as offsets"],
     )
-    def test_with_a_damaged_moov_are_no_video(self, damaged):
-        """Neither an announced length nor a text behind the last box makes them one."""
+    def test_damaged_moov_is_unknown(self, damaged):
+        """Neither an announced length nor text after the last box makes such a body a video."""
         assert assess(FTYP + MDAT + damaged).state is State.UNKNOWN
         assert assess(FTYP + MDAT + damaged + TAILS["JSON"]).state is State.UNKNOWN
 
-    def test_may_have_a_terminator_in_moov(self):
+    def test_terminator_in_moov_is_accepted(self):
         one = box(b"moov", moov(table([100], [FIRST]))[8:], bytes(4))
         assert assess(FTYP + MDAT + one).state is State.WHOLE
 
-    def test_without_number_are_not_all_read(self):
+    def test_number_of_boxes_read_is_limited(self):
         assert assess(FTYP + box(b"free") * 100_001).state is State.UNKNOWN
         assert assess(FTYP + box(b"moov", box(b"free") * 100_001) + MDAT).state is State.UNKNOWN
 
@@ -220,24 +220,24 @@ INDEX = box(b"mfra", bytes(8))
 
 class TestFragments:
     @pytest.mark.parametrize("one", [fragment(), fragment(default=25), fragment(sizes=[40, 60])])
-    def test_that_are_all_there_need_an_index_or_a_length(self, one):
+    def test_complete_fragments_need_an_index_or_length(self, one):
         assert assess(INIT + one).state is State.PLAUSIBLE
         assert assess(INIT + one + one + INDEX).state is State.WHOLE
 
     @pytest.mark.parametrize(
         "one", [fragment(default=1000), fragment(sizes=[40, 6000]), fragment(base=10**6)]
     )
-    def test_that_describe_more_than_there_is_are_missing(self, one):
+    def test_fragments_beyond_the_end_are_incomplete(self, one):
         assert assess(INIT + one).state is State.INCOMPLETE
 
-    def test_that_are_cut_are_missing(self):
+    def test_truncated_fragments_are_incomplete(self):
         assert assess(INIT + fragment() + fragment(cut=1)).state is State.INCOMPLETE
 
-    def test_that_are_announced_and_not_there_are_no_video(self):
+    def test_missing_fragments_are_unknown(self):
         assert assess(INIT).state is State.UNKNOWN
         assert assess(FTYP + MDAT + moov(table([100], [FIRST]), extends=MVEX)).state is State.UNKNOWN
 
-    def test_of_an_index_are_all_there(self):
+    def test_fragments_of_an_index_must_be_complete(self):
         one = fragment()
         for version, wide in ((0, ">II"), (1, ">QQ")):
             fields = pack(">II", 1, 1) + pack(wide, 0, 0) + pack(">HH", 0, 2)
@@ -247,13 +247,13 @@ class TestFragments:
             assert assess(INIT + index + one + one).state is State.WHOLE
             assert assess(INIT + index + one).state is State.INCOMPLETE
 
-    def test_without_a_header_are_unknown(self):
+    def test_fragment_without_header_is_unknown(self):
         assert assess(INIT + box(b"moof", box(b"traf"))).state is State.UNKNOWN
 
 
 @pytest.mark.parametrize("position", range(0, 400, 3))
-def test_no_single_wrong_byte_raises(position):
-    """A hostile file is judged in bounded time, whatever its tables say."""
+def test_single_wrong_byte_never_raises(position):
+    """A hostile file is judged in bounded time, regardless of its tables."""
     body = bytearray(mdat_first(table([40, 60], [FIRST, FIRST + 40])) + fragment(sizes=[1, 2]) + INDEX)
     body[position % len(body)] ^= 0xFF
     assert assess(bytes(body)).state in State

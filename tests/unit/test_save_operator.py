@@ -1,4 +1,4 @@
-"""What an author writes: arguments, names of files, what is told and what is not."""
+"""Arguments, destinations, log and errors of the save operator."""
 
 from __future__ import annotations
 
@@ -38,14 +38,7 @@ from airflow_provider_manxue.transfers.manxue_to_object_storage import (
     DEFAULT_MAX_BYTES,
     ManxueToObjectStorageOperator,
 )
-
-
-class FakeTaskInstance:
-    def __init__(self):
-        self.xcom = {}
-
-    def xcom_push(self, key, value):
-        self.xcom[key] = value
+from tests.support.xcoms import XComRecorder
 
 
 def operator(**arguments):
@@ -63,7 +56,7 @@ def emulator(monkeypatch):
 @pytest.fixture
 def save(emulator, tmp_path):
     def run(task_id, **arguments):
-        ti = FakeTaskInstance()
+        ti = XComRecorder()
         one = operator(video_task_id=task_id, **{"destination": f"file://{tmp_path}/", **arguments})
         uri = one.execute({"ti": ti})
         return uri, ti.xcom
@@ -114,7 +107,7 @@ class TestArguments:
             ({"timeout": float("nan")}, "timeout must be"),
         ],
     )
-    def test_that_cannot_be_used_are_refused_at_parse_time(self, arguments, message):
+    def test_invalid_arguments_are_refused_at_parse_time(self, arguments, message):
         with pytest.raises(ManxueInputError, match=message):
             operator(**arguments)
 
@@ -127,10 +120,10 @@ class TestArguments:
             {"max_bytes": None, "timeout": timedelta(hours=2)},
         ],
     )
-    def test_may_be_rendered_later(self, arguments):
+    def test_templates_are_accepted_at_parse_time(self, arguments):
         operator(**arguments)
 
-    def test_may_be_results_of_other_tasks(self):
+    def test_xcom_args_are_accepted(self):
         with DAG("dag", schedule=None):
             sensor = ManxueVideoSensor(task_id="wait", video_task_id="v1")
             one = operator(video_task_id=sensor.output, destination=sensor.output)
@@ -147,13 +140,13 @@ class TestArguments:
             ("destination", "file:///videos/../../etc/cron.d/a.mp4"),
         ],
     )
-    def test_that_cannot_be_used_are_refused_after_rendering(self, field, value):
+    def test_invalid_arguments_are_refused_after_rendering(self, field, value):
         one = operator(**{field: "{{ later }}"})
         setattr(one, field, value)
         with pytest.raises(ManxueInputError, match=field):
             one.execute({})
 
-    def test_are_templated(self):
+    def test_template_fields(self):
         assert operator().template_fields == (
             "video_task_id",
             "destination",
@@ -162,8 +155,8 @@ class TestArguments:
         )
         assert operator().max_bytes == DEFAULT_MAX_BYTES
 
-    def test_cost_a_dag_file_no_http_library(self):
-        """Airflow itself loads a library of file systems, so what counts is what comes on top of it."""
+    def test_import_loads_no_http_library(self):
+        """Airflow itself loads a file system library, so only additional modules count."""
         code = (
             "import sys\n"
             "import airflow.providers.common.compat.sdk as sdk\n"
@@ -190,10 +183,10 @@ class TestDestination:
             ("abfss://c@account/x/", "abfss://c@account/x/a%2Fb%20c.mp4"),
         ],
     )
-    def test_that_is_a_folder_gets_the_name_of_the_id(self, destination, uri):
+    def test_folder_destination_gets_the_id_as_name(self, destination, uri):
         assert parse_destination(destination, "a/b c") == uri
 
-    def test_of_mapped_tasks_differ(self, emulator, save, tmp_path):
+    def test_destinations_of_mapped_tasks_differ(self, emulator, save, tmp_path):
         ids = [emulator.add_task("completed", id=name) for name in ("a/b", "a b", "é")]
         uris = [save(one)[0] for one in ids]
 
@@ -203,54 +196,54 @@ class TestDestination:
 
 class TestTask:
     @pytest.mark.parametrize("status", ["queued", "processing"])
-    def test_that_is_not_completed_can_be_retried(self, emulator, save, status):
+    def test_unfinished_video_can_be_retried(self, emulator, save, status):
         task_id = emulator.add_task(status)
         with pytest.raises(ManxueNotCompletedError, match=f"'{status}'") as caught:
             save(task_id)
         assert not isinstance(caught.value, AirflowFailException)
 
-    def test_that_failed_cannot(self, emulator, save):
+    def test_failed_video_fails(self, emulator, save):
         with pytest.raises(ManxueVideoFailedError):
             save(emulator.add_task("failed"))
 
-    def test_without_a_url(self, emulator, save):
+    def test_video_without_url_fails(self, emulator, save):
         with pytest.raises(ManxueResultMissingError):
             save(emulator.add_task("completed_without_url"))
 
-    def test_of_another_kind(self, emulator, save):
+    def test_other_media_type_fails(self, emulator, save):
         with pytest.raises(ManxueMediaTypeError):
             save(emulator.add_task("object_image_generation"))
 
-    def test_whose_record_changed_its_mind_is_saved_by_the_url_that_is_known(self, emulator, save):
+    def test_known_url_is_used_if_the_record_now_says_failed(self, emulator, save):
         task_id = emulator.add_task("completed")
         whole = {"id": task_id, "video_url": emulator.video_url(task_id)}
         emulator.set_status(task_id, "failed")
 
         assert save(whole)[1]["size"] > 0
 
-    def test_is_fetched_by_the_known_url_while_the_service_is_down(self, emulator, save):
+    def test_known_url_is_used_during_an_outage(self, emulator, save):
         task_id = emulator.add_task("completed")
         whole = {"id": task_id, "video_url": emulator.video_url(task_id)}
         with emulator.outage("503", on="query"):
             assert save(whole)[1]["size"] > 0
 
-    def test_can_be_given_without_a_url(self, emulator, save):
+    def test_task_without_url_is_looked_up(self, emulator, save):
         assert save({"id": emulator.add_task("completed"), "video_url": None})[1]["size"] > 0
 
 
-def test_nothing_is_pushed_when_xcom_is_off(emulator, save):
+def test_no_xcom_if_do_xcom_push_is_false(emulator, save):
     uri, xcom = save(emulator.add_task("completed"), do_xcom_push=False)
 
     assert uri.endswith(".mp4")
     assert xcom == {}
 
 
-def test_a_timeout_may_be_a_timedelta(emulator, save):
+def test_timeout_accepts_a_timedelta(emulator, save):
     save(emulator.add_task("completed"), timeout=timedelta(seconds=20))
 
 
-def test_a_private_address_is_refused_unless_allowed(emulator, save, monkeypatch):
-    """The emulator's own host counts as another one here."""
+def test_private_address_is_refused_unless_allowed(emulator, save, monkeypatch):
+    """The loopback address of the emulator normally counts as that of the connection, so this is disabled here."""
     task_id = emulator.add_task("completed")
     monkeypatch.setattr(media_urls, "_own_addresses", lambda host: ())
     with pytest.raises(ManxueUnsafeUrlError, match=r"allow_private_addresses=\['127\.0\.0\.1'\]"):
@@ -259,7 +252,7 @@ def test_a_private_address_is_refused_unless_allowed(emulator, save, monkeypatch
         save(task_id, allow_private_addresses=allowed)
 
 
-def test_checksum_is_that_of_all_chunks(emulator, save):
+def test_checksum_covers_all_chunks(emulator, save):
     task_id = emulator.add_task("completed", size=40 * 2**20)
     _, xcom = save(task_id)
 
@@ -267,35 +260,35 @@ def test_checksum_is_that_of_all_chunks(emulator, save):
     assert xcom["sha256"] == hashlib.sha256(video.read(0, video.size)).hexdigest()
 
 
-class TestUrlAtHand:
+class TestKnownUrl:
     """The sensor's whole task is passed on, with a URL that still works."""
 
     @pytest.mark.parametrize("refusal", ["http_401", "http_403", "http_404", "503", "redirect"])
-    def test_is_used_when_the_service_refuses(self, emulator, save, refusal):
+    def test_known_url_is_used_if_the_service_refuses(self, emulator, save, refusal):
         task_id = emulator.add_task("completed")
         whole = {"id": task_id, "video_url": emulator.video_url(task_id)}
-        answers = {
+        responses = {
             "redirect": Response(status=302),
             "http_401": Response(status=401),
             "http_403": Response(status=403),
         }
-        emulator.respond_with(answers.get(refusal, refusal), on="query")
+        emulator.respond_with(responses.get(refusal, refusal), on="query")
 
         assert save(whole)[1]["size"] > 0
 
-    def test_is_in_no_attribute_of_the_task(self, emulator, tmp_path):
+    def test_known_url_is_in_no_attribute_of_the_task(self, emulator, tmp_path):
         task_id = emulator.add_task("completed")
         url = emulator.video_url(task_id)
         one = operator(video_task_id="{{ later }}", destination=f"file://{tmp_path}/")
         one = one.prepare_for_execution()  # as Airflow does before it renders the templates
         one.video_task_id = {"id": task_id, "video_url": url, "status": "completed"}
         assert one.video_task_id == {"id": task_id, "status": "completed"}
-        one.execute({"ti": FakeTaskInstance()})
+        one.execute({"ti": XComRecorder()})
 
         assert [name for name, value in vars(one).items() if url in repr(value)] == []
         assert "signature" not in json.dumps(dict(TaskInfoComplete(one)), default=str)
 
-    def test_may_still_be_a_template(self):
+    def test_known_url_can_be_a_template(self):
         whole = {"id": "{{ params.id }}", "video_url": "{{ params.url }}"}
         assert operator(video_task_id=whole).video_task_id == whole
 
@@ -303,15 +296,15 @@ class TestUrlAtHand:
 class TestContainers:
     WEBM = b"\x1a\x45\xdf\xa3\x84" + bytes(4) + b"\x18\x53\x80\x67\x40\x64" + bytes(100)
 
-    def answer(self, emulator, body, kind, **values):
+    def respond(self, emulator, body, kind, **values):
         emulator.respond_with(Response(body=body, headers={"Content-Type": kind}, **values), on="media")
 
-    def test_that_the_host_announces_are_saved(self, emulator, save):
-        self.answer(emulator, self.WEBM, "video/webm")
+    def test_container_announced_by_the_host_is_saved(self, emulator, save):
+        self.respond(emulator, self.WEBM, "video/webm")
         assert save(emulator.add_task("completed"))[1]["content_type"] == "video/webm"
 
-    def test_that_the_author_names_are_saved(self, emulator, save):
-        self.answer(emulator, self.WEBM, "application/octet-stream")
+    def test_container_named_by_the_author_is_saved(self, emulator, save):
+        self.respond(emulator, self.WEBM, "application/octet-stream")
         assert save(emulator.add_task("completed"), containers=("webm",))[1]["content_type"] == "video/webm"
 
     @pytest.mark.parametrize(
@@ -323,18 +316,16 @@ class TestContainers:
             (WEBM, {"containers": ["mp4"]}),
         ],
     )
-    def test_that_cannot_be_judged_are_kept_under_another_name(
-        self, emulator, save, tmp_path, body, arguments
-    ):
+    def test_unverified_video_is_saved_as_unverified(self, emulator, save, tmp_path, body, arguments):
         task_id = emulator.add_task("completed")
-        self.answer(emulator, body, "application/octet-stream")
+        self.respond(emulator, body, "application/octet-stream")
         with pytest.raises(ManxueUnverifiedVideoError, match=rf"{task_id}\.mp4\.unverified"):
             save(task_id, **arguments)
 
         assert [path.name for path in tmp_path.iterdir()] == [f"{task_id}.mp4.unverified"]
         assert (tmp_path / f"{task_id}.mp4.unverified").read_bytes() == body
 
-    def test_that_are_kept_are_retried_by_the_next_try(self, emulator, save, tmp_path):
+    def test_unverified_video_is_retried_by_the_next_try(self, emulator, save, tmp_path):
         task_id = emulator.add_task("completed")
         emulator.fail_next(1, Response(body=bytes(100), headers={"Content-Type": "video/mp4"}), on="media")
         with pytest.raises(ManxueUnverifiedVideoError):
@@ -344,10 +335,10 @@ class TestContainers:
 
     @pytest.mark.parametrize("kind", ["text/html", "application/json", "application/xml"])
     @pytest.mark.parametrize("body", ["<html>", '{"a": 1}', ""])
-    def test_of_pages_are_refused_without_a_pause(self, emulator, save, monkeypatch, kind, body):
+    def test_page_is_refused_without_delay(self, emulator, save, monkeypatch, kind, body):
         slept = []
         monkeypatch.setattr(downloader.time, "sleep", slept.append)
-        self.answer(emulator, body, kind)
+        self.respond(emulator, body, kind)
         with pytest.raises(ManxueDownloadError, match="instead of the video, also from a new URL"):
             save(emulator.add_task("completed"))
 
@@ -359,7 +350,7 @@ class TestMapped:
         ("destination", "warns"),
         [("s3://b/a.mp4", True), ("s3://b/x/", False), ("s3://b/{{ ti.map_index }}.mp4", False)],
     )
-    def test_with_one_name_warns_at_parse_time(self, destination, warns):
+    def test_mapped_task_with_one_file_name_warns(self, destination, warns):
         with DAG("dag", schedule=None), warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             ManxueToObjectStorageOperator.partial(task_id="save", destination=destination).expand(
@@ -367,7 +358,7 @@ class TestMapped:
             )
         assert bool([one for one in caught if "the one file" in str(one.message)]) is warns
 
-    def test_over_names_does_not_warn(self):
+    def test_task_mapped_over_destinations_does_not_warn(self):
         with DAG("dag", schedule=None), warnings.catch_warnings():
             warnings.simplefilter("error")
             ManxueToObjectStorageOperator.partial(task_id="save").expand_kwargs(
@@ -389,18 +380,18 @@ class TestLog:
         )
         return lines
 
-    def test_tells_the_progress_now_and_then(self, emulator, save, lines, monkeypatch):
+    def test_progress_is_logged_at_intervals(self, emulator, save, lines, monkeypatch):
         moments = iter(range(100_000))
         monkeypatch.setattr(
             downloader, "time", SimpleNamespace(monotonic=lambda: next(moments), time=lambda: 0.0, sleep=None)
         )
         save(emulator.add_task("completed", size=20 * 2**20))
-        told = [text for _, text in lines if text.startswith("Received")]
+        received = [text for _, text in lines if text.startswith("Received")]
 
-        assert 3 < len(told) < 50
-        assert "of 20971520 bytes (" in told[0]
+        assert 3 < len(received) < 50
+        assert "of 20971520 bytes (" in received[0]
 
-    def test_tells_troubles_but_no_url(self, emulator, save, lines, caplog, monkeypatch):
+    def test_log_has_errors_but_no_url(self, emulator, save, lines, caplog, monkeypatch):
         caplog.set_level(logging.DEBUG)
         monkeypatch.setattr(downloader.time, "sleep", lambda seconds: None)
         emulator.fail_next(1, "media_cut")
@@ -415,11 +406,11 @@ class TestErrors:
     @pytest.mark.parametrize(
         "error", [ManxueNotCompletedError, ManxueDownloadError, ManxueUnsafeUrlError, ManxueStorageError]
     )
-    def test_can_be_cured_by_retries(self, error):
+    def test_error_can_be_retried(self, error):
         assert issubclass(error, AirflowException)
         assert not issubclass(error, AirflowFailException)
 
-    def test_an_object_in_the_way_cannot(self):
+    def test_existing_object_cannot_be_retried(self):
         assert issubclass(ManxueExistsError, AirflowFailException)
 
 
@@ -427,7 +418,7 @@ class TestErrors:
 
 
 class FakeStore:
-    """A file system of fsspec's kind, as far as it is used."""
+    """Double of an fsspec file system, with the methods that the operator uses."""
 
     def __init__(self, fails=False):
         self.files, self.calls, self.fails = {}, [], fails
@@ -479,7 +470,7 @@ class TestStores:
             ("abfss", {"max_concurrency": 1}),
         ],
     )
-    def test_that_commit_at_the_end_are_given_the_file(self, upload, scheme, options):
+    def test_atomic_store_gets_the_file_directly(self, upload, scheme, options):
         store = FakeStore()
         _, xcom = upload(scheme, store)
 
@@ -489,7 +480,7 @@ class TestStores:
         assert scheme.startswith("g") or given["content_settings"]["content_type"] == "video/mp4"
         assert len(store.files["bucket/folder/a.mp4"]) == xcom["size"]
 
-    def test_of_another_kind_get_it_under_another_name_first(self, upload):
+    def test_other_store_gets_a_temporary_name_first(self, upload):
         store = FakeStore()
         upload("sftp", store)
 
@@ -497,7 +488,7 @@ class TestStores:
         assert store.calls[1][1].startswith("bucket/folder/.manxue-")
         assert list(store.files) == ["bucket/folder/a.mp4"]
 
-    def test_of_another_kind_are_cleaned_up(self, upload):
+    def test_other_store_is_cleaned_up_after_failure(self, upload):
         store = FakeStore(fails=True)
         store.files["bucket/folder/a.mp4"] = b"old"
         with pytest.raises(ManxueStorageError, match="permission denied"):
@@ -505,7 +496,7 @@ class TestStores:
 
         assert store.files == {"bucket/folder/a.mp4": b"old"}
 
-    def test_are_stopped_at_the_deadline(self, upload, monkeypatch):
+    def test_upload_stops_at_the_deadline(self, upload, monkeypatch):
         checks = []
 
         def check(self, doing):
@@ -517,17 +508,17 @@ class TestStores:
         with pytest.raises(ManxueDownloadError, match="is being stored"):
             upload("gs", FakeStore())
 
-    def test_tell_what_is_there(self, upload):
+    def test_skip_returns_the_size_of_the_existing_object(self, upload):
         store = FakeStore()
         store.files["bucket/folder/a.mp4"] = b"old"
 
         assert upload("gs", store, if_exists="skip")[1]["size"] == 3
 
-    def test_whose_provider_is_missing_are_named(self, save, emulator):
+    def test_missing_store_provider_is_named(self, save, emulator):
         with pytest.raises(ManxueStorageError, match="Install the provider"):
             save(emulator.add_task("completed"), destination="nosuchstore://bucket/a.mp4")
 
-    def test_without_a_text_in_their_error(self, tmp_path):
+    def test_store_error_without_text_names_its_type(self, tmp_path):
         with (
             pytest.raises(ManxueStorageError, match="RuntimeError"),
             storage.open_store(f"file://{tmp_path}/x.mp4", None),

@@ -1,8 +1,8 @@
 """
-No store makes a save a success without the whole video under its name: seven kinds of stores, twelve faults.
+Saves to seven kinds of stores with twelve faults: each success has the whole video under its name.
 
-Local files and ``memory`` are real. The others are stand-ins at the level of fsspec that commit, move and list as the
-libraries of those stores do; S3 itself is tried with the real library in ``test_save_faults.py``.
+Local files and ``memory`` are real. The other stores are doubles of fsspec file systems that commit, move and list like
+the libraries of those stores. ``test_save_faults.py`` tests S3 with the real library.
 """
 
 from __future__ import annotations
@@ -23,18 +23,11 @@ from airflow_provider_manxue._client import storage
 from airflow_provider_manxue.exceptions import ManxueError, ManxueExistsError, ManxueStorageError
 from airflow_provider_manxue.testing import Emulator
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
+from tests.support.xcoms import XComRecorder
 
 SIZE = 60_000
 OLD = b"an older video"
 NAME = "films/shot.mp4"
-
-
-class FakeTaskInstance:
-    def __init__(self):
-        self.xcom = {}
-
-    def xcom_push(self, key, value):
-        self.xcom[key] = value
 
 
 class FakeFileSystem:
@@ -58,7 +51,7 @@ class FakeFileSystem:
             marks,
         )
         if self.fault == "response is lost":
-            # The library sends the request again, and then meets its own object.
+            # The library retries the request, and finds its own object.
             raise FileExistsError(path) if create else ConnectionError("lost")
         if self.fault == "replaced afterwards":
             self.files[path] = OLD
@@ -91,7 +84,7 @@ class FakeFileSystem:
 
 class FakeS3(FakeFileSystem):
     def put_file(self, local, remote, callback, mode="overwrite"):
-        """Is not used; as in the library, its signature shows what an upload in parts can do as well."""
+        """Not called. As in the library, the signature shows which options a multipart upload has."""
         raise NotImplementedError
 
     def open(self, path, mode, *, block_size, autocommit, **options):
@@ -124,7 +117,7 @@ class FakePutStore(FakeFileSystem):
 
 
 class FakeMovingStore(FakeFileSystem):
-    """SFTP replaces on a rename; WebHDFS refuses one onto a file without an error."""
+    """A store that moves. SFTP replaces the target, WebHDFS silently refuses an existing one."""
 
     refuses_to_replace = False
 
@@ -161,8 +154,8 @@ FAULTS = (
 )  # fmt: skip
 
 
-class Place:
-    """A store with one fault, and what is in it afterwards."""
+class FaultyStore:
+    """A store with one fault, and its content afterwards."""
 
     def __init__(self, scheme, tmp_path, monkeypatch):
         self.scheme, self.monkeypatch = scheme, monkeypatch
@@ -219,7 +212,7 @@ class Place:
             self.fs.fault = fault
 
     def _after(self, owner, name, fault, write):
-        """Let a step of a real store misbehave."""
+        """Replace one step of a real store by one with a fault."""
         real = getattr(owner, name)
 
         def step(*arguments, **options):
@@ -259,16 +252,14 @@ def emulator(monkeypatch):
     ("scheme", "fault"),
     list(itertools.product(["file", "s3", "gs", "abfs", "sftp", "webhdfs", "memory"], FAULTS)),
 )
-def test_save_is_a_success_only_with_the_whole_video(
-    emulator, tmp_path, monkeypatch, scheme, fault, if_exists
-):
-    place = Place(scheme, tmp_path / "store", monkeypatch)
-    place.break_with(fault)
+def test_save_succeeds_only_with_the_whole_video(emulator, tmp_path, monkeypatch, scheme, fault, if_exists):
+    store = FaultyStore(scheme, tmp_path / "store", monkeypatch)
+    store.break_with(fault)
     task_id = emulator.add_task("completed", size=SIZE)
     video = emulator.task(task_id).video.read(0, SIZE)
-    ti = FakeTaskInstance()
+    ti = XComRecorder()
     save = ManxueToObjectStorageOperator(
-        task_id="save", video_task_id=task_id, destination=place.uri, if_exists=if_exists
+        task_id="save", video_task_id=task_id, destination=store.uri, if_exists=if_exists
     )
     succeeded = False
     with contextlib.suppress(ManxueError):
@@ -280,8 +271,8 @@ def test_save_is_a_success_only_with_the_whole_video(
         assert fault is not None
         assert (fault, if_exists) != ("forbids a look", "overwrite")
         return
-    there = place.content()
-    assert place.leftovers() == []
+    there = store.content()
+    assert store.leftovers() == []
     assert ti.xcom["size"] == len(there)
     if ti.xcom["sha256"] is None:
         assert if_exists == "skip"
@@ -293,30 +284,30 @@ def test_save_is_a_success_only_with_the_whole_video(
 
 class TestOwnObject:
     @pytest.mark.parametrize("scheme", ["s3", "gs", "abfs"])
-    def test_is_recognized_after_a_lost_response(self, emulator, tmp_path, monkeypatch, scheme):
-        place = Place(scheme, tmp_path, monkeypatch)
-        place.break_with("response is lost")
+    def test_own_object_is_recognized_after_a_lost_response(self, emulator, tmp_path, monkeypatch, scheme):
+        store = FaultyStore(scheme, tmp_path, monkeypatch)
+        store.break_with("response is lost")
         task_id = emulator.add_task("completed", size=SIZE)
         ManxueToObjectStorageOperator(
-            task_id="save", video_task_id=task_id, destination=place.uri, if_exists="fail", do_xcom_push=False
+            task_id="save", video_task_id=task_id, destination=store.uri, if_exists="fail", do_xcom_push=False
         ).execute({})
 
-        assert len(place.content()) == SIZE
+        assert len(store.content()) == SIZE
 
     @pytest.mark.parametrize("scheme", ["file", "s3", "gs", "abfs"])
-    def test_of_another_task_is_never_replaced(self, emulator, tmp_path, monkeypatch, scheme):
-        place = Place(scheme, tmp_path, monkeypatch)
-        place.break_with("another task is faster")
+    def test_object_of_another_task_is_never_replaced(self, emulator, tmp_path, monkeypatch, scheme):
+        store = FaultyStore(scheme, tmp_path, monkeypatch)
+        store.break_with("another task is faster")
         task_id = emulator.add_task("completed", size=SIZE)
         with pytest.raises(ManxueExistsError):
             ManxueToObjectStorageOperator(
-                task_id="save", video_task_id=task_id, destination=place.uri, if_exists="fail"
+                task_id="save", video_task_id=task_id, destination=store.uri, if_exists="fail"
             ).execute({})
 
-        assert place.content() == OLD
+        assert store.content() == OLD
 
 
-class TestLocalName:
+class TestLocalStore:
     def save(self, emulator, path, if_exists):
         task_id = emulator.add_task("completed", size=SIZE)
         return ManxueToObjectStorageOperator(
@@ -327,7 +318,7 @@ class TestLocalName:
             do_xcom_push=False,
         ).execute({})
 
-    def test_is_reserved_where_links_are_not_supported(self, emulator, tmp_path, monkeypatch):
+    def test_name_is_reserved_without_hard_links(self, emulator, tmp_path, monkeypatch):
         monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links")))
         self.save(emulator, tmp_path / "a.mp4", "fail")
         assert (tmp_path / "a.mp4").stat().st_size == SIZE
@@ -335,16 +326,14 @@ class TestLocalName:
         with pytest.raises(ManxueExistsError):
             self.save(emulator, tmp_path / "a.mp4", "fail")
 
-    def test_that_was_reserved_is_free_again_after_a_failure(self, emulator, tmp_path, monkeypatch):
+    def test_reserved_name_is_removed_after_a_failure(self, emulator, tmp_path, monkeypatch):
         monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links")))
         monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "no")))
         with pytest.raises(ManxueStorageError):
             self.save(emulator, tmp_path / "a.mp4", "skip")
         assert list(tmp_path.iterdir()) == []
 
-    def test_in_a_folder_that_cannot_be_flushed_is_stored_with_a_warning(
-        self, emulator, tmp_path, monkeypatch, caplog
-    ):
+    def test_failed_fsync_of_the_folder_is_a_warning(self, emulator, tmp_path, monkeypatch, caplog):
         real = os.fsync
 
         def fsync(handle):
@@ -357,7 +346,7 @@ class TestLocalName:
         assert (tmp_path / "a.mp4").stat().st_size == SIZE
         assert "could not be flushed" in caplog.text
 
-    def test_of_a_temporary_file_is_none_of_a_video(self, emulator, tmp_path, monkeypatch):
+    def test_temporary_file_is_not_named_like_a_video(self, emulator, tmp_path, monkeypatch):
         seen = []
         put = storage.LocalStore.put
         monkeypatch.setattr(
@@ -370,12 +359,12 @@ class TestLocalName:
 
 
 @pytest.mark.parametrize("name", ["[2024]", "a*", "{b}", "~"])
-def test_no_name_is_a_pattern(emulator, tmp_path, monkeypatch, name):
-    place = Place("memory", tmp_path, monkeypatch)
-    place.key = f"/films/{name}/shot.mp4"
+def test_glob_characters_in_a_name_are_literal(emulator, tmp_path, monkeypatch, name):
+    store = FaultyStore("memory", tmp_path, monkeypatch)
+    store.key = f"/films/{name}/shot.mp4"
     task_id = emulator.add_task("completed", size=SIZE)
     ManxueToObjectStorageOperator(
-        task_id="save", video_task_id=task_id, destination=place.uri, do_xcom_push=False
+        task_id="save", video_task_id=task_id, destination=store.uri, do_xcom_push=False
     ).execute({})
 
-    assert list(place.fs.store) == [place.key]
+    assert list(store.fs.store) == [store.key]

@@ -1,4 +1,4 @@
-"""The requests for a video: byte for byte as the URL is, without credentials, and only to where they may go."""
+"""Requests to media hosts: exact URL, no credentials, allowed addresses, proxies and certificates."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nvideo"
 
 
 class Host:
-    """Says the same to everyone, keeps what it was asked, and can pass a tunnel on."""
+    """A server with scripted responses that records requests, and is a proxy for ``CONNECT``."""
 
     def __init__(self):
-        self.says = [OK]
-        self.heard = []
-        self.pace = 0.0
+        self.responses = [OK]
+        self.requests = []
+        self.delay = 0.0
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port = self._listener.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -42,23 +42,25 @@ class Host:
         with contextlib.suppress(OSError):
             while True:
                 client, _ = self._listener.accept()
-                threading.Thread(target=self._answer, args=(client,), daemon=True).start()
+                threading.Thread(target=self._respond, args=(client,), daemon=True).start()
 
-    def _answer(self, client):
+    def _respond(self, client):
         with client, contextlib.suppress(OSError):
-            heard = b""
-            while b"\r\n\r\n" not in heard:
-                heard += client.recv(65536)
-            self.heard.append(heard.decode("ascii"))
-            if heard.startswith(b"CONNECT"):
-                self._tunnel(client, int(heard.split()[1].rpartition(b":")[2]))
+            request = b""
+            while b"\r\n\r\n" not in request:
+                request += client.recv(65536)
+            self.requests.append(request.decode("ascii"))
+            if request.startswith(b"CONNECT"):
+                self._tunnel(client, int(request.split()[1].rpartition(b":")[2]))
                 return
-            says = self.says.pop(0) if len(self.says) > 1 else self.says[0]
-            if isinstance(says, bytes):
-                says = [says] if not self.pace else [says[i : i + 1] for i in range(len(says))]
-            for piece in says:
+            response = self.responses.pop(0) if len(self.responses) > 1 else self.responses[0]
+            if isinstance(response, bytes):
+                response = (
+                    [response] if not self.delay else [response[i : i + 1] for i in range(len(response))]
+                )
+            for piece in response:
                 client.sendall(piece)
-                time.sleep(self.pace)
+                time.sleep(self.delay)
 
     def _tunnel(self, client, port):
         client.sendall(b"HTTP/1.1 200 OK\r\n\r\n")
@@ -99,7 +101,7 @@ def no_proxies(monkeypatch):
 
 @pytest.fixture
 def names(monkeypatch):
-    """A name server of our own; literal addresses are what they are."""
+    """Addresses by host name, for ``getaddrinfo``. Literal addresses resolve to themselves."""
     known = {"service.example": ["93.184.216.34"]}
     real = socket.getaddrinfo
 
@@ -134,12 +136,12 @@ def fetch(one, url, **headers):
         return response.status, response.read()
 
 
-def request_line(heard):
-    return heard.partition("\r\n")[0]
+def request_line(request):
+    return request.partition("\r\n")[0]
 
 
-def header(heard, name):
-    return [line.partition(": ")[2] for line in heard.split("\r\n") if line.startswith(f"{name}: ")]
+def header(request, name):
+    return [line.partition(": ")[2] for line in request.split("\r\n") if line.startswith(f"{name}: ")]
 
 
 class TestRequest:
@@ -153,23 +155,23 @@ class TestRequest:
             "/a?u=http://b/c",
         ],
     )
-    def test_asks_for_the_url_byte_for_byte(self, host, target):
+    def test_request_has_the_bytes_of_the_url(self, host, target):
         assert fetch(wire(), host.url + target) == (200, b"video")
-        assert request_line(host.heard[0]) == f"GET {target} HTTP/1.1"
+        assert request_line(host.requests[0]) == f"GET {target} HTTP/1.1"
 
-    def test_carries_what_it_needs_and_nothing_else(self, host, monkeypatch, tmp_path):
+    def test_request_has_only_the_needed_headers(self, host, monkeypatch, tmp_path):
         netrc = tmp_path / "netrc"
         netrc.write_text("machine 127.0.0.1 login me password secret\n")
         monkeypatch.setenv("NETRC", str(netrc))
         fetch(wire(), f"{host.url}/v", Range="bytes=5-")
 
-        names = [line.partition(":")[0] for line in host.heard[0].split("\r\n")[1:] if line]
+        names = [line.partition(":")[0] for line in host.requests[0].split("\r\n")[1:] if line]
         assert sorted(names) == ["Accept", "Accept-Encoding", "Connection", "Host", "Range", "User-Agent"]
-        assert header(host.heard[0], "Accept-Encoding") == ["identity"]
-        assert header(host.heard[0], "Host") == [f"127.0.0.1:{host.port}"]
-        assert "the-key" not in host.heard[0]
+        assert header(host.requests[0], "Accept-Encoding") == ["identity"]
+        assert header(host.requests[0], "Host") == [f"127.0.0.1:{host.port}"]
+        assert "the-key" not in host.requests[0]
 
-    def test_without_an_answer_is_broken(self):
+    def test_refused_connection_is_broken(self):
         with socket.socket() as closed:
             closed.bind(("127.0.0.1", 0))
             with pytest.raises(BrokenTransferError, match=r"127\.0\.0\.1: connection refused"):
@@ -186,35 +188,35 @@ class TestRequest:
         ],
         ids=["no HTTP", "many headers", "long header", "long status", "long location"],
     )
-    def test_that_is_answered_with_nonsense_is_broken(self, host, nonsense):
-        host.says = [nonsense]
+    def test_invalid_response_is_broken(self, host, nonsense):
+        host.responses = [nonsense]
         with pytest.raises(BrokenTransferError):
             fetch(wire(), f"{host.url}/v")
 
-    def test_for_a_name_that_cannot_be_one_is_broken(self):
+    def test_impossible_host_name_is_broken(self):
         with pytest.raises(BrokenTransferError):
             fetch(wire(), f"http://{'a' * 70}.example/v")
 
-    def test_that_drips_is_cut_at_the_deadline(self, host):
-        host.pace = 0.05
-        host.says = [b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 90]
+    def test_slow_headers_end_at_the_deadline(self, host):
+        host.delay = 0.05
+        host.responses = [b"HTTP/1.1 200 OK\r\n" + b"A: b\r\n" * 90]
         began = time.monotonic()
         with pytest.raises(BrokenTransferError):
             fetch(wire(timeout=0.3), f"{host.url}/v")
         assert time.monotonic() - began < 2
 
-    def test_that_is_answered_with_interim_answers_for_ever_is_cut_at_the_deadline(self, host):
-        host.says = [itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)]
+    def test_endless_interim_responses_end_at_the_deadline(self, host):
+        host.responses = [itertools.repeat(b"HTTP/1.1 100 Continue\r\n\r\n" * 100)]
         with pytest.raises(BrokenTransferError):
             fetch(wire(timeout=0.3), f"{host.url}/v")
 
-    def test_may_have_years(self, host):
+    def test_timeout_of_years_is_accepted(self, host):
         assert fetch(wire(timeout=1e12), f"{host.url}/v") == (200, b"video")
 
-    def test_after_the_deadline_is_not_sent(self, host):
+    def test_no_request_after_the_deadline(self, host):
         with pytest.raises(ManxueDownloadError, match="timeout=0 s"):
             fetch(wire(timeout=0), f"{host.url}/v")
-        assert host.heard == []
+        assert host.requests == []
 
 
 class TestRedirect:
@@ -222,33 +224,33 @@ class TestRedirect:
         return f"HTTP/1.1 {status} Elsewhere\r\nLocation: {location}\r\nContent-Length: 0\r\n\r\n".encode()
 
     @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-    def test_is_followed_byte_for_byte(self, host, status):
-        host.says = [self.redirect(f"{host.url}/b%2fc?s=%3d", status), self.redirect("../d"), OK]
+    def test_redirect_is_followed_byte_for_byte(self, host, status):
+        host.responses = [self.redirect(f"{host.url}/b%2fc?s=%3d", status), self.redirect("../d"), OK]
 
         assert fetch(wire(), f"{host.url}/a") == (200, b"video")
-        assert [request_line(heard) for heard in host.heard] == [
+        assert [request_line(request) for request in host.requests] == [
             "GET /a HTTP/1.1",
             "GET /b%2fc?s=%3d HTTP/1.1",
             "GET /d HTTP/1.1",
         ]
 
-    def test_is_followed_five_times_at_most(self, host):
-        host.says = [self.redirect("/again")]
+    def test_redirects_are_limited_to_five(self, host):
+        host.responses = [self.redirect("/again")]
         with pytest.raises(ManxueUnsafeUrlError, match="more than 5 redirects"):
             fetch(wire(), f"{host.url}/a")
-        assert len(host.heard) == 6
+        assert len(host.requests) == 6
 
-    def test_to_an_address_that_is_not_public_is_refused(self, host, names, monkeypatch):
+    def test_redirect_to_private_address_is_refused(self, host, names, monkeypatch):
         names["media.example"] = ["93.184.216.35"]
         inner = Host()
         dial = socket.create_connection
         monkeypatch.setattr(
             socket, "create_connection", lambda address, timeout: dial(("127.0.0.1", host.port), timeout)
         )
-        host.says = [self.redirect(f"http://127.0.0.1:{inner.port}/metadata")]
+        host.responses = [self.redirect(f"http://127.0.0.1:{inner.port}/metadata")]
         with pytest.raises(ManxueUnsafeUrlError, match="is not public"):
             fetch(wire(allow=False), "http://media.example/a")
-        assert inner.heard == []
+        assert inner.requests == []
         inner.close()
 
 
@@ -265,13 +267,13 @@ class TestAddress:
         return dialled
 
     @pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "fd00::1"])
-    def test_that_is_not_public_is_refused(self, names, dialled, address):
+    def test_private_address_is_refused(self, names, dialled, address):
         names["media.example"] = [address]
         with pytest.raises(ManxueUnsafeUrlError, match="allow_private_addresses="):
             fetch(wire(allow=False), "https://media.example/v?secret")
         assert dialled == []
 
-    def test_may_be_allowed(self, names, dialled):
+    def test_private_address_is_allowed_by_true(self, names, dialled):
         names["media.example"] = ["10.0.0.1"]
         with pytest.raises(BrokenTransferError):
             fetch(wire(allow=True), "https://media.example/v")
@@ -286,7 +288,7 @@ class TestAddress:
             ("http://localhost:1", "127.0.0.1"),
         ],
     )
-    def test_of_the_connection_allows_itself_and_no_other(self, names, dialled, base_url, address):
+    def test_address_of_the_connection_is_allowed(self, names, dialled, base_url, address):
         names["media.example"] = [address]
         with pytest.raises(BrokenTransferError):
             fetch(wire(base_url, allow=False), "https://media.example/v")
@@ -302,7 +304,7 @@ class TestAddress:
         "allow",
         [["media.example"], ["MEDIA.example."], ["10.0.0.0/8"], ["10.0.0.1"], ("x.example", "10.0.0.1")],
     )
-    def test_may_be_listed(self, names, dialled, allow):
+    def test_private_address_is_allowed_by_a_list(self, names, dialled, allow):
         names["media.example"] = ["10.0.0.1"]
         with pytest.raises(BrokenTransferError):
             fetch(wire(allow=allow), "https://media.example/v")
@@ -312,15 +314,15 @@ class TestAddress:
         with pytest.raises(ManxueUnsafeUrlError):
             fetch(wire(allow=allow), "https://evil.example/v")
 
-    def test_of_many_are_tried_within_one_timeout(self, names, waited):
-        """A silent name with fifteen addresses once took fifteen timeouts."""
+    def test_many_addresses_share_one_timeout(self, names, waited):
+        """A silent host with fifteen addresses once took fifteen timeouts."""
         names["media.example"] = [f"93.184.216.{number}" for number in range(1, 16)]
         with pytest.raises(BrokenTransferError):
             fetch(wire(timeout=60), "https://media.example/v")
         assert len(waited) == dialer.MAX_ADDRESSES
         assert sum(waited) == pytest.approx(2)
 
-    def test_that_cannot_be_looked_up_in_time(self, monkeypatch):
+    def test_slow_dns_lookup_times_out(self, monkeypatch):
         never = threading.Event()
         monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: never.wait(30))
         with pytest.raises(BrokenTransferError, match="no response"):
@@ -328,61 +330,61 @@ class TestAddress:
         never.set()
 
     @pytest.mark.parametrize("addresses", [["10.0.0.1"], ["93.184.216.34", "10.0.0.1"]])
-    def test_of_a_service_allows_nothing_by_what_its_name_server_says(self, names, dialled, addresses):
-        """The service may rule that name server, and let its own name lead to where it likes."""
+    def test_dns_of_the_service_allows_no_private_address(self, names, dialled, addresses):
+        """The service may control that name server and point its own name to any address."""
         names["service.example"] = addresses
         names["media.example"] = ["10.0.0.1"]
         with pytest.raises(ManxueUnsafeUrlError):
             fetch(wire(allow=False), "https://media.example/v")
         assert dialled == []
 
-    def test_that_is_public_is_used_and_the_others_are_not(self, names, dialled):
+    def test_only_public_addresses_are_used(self, names, dialled):
         names["media.example"] = ["10.0.0.1", "93.184.216.35", "2606:2800:220:1::1"]
         with pytest.raises(BrokenTransferError):
             fetch(wire(allow=False), "https://media.example/v")
         assert dialled == [("93.184.216.35", 443), ("2606:2800:220:1::1", 443)]
 
-    def test_is_looked_up_once_and_then_kept(self, dialled, monkeypatch):
-        """A name server that changes its mind after the check gains nothing."""
-        answers = [["93.184.216.35"], ["127.0.0.1"]]
-        monkeypatch.setattr(dialer, "_look_up", lambda host, port, timeout: answers.pop(0))
+    def test_address_is_looked_up_once(self, dialled, monkeypatch):
+        """A name server that changes its response after the check has no effect (DNS rebinding)."""
+        results = [["93.184.216.35"], ["127.0.0.1"]]
+        monkeypatch.setattr(dialer, "_look_up", lambda host, port, timeout: results.pop(0))
         with pytest.raises(BrokenTransferError):
             fetch(wire(allow=False), "http://media.example/v")
         assert dialled == [("93.184.216.35", 80)]
 
-    def test_is_missing(self, names):
+    def test_name_without_addresses_is_refused(self, names):
         names["media.example"] = []
         with pytest.raises(ManxueUnsafeUrlError):
             fetch(wire(allow=False), "http://media.example/v")
 
 
 class TestProxy:
-    def test_is_asked_for_the_whole_url(self, host):
+    def test_proxy_gets_the_whole_url(self, host):
         fetch(wire(proxy=f"http://me:p%40ss@127.0.0.1:{host.port}"), "http://media.example:81/a%2f?s=%3d")
 
-        assert request_line(host.heard[0]) == "GET http://media.example:81/a%2f?s=%3d HTTP/1.1"
-        assert header(host.heard[0], "Host") == ["media.example:81"]
-        assert header(host.heard[0], "Proxy-Authorization") == ["Basic bWU6cEBzcw=="]
+        assert request_line(host.requests[0]) == "GET http://media.example:81/a%2f?s=%3d HTTP/1.1"
+        assert header(host.requests[0], "Host") == ["media.example:81"]
+        assert header(host.requests[0], "Proxy-Authorization") == ["Basic bWU6cEBzcw=="]
 
     @pytest.mark.parametrize("scheme", ["", "http://"])
-    def test_of_the_environment_is_used(self, host, monkeypatch, scheme):
+    def test_proxy_of_the_environment_is_used(self, host, monkeypatch, scheme):
         monkeypatch.setenv("http_proxy", f"{scheme}127.0.0.1:{host.port}")
         fetch(wire(), "http://media.example/a")
 
-        assert request_line(host.heard[0]) == "GET http://media.example/a HTTP/1.1"
-        assert header(host.heard[0], "Proxy-Authorization") == []
+        assert request_line(host.requests[0]) == "GET http://media.example/a HTTP/1.1"
+        assert header(host.requests[0], "Proxy-Authorization") == []
 
-    def test_that_answers_connect_without_an_end_is_cut(self, dripping_proxy):
+    def test_endless_connect_response_times_out(self, dripping_proxy):
         with pytest.raises(BrokenTransferError, match="timed out"):
             fetch(wire(proxy=dripping_proxy, request_timeout=0.3), "https://media.example/a")
 
-    def test_is_left_out_where_the_environment_says_so(self, host, monkeypatch):
+    def test_no_proxy_of_the_environment_is_respected(self, host, monkeypatch):
         monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
         monkeypatch.setenv("no_proxy", "127.0.0.1")
 
         assert fetch(wire(), f"{host.url}/a") == (200, b"video")
 
-    def test_of_another_kind_is_named(self, monkeypatch):
+    def test_unsupported_proxy_is_named(self, monkeypatch):
         monkeypatch.setenv("http_proxy", "socks5://me:secret@127.0.0.1:1080")
         with pytest.raises(ManxueConfigurationError, match="'socks5' proxy") as caught:
             fetch(wire(), "http://media.example/a")
@@ -396,30 +398,30 @@ class TestProxy:
             "2130706433", "１２７.0.0.1", "127。0。0。1", "ⓛocalhost",
         ],
     )  # fmt: skip
-    def test_is_not_sent_to_a_literal_address_that_is_not_public(self, host, name, scheme):
+    def test_proxy_gets_no_private_literal_address(self, host, name, scheme):
         with pytest.raises(ManxueUnsafeUrlError, match="not public"):
             fetch(wire(proxy=host.url, allow=False), f"{scheme}://{name}/a")
-        assert host.heard == []
+        assert host.requests == []
 
-    def test_is_asked_for_a_name_in_ascii(self, host):
+    def test_proxy_gets_the_host_in_ascii(self, host):
         fetch(wire(proxy=host.url), "http://bücher.example/a")
 
-        assert request_line(host.heard[0]) == "GET http://xn--bcher-kva.example/a HTTP/1.1"
+        assert request_line(host.requests[0]) == "GET http://xn--bcher-kva.example/a HTTP/1.1"
 
-    def test_looks_names_up_itself(self, host, names):
+    def test_proxy_resolves_host_names(self, host, names):
         names["media.example"] = ["127.0.0.1"]
         fetch(wire(proxy=host.url, allow=False), "http://media.example/a")
-        assert len(host.heard) == 1
+        assert len(host.requests) == 1
 
-    def test_passes_tls_through(self, host):
+    def test_proxy_tunnels_tls(self, host):
         with Emulator(tls=True) as emulator:
             task_id = emulator.add_task("completed")
             one = wire(proxy=f"http://me:pass@127.0.0.1:{host.port}", ca_bundle=emulator.ca_bundle)
             status, body = fetch(one, emulator.video_url(task_id))
 
         assert (status, body[4:8]) == (200, b"ftyp")
-        assert request_line(host.heard[0]).startswith("CONNECT 127.0.0.1:")
-        assert header(host.heard[0], "Proxy-Authorization") == ["Basic bWU6cGFzcw=="]
+        assert request_line(host.requests[0]).startswith("CONNECT 127.0.0.1:")
+        assert header(host.requests[0], "Proxy-Authorization") == ["Basic bWU6cGFzcw=="]
 
 
 class TestCertificate:
@@ -432,21 +434,21 @@ class TestCertificate:
     def url(self, emulator):
         return emulator.video_url(emulator.add_task("completed"))
 
-    def test_is_checked(self, url):
+    def test_certificate_is_verified(self, url):
         with pytest.raises(BrokenTransferError, match="certificate was not accepted"):
             fetch(wire(), url)
 
-    def test_of_the_connections_authority_is_accepted(self, emulator, url):
+    def test_ca_bundle_of_the_connection_is_used(self, emulator, url):
         assert fetch(wire(ca_bundle=emulator.ca_bundle), url)[0] == 200
 
-    def test_of_the_environments_authority_is_accepted(self, emulator, url, monkeypatch):
+    def test_ca_bundle_of_the_environment_is_used(self, emulator, url, monkeypatch):
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", emulator.ca_bundle)
         assert fetch(wire(), url)[0] == 200
 
-    def test_may_be_looked_for_in_a_folder(self, url, monkeypatch, tmp_path):
+    def test_ca_bundle_can_be_a_folder(self, url, monkeypatch, tmp_path):
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))
         with pytest.raises(BrokenTransferError, match="certificate was not accepted"):
             fetch(wire(), url)
 
-    def test_may_be_left_unchecked(self, url):
+    def test_verification_can_be_disabled(self, url):
         assert fetch(wire(verify=False), url)[0] == 200

@@ -58,40 +58,40 @@ FOUND = [
     797292,
     917798,
 ]
-"""Seeds that broke an invariant, or showed a fault of the oracle."""
+"""Seeds that broke an invariant or showed an error of the oracle."""
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("part", range(PARTS))
-def test_no_schedule_breaks_an_invariant(part):
+def test_schedules_break_no_invariant(part):
     size = COUNT // PARTS
     assert play_range(range(part * size, (part + 1) * size)) == {}
 
 
 def test_seed_replays_its_schedule():
-    def told():
-        """What happened, but for what Airflow logs as it starts, and the signatures of URLs, which are made anew."""
+    def replay():
+        """Return the log of a schedule without Airflow's start and without the signatures of URLs, which differ."""
         command = [sys.executable, "-m", "tests.simulation", "--seed", "101", "--count", "1", "--verbose"]
         lines = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
         return [line.partition("signature=")[0] for line in lines.splitlines() if " [" not in f" {line[:40]}"]
 
-    first = told()
+    first = replay()
     assert len(first) > 20
-    assert told() == first
+    assert replay() == first
 
 
 # --- the oracle -----------------------------------------------------------------------------------------------
 
 
-def is_found(words, monkeypatch, *targets, first_seed=0, seeds=None):
-    """Plant bugs, and return whether the oracle says so of one of the next schedules."""
+def is_found(message, monkeypatch, *targets, first_seed=0, seeds=None):
+    """Insert bugs, and return whether the oracle reports them for one of the next schedules."""
     for target, name, value in targets:
         monkeypatch.setattr(target, name, value)
     seeds = seeds or range(first_seed, first_seed + 300)
-    return any(words in text for seed in seeds for texts in play_range([seed]).values() for text in texts)
+    return any(message in text for seed in seeds for texts in play_range([seed]).values() for text in texts)
 
 
-def test_oracle_sees_a_false_success(monkeypatch):
+def test_oracle_detects_a_false_success(monkeypatch):
     real = Poller._handle_unfinished
 
     def hasty(self, video, task, sent_at, now):
@@ -103,12 +103,12 @@ def test_oracle_sees_a_false_success(monkeypatch):
     assert is_found("handed over", monkeypatch, (Poller, "_handle_unfinished", hasty))
 
 
-def test_oracle_sees_a_failed_video_that_succeeds(monkeypatch):
+def test_oracle_detects_success_of_a_failed_video(monkeypatch):
     words = {**protocol._STATUS_WORDS, "failed": TaskStatus.COMPLETED}
     assert is_found("never said that it is completed", monkeypatch, (protocol, "_STATUS_WORDS", words))
 
 
-def test_oracle_sees_an_order_that_is_sent_twice(monkeypatch):
+def test_oracle_detects_an_order_sent_twice(monkeypatch):
     real = ManxueHook.send_order
 
     def send(self, request):
@@ -118,7 +118,7 @@ def test_oracle_sees_an_order_that_is_sent_twice(monkeypatch):
     assert is_found("bought 2 times", monkeypatch, (ManxueHook, "send_order", send))
 
 
-def test_oracle_sees_an_order_that_is_sent_again_although_it_may_have_been_taken(monkeypatch):
+def test_oracle_detects_retry_of_a_possibly_taken_order(monkeypatch):
     def not_sent(error, hostname, *, body_started):
         return ManxueOrderNotAcceptedError("no answer")
 
@@ -126,7 +126,7 @@ def test_oracle_sees_an_order_that_is_sent_again_although_it_may_have_been_taken
     assert is_found("bought", monkeypatch, (hook_module, "order_without_response", not_sent))
 
 
-def test_oracle_sees_an_order_that_is_not_kept(monkeypatch):
+def test_oracle_detects_an_order_that_is_not_recorded(monkeypatch):
     store = order_store.OrderStore
     assert is_found(
         "is lost",
@@ -140,13 +140,13 @@ def test_oracle_sees_an_order_that_is_not_kept(monkeypatch):
     )
 
 
-def test_oracle_sees_a_crash_that_orders_again(monkeypatch):
+def test_oracle_detects_a_second_order_after_a_crash(monkeypatch):
     assert is_found(
         "bought", monkeypatch, (order_store.OrderStore, "mark_intent", lambda self, request: None)
     )
 
 
-def test_oracle_sees_a_deadline_that_moves_with_a_restart(monkeypatch):
+def test_oracle_detects_a_deadline_moved_by_a_restart(monkeypatch):
     real = ManxueVideoTrigger.__init__
 
     def restarted(self, *, deadline=None, **arguments):
@@ -155,7 +155,7 @@ def test_oracle_sees_a_deadline_that_moves_with_a_restart(monkeypatch):
     assert is_found("late", monkeypatch, (ManxueVideoTrigger, "__init__", restarted))
 
 
-def test_oracle_sees_a_wait_that_is_given_up_early(monkeypatch):
+def test_oracle_detects_a_wait_that_ends_early(monkeypatch):
     real = Poller.__init__
 
     def impatient(self, *arguments, deadline, **others):
@@ -164,14 +164,14 @@ def test_oracle_sees_a_wait_that_is_given_up_early(monkeypatch):
     assert is_found("early", monkeypatch, (Poller, "__init__", impatient))
 
 
-def test_oracle_sees_a_reschedule_beyond_the_deadline(monkeypatch):
+def test_oracle_detects_a_reschedule_after_the_deadline(monkeypatch):
     def later(due_at, now, deadline):
         return max(due_at, now + 100.0)
 
     assert is_found("s after the deadline", monkeypatch, (waiting, "first_poll_at", later))
 
 
-def test_oracle_sees_an_outage_that_ends_a_wait(monkeypatch):
+def test_oracle_detects_a_wait_ended_by_an_outage(monkeypatch):
     real = Poller._handle_transient
 
     def frail(self, video, error, sent_at, now):
@@ -183,7 +183,7 @@ def test_oracle_sees_an_outage_that_ends_a_wait(monkeypatch):
     assert is_found("ended with ManxueTransientError", monkeypatch, (Poller, "_handle_transient", frail))
 
 
-def test_oracle_sees_a_tight_loop(monkeypatch):
+def test_oracle_detects_a_tight_loop(monkeypatch):
     def at_once(self, now):
         return 0.05
 
@@ -191,12 +191,12 @@ def test_oracle_sees_a_tight_loop(monkeypatch):
     assert is_found("asked again and again", monkeypatch, (Poller, "_interval", at_once), unbounded)
 
 
-def test_oracle_sees_requests_beyond_the_limit(monkeypatch):
+def test_oracle_detects_requests_above_the_rate_limit(monkeypatch):
     target = (AdaptiveRateLimiter, "_rate_at", lambda self, now: 100.0)
     assert is_found("between two requests", monkeypatch, target)
 
 
-def test_oracle_sees_a_key_that_the_service_repeats(monkeypatch):
+def test_oracle_detects_a_key_repeated_by_the_service(monkeypatch):
     def careless(text, secret=""):
         return str(text)
 
@@ -208,7 +208,7 @@ def test_oracle_sees_a_key_that_the_service_repeats(monkeypatch):
     )
 
 
-def test_oracle_sees_the_url_in_an_event(monkeypatch):
+def test_oracle_detects_a_url_in_an_event(monkeypatch):
     def chatty(*arguments, **others):
         event = real(*arguments, **others)
         return {**event, "video_url": "https://media.example/v.mp4?expires=1&signature=x"}
@@ -217,14 +217,14 @@ def test_oracle_sees_the_url_in_an_event(monkeypatch):
     assert is_found("a secret in", monkeypatch, (trigger_module, "completed_event", chatty))
 
 
-def test_oracle_sees_what_a_trigger_leaves_behind(monkeypatch):
+def test_oracle_detects_an_unclosed_client(monkeypatch):
     async def close(self):
         await asyncio.sleep(0)
 
     assert is_found("left open", monkeypatch, (AsyncClient, "close", close))
 
 
-def test_oracle_sees_a_wait_that_is_given_up_late(monkeypatch):
+def test_oracle_detects_a_wait_that_ends_late(monkeypatch):
     real = Poller.__init__
 
     def patient(self, *arguments, deadline, **others):
@@ -233,19 +233,19 @@ def test_oracle_sees_a_wait_that_is_given_up_late(monkeypatch):
     assert is_found("late", monkeypatch, (Poller, "__init__", patient))
 
 
-def test_oracle_sees_final_polls_at_short_intervals(monkeypatch):
+def test_oracle_detects_final_polls_without_backoff(monkeypatch):
     target = (poller, "quick_retry_delay", lambda failures: 1.0)
     assert is_found("asked", monkeypatch, target, first_seed=15)
 
 
-def test_oracle_sees_a_worker_that_keeps_its_slot(monkeypatch):
+def test_oracle_detects_a_worker_that_holds_its_slot(monkeypatch):
     monkeypatch.setattr(WorkerPass, "ends_at", float("inf"))
     monkeypatch.setattr(worker_pass, "MAX_EXTRA_TIME", float("inf"))
     target = (WorkerPass, "is_over", lambda self, poller, now, **state: poller.done)
     assert is_found("held a worker", monkeypatch, target)
 
 
-def test_oracle_sees_a_finished_video_that_is_lost(monkeypatch):
+def test_oracle_detects_a_lost_completed_video(monkeypatch):
     real = Poller._handle_task
 
     def blind(self, video, task, sent_at, now):
@@ -254,7 +254,7 @@ def test_oracle_sees_a_finished_video_that_is_lost(monkeypatch):
     assert is_found("is lost", monkeypatch, (Poller, "_handle_task", blind))
 
 
-def test_oracle_sees_a_timeout_without_a_final_poll(monkeypatch):
+def test_oracle_detects_a_missing_final_poll(monkeypatch):
     real = Poller.take_due
 
     def hasty(self, now, most=None):
@@ -265,7 +265,7 @@ def test_oracle_sees_a_timeout_without_a_final_poll(monkeypatch):
     assert is_found("without a final poll", monkeypatch, (Poller, "take_due", hasty))
 
 
-def test_oracle_sees_a_request_into_a_pause(monkeypatch):
+def test_oracle_detects_a_request_before_retry_after(monkeypatch):
     real = Poller._schedule
     assert is_found(
         "before a pause ended",
@@ -279,14 +279,14 @@ def test_oracle_sees_a_request_into_a_pause(monkeypatch):
     )
 
 
-def test_oracle_sees_a_key_that_is_tried_again_and_again(monkeypatch):
+def test_oracle_detects_too_many_credential_probes(monkeypatch):
     target = (CredentialProbes, "refused", lambda self, error: error)
     quick = (poller, "next_credential_probe", lambda refused_for: refused_for + 5.0)
-    # Few schedules have a wait that outlives such a refusal: the first ones with a task state store, the others without.
+    # Few schedules have a wait that survives such a refusal: the first two with a task state store, the others without.
     assert is_found("a key that is refused", monkeypatch, target, quick, seeds=(1049, 1740, 4794, 8967))
 
 
-def test_oracle_sees_progress_that_is_not_true(monkeypatch):
+def test_oracle_detects_false_progress(monkeypatch):
     real = BatchLog._set
 
     def rosy(self, video_task_id, status, now):
@@ -295,7 +295,7 @@ def test_oracle_sees_progress_that_is_not_true(monkeypatch):
     assert is_found("videos completed in its log", monkeypatch, (BatchLog, "_set", rosy))
 
 
-def test_oracle_sees_lines_in_the_log_of_another_task(monkeypatch):
+def test_oracle_detects_lines_in_another_task_log(monkeypatch):
     def careless(self, work):
         task = self._loop.create_task(work, context=self._context)
         self._in_flight.add(task)
@@ -304,17 +304,17 @@ def test_oracle_sees_lines_in_the_log_of_another_task(monkeypatch):
     assert is_found("progress of", monkeypatch, (AsyncDriver, "_spawn", careless), first_seed=1700)
 
 
-def test_oracle_sees_progress_that_is_told_late(monkeypatch):
+def test_oracle_detects_progress_logged_late(monkeypatch):
     target = (status_log, "PROGRESS_INTERVAL", 40.0)
     assert is_found("and no line says so within 10 s", monkeypatch, target)
 
 
-def test_oracle_sees_progress_of_a_part_of_a_batch(monkeypatch):
+def test_oracle_detects_progress_of_part_of_a_batch(monkeypatch):
     target = (batch.BatchProgress, "ended_before", lambda self, left: None)
     assert is_found("progress of", monkeypatch, target, first_seed=1400)
 
 
-def test_oracle_sees_a_task_that_waits_for_the_videos_of_another(monkeypatch):
+def test_oracle_detects_a_task_delayed_by_a_batch(monkeypatch):
     def oldest(self):
         request = next(iter(self._by_age))
         self.remove(request)
@@ -323,7 +323,7 @@ def test_oracle_sees_a_task_that_waits_for_the_videos_of_another(monkeypatch):
     assert is_found("twice the round of tasks", monkeypatch, (request_queue.Lane, "pop", oldest))
 
 
-def test_oracle_sees_a_video_that_waits_for_many_tasks(monkeypatch):
+def test_oracle_detects_a_video_delayed_by_many_tasks(monkeypatch):
     def next_task(self):
         self._next_by_age = False
         return real(self)
@@ -332,7 +332,7 @@ def test_oracle_sees_a_video_that_waits_for_many_tasks(monkeypatch):
     assert is_found("twice the round of videos", monkeypatch, (request_queue.Lane, "pop", next_task))
 
 
-def test_oracle_sees_final_polls_that_take_all_turns(monkeypatch):
+def test_oracle_detects_final_polls_that_take_all_grants(monkeypatch):
     def finals_first(self):
         self._last_was_final = False
         return real(self)
@@ -341,21 +341,21 @@ def test_oracle_sees_final_polls_that_take_all_turns(monkeypatch):
     assert is_found("two turns in a row", monkeypatch, (AdaptiveRateLimiter, "_pop", finals_first))
 
 
-def test_oracle_sees_a_turn_that_is_left_unused(monkeypatch):
+def test_oracle_detects_an_unused_grant(monkeypatch):
     real = AdaptiveRateLimiter._set_timer
     target = (AdaptiveRateLimiter, "_set_timer", lambda self, loop, when: real(self, loop, when + 1.0))
     assert is_found("left unused", monkeypatch, target)
 
 
-# --- orders that wait for room --------------------------------------------------------------------------------
+# --- orders waiting for capacity -----------------------------------------------------------------------------
 
 
-def test_oracle_sees_an_order_that_is_retried_without_a_store(monkeypatch):
+def test_oracle_detects_an_order_retried_without_store(monkeypatch):
     monkeypatch.setattr(order_life, "_forbid_retry", lambda ti: None)
     assert is_found("bought", monkeypatch, (order_life, "AirflowTaskTimeout", ZeroDivisionError))
 
 
-def test_oracle_sees_an_order_that_no_error_names(monkeypatch):
+def test_oracle_detects_an_order_missing_in_the_error(monkeypatch):
     real = order_life.track_order
 
     def silent(video_task_id, store, ti):
@@ -364,35 +364,35 @@ def test_oracle_sees_an_order_that_no_error_names(monkeypatch):
     assert is_found("is not named", monkeypatch, (ordered_video_wait, "track_order", silent))
 
 
-def test_oracle_sees_a_worker_that_waits_for_room(monkeypatch):
+def test_oracle_detects_a_worker_waiting_for_capacity(monkeypatch):
     target = (operator_module, "MAX_DELAY_ON_WORKER", 1000.0)
     assert is_found("while it waited for room", monkeypatch, target)
 
 
-def test_oracle_sees_a_worker_that_sends_again_and_again(monkeypatch):
+def test_oracle_detects_too_many_orders_by_one_worker(monkeypatch):
     target = (order_timing, "_MIN_ROOM_DELAY", 2.0)
     assert is_found("times by one worker", monkeypatch, target)
 
 
-def test_oracle_sees_an_order_after_order_timeout(monkeypatch):
+def test_oracle_detects_an_order_after_order_timeout(monkeypatch):
     real = OrderBounds._last_attempt_at
     target = (OrderBounds, "_last_attempt_at", lambda self, started_at: real(self, started_at) + 100.0)
     assert is_found("s after order_timeout", monkeypatch, target)
 
 
-def test_oracle_sees_an_order_that_could_not_be_awaited(monkeypatch):
+def test_oracle_detects_an_order_too_late_to_await(monkeypatch):
     target = (OrderBounds, "_last_attempt_at", lambda self, started_at: started_at + self.order_timeout)
     assert is_found("s left of execution_timeout", monkeypatch, target)
 
 
-def test_oracle_sees_a_timeout_that_counts_from_the_start_of_the_try(monkeypatch):
+def test_oracle_detects_a_timeout_counted_from_the_try(monkeypatch):
     def begin(self, context, video_task_id):
         return self._wait(context, video_task_id, operator_module.time.time() - self._order_time)
 
     assert is_found("early", monkeypatch, (ManxueCreateVideoOperator, "_begin", begin))
 
 
-def test_oracle_sees_an_order_that_is_given_up_early(monkeypatch):
+def test_oracle_detects_an_order_given_up_early(monkeypatch):
     real = OrderBounds.next_attempt_at
 
     def impatient(self, started_at, now, attempts, *others):
@@ -401,16 +401,16 @@ def test_oracle_sees_an_order_that_is_given_up_early(monkeypatch):
     assert is_found("gave up the order", monkeypatch, (OrderBounds, "next_attempt_at", impatient))
 
 
-def test_oracle_sees_an_order_into_a_pause(monkeypatch):
+def test_oracle_detects_an_order_before_retry_after(monkeypatch):
     real = order_timing._with_jitter
     target = (order_timing, "_with_jitter", lambda delay, retry_after, chance: real(delay, None, chance))
     assert is_found("before a pause ended", monkeypatch, target)
 
 
-def test_oracle_sees_an_order_that_is_sent_again_at_once(monkeypatch):
+def test_oracle_detects_an_order_without_backoff(monkeypatch):
     assert is_found("ordered again after", monkeypatch, (order_timing, "_FIRST_DELAY", 0.5))
 
 
 @pytest.mark.parametrize("seed", FOUND)
-def test_what_was_found_is_mended(seed):
+def test_seeds_that_broke_an_invariant_pass(seed):
     assert play_range([seed]) == {}

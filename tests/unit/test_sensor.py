@@ -1,4 +1,4 @@
-"""The sensor in all of its modes: what ends a wait, what does not, and what it hands over."""
+"""The sensor in each mode: results, intervals, timeouts, outages, refusals and skipping."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def mode(request):
 
 
 class TestResult:
-    def test_is_the_same_in_every_mode(self, world, service, mode):
+    def test_result_is_the_same_in_every_mode(self, world, service, mode):
         service.answers("queued", "processing", "processing", DONE)
         world.run(sensor(mode))
         assert world.ti.xcom == {
@@ -76,23 +76,23 @@ class TestResult:
             "return_value": RESULT,
         }
 
-    def test_of_a_finished_video_needs_no_deferral(self, world, service, mode):
+    def test_result_of_completed_video_needs_no_deferral(self, world, service, mode):
         service.answers(DONE)
         assert world.run(sensor(mode)) == RESULT
         assert world.ti.xcom["video_url"] == DONE["video_url"]
         assert service.asked_at == [0]
 
-    def test_has_no_length_where_the_service_gives_none(self, world, service, mode):
+    def test_result_without_duration_from_the_service(self, world, service, mode):
         service.answers("queued", {**DONE, "actualDuration": None})
         world.run(sensor(mode))
         assert world.ti.xcom["actualDuration"] is None
 
-    def test_is_not_pushed_where_the_author_wants_no_xcom(self, world, service):
+    def test_result_is_not_pushed_without_do_xcom_push(self, world, service):
         service.answers(DONE)
         world.run(sensor(do_xcom_push=False))
-        assert set(world.ti.xcom) == {"return_value"}  # which Airflow then leaves out
+        assert set(world.ti.xcom) == {"return_value"}  # Airflow does not push it either
 
-    def test_keeps_the_url_out_of_the_event_and_the_trigger(self, world, service):
+    def test_event_and_trigger_have_no_url(self, world, service):
         service.answers("queued", DONE)
         world.run(sensor())
         assert world.events == [
@@ -106,30 +106,30 @@ class TestResult:
         assert "secret" not in str(world.deferrals[0].trigger.serialize())
 
 
-class TestRhythm:
-    def test_is_the_poke_interval(self, world, service, mode):
+class TestInterval:
+    def test_interval_is_poke_interval(self, world, service, mode):
         service.answers("queued", "queued", "queued", DONE)
         world.run(sensor(mode, poke_interval=60))
         assert service.asked_at[:4] == [0, 60, 120, 180]
 
-    def test_is_thirty_seconds_unless_told_otherwise(self, world, service, mode):
+    def test_interval_is_thirty_seconds_by_default(self, world, service, mode):
         service.answers("queued", DONE)
         world.run(sensor(mode))
         assert service.asked_at[:2] == [0, 30]
 
-    def test_doubles_with_exponential_backoff_up_to_max_wait(self, world, service, mode):
+    def test_interval_doubles_up_to_max_wait(self, world, service, mode):
         service.answers(*["queued"] * 5, DONE)
         world.run(sensor(mode, exponential_backoff=True, max_wait=timedelta(seconds=100)))
         assert service.asked_at[:6] == [0, 30, 90, 190, 290, 390]
 
     @pytest.mark.parametrize("mode", ["deferred", "reschedule"])
-    def test_first_poll_after_a_worker_gives_the_scheduler_ten_seconds(self, world, service, mode):
+    def test_first_poll_leaves_the_scheduler_ten_seconds(self, world, service, mode):
         service.answers("queued", DONE)
         with pytest.warns(UserWarning, match="poke_interval=2 is short"):
             world.run(sensor(mode, poke_interval=2))
         assert service.asked_at[:2] == [0, 10]
 
-    def test_trigger_that_starts_late_spreads_its_first_poll_over_the_interval(self, world, service, clock):
+    def test_late_trigger_spreads_its_first_poll(self, world, service, clock):
         service.answers("queued", DONE)
         task = sensor(poke_interval=60)
         with pytest.raises(TaskDeferred) as deferred:
@@ -138,7 +138,7 @@ class TestRhythm:
         world.run_deferred(task, deferred.value)
         assert service.asked_at[1] == 630
 
-    def test_no_setting_makes_a_tight_loop(self, world, service):
+    def test_interval_of_zero_makes_no_tight_loop(self, world, service):
         service.answers("queued")
         with pytest.warns(UserWarning, match="short"), pytest.raises(ManxueTimeoutError):
             world.run(sensor("poke", poke_interval=0, max_wait=0, exponential_backoff=True, timeout=20))
@@ -146,29 +146,29 @@ class TestRhythm:
 
 
 class TestTimeout:
-    def test_names_the_last_answer_and_the_id(self, world, service, mode):
+    def test_timeout_names_id_and_last_status(self, world, service, mode):
         service.answers("queued", "processing")
         with pytest.raises(AirflowSensorTimeout, match=r"proj_1.*0:05:00.*processing") as raised:
             world.run(sensor(mode, timeout=300))
         assert isinstance(raised.value, ManxueTimeoutError)
         assert world.clock.now - START == pytest.approx(300, abs=1)
 
-    def test_is_preceded_by_a_last_look(self, world, service, mode):
+    def test_timeout_is_preceded_by_a_final_poll(self, world, service, mode):
         service.answers(lambda waited: DONE if waited >= 100 else "processing")
         world.run(sensor(mode, timeout=100, poke_interval=60))
         assert service.asked_at[-1] == pytest.approx(100)
 
-    def test_names_an_outage_that_was_the_last_answer(self, world, service, mode):
+    def test_timeout_names_an_outage_as_last_error(self, world, service, mode):
         service.answers("queued", ManxueTransientError("no response from host: connection refused"))
         with pytest.raises(ManxueTimeoutError, match="connection refused"):
             world.run(sensor(mode, timeout=120))
 
-    def test_is_decided_at_the_end_of_a_pause_beyond_the_deadline(self, world, service, mode):
+    def test_timeout_waits_for_retry_after(self, world, service, mode):
         service.answers("queued", ManxueRateLimitError("HTTP 429", retry_after=600), DONE)
         assert world.run(sensor(mode, timeout=120)) == RESULT
         assert service.asked_at[:3] == [0, 30, 630]
 
-    def test_comes_twenty_minutes_after_the_deadline_at_the_latest(self, world, service, mode):
+    def test_timeout_is_at_most_20_minutes_late(self, world, service, mode):
         service.answers("queued", ManxueRateLimitError("HTTP 429", retry_after=600))
         with pytest.raises(ManxueTimeoutError, match="429"):
             world.run(sensor(mode, timeout=120))
@@ -176,8 +176,8 @@ class TestTimeout:
         assert world.clock.now - START <= 120 + MAX_OVERSHOOT
 
     @pytest.mark.parametrize("mode", ["poke", "deferred"])
-    def test_comes_no_earlier_when_the_clock_is_set_back(self, world, service, clock, mode, monkeypatch):
-        # Each second that goes by, the clock of the machine is set back by a tenth.
+    def test_timeout_is_not_early_if_clock_is_set_back(self, world, service, clock, mode, monkeypatch):
+        # The clock of the machine is set back by 0.1 s each second.
         monkeypatch.setattr(clock, "time", lambda: START + 0.9 * clock.elapsed)
         service.answers("queued")
         with pytest.raises(ManxueTimeoutError):
@@ -185,26 +185,26 @@ class TestTimeout:
         assert clock.time() == pytest.approx(START + 120, abs=1e-3)
         assert 0.9 * service.asked_at[-1] == pytest.approx(120, abs=1e-3)
 
-    def test_after_a_long_pause_on_the_worker_is_decided_by_a_poll_at_its_end(self, world, service):
+    def test_retry_after_on_the_worker_is_followed_by_a_poll(self, world, service):
         service.answers(ManxueRateLimitError("HTTP 429", retry_after=600), "processing")
         with pytest.raises(ManxueTimeoutError, match="processing"):
             world.run(sensor(timeout=120))
         assert service.asked_at == [0, 600]
         assert service.asked_from == ["worker", "triggerer"]
 
-    def test_of_the_triggerer_is_only_a_backstop(self, world, service):
+    def test_defer_timeout_is_later_than_the_deadline(self, world, service):
         service.answers("queued")
         with pytest.raises(TaskDeferred) as deferred:
             sensor(timeout=600).execute(world.context)
         assert deferred.value.timeout == timedelta(seconds=600 + DEFER_TIMEOUT_MARGIN)
 
-    def test_of_the_execution_bounds_a_deferred_wait(self, world, service):
+    def test_execution_timeout_bounds_a_deferred_wait(self, world, service):
         service.answers("queued")
         with pytest.raises(AirflowTaskTimeout, match="queued"):
             world.run(sensor(timeout=600, execution_timeout=timedelta(seconds=100)))
         assert service.asked_at[-1] == pytest.approx(100)
 
-    def test_of_the_execution_is_left_to_airflow_in_the_other_modes(self, world, service):
+    def test_execution_timeout_is_left_to_airflow_in_other_modes(self, world, service):
         service.answers("queued")
         for other in ("poke", "reschedule"):
             with pytest.raises(ManxueTimeoutError):
@@ -212,32 +212,32 @@ class TestTimeout:
 
 
 def away_from_the_worker(service, until):
-    """The video is queued, then done for the triggerer, but for the worker that resumes the service is away for a while."""
+    """Return a response for each poll: the service is unreachable only for the resumed worker, until a time."""
 
-    def answer(waited):
+    def response(waited):
         if len(service.asked_at) == 1:
             return "queued"
         is_away = service.asked_from[-1] == "worker" and waited < until
         return ManxueTransientError("HTTP 503") if is_away else DONE
 
-    return answer
+    return response
 
 
 class TestOutage:
     @pytest.mark.parametrize("seconds", [600, 7200])
-    def test_of_any_length_is_survived(self, world, service, mode, seconds):
-        trouble = [
+    def test_outage_of_any_length_is_survived(self, world, service, mode, seconds):
+        errors = [
             ManxueTransientError("no response from host: connection refused"),
             ManxueTransientError("HTTP 503"),
             ManxueTransientError("HTTP 200 with a body that is not a JSON object"),
         ]
         service.answers(
             "processing",
-            lambda waited: DONE if waited > seconds else trouble[int(waited / 30) % len(trouble)],
+            lambda waited: DONE if waited > seconds else errors[int(waited / 30) % len(errors)],
         )
         assert world.run(sensor(mode)) == RESULT
 
-    def test_is_asked_about_ever_less_often_but_at_least_every_five_minutes(self, world, service):
+    def test_outage_backs_off_to_five_minutes(self, world, service):
         service.answers(
             "processing", lambda waited: DONE if waited > 3000 else ManxueTransientError("HTTP 503")
         )
@@ -248,13 +248,13 @@ class TestOutage:
         assert gaps[:6] == [30, 30, 60, 120, 240, 300]
         assert set(gaps[5:]) == {300}
 
-    def test_of_a_moment_is_sat_out_by_the_worker_that_resumes(self, world, service):
+    def test_short_outage_is_retried_by_the_resumed_worker(self, world, service):
         service.answers("processing", DONE, ManxueTransientError("HTTP 503"), DONE)
         assert world.run(sensor()) == RESULT
         assert service.asked_at == [0, 30, 30, 31]
         assert service.asked_from == ["worker", "triggerer", "worker", "worker"]
 
-    def test_when_the_worker_resumes_at_the_deadline_loses_no_video_that_is_there(self, world, service):
+    def test_outage_on_resumption_loses_no_completed_video(self, world, service):
         service.answers(away_from_the_worker(service, until=70))
         assert world.run(sensor(timeout=20)) == RESULT
         assert service.asked_from[:2] == ["worker", "triggerer"]
@@ -263,7 +263,7 @@ class TestOutage:
         assert second.arguments.deadline - second.arguments.started_at == 320
         assert service.asked_at[-1] <= 20 + 300
 
-    def test_holds_no_slot_for_more_than_thirty_seconds(self, world, service):
+    def test_outage_holds_the_slot_for_at_most_30_seconds(self, world, service):
         service.answers(away_from_the_worker(service, until=70))
         world.run(sensor(timeout=20))
         by_worker = [
@@ -272,25 +272,25 @@ class TestOutage:
         assert by_worker[1:6] == [20, 21, 23, 27, 35], "the next retry, at 51 s, would come too late"
         assert by_worker[6] >= 45
 
-    def test_of_the_worker_alone_does_not_go_on_for_ever(self, world, service):
+    def test_outage_seen_only_by_workers_ends_with_a_timeout(self, world, service):
         service.answers(away_from_the_worker(service, until=float("inf")))
         with pytest.raises(ManxueTimeoutError, match="503"):
             world.run(sensor(timeout=20))
-        # A pass over the deadline may leave, and the next one has a window of its own.
+        # A pass over the deadline may end, and the next pass has another window.
         assert 20 + 1200 <= service.asked_at[-1] <= 20 + 1200 + PATIENCE + FINAL_POLL_WINDOW
 
-    def test_when_the_worker_resumes_defers_again_within_the_same_deadline(self, world, service):
+    def test_outage_on_resumption_defers_to_same_deadline(self, world, service):
         service.answers(away_from_the_worker(service, until=60))
         assert world.run(sensor(timeout=600)) == RESULT
         first, second = (deferral.trigger.arguments for deferral in world.deferrals)
         assert (first.started_at, first.deadline) == (second.started_at, second.deadline)
 
-    def test_with_a_pause_that_the_service_asks_for_is_respected(self, world, service, mode):
+    def test_retry_after_is_respected(self, world, service, mode):
         service.answers("queued", ManxueRateLimitError("HTTP 429", retry_after=200), DONE)
         world.run(sensor(mode))
         assert 230 <= service.asked_at[2] <= 235
 
-    def test_with_an_absurd_pause_is_asked_about_after_fifteen_minutes(self, world, service, mode):
+    def test_retry_after_is_capped_at_fifteen_minutes(self, world, service, mode):
         service.answers("queued", ManxueRateLimitError("HTTP 429", retry_after=1e9), DONE)
         world.run(sensor(mode))
         assert 930 <= service.asked_at[2] <= 935
@@ -319,21 +319,21 @@ class TestRefusal:
         [ManxueRedirectError("redirect"), ManxueMediaTypeError("an image")],
         ids=lambda error: type(error).__name__,
     )
-    def test_that_waiting_cannot_cure_ends_the_wait_at_once(self, world, service, mode, error):
+    def test_permanent_error_ends_the_wait_immediately(self, world, service, mode, error):
         service.answers("queued", error)
         with pytest.raises(type(error), match=str(error)):
             world.run(sensor(mode))
         assert service.asked_at == [0, 30]
 
     @pytest.mark.parametrize("error", MAY_PASS, ids=lambda error: type(error).__name__)
-    def test_of_a_wait_that_has_not_worked_ends_it_at_once(self, world, service, mode, error):
+    def test_refusal_before_any_response_ends_the_wait(self, world, service, mode, error):
         service.answers(error)
         with pytest.raises(type(error), match=str(error)):
             world.run(sensor(mode))
         assert service.asked_at == [0]
 
     @pytest.mark.parametrize("error", MAY_PASS, ids=lambda error: type(error).__name__)
-    def test_at_the_first_poke_ends_the_wait_at_once_below_3_3(self, world, service, error):
+    def test_refusal_at_first_poke_ends_wait_below_3_3(self, world, service, error):
         world.store = None
         service.answers(error)
         with pytest.raises(type(error), match=str(error)):
@@ -341,7 +341,7 @@ class TestRefusal:
         assert service.asked_at == [0]
 
     @pytest.mark.parametrize("error", MAY_PASS, ids=lambda error: type(error).__name__)
-    def test_of_a_wait_that_has_worked_ends_it_after_five_minutes(self, world, service, mode, error):
+    def test_refusal_after_a_response_ends_wait_in_5_minutes(self, world, service, mode, error):
         service.answers("queued", error)
         with pytest.raises(type(error), match=str(error)):
             world.run(sensor(mode))
@@ -349,11 +349,11 @@ class TestRefusal:
         assert service.asked_at[-1] == pytest.approx(330, abs=1)
 
     @pytest.mark.parametrize("error", MAY_PASS, ids=lambda error: type(error).__name__)
-    def test_of_a_wait_that_has_worked_may_pass(self, world, service, mode, error):
+    def test_refusal_after_a_response_can_be_temporary(self, world, service, mode, error):
         service.answers(lambda waited: error if 30 <= waited < 300 else DONE if waited else "queued")
         assert world.run(sensor(mode)) == RESULT
 
-    def test_of_the_key_is_tried_again_four_times(self, world, service, mode):
+    def test_refused_key_is_probed_four_times(self, world, service, mode):
         service.answers("queued", ManxueAuthenticationError("401"))
         with pytest.raises(ManxueAuthenticationError):
             world.run(sensor(mode))
@@ -362,17 +362,17 @@ class TestRefusal:
     @pytest.mark.parametrize(
         "error", [*MAY_PASS, ManxueRefusedError("HTTP 404")], ids=lambda error: type(error).__name__
     )
-    def test_of_a_rescheduled_wait_passes_until_the_deadline_below_3_3(self, world, service, error):
-        """Without a task state store no poke knows when the trouble began."""
+    def test_refusal_lasts_to_deadline_if_rescheduled_below_3_3(self, world, service, error):
+        """Without a task state store no poke knows when the error began."""
         world.store = None
         service.answers("queued", error)
         with pytest.raises(ManxueTimeoutError, match=f"Last error: {error}"):
             world.run(sensor("reschedule", timeout=900))
         assert service.asked_at[-1] >= 900
 
-    def test_of_a_rescheduled_wait_is_kept_in_the_task_state_store(self, world, service):
-        trouble = [ManxueRefusedError("HTTP 404"), ManxueAuthenticationError("401")]
-        service.answers("queued", *trouble, "queued")
+    def test_grace_of_rescheduled_wait_is_in_task_state_store(self, world, service):
+        errors = [ManxueRefusedError("HTTP 404"), ManxueAuthenticationError("401")]
+        service.answers("queued", *errors, "queued")
         seen = []
         real = world.store.set
         world.store.set = lambda key, value: (seen.append((key, value)), real(key, value))
@@ -384,7 +384,7 @@ class TestRefusal:
             ("manxue_grace", {}),
         ]
 
-    def test_survives_a_task_state_store_that_is_away(self, world, service):
+    def test_failing_task_state_store_is_survived(self, world, service):
         def fail(*args):
             raise RuntimeError("the API server is away")
 
@@ -392,21 +392,22 @@ class TestRefusal:
         service.answers(lambda waited: DONE if waited > 400 else NOT_FOUND if waited else "queued")
         assert world.run(sensor("reschedule")) == RESULT
 
-    @pytest.mark.parametrize(("answer", "error", "words"), GRACE)
-    def test_that_may_be_a_slow_write_ends_the_wait_after_five_minutes(
-        self, world, service, mode, answer, error, words
+    @pytest.mark.parametrize(("response", "error", "message"), GRACE)
+    def test_possible_slow_write_ends_wait_in_five_minutes(
+        self, world, service, mode, response, error, message
     ):
-        service.answers(answer)
-        with pytest.raises(error, match=words):
+        service.answers(response)
+        with pytest.raises(error, match=message):
             world.run(sensor(mode))
         assert 300 <= service.asked_at[-1] <= 331
 
-    @pytest.mark.parametrize(("answer", "error", "words"), GRACE)
-    def test_that_passes_within_five_minutes_is_forgotten(self, world, service, mode, answer, error, words):
-        service.answers(lambda waited: DONE if waited > 250 else answer)
+    @pytest.mark.parametrize(("response", "error", "message"), GRACE)
+    def test_possible_slow_write_can_be_temporary(self, world, service, mode, response, error, message):
+        service.answers(lambda waited: DONE if waited > 250 else response)
         assert world.run(sensor(mode)) == RESULT
 
-    def test_grace_is_not_begun_anew_by_a_restart_of_the_triggerer(self, world, service, clock):
+    def test_grace_start_is_passed_to_the_trigger(self, world, service, clock):
+        """A restarted triggerer would otherwise begin another grace period."""
         service.answers(ManxueRefusedError("HTTP 404"))
         with pytest.raises(TaskDeferred) as deferred:
             sensor().execute(world.context)
@@ -414,13 +415,13 @@ class TestRefusal:
 
 
 class TestFailedVideo:
-    def test_fails_the_task_without_retries_and_says_why(self, world, service, mode):
+    def test_failed_video_fails_without_retries(self, world, service, mode):
         service.answers("queued", {"status": "failed", "error": {"message": "prompt not allowed"}})
         with pytest.raises(ManxueVideoFailedError, match="prompt not allowed") as raised:
             world.run(sensor(mode))
         assert isinstance(raised.value, AirflowFailException)
 
-    def test_unknown_status_is_waited_out(self, world, service, mode):
+    def test_unknown_status_is_polled_again(self, world, service, mode):
         service.answers("queued", "rendering", "rendering", DONE)
         assert world.run(sensor(mode)) == RESULT
 
@@ -433,7 +434,7 @@ NO_CONNECTION = ManxueConfigurationError("missing")
 
 
 class TestSkipping:
-    """The parity table of design and docs: what ``soft_fail`` and ``never_fail`` make of each ending."""
+    """Parity table of design and docs: effect of ``soft_fail`` and ``never_fail`` on each ending."""
 
     @pytest.mark.parametrize("first_poke", [True, False], ids=["at the first poke", "later"])
     @pytest.mark.parametrize(
@@ -448,7 +449,7 @@ class TestSkipping:
         ids=["failed", "timeout", "bad key", "not found", "no connection"],
     )
     @pytest.mark.parametrize("option", [None, "soft_fail", "never_fail"])
-    def test_is_the_same_in_every_mode(
+    def test_skipping_is_the_same_in_every_mode(
         self, world, service, mode, option, ending, plain, skipped_by, first_poke
     ):
         service.answers(*([] if first_poke else ["queued"]), ending)
@@ -460,18 +461,18 @@ class TestSkipping:
     @pytest.mark.parametrize(
         ("option", "expected"), [(None, AirflowTaskTimeout), ("soft_fail", AirflowSkipException)]
     )
-    def test_covers_the_execution_timeout(self, world, service, option, expected):
+    def test_execution_timeout_is_skipped(self, world, service, option, expected):
         service.answers("queued")
         with pytest.raises(expected):
             world.run(sensor(execution_timeout=timedelta(seconds=60), **({option: True} if option else {})))
 
     @pytest.mark.parametrize("option", ["soft_fail", "never_fail"])
-    def test_covers_the_execution_timeout_that_airflow_raises_in_poke_mode(self, world, service, option):
+    def test_execution_timeout_in_poke_mode_is_skipped(self, world, service, option):
         service.answers(AirflowTaskTimeout("from the alarm"))
         with pytest.raises(AirflowSkipException):
             world.run(sensor("poke", **{option: True}))
 
-    def test_of_a_crashed_trigger_needs_never_fail(self, world, service):
+    def test_crashed_trigger_is_skipped_by_never_fail(self, world, service):
         service.answers("processing")
         kwargs = {"error": "Trigger failure", "traceback": ["boom"]}
         with pytest.raises(Exception, match="Trigger failure") as raised:
@@ -485,12 +486,12 @@ class TestEvents:
     @pytest.mark.parametrize(
         "event", [None, {}, "completed", {"status": "completed"}, {"version": 2, "status": "completed"}]
     )
-    def test_that_are_not_understood_fail_the_task(self, world, service, event):
+    def test_unknown_event_fails_the_task(self, world, service, event):
         service.answers(DONE)
         with pytest.raises(ManxueError, match="does not understand"):
             sensor().execute_complete(world.context, event=event, started_at=0.0)
 
-    def test_alone_are_enough_to_go_on(self, world, service):
+    def test_event_without_arguments_resumes(self, world, service):
         """``airflow dags test`` resumes a task without the arguments of its deferral."""
         service.answers(DONE)
         event = completed_event("proj_1")
@@ -499,20 +500,20 @@ class TestEvents:
 
 class TestLog:
     @pytest.mark.parametrize("mode", ["poke", "deferred"])
-    def test_has_one_line_for_each_status(self, world, service, mode, caplog, capsys):
+    def test_log_has_one_line_for_each_status(self, world, service, mode, caplog, capsys):
         caplog.set_level(logging.INFO)
         service.answers("queued", *["processing"] * 20, DONE)
         world.run(sensor(mode))
         # Airflow 3 logs through structlog, Airflow 2 through logging.
         printed = capsys.readouterr().out
-        told = re.findall(r"Video proj_1: .*?\)", printed if "Video proj_1" in printed else caplog.text)
-        assert told == [
+        lines = re.findall(r"Video proj_1: .*?\)", printed if "Video proj_1" in printed else caplog.text)
+        assert lines == [
             "Video proj_1: queued (after 0:00:00)",
             "Video proj_1: processing (after 0:00:30)",
             "Video proj_1: completed, 5.17 s long (after 0:10:30)",
         ]
 
-    def test_never_holds_the_url(self, world, service, mode, caplog, capsys):
+    def test_log_has_no_url(self, world, service, mode, caplog, capsys):
         caplog.set_level(logging.DEBUG)
         service.answers("queued", DONE)
         world.run(sensor(mode))
@@ -521,35 +522,35 @@ class TestLog:
 
 class TestBadInput:
     @pytest.mark.parametrize("value", ["", "  ", None, 7.5, ["a"], {}, {"status": "queued"}, "..", "a\nb"])
-    def test_id_is_refused_when_the_dag_is_parsed(self, value):
+    def test_invalid_id_is_refused_at_parse_time(self, value):
         with pytest.raises(ManxueInputError, match="video_task_id"):
             sensor(video_task_id=value)
 
     @pytest.mark.parametrize(
         "value", ["{{ params.id }}", "{% if x %}a{% endif %}", {"id": "{{ params.id }}"}]
     )
-    def test_template_is_checked_when_it_is_rendered(self, world, value):
+    def test_template_is_validated_after_rendering(self, world, value):
         task = sensor(video_task_id=value)
         task.video_task_id = "   "
         with pytest.raises(ManxueInputError, match="video_task_id is empty"):
             world.run(task)
 
-    def test_whole_create_answer_is_an_id(self, world, service):
+    def test_whole_create_response_is_an_id(self, world, service):
         service.answers(DONE)
-        answer = {"code": "0", "msg": None, "data": {"projectId": "proj_9"}}
-        assert world.run(sensor(video_task_id=answer))["id"] == "proj_9"
+        response = {"code": "0", "msg": None, "data": {"projectId": "proj_9"}}
+        assert world.run(sensor(video_task_id=response))["id"] == "proj_9"
 
     @pytest.mark.parametrize("value", ["", None, 3])
-    def test_connection_id_is_refused(self, value):
+    def test_invalid_connection_id_is_refused(self, value):
         with pytest.raises(ManxueInputError, match="manxue_conn_id"):
             sensor(manxue_conn_id=value)
 
-    def test_mode_that_has_no_effect_is_pointed_out(self):
+    def test_mode_without_effect_warns(self):
         with pytest.warns(UserWarning, match="deferrable=False"):
             ManxueVideoSensor(task_id="wait", video_task_id="proj_1", mode="reschedule")
 
 
-def test_import_of_the_sensor_loads_no_http_library():
+def test_import_loads_no_http_library():
     code = (
         "import sys\n"
         "from airflow.providers.common.compat.sdk import DAG, BaseSensorOperator, XComArg\n"

@@ -1,4 +1,4 @@
-"""Servers of one's own: they keep what they store over a restart, and leave nothing."""
+"""Temporary PostgreSQL and Redis servers: data after a restart, and clean-up."""
 
 import signal
 
@@ -19,7 +19,7 @@ def is_installed(look_up):
 
 @pytest.mark.skipif(not is_installed(postgres_programs), reason="PostgreSQL is not installed")
 @pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGQUIT], ids=["in order", "crash"])
-def test_postgres_keeps_its_data_over_a_restart_and_then_leaves_nothing(ending):
+def test_postgres_preserves_data_on_restart_then_cleans_up(ending):
     with PostgresServer() as server:
         query_postgres(server.url, "CREATE TABLE kept AS SELECT 7 AS number")
         server.stop(ending)
@@ -32,7 +32,7 @@ def test_postgres_keeps_its_data_over_a_restart_and_then_leaves_nothing(ending):
 
 
 @pytest.mark.skipif(not is_installed(lambda: found("redis-server")), reason="Redis is not installed")
-def test_redis_lets_nobody_in_without_the_password_and_leaves_nothing():
+def test_redis_requires_the_password_and_cleans_up():
     import socket
 
     with RedisServer() as server, socket.create_connection(("127.0.0.1", server.port)) as stranger:
@@ -43,6 +43,6 @@ def test_redis_lets_nobody_in_without_the_password_and_leaves_nothing():
     assert not answers(server.port)
 
 
-def test_a_program_that_is_missing_is_named_with_the_remedy():
+def test_missing_program_is_named_with_the_remedy():
     with pytest.raises(ServerError, match="no-such-server is not installed; on Debian: apt-get install"):
         found("no-such-server")

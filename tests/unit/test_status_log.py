@@ -1,4 +1,4 @@
-"""The log of a wait: what changed, not that a poll took place."""
+"""Log lines of a wait: status changes and new errors, not every poll."""
 
 import logging
 
@@ -30,12 +30,12 @@ def task(status, word=None, **fields):
     return VideoTask(id="proj_1", status=TaskStatus(status), status_word=word or status, **fields)
 
 
-def logged(log, *answers, every=30.0):
-    """Feed answers, one per interval; return (seconds, level, text) of each line."""
+def logged(log, *responses, every=30.0):
+    """Log one response per interval. Return (seconds, level, text) of each line."""
     lines = []
-    for number, answer in enumerate(answers):
+    for number, response in enumerate(responses):
         after = number * every
-        lines += [(after, line.level, line.text) for line in log.lines_for("proj_1", answer, START + after)]
+        lines += [(after, line.level, line.text) for line in log.lines_for("proj_1", response, START + after)]
     return lines
 
 
@@ -44,21 +44,21 @@ def log():
     return StatusLog("proj_1", START)
 
 
-def test_each_change_of_the_status_has_one_line(log):
-    answers = [task("queued")] * 3 + [task("processing")] * 5 + [task("completed", actual_duration=5.17)]
+def test_status_change_is_logged_once(log):
+    responses = [task("queued")] * 3 + [task("processing")] * 5 + [task("completed", actual_duration=5.17)]
 
-    assert logged(log, *answers) == [
+    assert logged(log, *responses) == [
         (0.0, logging.INFO, "Video proj_1: queued (after 0:00:00)"),
         (90.0, logging.INFO, "Video proj_1: processing (after 0:01:30)"),
         (240.0, logging.INFO, "Video proj_1: completed, 5.17 s long (after 0:04:00)"),
     ]
 
 
-def test_synonym_of_a_status_is_no_change(log):
+def test_status_synonym_is_no_change(log):
     assert len(logged(log, task("queued", "pending"), task("queued", "SUBMITTED"))) == 1
 
 
-def test_unknown_status_is_warned_of_once(log):
+def test_unknown_status_is_a_single_warning(log):
     lines = logged(log, *[task("unknown", "reviewing")] * 20)
 
     assert lines == [
@@ -66,7 +66,7 @@ def test_unknown_status_is_warned_of_once(log):
     ]
 
 
-def test_status_that_comes_back_is_a_change(log):
+def test_returning_status_is_a_change(log):
     texts = [text for _, _, text in logged(log, task("queued"), task("unknown", "x"), task("queued"))]
 
     assert [text.partition(" (")[0] for text in texts] == [
@@ -76,7 +76,7 @@ def test_status_that_comes_back_is_a_change(log):
     ]
 
 
-def test_trouble_is_a_warning_with_its_reason(log):
+def test_error_is_a_warning_with_its_reason(log):
     assert logged(log, ManxueRefusedError("HTTP 404: no such task")) == [
         (
             0.0,
@@ -86,19 +86,19 @@ def test_trouble_is_a_warning_with_its_reason(log):
     ]
 
 
-def test_trouble_is_logged_again_after_ten_minutes(log):
+def test_error_is_logged_again_after_ten_minutes(log):
     lines = logged(log, *[ManxueTransientError("HTTP 503")] * 61)
 
     assert [after for after, _, _ in lines] == [0.0, 600.0, 1200.0, 1800.0]
 
 
-def test_trouble_whose_details_differ_has_one_line(log):
-    answers = [ManxueTransientError(f"HTTP 503: request {number}: was dropped") for number in range(20)]
+def test_error_with_varying_details_is_logged_once(log):
+    responses = [ManxueTransientError(f"HTTP 503: request {number}: was dropped") for number in range(20)]
 
-    assert len(logged(log, *answers)) == 1
+    assert len(logged(log, *responses)) == 1
 
 
-def test_trouble_of_another_kind_is_logged_at_once(log):
+def test_error_of_another_kind_is_logged_immediately(log):
     lines = logged(
         log, ManxueTransientError("HTTP 503"), ManxueTransientError("no response from h: timed out")
     )
@@ -106,15 +106,15 @@ def test_trouble_of_another_kind_is_logged_at_once(log):
     assert len(lines) == 2
 
 
-def test_alternating_trouble_does_not_fill_the_log(log):
-    answers = [
+def test_alternating_errors_are_logged_every_ten_minutes(log):
+    responses = [
         ManxueTransientError(text) for text in ("HTTP 502", "HTTP 503: busy", "no response from h: reset")
     ]
 
-    assert [after for after, _, _ in logged(log, *answers * 8)] == [0.0, 30.0, 60.0, 630.0, 660.0, 690.0]
+    assert [after for after, _, _ in logged(log, *responses * 8)] == [0.0, 30.0, 60.0, 630.0, 660.0, 690.0]
 
 
-def test_end_of_an_outage_is_logged_with_the_old_status(log):
+def test_end_of_an_outage_is_logged_with_the_status(log):
     lines = logged(
         log,
         task("processing"),
@@ -136,7 +136,7 @@ def test_end_of_a_single_failure_is_not_logged(log):
     assert [after for after, _, _ in lines] == [0.0, 30.0]
 
 
-def test_end_of_a_failure_after_a_resume_is_not_logged():
+def test_end_of_a_failure_after_resuming_is_not_logged():
     lines = logged(
         StatusLog("proj_1", START, "processing"), ManxueTransientError("HTTP 503"), task("processing")
     )
@@ -144,16 +144,16 @@ def test_end_of_a_failure_after_a_resume_is_not_logged():
     assert [after for after, _, _ in lines] == [0.0]
 
 
-def test_separate_failures_are_no_outage(log):
-    hiccup = ManxueTransientError("HTTP 503")
+def test_separate_failures_are_logged_once(log):
+    error = ManxueTransientError("HTTP 503")
 
-    lines = logged(log, task("processing"), hiccup, task("processing"), hiccup, task("processing"))
+    lines = logged(log, task("processing"), error, task("processing"), error, task("processing"))
 
     assert [after for after, _, _ in lines] == [0.0, 30.0]
 
 
 @pytest.mark.parametrize(
-    ("pause", "wish"),
+    ("pause", "suffix"),
     [
         (None, ""),
         (0.0, ", requested a pause of 0 s"),
@@ -161,22 +161,22 @@ def test_separate_failures_are_no_outage(log):
         (1.5, ", requested a pause of 1.5 s"),
     ],
 )
-def test_pause_that_the_service_asks_for_is_logged_uncut(log, pause, wish):
+def test_retry_after_is_logged_in_full(log, pause, suffix):
     ((_, _, text),) = logged(log, ManxueRateLimitError("HTTP 429", pause))
 
-    assert text == f"Video proj_1: no usable response yet: HTTP 429{wish} (after 0:00:00)"
+    assert text == f"Video proj_1: no usable response yet: HTTP 429{suffix} (after 0:00:00)"
 
 
 @pytest.mark.parametrize(
-    ("last_status", "answer"),
+    ("last_status", "response"),
     [
         ("processing", task("processing")),
         ("completed, 5 s long", task("completed", actual_duration=5.0)),
         ("unknown status 'rendering 5%'", task("unknown", "rendering 6%")),
     ],
 )
-def test_resumed_wait_does_not_repeat_the_last_line(last_status, answer):
-    assert logged(StatusLog("proj_1", START, last_status), answer, answer) == []
+def test_resumed_wait_does_not_repeat_the_last_line(last_status, response):
+    assert logged(StatusLog("proj_1", START, last_status), response, response) == []
 
 
 @pytest.mark.parametrize("last_status", ["", "queued", "HTTP 503"])
@@ -185,7 +185,7 @@ def test_resumed_wait_logs_a_new_status(last_status):
 
 
 @pytest.mark.parametrize(
-    ("answer", "words"),
+    ("response", "text"),
     [
         (task("queued", "pending"), "queued"),
         (task("failed", "expired"), "failed"),
@@ -197,11 +197,11 @@ def test_resumed_wait_logs_a_new_status(last_status):
         (ManxueResultMissingError("no URL"), "no URL"),
     ],
 )
-def test_response_is_described_in_a_few_words(answer, words):
-    assert describe(answer) == words
+def test_response_description(response, text):
+    assert describe(response) == text
 
 
-def test_no_line_holds_the_address_of_the_video(log):
+def test_log_line_has_no_video_url(log):
     ((_, _, text),) = logged(log, task("completed", video_url=URL, extra={"last_frame_url": URL}))
 
     assert "secret-path" not in text
@@ -223,10 +223,10 @@ def test_duration_is_formatted_in_hours(seconds, text):
     assert elapsed(seconds) == text
 
 
-def test_unknown_words_with_a_counter_have_one_line():
+def test_unknown_status_with_a_counter_is_logged_once():
     log = StatusLog("a", 0.0)
-    words = [VideoTask("a", TaskStatus.UNKNOWN, f"rendering {percent}%") for percent in range(5)]
-    assert [len(log.lines_for("a", task, 30.0)) for task in words] == [1, 0, 0, 0, 0]
+    tasks = [VideoTask("a", TaskStatus.UNKNOWN, f"rendering {percent}%") for percent in range(5)]
+    assert [len(log.lines_for("a", task, 30.0)) for task in tasks] == [1, 0, 0, 0, 0]
 
 
 def test_failed_video_is_logged_with_its_reason():
@@ -236,7 +236,7 @@ def test_failed_video_is_logged_with_its_reason():
     assert line.text == "Video proj_1: failed: the prompt is not allowed (after 0:01:00)"
 
 
-def test_announcement_names_all_bounds():
+def test_announcement_has_interval_timeout_and_deadline():
     times = {"interval": 30.0, "started_at": START, "deadline": START + 10_800.4}
 
     assert announcement("2 videos", "at h.example", "on this worker", **times) == (
@@ -256,8 +256,8 @@ def texts(lines):
     return [line.text for line in lines]
 
 
-def test_progress_of_a_batch_is_true_within_ten_seconds():
-    """As in a sweep of polls in which all but the last video are seen completed within four seconds."""
+def test_batch_progress_is_current_within_ten_seconds():
+    """In this sweep of polls, all but the last video are seen completed within four seconds."""
     log, lines = batch_log(), []
     for number in range(38):
         now = START + 10 + number * 0.1
@@ -272,7 +272,7 @@ def test_progress_of_a_batch_is_true_within_ten_seconds():
     assert log.progress(START + 999) == ()
 
 
-def test_end_of_a_batch_is_logged_at_once():
+def test_batch_end_is_logged_immediately():
     log = batch_log(2)
     log.lines_for_end("v0", None, START)
 
@@ -281,7 +281,7 @@ def test_end_of_a_batch_is_logged_at_once():
     )
 
 
-def test_totals_of_a_batch_count_each_video_once():
+def test_batch_totals_count_each_video_once():
     log = batch_log(6)
     for number, status in enumerate(["queued", "processing", "unknown", "processing", "failed"]):
         log.lines_for(f"v{number}", task(status), START)
@@ -291,7 +291,7 @@ def test_totals_of_a_batch_count_each_video_once():
     ]
 
 
-def test_failed_video_of_a_batch_is_logged_at_once():
+def test_batch_failure_is_logged_immediately():
     log = batch_log(2)
     log.lines_for("v0", task("processing"), START)
     error = ManxueVideoFailedError("bad prompt.")
@@ -305,7 +305,7 @@ def test_failed_video_of_a_batch_is_logged_at_once():
     ]
 
 
-def test_timeouts_of_a_batch_are_counted_and_not_listed():
+def test_batch_timeouts_are_counted_not_listed():
     log = batch_log(2)
     lines = [*log.lines_for_end("v0", ManxueTimeoutError("late"), START)]
     lines += log.lines_for_end("v1", ManxueTimeoutError("late"), START)
@@ -314,8 +314,8 @@ def test_timeouts_of_a_batch_are_counted_and_not_listed():
     assert texts(lines)[-1] == "0 of 2 videos completed, 2 ended otherwise (after 0:00:00)"
 
 
-def test_trouble_of_a_batch_is_logged_as_that_of_one_video():
-    """As in an outage of 50 minutes, of which a batch once logged nothing."""
+def test_batch_error_is_logged_as_for_one_video():
+    """A batch once logged nothing during an outage of 50 minutes."""
     log, lines = batch_log(5), []
     for minute in range(50):
         for number in range(5):
@@ -330,7 +330,7 @@ def test_trouble_of_a_batch_is_logged_as_that_of_one_video():
     )
 
 
-def test_resumed_batch_does_not_repeat_its_progress():
+def test_resumed_batch_does_not_repeat_progress():
     log = batch_log(3, "completed")
 
     assert log.lines_for("v0", task("completed", video_url=URL), START) == ()
@@ -341,7 +341,7 @@ def test_resumed_batch_does_not_repeat_its_progress():
     ]
 
 
-def test_totals_of_a_batch_include_what_has_ended_before():
+def test_batch_totals_include_videos_ended_before():
     log = batch_log(2, ended_before={"completed": 3, "failed": 1})
     lines = [*log.lines_for_end("v0", None, START), *log.lines_for_end("v1", None, START)]
 

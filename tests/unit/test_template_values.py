@@ -1,4 +1,4 @@
-"""Templates that the triggerer renders, beside the same ones on a worker: each name of Airflow's context, both sides."""
+"""Values of templates in the triggerer and on a worker, for each name of Airflow's context."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ DECIDED = {
         "{{ dag_run.logical_date.strftime('%Y-%m-%dT%H:%M:%S.%f %Z%z') }}",
     ),
     "macros": ("{{ macros.ds_add('2026-01-01', 1) }}", "{{ macros.dateutil.parser.isoparse('2026-02') }}"),
-    # Read as an XCom, and compared below.
+    # Parsed as an XCom reference, and compared below.
     "ti": (),
     "task_instance": (),
-    # Left to a worker.
+    # Need a worker.
     **dict.fromkeys(("conn", "var", "task_state_store", "asset_state_store"), ()),
     **dict.fromkeys(("inlets", "outlets", "inlet_events", "outlet_events", "triggering_asset_events"), ()),
     **dict.fromkeys(("prev_data_interval_start_success", "prev_data_interval_end_success"), ()),
@@ -50,7 +50,7 @@ DECIDED = {
     **dict.fromkeys(("try_number", "task_reschedule_count", "task_instance_key_str", "test_mode"), ()),
     **dict.fromkeys(("exception", "reason", "templates_dict"), ()),
 }
-"""Templates with each name of Airflow's context that are allowed in the triggerer; none if it is left to a worker."""
+"""Templates allowed in the triggerer, by name of Airflow's context. None for a name that needs a worker."""
 
 TEMPLATES = [
     *(form.replace("NAME", name) for name, forms in DECIDED.items() for form in forms),
@@ -75,7 +75,7 @@ RUNS = {
 }
 
 
-def test_each_name_of_the_context_is_decided():
+def test_every_context_name_is_classified():
     from airflow.sdk.definitions.context import KNOWN_CONTEXT_KEYS
 
     worker, triggerer = sides("plain").contexts
@@ -83,10 +83,10 @@ def test_each_name_of_the_context_is_decided():
 
 
 @pytest.mark.parametrize("name", DECIDED)
-def test_name_is_allowed_only_as_decided(name):
+def test_name_is_allowed_only_as_classified(name):
     for template in DECIDED[name]:
         check_template(template.replace("NAME", name))
-    # An attribute that no list can know stands for all others.
+    # An unknown attribute represents all attributes that are not listed.
     attribute = f"{{{{ {name}.attribute_of_a_later_airflow }}}}"
     for template in {f"{{{{ {name} }}}}", attribute}.difference(*[DECIDED[name], ALLOWED]):
         if (
@@ -94,7 +94,7 @@ def test_name_is_allowed_only_as_decided(name):
             or DECIDED[name][:1] == ITSELF
             or (DECIDED[name] == DATE and template != attribute)
         ):
-            continue  # data, whose attributes are the author's
+            continue  # data of the author
         with pytest.raises(WorkerOnlyTemplateError):
             check_template(template)
 
@@ -102,13 +102,13 @@ def test_name_is_allowed_only_as_decided(name):
 @pytest.mark.parametrize("native", [False, True], ids=["text", "native"])
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("template", TEMPLATES)
-def test_value_is_the_same_on_both_sides(template, run, native):
+def test_value_is_equal_on_worker_and_triggerer(template, run, native):
     worker, triggerer = sides(run, native).on_worker(template), sides(run, native).in_triggerer(template)
     assert (triggerer, type(triggerer)) == (worker, type(worker))
 
 
-def test_most_templates_have_a_value():
-    """An error on both sides would compare as equal."""
+def test_templates_have_a_value_on_the_worker():
+    """Equal errors on both sides would pass the comparison."""
     seen = {template: [sides(run).on_worker(template) for run in RUNS] for template in TEMPLATES}
     failed = [
         template for template, values in seen.items() if all(isinstance(value, type) for value in values)
@@ -121,22 +121,22 @@ def test_most_templates_have_a_value():
     "value", ["proj_1", "1_0", "[1]", 7, None, {"id": "'a'"}, {"id": {"x": [1]}}, ["b", "c"]]
 )
 @pytest.mark.parametrize("path", ["", "['id']", ".id", "[0]", "[-1]", "['id'].x[0]"])
-def test_pull_is_the_same_on_both_sides(path, value, native):
+def test_xcom_pull_is_equal_on_worker_and_triggerer(path, value, native):
     template = f"{{{{ ti.xcom_pull('order', map_indexes=-1){path} }}}}"
     ti = SimpleNamespace(xcom_pull=lambda task_ids, map_indexes: value)
     worker = sides("plain", native).on_worker(template, ti=ti)
     try:
         triggerer = render_pull(find_xcom_pull(template), value, native=native)
     except (LookupError, TypeError):
-        return  # a worker decides
+        return  # left to a worker
     assert (repr(triggerer), type(triggerer)) == (repr(worker), type(worker))
 
 
 class Sides:
     """
-    One sensor and Dag run, as a worker and the triggerer of Airflow know them.
+    One sensor and Dag run, with the contexts of a worker and of the triggerer.
 
-    Each message crosses the boundary of a process as Airflow sends it. What they render is compared without a server.
+    Each message is serialized as between the processes of Airflow, so that no server is needed.
     """
 
     def __init__(self, run, native):
@@ -193,8 +193,8 @@ class Sides:
         from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
         # The API server sends JSON to the supervisor, and that sends msgpack to the task.
-        answer = f'{{"dag_run": {data.model_dump_json(exclude_unset=True)}, "max_tries": 0}}'
-        context = through_msgpack(TIRunContext.model_validate_json(answer))
+        message = f'{{"dag_run": {data.model_dump_json(exclude_unset=True)}, "max_tries": 0}}'
+        context = through_msgpack(TIRunContext.model_validate_json(message))
         return RuntimeTaskInstance.model_construct(
             **self.ti, task=self.sensor, _ti_context_from_server=context
         )
@@ -217,7 +217,7 @@ class Sides:
         return TriggerRunner.create_runtime_ti(workload.ti, workload.dag_data, workload.dag_run_data)
 
     def on_worker(self, template, **names):
-        """Return what a worker renders, or the type of the error."""
+        """Return the value on a worker, or the type of the error."""
         self.sensor.video_task_id = template
         try:
             self.sensor.render_template_fields({**self.contexts[0], **names})
@@ -226,7 +226,7 @@ class Sides:
         return _value(self.sensor.video_task_id)
 
     def in_triggerer(self, template):
-        """Return what the triggerer renders, or the type of the error."""
+        """Return the value in the triggerer, or the type of the error."""
         trigger = ManxueVideoTrigger(video_task_id=template, manxue_conn_id="c", poke_interval=30.0)
         trigger.task_instance = self._triggerer
         trigger.render_template_fields(self.contexts[1])
@@ -238,12 +238,12 @@ class Sides:
 
 
 def _value(rendered):
-    """Return what was rendered. An undefined native template yields an object, which compares to nothing."""
+    """Return the rendered value, or ``UndefinedError`` for the object of an undefined native template."""
     return UndefinedError if isinstance(rendered, Undefined) else rendered
 
 
 def through_msgpack(model):
-    """Send a message to another process, as Airflow does."""
+    """Serialize and parse a message as between processes of Airflow."""
     import msgspec
 
     from airflow.sdk.execution_time.comms import _new_encoder
@@ -254,5 +254,5 @@ def through_msgpack(model):
 
 @cache
 def sides(run, native=False):
-    """Make both sides of a Dag run."""
+    """Return both sides of a Dag run."""
     return Sides(RUNS[run], native)

@@ -44,7 +44,7 @@ ALLOWED = [
     "{{ [3, -1, 2] | select('odd') | map('abs') | join(',') }}",
     "{{ params.a if params.b else task.task_id + dag.dag_id }}",
 ]
-"""Templates with the same value in the triggerer as on a worker; ``test_template_values.py`` compares it."""
+"""Templates with equal values in the triggerer and on a worker. ``test_template_values.py`` compares them."""
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ ALLOWED = [
         ("{{ ti.xcom_pull('a', map_indexes=2)['x'].y[0][-1] }}", XComPull("a", "return_value", 2, ("x", "y", 0, -1))),
     ],
 )  # fmt: skip
-def test_whole_constant_pull_becomes_a_reference(template, pull):
+def test_constant_xcom_pull_becomes_a_reference(template, pull):
     assert find_xcom_pull(template) == pull
     check_template(template)
 
@@ -92,13 +92,13 @@ def test_whole_constant_pull_becomes_a_reference(template, pull):
         "{% set t = ti %}{{ t.xcom_pull('a', map_indexes=-1) }}",
         "{{ ti['xcom_pull']('a', map_indexes=-1) }}",
         "{{ (ti).__class__.xcom_pull(ti, 'a', map_indexes=-1) }}",
-        # Rendering to native types would turn these texts of a reference into numbers.
+        # Native rendering would convert these strings of a reference to numbers.
         "{{ ti.xcom_pull('1_0', map_indexes=-1) }}",
         "{{ ti.xcom_pull('a', map_indexes=-1)['0'] }}",
         "{{ ti.xcom_pull('a', key='{{ ds }}', map_indexes=-1) }}",
     ],
 )
-def test_any_other_pull_is_left_to_a_worker(template):
+def test_other_xcom_pull_needs_a_worker(template):
     assert find_xcom_pull(template) is None
     with pytest.raises(WorkerOnlyTemplateError):
         check_template(template)
@@ -116,14 +116,14 @@ def test_any_other_pull_is_left_to_a_worker(template):
         ("a{% if ti.xcom_pull(var) %}b{% endif %}", "{{ ti.xcom_pull(..., map_indexes=-1) }}"),
     ],
 )  # fmt: skip
-def test_pull_of_a_worker_is_answered_with_the_working_form(template, form):
+def test_error_of_xcom_pull_shows_the_working_form(template, form):
     with pytest.raises(WorkerOnlyTemplateError) as reason:
         check_template(template)
     assert form in str(reason.value)
 
 
 @pytest.mark.parametrize("template", ALLOWED)
-def test_template_of_known_names_is_allowed(template):
+def test_template_with_known_names_is_allowed(template):
     check_template(template)
 
 
@@ -190,7 +190,7 @@ def test_template_of_known_names_is_allowed(template):
         ("{{ " + "(" * 5000, "nested too deeply"),
     ],
 )  # fmt: skip
-def test_any_other_name_is_left_to_a_worker(template, named):
+def test_other_name_needs_a_worker(template, named):
     with pytest.raises(WorkerOnlyTemplateError) as reason:
         check_template(template)
     assert named in str(reason.value)
@@ -210,20 +210,20 @@ def test_any_other_name_is_left_to_a_worker(template, named):
         ("{{ logical_date | sum }}", "uses the filter 'sum' on a date"),
     ],
 )
-def test_reason_is_stated_in_words(template, reason):
+def test_reason_is_named_in_the_error(template, reason):
     with pytest.raises(WorkerOnlyTemplateError) as caught:
         check_template(template)
     assert str(caught.value) == reason
 
 
-def test_expression_of_a_later_jinja_is_left_to_a_worker(monkeypatch):
+def test_expression_of_a_later_jinja_needs_a_worker(monkeypatch):
     tree = nodes.Template([nodes.Output([nodes.ContextReference()])])
     monkeypatch.setattr(templates, "_parse", lambda text: tree)
     with pytest.raises(WorkerOnlyTemplateError, match=r"^has an expression of the type ContextReference$"):
         check_template("{{ ... }}")
 
 
-def test_names_that_the_dag_redefines_are_left_to_a_worker():
+def test_names_redefined_by_the_dag_need_a_worker():
     check_template("{{ range(3) | join }}", own_names={"other"}, own_filters={"other"})
     for own in ({"own_names": {"range"}}, {"own_filters": {"join"}}, {"own_filters": {"map"}}):
         with pytest.raises(WorkerOnlyTemplateError):
@@ -239,7 +239,7 @@ def test_names_that_the_dag_redefines_are_left_to_a_worker():
     ],
     ids=["filters", "tests", "functions"],
 )
-def test_all_of_jinja_is_decided(known, decided, left_to_a_worker):
+def test_every_jinja_filter_and_test_is_classified(known, decided, left_to_a_worker):
     """A later Jinja may add a filter that is not pure."""
     ours = {"ds", "ds_nodash", "ts", "ts_nodash", "ts_nodash_with_tz"}
     assert set(known) - decided <= left_to_a_worker

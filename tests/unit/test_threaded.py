@@ -1,4 +1,4 @@
-"""Coroutines that run for blocking code: an exception of a signal handler always ends the wait."""
+"""``run_interruptibly``: an exception of a signal handler always ends the coroutine."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ from airflow_provider_manxue._client.threaded import run_interruptibly
 
 
 class Alarm(BaseException):
-    """Stands for the timeout that Airflow raises from its signal handler."""
+    """Double of the timeout that Airflow raises in its signal handler."""
 
 
 @pytest.fixture
 def alarm():
-    """Raise an exception in the main thread after some seconds."""
+    """Raise an exception in the main thread after the given seconds."""
 
-    def ring(number, frame):
+    def raise_alarm(number, frame):
         raise Alarm
 
-    gc.disable()  # Python itself ignores what is raised while it runs a finalizer
-    before = signal.signal(signal.SIGALRM, ring)
+    gc.disable()  # Python ignores exceptions that are raised in a finalizer
+    before = signal.signal(signal.SIGALRM, raise_alarm)
     yield lambda seconds: signal.setitimer(signal.ITIMER_REAL, seconds)
     signal.setitimer(signal.ITIMER_REAL, 0)
     signal.signal(signal.SIGALRM, before)
@@ -35,7 +35,7 @@ def alarm():
 
 
 BEFORE = []
-"""How many threads there were before the test."""
+"""Number of threads before the test."""
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def _count_threads():
 
 
 def left_threads():
-    """Return how many threads of the test do not end within a moment."""
+    """Return the number of threads of the test that do not end within a second."""
     ends_at = time.monotonic() + 1
     while time.monotonic() < ends_at and _thread._count() > BEFORE[0]:
         time.sleep(0.001)
@@ -52,18 +52,18 @@ def left_threads():
 
 
 class Work:
-    """A coroutine that runs until it is cancelled, with many short callbacks."""
+    """A coroutine with many short callbacks that runs until it is cancelled."""
 
     def __init__(self):
         self.ended = 0
-        self.turns = 0
+        self.callbacks = 0
 
     async def run(self):
         try:
             ends_at = time.monotonic() + 5
             while time.monotonic() < ends_at:
                 await asyncio.sleep(0)
-                self.turns += 1
+                self.callbacks += 1
         finally:
             self.ended += 1
 
@@ -89,7 +89,7 @@ def test_error_passes_through(error):
     assert left_threads() == 0
 
 
-def test_context_of_the_caller_is_seen_by_the_coroutine():
+def test_coroutine_has_the_context_of_the_caller():
     from tests.support.simulated_service import task_log
 
     async def main():
@@ -103,7 +103,7 @@ def test_context_of_the_caller_is_seen_by_the_coroutine():
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_alarm_at_any_moment_ends_the_wait(alarm, seed):
+def test_alarm_at_any_time_ends_the_wait(alarm, seed):
     moments = random.Random(seed)  # noqa: S311
     for _ in range(25):
         work = Work()
@@ -115,10 +115,10 @@ def test_alarm_at_any_moment_ends_the_wait(alarm, seed):
         coroutine.close()
         assert time.monotonic() - began_at < 4
         assert left_threads() == 0
-        assert work.ended == bool(work.turns)
+        assert work.ended == bool(work.callbacks)
 
 
-def test_clean_up_after_an_alarm_is_waited_for_once(alarm):
+def test_cleanup_after_an_alarm_is_awaited(alarm):
     cleaned = []
 
     async def main():
@@ -135,7 +135,7 @@ def test_clean_up_after_an_alarm_is_waited_for_once(alarm):
     assert cleaned == [True]
 
 
-def test_alarm_before_the_thread_begins_starts_no_work(monkeypatch):
+def test_alarm_before_thread_start_starts_no_work(monkeypatch):
     work = Work()
 
     def start(function, arguments):
@@ -147,10 +147,10 @@ def test_alarm_before_the_thread_begins_starts_no_work(monkeypatch):
         run_interruptibly(coroutine)
     coroutine.close()
 
-    assert work.turns == 0
+    assert work.callbacks == 0
 
 
-def test_thread_that_begins_late_runs_no_cancelled_work(monkeypatch):
+def test_late_thread_runs_no_cancelled_work(monkeypatch):
     begin, late = _thread.start_new_thread, []
 
     def start(function, arguments):
@@ -164,4 +164,4 @@ def test_thread_that_begins_late_runs_no_cancelled_work(monkeypatch):
     begin(late[0], ())
 
     assert left_threads() == 0
-    assert work.turns == 0
+    assert work.callbacks == 0

@@ -1,4 +1,4 @@
-"""The threat model names a test for each line, or says that it is not held; the tests exist."""
+"""Tests named in the threat model: each line names one or is marked as not held, and each test exists."""
 
 import ast
 import re
@@ -15,7 +15,7 @@ NAMES = sorted(set(re.findall(r"`([\w/]+\.py(?:::\w+)+)`", TEXT)))
 
 
 def named_in(path):
-    """Return the tests of a module, those in classes with the name of the class before."""
+    """Return the names of the tests of a module. Those in classes have the class as a prefix."""
     found = set()
     for node in ast.parse(path.read_text()).body:
         inner = node.body if isinstance(node, ast.ClassDef) else [node]
@@ -28,7 +28,7 @@ def named_in(path):
     return found
 
 
-def test_there_are_lines_for_each_actor():
+def test_each_actor_has_lines():
     sections = re.split(r"^## ", TEXT, flags=re.MULTILINE)[1:]
 
     assert len(LINES) > 50
@@ -36,7 +36,7 @@ def test_there_are_lines_for_each_actor():
 
 
 @pytest.mark.parametrize("line", LINES, ids=lambda line: line[2:42])
-def test_each_line_is_held_by_a_test_or_says_that_it_is_not(line):
+def test_each_line_names_a_test_or_is_not_held(line):
     _, tries, stopped_by, held_by, _ = re.split(r"\s*(?<!\\)\|\s*", line)
 
     assert tries
@@ -45,7 +45,7 @@ def test_each_line_is_held_by_a_test_or_says_that_it_is_not(line):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_each_test_that_is_named_exists(name):
+def test_each_named_test_exists(name):
     path, _, test = name.partition("::")
 
     assert test in named_in(ROOT / "tests" / path)

@@ -1,4 +1,4 @@
-"""What a trigger hands to the database, and what it does with a world that has moved on."""
+"""Triggers: serialization, restarts, events, and errors that are not of this package."""
 
 from __future__ import annotations
 
@@ -71,12 +71,12 @@ REFERENCE = {"xcom_task_id": "order", "xcom_key": "return_value", "xcom_is_mappe
         ),
     ],
 )
-def test_what_is_given_is_serialized(kind, arguments):
+def test_serialize_returns_the_arguments(kind, arguments):
     path = f"airflow_provider_manxue.triggers.manxue.{kind.__name__}"
     assert kind(**arguments).serialize() == (path, arguments)
 
 
-def test_restart_moves_no_deadline(world, service, clock):
+def test_restart_does_not_move_the_deadline(world, service, clock):
     service.answers("processing")
     clock.now = START + 500
     event = world.run_loop(first_event(restored(trigger_with())))
@@ -84,41 +84,37 @@ def test_restart_moves_no_deadline(world, service, clock):
     assert clock.now == pytest.approx(START + 600, abs=1)
 
 
-def test_video_that_was_finished_while_the_triggerer_was_down_beyond_the_deadline_is_found(
-    world, service, clock
-):
+def test_video_completed_while_triggerer_was_down_is_found(world, service, clock):
     service.answers(DONE)
     clock.now = START + 5000
     assert world.run_loop(first_event(trigger_with()))["status"] == "completed"
 
 
-def test_deadline_that_passed_while_the_triggerer_was_down_ends_the_wait_after_one_look(
-    world, service, clock
-):
+def test_deadline_passed_while_triggerer_was_down_is_final(world, service, clock):
     service.answers("processing")
     clock.now = START + 5000
     assert world.run_loop(first_event(trigger_with()))["status"] == "timeout"
     assert len(service.asked_at) == 1
 
 
-def test_grace_goes_on_after_a_restart(world, service, clock):
+def test_grace_period_continues_after_a_restart(world, service, clock):
     service.answers({"status": "completed"})
     clock.now = START + 400
     assert world.run_loop(first_event(trigger_with(grace_since=START)))["status"] == "result_missing"
 
 
-def test_event_tells_the_trouble_that_was_last(world, service):
+def test_event_names_the_last_error(world, service):
     service.answers(ManxueTransientError("HTTP 503"))
     event = world.run_loop(first_event(trigger_with()))
     assert (event["status"], event["video_task_id"]) == ("timeout", "proj_1")
     assert "HTTP 503" in event["message"]
 
 
-def test_thousand_real_waits_leave_no_socket_behind(monkeypatch):
+def test_thousand_real_waits_leave_no_open_socket(monkeypatch):
     def sockets():
         names = []
         for file in Path("/proc/self/fd").iterdir():
-            with contextlib.suppress(OSError):  # the one that lists the folder is gone by now
+            with contextlib.suppress(OSError):  # the descriptor that listed the folder is closed by now
                 names.append(str(file.readlink()))
         return sum(name.startswith("socket:") for name in names)
 
@@ -152,22 +148,22 @@ def test_thousand_real_waits_leave_no_socket_behind(monkeypatch):
         results = asyncio.run(main([video] * 1000))
         assert sum(isinstance(result, dict) and result["status"] == "completed" for result in results) >= 600
         assert len(results) == 1000
-        # The emulator lives in this process too: its ends of the connections close a moment later.
+        # The emulator runs in this process too, and closes its ends of the connections a little later.
         emulator.stop()
         assert sockets() <= before
 
 
-# --- the times of Airflow's own ---------------------------------------------------------------------------
+# --- times of Airflow -------------------------------------------------------------------------------------
 
 
-def test_final_poll_that_is_throttled_is_repeated_until_airflow_would_end_the_trigger(world, service, clock):
+def test_throttled_final_poll_is_retried_to_the_defer_timeout(world, service, clock):
     service.answers("processing", ManxueRateLimitError("HTTP 429"))
     event = world.run_loop(first_event(trigger_with(defer_timeout_margin=300.0)))
     assert (event["status"], event["final_poll"]) == ("timeout", False), "the worker polls"
     assert clock.now == pytest.approx(START + 600 + 300 - EVENT_MARGIN, abs=1)
 
 
-def test_final_poll_is_named_in_the_event(world, service, clock):
+def test_event_says_that_the_final_poll_was_made(world, service, clock):
     service.answers("processing")
     event = world.run_loop(first_event(trigger_with()))
     assert (event["status"], event["final_poll"], event["has_worked"]) == ("timeout", True, True)
@@ -175,7 +171,7 @@ def test_final_poll_is_named_in_the_event(world, service, clock):
 
 
 @pytest.mark.parametrize("has_worked", [True, False])
-def test_wait_that_has_worked_lets_trouble_with_the_key_pass(world, service, clock, has_worked):
+def test_refused_key_has_grace_after_a_response(world, service, clock, has_worked):
     service.answers(ManxueAuthenticationError("401"))
     event = world.run_loop(first_event(restored(trigger_with(has_worked=has_worked))))
     assert event["status"] == "unauthorized"
@@ -184,9 +180,10 @@ def test_wait_that_has_worked_lets_trouble_with_the_key_pass(world, service, clo
 
 
 @pytest.mark.parametrize("moment", ["poll", "connection"])
-def test_exception_that_is_not_ours_is_neither_raised_nor_shown(
+def test_unexpected_exception_is_neither_raised_nor_shown(
     world, service, monkeypatch, caplog, capsys, moment
 ):
+    """Exceptions of HTTP libraries hold headers and URLs."""
     caplog.set_level(logging.DEBUG)
     error = RuntimeError("Authorization: Bearer secret")
 
@@ -199,7 +196,7 @@ def test_exception_that_is_not_ours_is_neither_raised_nor_shown(
     event = world.run_loop(first_event(trigger_with(deadline=START + 3600)))
     assert (event["status"], event["version"]) == ("internal", 1)
     assert "builtins.RuntimeError" in event["message"]
-    # Airflow 3 writes to the one, Airflow 2 to both.
+    # Airflow 3 logs to stdout, Airflow 2 also through logging.
     printed = next(text for text in (capsys.readouterr().out, caplog.text) if "Unexpected" in text)
     assert "secret" not in printed + str(event)
     assert printed.count("Unexpected builtins.RuntimeError") == 1
@@ -208,37 +205,37 @@ def test_exception_that_is_not_ours_is_neither_raised_nor_shown(
 @pytest.mark.parametrize(
     "trigger", [trigger_with(), ManxueVideoBatchTrigger(video_task_ids=["proj_1"], **COMMON)]
 )
-def test_bug_of_our_own_leaves_the_trigger_as_an_event(world, monkeypatch, caplog, capsys, trigger):
+def test_bug_in_the_trigger_becomes_an_event(world, monkeypatch, caplog, capsys, trigger):
     async def fail(self, *args):
         raise KeyError("Authorization: Bearer secret")
 
     monkeypatch.setattr(type(trigger), "_drive", fail)
     event = world.run_loop(first_event(trigger))
     assert event["status"] == "internal"
-    # Airflow 3 writes to the one, Airflow 2 to both.
+    # Airflow 3 logs to stdout, Airflow 2 also through logging.
     printed = next(text for text in (capsys.readouterr().out, caplog.text) if "Unexpected" in text)
     assert "secret" not in printed + str(event)
     assert printed.count("Unexpected builtins.KeyError in the trigger, at: ") == 1
 
 
 class Ended(BaseException):
-    """Ends the process."""
+    """An exception that ends the process."""
 
 
-def test_end_of_the_process_passes_through(world, service):
+def test_base_exception_passes_through(world, service):
     service.answers(Ended())
     with pytest.raises(Ended):
         world.run_loop(first_event(trigger_with()))
 
 
-def test_cancellation_of_a_request_by_a_library_is_survived(world, service):
+def test_cancelled_request_is_retried(world, service):
     service.answers(asyncio.CancelledError(), DONE)
     assert world.run_loop(first_event(trigger_with()))["status"] == "completed"
     assert len(service.asked_at) == 2
     assert service.asked_at[1] <= 61
 
 
-def test_cancellation_of_the_trigger_ends_it(world, service):
+def test_cancelled_trigger_ends(world, service):
     service.answers("processing")
 
     async def main():

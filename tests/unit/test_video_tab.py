@@ -1,4 +1,4 @@
-"""The Video tab, as far as no browser is needed."""
+"""The Video tab without a browser."""
 
 import re
 import subprocess
@@ -29,12 +29,12 @@ def load(monkeypatch):
     return run
 
 
-def test_the_tab_is_off_unless_an_administrator_turns_it_on(load):
+def test_tab_is_off_by_default(load):
     assert (load().fastapi_apps, load().external_views) == ([], [])
     assert (load("False").fastapi_apps, load("False").external_views) == ([], [])
 
 
-def test_the_tab_is_on_the_page_of_a_task_instance(load):
+def test_tab_is_on_the_task_instance_page(load):
     loaded = load("True")
     [app], [view] = loaded.fastapi_apps, loaded.external_views
 
@@ -49,7 +49,7 @@ def test_the_tab_is_on_the_page_of_a_task_instance(load):
     }
 
 
-def test_loading_the_plugin_imports_no_web_framework():
+def test_plugin_import_loads_no_web_framework():
     code = (
         "import sys\n"
         "from airflow_provider_manxue.plugins.manxue import ManxueVideoTab\n"
@@ -62,10 +62,10 @@ def test_loading_the_plugin_imports_no_web_framework():
     assert run.stdout.split() == []
 
 
-class TestThePage:
+class TestPage:
     @pytest.fixture
     def get(self):
-        """Ask for a file of the page, as it is mounted in Airflow's API server."""
+        """Return a function that requests a file of the page, mounted as in Airflow's API server."""
         reason = "the web framework is part of Airflow 3"
         fastapi = pytest.importorskip("fastapi", reason=reason)
         client = pytest.importorskip("fastapi.testclient", reason=reason)
@@ -76,36 +76,36 @@ class TestThePage:
     @pytest.mark.parametrize(
         ("path", "kind"), [("", "text/html"), ("video.css", "text/css"), ("video.js", "javascript")]
     )
-    def test_is_served_under_a_strict_policy(self, get, path, kind):
-        answer = get(path)
-        policy = dict(one.split(" ", 1) for one in answer.headers["content-security-policy"].split("; "))
+    def test_page_has_a_strict_security_policy(self, get, path, kind):
+        response = get(path)
+        policy = dict(one.split(" ", 1) for one in response.headers["content-security-policy"].split("; "))
 
-        assert answer.status_code == 200
-        assert kind in answer.headers["content-type"]
-        assert answer.text == (STATIC / (path or "index.html")).read_text()
+        assert response.status_code == 200
+        assert kind in response.headers["content-type"]
+        assert response.text == (STATIC / (path or "index.html")).read_text()
         assert policy["default-src"] == "'none'"
         assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
         assert policy["frame-ancestors"] == "'self'"
-        assert answer.headers["referrer-policy"] == "no-referrer"
-        assert answer.headers["x-content-type-options"] == "nosniff"
+        assert response.headers["referrer-policy"] == "no-referrer"
+        assert response.headers["x-content-type-options"] == "nosniff"
 
     @pytest.mark.parametrize("path", ["%2e%2e/manxue.py", "..%2Fmanxue.py", "nothing.html"])
-    def test_is_all_that_is_served(self, get, path):
+    def test_other_paths_are_not_served(self, get, path):
         assert get(path).status_code == 404
 
 
-def test_the_page_needs_nothing_from_elsewhere():
+def test_page_loads_nothing_from_other_hosts():
     for file in STATIC.iterdir():
         assert re.findall(r"https?://|//[a-z]+\.|@import|url\(", file.read_text()) == []
 
 
-def test_the_page_has_nothing_inline_that_its_policy_forbids():
+def test_page_has_no_inline_script_or_style():
     html = (STATIC / "index.html").read_text()
 
     assert re.findall(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=", html) == []
 
 
-def test_the_script_never_makes_markup_of_a_text():
+def test_script_never_inserts_text_as_html():
     script = (STATIC / "video.js").read_text()
 
     assert (
@@ -113,7 +113,7 @@ def test_the_script_never_makes_markup_of_a_text():
     )
 
 
-def test_the_script_knows_the_tasks_and_their_links():
+def test_script_knows_the_tasks_and_their_links():
     script = (STATIC / "video.js").read_text()
     known = set(re.findall(r'"(Manxue\w+)"', script))
     links = set(re.findall(r'"(\w+ video)"', script))

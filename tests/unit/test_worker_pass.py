@@ -1,4 +1,4 @@
-"""The bounds of a worker's pass: how long it may hold its slot."""
+"""End of a worker's pass, so that it does not hold its slot for long."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def worker_pass():
     return WorkerPass(START, 1, 10.0)
 
 
-def test_pass_goes_on_while_polls_are_due_or_in_flight(worker_pass):
+def test_pass_continues_while_polls_are_due_or_in_flight(worker_pass):
     poller = poller_of("a")
     assert not worker_pass.is_over(poller, START)
 
@@ -44,7 +44,7 @@ def test_pass_goes_on_while_polls_are_due_or_in_flight(worker_pass):
     ("outcome", "is_over"),
     [(VideoTask("a", TaskStatus.PROCESSING), True), (ManxueTransientError("HTTP 503"), False)],
 )
-def test_pass_ends_after_one_poll_of_each_but_for_quick_retries(worker_pass, outcome, is_over):
+def test_pass_ends_after_one_poll_unless_quick_retry_is_due(worker_pass, outcome, is_over):
     poller = poller_of("a")
     poller.take_due(START)
     poller.handle("a", outcome, sent_at=START, now=START)
@@ -53,7 +53,7 @@ def test_pass_ends_after_one_poll_of_each_but_for_quick_retries(worker_pass, out
 
 
 @pytest.mark.parametrize(("pause", "is_over"), [(PATIENCE, False), (PATIENCE + 1, True)])
-def test_pass_ends_if_the_quick_retry_is_beyond_its_bound(worker_pass, pause, is_over):
+def test_pass_ends_if_quick_retry_is_after_its_end(worker_pass, pause, is_over):
     poller = poller_of("a", chance=lambda: 0.0)
     poller.take_due(START)
     poller.handle("a", ManxueTransientError("HTTP 429", pause), sent_at=START, now=START)
@@ -66,7 +66,7 @@ def test_pass_ends_without_a_usable_response(worker_pass):
     assert worker_pass.is_over(poller_of("a"), START + PATIENCE)
 
 
-def test_usable_response_extends_the_pass_up_to_its_bound():
+def test_pass_is_extended_by_a_usable_response():
     worker_pass = WorkerPass(START, 1000, 10.0)
     for waited in range(0, 200, 20):
         worker_pass.note_response(START + waited)
@@ -74,7 +74,7 @@ def test_usable_response_extends_the_pass_up_to_its_bound():
     assert worker_pass.ends_at == START + 160
 
 
-def test_pass_ends_if_the_limiter_is_paused_beyond_its_bound(worker_pass):
+def test_pass_ends_if_limiter_is_paused_beyond_its_end(worker_pass):
     assert not worker_pass.is_over(poller_of("a"), START, next_grant_at=START + PATIENCE)
     assert worker_pass.is_over(poller_of("a"), START, is_polling=True, next_grant_at=START + PATIENCE + 0.1)
 
@@ -83,10 +83,10 @@ def test_pass_ends_if_the_limiter_is_paused_beyond_its_bound(worker_pass):
     ("has_response", "is_rescheduled", "ends"),
     [(False, False, True), (False, True, True), (True, False, False), (True, True, True)],
 )
-def test_pause_beyond_the_last_final_poll_ends_a_pass_that_leads_nowhere(
+def test_pass_without_response_ends_the_wait_if_paused_too_long(
     worker_pass, has_response, is_rescheduled, ends
 ):
-    """A pass that got a response has read a part, and the next one reads the rest after the pause."""
+    """A pass that got a response has read a part, and the next pass reads the rest after the pause."""
     poller = poller_of("a")
     poller.hold_until(START + 3600 + MAX_OVERSHOOT + 1)
     if has_response:

@@ -1,4 +1,4 @@
-"""The workflow file for a public forge, and the script for any other: thin callers of targets that exist."""
+"""The workflow file of GitHub and the CI script: both run only targets of the Makefile."""
 
 import re
 import subprocess
@@ -28,38 +28,38 @@ NEWEST = max(AIRFLOWS, key=Version)
 
 
 def cells(kind, names):
-    """Return the Airflow and the Python of each cell of a kind."""
+    """Return the Airflow and Python versions of each cell of a kind."""
     return {match.groups()[1:] for name in names if (match := re.fullmatch(CELL, name)) and match[1] == kind}
 
 
-def test_the_workflow_calls_one_target_of_the_makefile_and_nothing_else():
+def test_workflow_runs_only_makefile_targets():
     assert [step["run"] for step in JOB["steps"] if "run" in step] == ["make ${{ matrix.target }}"]
     assert CALLED <= NAMED | CELLS
 
 
-def test_the_workflow_tries_each_python_that_is_declared():
+def test_workflow_runs_each_declared_python():
     assert MATRIX["python"] == PYTHONS
 
 
-def test_the_workflow_covers_what_the_script_does():
+def test_workflow_covers_the_stages_of_the_script():
     (parts,) = re.findall(r"^test: ([a-z -]+) ##", MAKEFILE, re.MULTILINE)
 
-    # The database of vulnerabilities is on the network, which the script does without; the browser and the database
-    # server are Debian's, which the forge's machines do not have.
+    # The script runs without a network, so without the vulnerability database. The browser and the database server are
+    # packages of Debian, which the machines of GitHub do not have.
     assert (STAGES - CELLS - {"test"}) | set(parts.split()) == (CALLED - CELLS - {"audit"}) | (
         {"browser-tests", "services-tests"} & STAGES
     )
     assert STAGES & CELLS <= CALLED
 
 
-def test_the_workflow_runs_the_matrix():
-    """With the newest Airflow each Python runs all tests anyway."""
+def test_workflow_runs_the_matrix():
+    """With the newest Airflow, each Python runs all tests anyway."""
     assert {cell for cell in CELLS if f"-{NEWEST}-" not in cell} == CALLED & CELLS
     for entry in MATRIX["include"]:
         assert entry["target"] not in CELLS or entry["target"].endswith(f"-py{entry['python']}")
 
 
-def test_the_matrix_has_each_airflow_and_each_python():
+def test_matrix_has_each_airflow_and_python():
     unit = cells("unit", CELLS)
 
     assert {airflow for airflow, _ in unit} == AIRFLOWS | {"lowest"}
@@ -67,8 +67,8 @@ def test_the_matrix_has_each_airflow_and_each_python():
     assert {airflow for airflow, _ in cells("examples", CELLS)} == {"2.11", "3.1", NEWEST}
 
 
-def test_the_script_tries_each_airflow_each_python_and_the_lowest_versions():
-    """`make test` is the newest Airflow, on the Python that is there."""
+def test_script_runs_each_airflow_python_and_lowest_versions():
+    """`make test` covers the newest Airflow, on the Python that is installed."""
     tried = cells("unit", STAGES)
 
     assert {airflow for airflow, _ in tried} == AIRFLOWS - {NEWEST} | {"lowest"}
@@ -81,12 +81,12 @@ def pinned(name):
 
 
 @pytest.mark.parametrize("version", VERSIONS.split())
-def test_the_constraints_are_those_of_the_newest_patch(version):
+def test_constraints_are_of_the_newest_patch_version(version):
     assert pinned(version.rpartition(".")[0])["apache-airflow"] == version
 
 
-def test_the_lowest_versions_are_those_that_are_declared():
-    """Not only allowed: so each bound is one that was tried."""
+def test_lowest_versions_equal_the_declared_ones():
+    """Each declared lower bound is thus a version that was tested."""
     lowest = pinned("lowest")
     declared = [Requirement(line) for line in PROJECT["dependencies"]]
 
@@ -95,16 +95,16 @@ def test_the_lowest_versions_are_those_that_are_declared():
     }
 
 
-def test_a_python_that_is_missing_is_named_with_the_remedy():
-    """And no other takes its place."""
+def test_missing_python_is_named_with_the_remedy():
+    """No other Python is used instead."""
     run = subprocess.run([ROOT / "dev/python", "3.99"], capture_output=True, text=True, check=False)
 
     assert (run.returncode, run.stdout) == (1, "")
     assert run.stderr.startswith("Python 3.99 is needed here and was not found: put a python3.99 on PATH")
 
 
-def test_the_list_of_phony_targets_is_complete():
-    """A file of that name must not keep a target from running."""
+def test_phony_targets_are_complete():
+    """A file of the same name must not prevent a target from running."""
     phony = re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
 
     assert sorted(" ".join(phony).split()) == sorted({*NAMED, "$(UNIT_CELLS)", "$(EXAMPLE_CELLS)"})

@@ -1,4 +1,4 @@
-"""A secrets backend that a test can take away: it fails while the file ``down`` is there."""
+"""Secrets backend that fails while the file ``down`` exists."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from pathlib import Path
 from airflow.secrets.base_secrets import BaseSecretsBackend
 
 FOLDER = "MANXUE_TEST_SECRETS"
-"""Environment variable with the folder of the connections, a file each, and of ``down`` and ``failed``."""
+"""Environment variable with the folder of the connection files, ``down`` and ``failed``."""
 
 
 class FlakySecrets(BaseSecretsBackend):
     """Connections in files."""
 
     def get_conn_value(self, conn_id: str) -> str | None:
-        """Return a connection; notes each look-up that fails in the file ``failed``."""
+        """Return a connection. Writes each failed look-up to the file ``failed``."""
         folder = Path(os.environ[FOLDER])
         file = folder / f"{conn_id}.json"
         if not file.exists():

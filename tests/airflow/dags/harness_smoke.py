@@ -1,4 +1,4 @@
-"""A Dag that needs no provider of ours: one plain task, one deferred, one mapped."""
+"""Dag without the provider: one plain task, one deferred, one mapped."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from airflow.providers.common.compat.standard.triggers import TimeDeltaTrigger
 
 
 class WaitOperator(BaseOperator):
-    """Wait in the triggerer, then return what the trigger said."""
+    """Task that waits in the triggerer."""
 
     template_fields = ("seconds",)
 

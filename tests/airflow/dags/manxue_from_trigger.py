@@ -1,4 +1,4 @@
-"""Waits that start and end in the triggerer; which videos they wait for comes from the run's configuration."""
+"""Waits that start and end in the triggerer. The run's configuration has the video ids."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ SHAPES = {
 }
 
 
-def tell(context):
-    """Leave a file that says that the callback ran; on a worker, or where Airflow runs those of the triggerer."""
+def touch_file(context):
+    """Create a file named after the task, as a sign that the callback ran."""
     folder = context["dag_run"].conf.get("callbacks")
     if folder:
         Path(folder, context["ti"].task_id).touch()
 
 
-# Each way to name a video, in each shape; what a downstream task sees is compared.
+# Each way to name a video, in each shape. The test compares the results in a downstream task.
 with dag("start_and_end_in_the_triggerer"):
 
     @task
@@ -55,14 +55,14 @@ with dag("start_and_end_in_the_triggerer"):
                 >> Pull(task_id=f"use_{shape}_{way}", source=wait.task_id, by_argument=wait.output)
             )
 
-    # What a worker must do at the end is done by a worker.
+    # Callbacks and outlets need a worker at the end.
     for name, work in {
-        "callback": {"on_success_callback": tell},
+        "callback": {"on_success_callback": touch_file},
         "outlet": {"outlets": [Asset("manxue_video")]},
     }.items():
         ManxueVideoSensor(task_id=name, video_task_id=ordered, poke_interval=2, **BOTH, **work)
 
-# Many waits, each a task of its own, whose ids come from an upstream task.
+# Many waits, one task each, with ids from an upstream task.
 with dag("hundred_from_the_triggerer"):
 
     @task(multiple_outputs=True)
@@ -75,7 +75,7 @@ with dag("hundred_from_the_triggerer"):
             task_id=f"wait_{number}", video_task_id=hundred_ids[f"video_{number}"], poke_interval=5, **BOTH
         )
 
-# What does not end well, or cannot be done in the triggerer.
+# Failures, and waits that cannot run in the triggerer.
 with dag("end_badly_from_the_triggerer", user_defined_macros={"video_of": lambda run: run.conf["video"]}):
 
     @task(task_id="nothing")
@@ -94,7 +94,7 @@ with dag("end_badly_from_the_triggerer", user_defined_macros={"video_of": lambda
             timeout=12,
             retries=1,
             retry_delay=timedelta(seconds=1),
-            on_failure_callback=tell,
+            on_failure_callback=touch_file,
             **BOTH,
             **skipping,
         )
@@ -110,7 +110,7 @@ with dag("end_badly_from_the_triggerer", user_defined_macros={"video_of": lambda
         video_task_id=push_nothing(),
         poke_interval=2,
         retries=0,
-        on_failure_callback=tell,
+        on_failure_callback=touch_file,
         **BOTH,
     )
     ManxueVideoSensor(
@@ -145,7 +145,7 @@ with dag("batch_from_the_triggerer", render_template_as_native_obj=True):
             )
             listed >> wait >> Pull(task_id=f"use_{shape}_{way}", source=wait.task_id, by_argument=wait.output)
 
-    # A downstream task maps over this one's result, so that a worker must end it.
+    # A downstream task maps over the result of this task, so that a worker must end it.
     @task
     def use_each(video):
         return video["id"]
@@ -156,7 +156,7 @@ with dag("batch_from_the_triggerer", render_template_as_native_obj=True):
         ).output
     )
 
-# Mapped tasks defer as ever.
+# Mapped tasks start on a worker and defer.
 with dag("mapped_from_the_triggerer"):
 
     @task(task_id="ids")
@@ -165,7 +165,7 @@ with dag("mapped_from_the_triggerer"):
 
     ManxueVideoSensor.partial(task_id="wait", poke_interval=2, **BOTH).expand(video_task_id=read_ids())
 
-# Each name that a template may use in the triggerer, in a Dag whose templates yield text and in a native one.
+# Each name that a template can use in the triggerer, in a Dag with string templates and in a native one.
 NAMES = [
     "ds", "ds_nodash", "ts", "ts_nodash", "ts_nodash_with_tz", "logical_date", "data_interval_start",
     "data_interval_end", "run_id", "params", "params.nested", "dag_run.conf", "dag_run.run_id", "dag_run.logical_date",
@@ -185,7 +185,7 @@ if CAN_START_AND_END:
                 task_id="render", templates={name: f"{{{{ {name} }}}}" for name in NAMES}, params={"own": 1}
             )
 
-# A template that only a worker can render.
+# A template that needs a worker.
 with dag("template_of_a_worker"):
     ManxueVideoSensor(
         task_id="wait",

@@ -1,4 +1,4 @@
-"""Orders that are interrupted; their prompts are the names of the moments at which their worker dies."""
+"""Interrupted orders. The prompt of a killed order names the step at which its worker is killed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def die():
 
 
 class KilledOnce(ManxueCreateVideoOperator):
-    """Its first try is killed, as if the machine had lost its power, right before or after a step."""
+    """Operator whose first try is killed with SIGKILL immediately before or after a step."""
 
     def __init__(self, *, when: str, step: str, **kwargs):
         super().__init__(**kwargs)
@@ -69,7 +69,7 @@ with DAG("order_on_a_worker", schedule=None, start_date=START, catchup=False):
 with DAG("order_in_the_triggerer", schedule=None, start_date=START, catchup=False):
     ManxueCreateVideoOperator(task_id="order", prompt="a fox", model="sd2_manxue_720p", **SETTINGS)
 
-# One order over each of many connections, behind each of which something else goes wrong.
+# One order on each of many connections, each with another fault of the service.
 with DAG("order_with_five_retries", schedule=None, start_date=START, catchup=False):
 
     @task
@@ -89,8 +89,8 @@ with DAG("order_and_be_killed", schedule=None, start_date=START, catchup=False):
     for moment, when, step in (
         ("before_the_intent", "after", "resume_id"),
         ("before_the_post", "before", "send_order"),
-        ("after_the_answer", "after", "send_order"),
-        ("with_the_id_kept", "after", "mark_ordered"),
+        ("after_the_response", "after", "send_order"),
+        ("after_the_record", "after", "mark_ordered"),
         ("when_deferring", "before", "defer"),
         ("on_resume", "before", "execute_complete"),
         ("when_done", "after", "mark_done"),

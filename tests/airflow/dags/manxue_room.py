@@ -1,4 +1,4 @@
-"""More orders than the account runs at a time: they wait for room, or a pool holds them back."""
+"""More orders than the account runs concurrently, with and without a pool."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Waits in every shape; which videos they wait for comes from the run's configuration."""
+"""Waits in each mode. The run's configuration has the video ids."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ with dag("wait_in_every_mode"):
         )
         wait >> Pull(task_id=f"use_{name}", source=name, by_argument=wait.output)
 
-# Many waits, in a pool with a single slot, mapped over ids from an upstream task.
+# Many waits in a pool with one slot, mapped over ids from an upstream task.
 with dag("wait_for_many"):
 
     @task(task_id="ids")
@@ -37,7 +37,7 @@ with dag("wait_for_many"):
 
     ManxueVideoSensor.partial(task_id="wait", pool="one", poke_interval=5).expand(video_task_id=read_ids())
 
-# As above, but with every default: 30 seconds between polls.
+# As above, with all defaults: 30 seconds between polls.
 with dag("wait_for_many_by_default"):
 
     @task(task_id="ids")
@@ -46,7 +46,7 @@ with dag("wait_for_many_by_default"):
 
     ManxueVideoSensor.partial(task_id="wait").expand(video_task_id=read_ids_too())
 
-# Each ending, with and without skipping; `retries` shows which endings Airflow does not repeat.
+# Each ending, with and without skipping. `retries` shows which endings Airflow does not retry.
 ENDINGS = {"plain": {}, "soft_fail": {"soft_fail": True}, "never_fail": {"never_fail": True}}
 with dag("wait_for_an_ending", render_template_as_native_obj=True):
     for mode, options in MODES.items():
@@ -74,7 +74,7 @@ with dag("wait_with_execution_timeout"):
                 **ENDINGS[ending],
             )
 
-# Many videos in one wait; the ids come from mapped upstream tasks.
+# Many videos in one wait, with ids from mapped upstream tasks.
 with dag("wait_for_a_batch"):
 
     @task
@@ -102,7 +102,7 @@ with dag("wait_for_a_batch"):
 
     wait >> use()
 
-# One of each kind that defers, so that a test can put other deferrals in the place of theirs.
+# One task of each class that defers. The test replaces their deferrals.
 with dag("wait_that_began_with_another_version"):
     ManxueVideoSensor(task_id="one", video_task_id="{{ dag_run.conf['video'] }}")
     ManxueVideoBatchSensor(task_id="batch", video_task_ids=["{{ dag_run.conf['video'] }}"])

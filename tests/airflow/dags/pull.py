@@ -1,4 +1,4 @@
-"""What the Dags in this folder share."""
+"""Helpers of the Dags in this folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def dag(dag_id, **kwargs):
 
 
 class Pull(BaseOperator):
-    """Returns what a downstream task sees of a wait: by ``xcom_pull``, by a template, and by an ``XComArg``."""
+    """Task that returns the result of a wait: by ``xcom_pull``, by a template, and by an ``XComArg``."""
 
     template_fields = ("by_template", "by_argument")
 

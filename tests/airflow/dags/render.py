@@ -1,4 +1,4 @@
-"""A task that renders templates in the triggerer and then on a worker."""
+"""Task that renders templates in the triggerer and then on a worker."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from airflow_provider_manxue._core.wait_arguments import WaitArguments
 
 
 class RenderTrigger(StartFromTrigger):
-    """Fires at once with the templates as the triggerer renders them."""
+    """Trigger that fires immediately with the values rendered in the triggerer."""
 
     def __init__(self, *, templates):
         super().__init__("", WaitArguments(poke_interval=1))
@@ -27,9 +27,9 @@ class RenderTrigger(StartFromTrigger):
 
 class RenderOnBothSides(BaseOperator):
     """
-    Returns what a worker and the triggerer render.
+    Task that returns the values rendered on a worker and in the triggerer.
 
-    :param templates: (templated) texts by name.
+    :param templates: (templated) strings by name.
     """
 
     template_fields = ("templates",)
@@ -52,7 +52,7 @@ class RenderOnBothSides(BaseOperator):
 
 
 def as_text(values):
-    """Return values as text with their types. The time zones of equal dates may be of different types."""
+    """Return each value as JSON with its type. Does not compare types of time zones, which differ for equal dates."""
     return {
         name: f"{type(value).__name__} {json.dumps(value, default=str)}" for name, value in values.items()
     }
