@@ -89,22 +89,22 @@ def connect(monkeypatch):
 
 
 @pytest.mark.parametrize("says", ENDLESS)
-def test_an_endless_answer_ends_with_the_time_of_the_request(ask, connect, says):
+def test_an_endless_answer_ends_with_the_time_of_the_request(poll, connect, says):
     service = Service(ENDLESS[says]())
     connect(service.url, request_timeout=0.5)
     with pytest.raises(ManxueTransientError, match=r"no response from|took longer than|HTTP 200") as caught:
-        ask()
+        poll()
     assert len(str(caught.value)) < 600
     service.close()
 
 
 @pytest.mark.parametrize("says", ["headers", "a header", "a status line"])
-def test_a_head_is_read_up_to_a_limit(ask, connect, says):
+def test_a_head_is_read_up_to_a_limit(poll, connect, says):
     """What the buffers of the system take comes on top."""
     service = Service(ENDLESS[says]())
     connect(service.url, request_timeout=5)
     with pytest.raises(ManxueTransientError):
-        ask()
+        poll()
     assert service.sent < 16 * 1024**2
     service.close()
 
@@ -129,7 +129,7 @@ def test_cookies_are_not_kept(emulator, connect):
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
 def test_a_key_for_this_machine_is_not_sent_to_the_proxy_of_the_environment(
-    emulator, ask, connect, monkeypatch, variable
+    emulator, poll, connect, monkeypatch, variable
 ):
     """Plain HTTP is allowed to this machine only, and a proxy is another one."""
     with Emulator() as proxy:
@@ -145,7 +145,7 @@ def test_a_key_for_this_machine_is_not_sent_to_the_proxy_of_the_environment(
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv(variable, proxy.url)
         connect(emulator.base_url, emulator.api_key)
-        ask()
+        poll()
 
         assert proxy.requests == []
     assert len(emulator.requests) == 1

@@ -33,6 +33,7 @@ from airflow_provider_manxue.exceptions import (
 from airflow_provider_manxue.testing import Emulator, Response
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
 from dev.local_s3 import local_s3
+from tests.support.fake_airflow import FakeTaskInstance
 
 SIZE = 200_000
 OLD = b"an older video"
@@ -53,14 +54,6 @@ class PassingTime:
 
     def sleep(self, seconds):
         self.slept += seconds
-
-
-class FakeTaskInstance:
-    def __init__(self):
-        self.xcom = {}
-
-    def xcom_push(self, key, value):
-        self.xcom[key] = value
 
 
 # --- places ---------------------------------------------------------------------------------------------

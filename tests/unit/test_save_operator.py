@@ -38,14 +38,7 @@ from airflow_provider_manxue.transfers.manxue_to_object_storage import (
     DEFAULT_MAX_BYTES,
     ManxueToObjectStorageOperator,
 )
-
-
-class FakeTaskInstance:
-    def __init__(self):
-        self.xcom = {}
-
-    def xcom_push(self, key, value):
-        self.xcom[key] = value
+from tests.support.fake_airflow import FakeTaskInstance
 
 
 def operator(**arguments):

@@ -23,18 +23,11 @@ from airflow_provider_manxue._client import storage
 from airflow_provider_manxue.exceptions import ManxueError, ManxueExistsError, ManxueStorageError
 from airflow_provider_manxue.testing import Emulator
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
+from tests.support.fake_airflow import FakeTaskInstance
 
 SIZE = 60_000
 OLD = b"an older video"
 NAME = "films/shot.mp4"
-
-
-class FakeTaskInstance:
-    def __init__(self):
-        self.xcom = {}
-
-    def xcom_push(self, key, value):
-        self.xcom[key] = value
 
 
 class FakeFileSystem:

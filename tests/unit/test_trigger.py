@@ -76,40 +76,40 @@ def test_what_is_given_is_serialized(kind, arguments):
     assert kind(**arguments).serialize() == (path, arguments)
 
 
-def test_restart_moves_no_deadline(world, service, clock):
-    service.answers("processing")
+def test_restart_moves_no_deadline(fake_airflow, service, clock):
+    service.respond_with("processing")
     clock.now = START + 500
-    event = world.run_loop(first_event(restored(trigger_with())))
+    event = fake_airflow.run_loop(first_event(restored(trigger_with())))
     assert event["status"] == "timeout"
     assert clock.now == pytest.approx(START + 600, abs=1)
 
 
 def test_video_that_was_finished_while_the_triggerer_was_down_beyond_the_deadline_is_found(
-    world, service, clock
+    fake_airflow, service, clock
 ):
-    service.answers(DONE)
+    service.respond_with(DONE)
     clock.now = START + 5000
-    assert world.run_loop(first_event(trigger_with()))["status"] == "completed"
+    assert fake_airflow.run_loop(first_event(trigger_with()))["status"] == "completed"
 
 
 def test_deadline_that_passed_while_the_triggerer_was_down_ends_the_wait_after_one_look(
-    world, service, clock
+    fake_airflow, service, clock
 ):
-    service.answers("processing")
+    service.respond_with("processing")
     clock.now = START + 5000
-    assert world.run_loop(first_event(trigger_with()))["status"] == "timeout"
-    assert len(service.asked_at) == 1
+    assert fake_airflow.run_loop(first_event(trigger_with()))["status"] == "timeout"
+    assert len(service.polled_at) == 1
 
 
-def test_grace_goes_on_after_a_restart(world, service, clock):
-    service.answers({"status": "completed"})
+def test_grace_goes_on_after_a_restart(fake_airflow, service, clock):
+    service.respond_with({"status": "completed"})
     clock.now = START + 400
-    assert world.run_loop(first_event(trigger_with(grace_since=START)))["status"] == "result_missing"
+    assert fake_airflow.run_loop(first_event(trigger_with(grace_since=START)))["status"] == "result_missing"
 
 
-def test_event_tells_the_trouble_that_was_last(world, service):
-    service.answers(ManxueTransientError("HTTP 503"))
-    event = world.run_loop(first_event(trigger_with()))
+def test_event_tells_the_trouble_that_was_last(fake_airflow, service):
+    service.respond_with(ManxueTransientError("HTTP 503"))
+    event = fake_airflow.run_loop(first_event(trigger_with()))
     assert (event["status"], event["video_task_id"]) == ("timeout", "proj_1")
     assert "HTTP 503" in event["message"]
 
@@ -160,24 +160,26 @@ def test_thousand_real_waits_leave_no_socket_behind(monkeypatch):
 # --- the times of Airflow's own ---------------------------------------------------------------------------
 
 
-def test_final_poll_that_is_throttled_is_repeated_until_airflow_would_end_the_trigger(world, service, clock):
-    service.answers("processing", ManxueRateLimitError("HTTP 429"))
-    event = world.run_loop(first_event(trigger_with(defer_timeout_margin=300.0)))
+def test_final_poll_that_is_throttled_is_repeated_until_airflow_would_end_the_trigger(
+    fake_airflow, service, clock
+):
+    service.respond_with("processing", ManxueRateLimitError("HTTP 429"))
+    event = fake_airflow.run_loop(first_event(trigger_with(defer_timeout_margin=300.0)))
     assert (event["status"], event["final_poll"]) == ("timeout", False), "the worker polls"
     assert clock.now == pytest.approx(START + 600 + 300 - EVENT_MARGIN, abs=1)
 
 
-def test_final_poll_is_named_in_the_event(world, service, clock):
-    service.answers("processing")
-    event = world.run_loop(first_event(trigger_with()))
+def test_final_poll_is_named_in_the_event(fake_airflow, service, clock):
+    service.respond_with("processing")
+    event = fake_airflow.run_loop(first_event(trigger_with()))
     assert (event["status"], event["final_poll"], event["has_worked"]) == ("timeout", True, True)
     assert "Last status from the service: processing." in event["message"]
 
 
 @pytest.mark.parametrize("has_worked", [True, False])
-def test_wait_that_has_worked_lets_trouble_with_the_key_pass(world, service, clock, has_worked):
-    service.answers(ManxueAuthenticationError("401"))
-    event = world.run_loop(first_event(restored(trigger_with(has_worked=has_worked))))
+def test_wait_that_has_worked_lets_trouble_with_the_key_pass(fake_airflow, service, clock, has_worked):
+    service.respond_with(ManxueAuthenticationError("401"))
+    event = fake_airflow.run_loop(first_event(restored(trigger_with(has_worked=has_worked))))
     assert event["status"] == "unauthorized"
     assert clock.now - START == pytest.approx(30 + (300 if has_worked else 0), abs=1)
     assert event.get("has_worked", False) is has_worked
@@ -185,7 +187,7 @@ def test_wait_that_has_worked_lets_trouble_with_the_key_pass(world, service, clo
 
 @pytest.mark.parametrize("moment", ["poll", "connection"])
 def test_exception_that_is_not_ours_is_neither_raised_nor_shown(
-    world, service, monkeypatch, caplog, capsys, moment
+    fake_airflow, service, monkeypatch, caplog, capsys, moment
 ):
     caplog.set_level(logging.DEBUG)
     error = RuntimeError("Authorization: Bearer secret")
@@ -195,8 +197,8 @@ def test_exception_that_is_not_ours_is_neither_raised_nor_shown(
 
     if moment == "connection":
         monkeypatch.setattr(FakeClient, "limiter", fail)
-    service.answers(error)
-    event = world.run_loop(first_event(trigger_with(deadline=START + 3600)))
+    service.respond_with(error)
+    event = fake_airflow.run_loop(first_event(trigger_with(deadline=START + 3600)))
     assert (event["status"], event["version"]) == ("internal", 1)
     assert "builtins.RuntimeError" in event["message"]
     # Airflow 3 writes to the one, Airflow 2 to both.
@@ -208,12 +210,12 @@ def test_exception_that_is_not_ours_is_neither_raised_nor_shown(
 @pytest.mark.parametrize(
     "trigger", [trigger_with(), ManxueVideoBatchTrigger(video_task_ids=["proj_1"], **COMMON)]
 )
-def test_bug_of_our_own_leaves_the_trigger_as_an_event(world, monkeypatch, caplog, capsys, trigger):
+def test_bug_of_our_own_leaves_the_trigger_as_an_event(fake_airflow, monkeypatch, caplog, capsys, trigger):
     async def fail(self, *args):
         raise KeyError("Authorization: Bearer secret")
 
     monkeypatch.setattr(type(trigger), "_drive", fail)
-    event = world.run_loop(first_event(trigger))
+    event = fake_airflow.run_loop(first_event(trigger))
     assert event["status"] == "internal"
     # Airflow 3 writes to the one, Airflow 2 to both.
     printed = next(text for text in (capsys.readouterr().out, caplog.text) if "Unexpected" in text)
@@ -225,21 +227,21 @@ class Ended(BaseException):
     """Ends the process."""
 
 
-def test_end_of_the_process_passes_through(world, service):
-    service.answers(Ended())
+def test_end_of_the_process_passes_through(fake_airflow, service):
+    service.respond_with(Ended())
     with pytest.raises(Ended):
-        world.run_loop(first_event(trigger_with()))
+        fake_airflow.run_loop(first_event(trigger_with()))
 
 
-def test_cancellation_of_a_request_by_a_library_is_survived(world, service):
-    service.answers(asyncio.CancelledError(), DONE)
-    assert world.run_loop(first_event(trigger_with()))["status"] == "completed"
-    assert len(service.asked_at) == 2
-    assert service.asked_at[1] <= 61
+def test_cancellation_of_a_request_by_a_library_is_survived(fake_airflow, service):
+    service.respond_with(asyncio.CancelledError(), DONE)
+    assert fake_airflow.run_loop(first_event(trigger_with()))["status"] == "completed"
+    assert len(service.polled_at) == 2
+    assert service.polled_at[1] <= 61
 
 
-def test_cancellation_of_the_trigger_ends_it(world, service):
-    service.answers("processing")
+def test_cancellation_of_the_trigger_ends_it(fake_airflow, service):
+    service.respond_with("processing")
 
     async def main():
         task = asyncio.create_task(first_event(trigger_with()))
@@ -249,4 +251,4 @@ def test_cancellation_of_the_trigger_ends_it(world, service):
             await task
         return len(asyncio.all_tasks())
 
-    assert world.run_loop(main()) == 1
+    assert fake_airflow.run_loop(main()) == 1
