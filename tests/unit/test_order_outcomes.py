@@ -176,7 +176,7 @@ class TestResponse:
             {"status": "queued", "data": {"task": {"task_id": "t9"}}},
         ],
     )
-    def test_with_an_id_under_another_name_or_nested_is_accepted(self, response):
+    def test_with_another_or_nested_id_field_is_accepted(self, response):
         assert self.parse(**response).id == "t9"
 
     @pytest.mark.parametrize(
