@@ -1,4 +1,4 @@
-"""Ask the service for a video by each of the two clients, over the connection of a test."""
+"""Polls by each of the two clients, over the connection of a test."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ CONN_ID = "manxue_under_test"
 
 
 def write_connection(monkeypatch, connection):
-    """Write the connection into the environment, where Airflow finds it."""
+    """Set the environment variable from which Airflow reads the connection."""
     monkeypatch.setenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", json.dumps({"conn_type": "manxue", **connection}))
 
 
-def ask_from_worker(video_task_id="task-1"):
+def poll_from_worker(video_task_id="task-1"):
     return ManxueHook(CONN_ID).get_video_task(video_task_id)
 
 
-def ask_from_triggerer(video_task_id="task-1"):
-    async def ask():
+def poll_from_triggerer(video_task_id="task-1"):
+    async def poll():
         async with shared_client() as client:
             return await client.get_video_task(CONN_ID, video_task_id)
 
-    return asyncio.run(ask())
+    return asyncio.run(poll())

@@ -1,4 +1,4 @@
-"""A world in which time is driven by hand: a clock, a scripted service, and the three ways to run a sensor."""
+"""A fake Airflow with a manual clock and a scripted service, which runs sensors in each of their modes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ START = 1_800_000_000.0
 
 
 class ManualClock:
-    """Stands in for the ``time`` module: sleeping moves it on, and so do the event loops of the test."""
+    """Stands in for the ``time`` module. Only ``sleep()`` and the event loops of the test advance it."""
 
     def __init__(self):
         self.elapsed = 0.0
@@ -45,7 +45,7 @@ class ManualClock:
 
 
 class ClockLoop(VirtualLoop):
-    """An event loop whose time is that of the clock: it jumps to its next timer, and takes the clock with it."""
+    """An event loop that jumps to its next timer and advances the manual clock with it."""
 
     def __init__(self, clock):
         self._clock = clock
@@ -64,10 +64,10 @@ class ClockLoop(VirtualLoop):
 
 
 class FakeClient:
-    """Stands in for the async client of a process: asks the scripted service, under limits that nobody feels."""
+    """Stands in for the async client. Polls the scripted service under limits that are never reached."""
 
-    def __init__(self, world, side):
-        self._world, self._side = world, side
+    def __init__(self, fake_airflow, side):
+        self._airflow, self._side = fake_airflow, side
         self._limiter = AdaptiveRateLimiter(100_000.0, 10_000)
         self._credentials = CredentialProbes(self._limiter)
         self._has_worked = False
@@ -84,7 +84,7 @@ class FakeClient:
     async def get_video_task(self, conn_id, video_task_id):
         self._credentials.check()
         try:
-            task = self._world.service.ask(video_task_id, self._side)
+            task = self._airflow.service.poll(video_task_id, self._side)
         except ManxueAuthenticationError as error:
             raise self._credentials.refused(error) from None
         self._has_worked = True
@@ -96,40 +96,44 @@ class FakeClient:
 
 
 class ScriptedService:
-    """Answers one query after the other from a list; the last one stays. Notes when it was asked."""
+    """Returns the responses of a list, the last one repeatedly. Records the time and origin of each poll."""
 
     def __init__(self, clock):
         self.clock = clock
         self.script = []
-        self.asked_at = []
-        self.asked_from = []
+        self.polled_at = []
+        self.polled_from = []
 
-    def answers(self, *script):
-        """Each is a status word, a mapping (a body), an exception, or a function of the time waited."""
+    def respond_with(self, *script):
+        """
+        Set the responses.
+
+        Each is a status, a mapping (a body), a task, an exception, or a function of the elapsed seconds.
+        """
         self.script = list(script)
 
-    def ask(self, video_task_id, side):
-        self.asked_at.append(self.clock.now - START)
-        self.asked_from.append(side)
-        answer = self.script.pop(0) if len(self.script) > 1 else self.script[0]
-        if callable(answer):
-            answer = answer(self.clock.now - START)
-        if isinstance(answer, BaseException):
-            raise answer
-        if isinstance(answer, VideoTask):
-            return answer
-        body = answer if isinstance(answer, dict) else {"status": answer}
+    def poll(self, video_task_id, side):
+        self.polled_at.append(self.clock.now - START)
+        self.polled_from.append(side)
+        response = self.script.pop(0) if len(self.script) > 1 else self.script[0]
+        if callable(response):
+            response = response(self.clock.now - START)
+        if isinstance(response, BaseException):
+            raise response
+        if isinstance(response, VideoTask):
+            return response
+        body = response if isinstance(response, dict) else {"status": response}
         return parse_task(
             200, json.dumps({"id": video_task_id, **body}).encode(), video_task_id=video_task_id
         )
 
 
 class FakeTaskInstance:
-    """What the sensor needs of a task instance, on every version of Airflow."""
+    """The part of a task instance that the tasks use, on every version of Airflow."""
 
     dag_id, task_id, run_id, map_index, try_number, max_tries = "dag", "wait", "run", -1, 1, 0
 
-    def __init__(self, upstream):
+    def __init__(self, upstream=()):
         self.xcom = {}
         self.first_start = None
         self.upstream = upstream
@@ -150,20 +154,35 @@ class FakeTaskInstance:
 
 
 class FakeStateStore:
-    """A task state store, as Airflow 3.3 and later have one: JSON that outlives a task's process."""
+    """
+    The task state store of Airflow 3.3 and later: JSON that survives the process of the task.
+
+    :ivar broken: number of writes that fail from now on.
+    """
 
     def __init__(self):
         self.values = {}
+        self.broken = 0
 
-    def get(self, key):
-        return json.loads(self.values[key]) if key in self.values else None
+    def _check(self):
+        if self.broken:
+            self.broken -= 1
+            raise RuntimeError("the store is away")
 
-    def set(self, key, value):
-        self.values[key] = json.dumps(value)
+    def get(self, key, default=None):
+        return json.loads(self.values[key]) if key in self.values else default
+
+    def set(self, key, value, *, retention=None):
+        self._check()
+        self.values[key] = json.dumps(value, allow_nan=False)
+
+    def delete(self, key):
+        self._check()
+        self.values.pop(key, None)
 
 
 class FakeAirflow:
-    """Runs sensors to their end in every mode, as Airflow does, and keeps what is seen of it."""
+    """Runs sensors to their end in each mode, as Airflow does, and records deferrals, events and reschedules."""
 
     def __init__(self, clock, service):
         self.clock, self.service = clock, service
@@ -176,7 +195,7 @@ class FakeAirflow:
         self.reschedules = []
         self.run_loop = self._run_loop
         self.worker_starts = 0
-        self.rendered = {}  # what a worker renders the templates of a task to that has started in the triggerer
+        self.rendered = {}  # values that a worker renders for a task that started in the triggerer
 
     def _run_loop(self, coroutine):
         with asyncio.Runner(loop_factory=lambda: ClockLoop(self.clock)) as runner:
@@ -217,7 +236,7 @@ class FakeAirflow:
         raise AssertionError("the sensor was rescheduled without end")
 
     def run_deferred(self, sensor, deferral):
-        """Let triggers fire and workers resume until the task has ended."""
+        """Run triggers and resume workers until the task has ended."""
         for _ in range(10_000):
             self.deferrals.append(deferral)
             trigger = restored(deferral.trigger)
@@ -235,9 +254,10 @@ class FakeAirflow:
 
     def run_stored(self, sensor, task):
         """
-        Do what scheduler and triggerer do with a task that starts in the triggerer (Airflow 3.3 and later).
+        Run a task that starts in the triggerer (Airflow 3.3 and later).
 
-        They know it as it is stored; the sensor itself is for the worker that resumes.
+        :param sensor: the task as the worker that resumes has it.
+        :param task: the task as the scheduler and the triggerer have it, from the stored Dag.
         """
         from airflow.models.trigger import Trigger
         from airflow.serialization.decoders import smart_decode_trigger_kwargs
@@ -258,7 +278,7 @@ class FakeAirflow:
         return self.run_deferred(sensor, self.deferral) if result is PENDING else result
 
     def _fire(self, sensor, trigger, method_name, kwargs):
-        """Let a trigger fire, and resume the task on a worker if it says so; PENDING if the task defers again."""
+        """Run a trigger, and resume the task if the event requires it. Return PENDING if the task defers again."""
         event = self.run_loop(only_event(trigger))
         self.fired_at.append(self.clock.now)
         if not isinstance(event.payload, dict):
@@ -279,44 +299,44 @@ class FakeAirflow:
 PENDING = object()
 
 
-def to_xcoms(world):
-    """Stand in for Airflow's XCom class, as a trigger uses it."""
+def to_xcoms(fake_airflow):
+    """Return a stand-in for Airflow's XCom class, as triggers use it."""
 
     class XCom:
         @staticmethod
         def get_one(*, key, dag_id, run_id, task_id, map_index):
-            return world.upstream.get((task_id, map_index, key))
+            return fake_airflow.upstream.get((task_id, map_index, key))
 
         @staticmethod
         def set(*, key, value, dag_id, run_id, task_id, map_index):
             assert (dag_id, run_id, task_id, map_index) == ("dag", "run", "wait", -1)
-            world.ti.xcom[key] = json.loads(json.dumps(value))
+            fake_airflow.ti.xcom[key] = json.loads(json.dumps(value))
 
         @staticmethod
         def delete(*, key, dag_id, run_id, task_id, map_index):
             assert (dag_id, run_id, task_id, map_index) == ("dag", "run", "wait", -1)
-            world.ti.xcom.pop(key, None)
+            fake_airflow.ti.xcom.pop(key, None)
 
     return XCom
 
 
-def link_into(world):
-    """Stand in for the way in which a trigger stores a link."""
+def link_into(fake_airflow):
+    """Return a stand-in for ``XComs.push_link()``."""
 
     async def push_link(self, key, address):
-        world.ti.xcom[key] = address
+        fake_airflow.ti.xcom[key] = address
 
     return push_link
 
 
 def trigger_of(path, kwargs):
-    """Make a trigger from its stored form."""
+    """Create a trigger from its stored form."""
     module, _, name = path.rpartition(".")
     return getattr(importlib.import_module(module), name)(**kwargs)
 
 
 def restored(trigger):
-    """Send a trigger through JSON, as the metadata database does."""
+    """Return a trigger after a round trip through JSON, as through the metadata database."""
     path, kwargs = trigger.serialize()
     assert path == f"{type(trigger).__module__}.{type(trigger).__qualname__}"
     return trigger_of(path, json.loads(json.dumps(kwargs)))

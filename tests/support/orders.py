@@ -1,4 +1,4 @@
-"""One task instance that orders, through all of its tries, with a store, a clock and an emulator of its own."""
+"""A task instance that orders, through all of its tries, with a state store, a clock and an emulator."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ from airflow_provider_manxue.operators import manxue as operator_module
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.testing import Clock, Emulator, Script
 from airflow_provider_manxue.triggers.manxue import ManxueOrderRoomTrigger
+from tests.support.fake_airflow import FakeStateStore
 
 ORDER = {"prompt": "a cat", "model": "sd2_manxue_720p"}
 
 
 class ProcessKilled(BaseException):
-    """The worker is gone at this moment: no code of ours runs any more."""
+    """Stands in for a kill of the worker process. No code of the package handles it."""
 
 
 class Boundaries:
-    """Counts the moments between a task and the rest of the world, and kills the task at one of them."""
+    """Counts the external calls of a task, and kills the task before or after one of them."""
 
     def __init__(self, clock):
         self.clock = clock
@@ -54,32 +55,8 @@ class Boundaries:
         return wrapped
 
 
-class Store:
-    """A task state store: plain JSON that outlives a task's process."""
-
-    def __init__(self):
-        self.values = {}
-        self.broken = 0
-
-    def _check(self):
-        if self.broken:
-            self.broken -= 1
-            raise RuntimeError("the store is away")
-
-    def get(self, key, default=None):
-        return json.loads(self.values[key]) if key in self.values else default
-
-    def set(self, key, value, *, retention=None):
-        self._check()
-        self.values[key] = json.dumps(value, allow_nan=False)
-
-    def delete(self, key):
-        self._check()
-        self.values.pop(key, None)
-
-
 class TaskInstance:
-    """One task instance through all of its tries, as Airflow runs them; the store is Airflow's."""
+    """A task instance through all of its tries, as Airflow runs them."""
 
     dag_id, run_id, task_id, map_index, start_date = "dag", "run", "order", -1, None
 
@@ -87,7 +64,7 @@ class TaskInstance:
         self.boundaries = boundaries
         self.clock = boundaries.clock
         self.deferrals = []
-        self.store = Store() if store else None
+        self.store = FakeStateStore() if store else None
         self.retries = retries
         self.try_number, self.max_tries = 0, retries
         self.xcom = {}
@@ -120,7 +97,7 @@ class TaskInstance:
         self.max_tries = self.try_number + self.retries
 
     def run(self, **kwargs):
-        """Run the next try: each step in a process of its own, that is, by an operator of its own."""
+        """Run the next try. Each step has its own operator, as if it ran in its own process."""
         self.try_number += 1
         self.xcom.clear()
         operator = self._operator(kwargs)
@@ -135,7 +112,7 @@ class TaskInstance:
         return ManxueCreateVideoOperator(task_id="order", **{**ORDER, **kwargs})
 
     def _resume(self, kwargs, deferral):
-        """Let triggers fire and workers resume until the task has ended."""
+        """Run triggers and resume workers until the task has ended."""
         while True:
             self.deferrals.append(deferral)
             self.boundaries.pass_("deferred")
@@ -156,7 +133,7 @@ class TaskInstance:
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Time of the emulator and of the task; sleeping moves it on."""
+    """The clock of the emulator and of the task. Only sleeping advances it."""
     clock = Clock(frozen=True)
     time = Mock(time=clock.now, monotonic=clock.now, sleep=clock.advance)
     modules = (
@@ -187,7 +164,7 @@ def boundaries(monkeypatch, clock):
     for name in ("send_order", "get_video_task"):
         real = getattr(ManxueHook, name)
         monkeypatch.setattr(ManxueHook, name, boundaries.around(name, real))
-    # A function that is no method would not be bound.
+    # Only a plain function is bound as a method.
     for name in ("send_order", "get_video_task"):
         wrapped = getattr(ManxueHook, name)
         monkeypatch.setattr(ManxueHook, name, lambda self, *args, _wrapped=wrapped: _wrapped(self, *args))
@@ -201,12 +178,12 @@ def task(emulator, boundaries):
 
 @pytest.fixture
 def old(emulator, boundaries):
-    """The same on an Airflow without a task state store."""
+    """A task instance of an Airflow below 3.3, which has no task state store."""
     return TaskInstance(boundaries, store=False)
 
 
 def run_with_retries(task, **kwargs):
-    """Run a task as Airflow does, until it succeeds or there is no further try."""
+    """Run a task until it succeeds or no try remains."""
     while True:
         try:
             return task.run(**kwargs)

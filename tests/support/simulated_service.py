@@ -1,4 +1,4 @@
-"""The service and Airflow's connections in virtual time: stands in for sockets, threads and the metadata database."""
+"""The service and Airflow's connections in virtual time, without sockets, threads and a metadata database."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from multidict import CIMultiDict
 from airflow_provider_manxue._client import async_client, connection_cache
 from airflow_provider_manxue._client.endpoint import Session
 from airflow_provider_manxue._core.connection import parse_connection
+from tests.support.fake_airflow import START
 
-START = 1_800_000_000.0
 PROCESSING = {"id": "v", "status": "processing"}
 
 task_log = contextvars.ContextVar("task_log", default=None)
-"""Stands for the context variables to which Airflow binds the log of a task."""
+"""Stands in for the context variables to which Airflow binds the log of a task."""
 
 
 def loop_time():
@@ -39,7 +39,7 @@ class FakeResponse:
         pass
 
 
-class FakeClient:
+class FakeSession:
     """Stands in for a session of aiohttp."""
 
     def __init__(self, service):
@@ -58,9 +58,9 @@ class FakeClient:
 
 class FakeService:
     """
-    Answers requests and look-ups.
+    Responds to requests and to connection look-ups.
 
-    :ivar respond: function of base URL and API key; returns status and fields, or raises.
+    :ivar respond: function of base URL and API key that returns status and fields, or raises.
     """
 
     def __init__(self):
@@ -70,7 +70,7 @@ class FakeService:
         self.contexts = []
         self.requests = []
         self.request_takes = 0.05
-        self.clients = []
+        self.sessions = []
         self.ca_version = 1
         self.open_error = None
         self.respond = lambda url, key: (200, PROCESSING)
@@ -91,8 +91,8 @@ class FakeService:
     async def open_session(self, library, settings, key):
         if self.open_error is not None:
             raise self.open_error
-        self.clients.append(FakeClient(self))
-        return Session(self.clients[-1], key)
+        self.sessions.append(FakeSession(self))
+        return Session(self.sessions[-1], key)
 
     async def request(self, url, key):
         self.requests.append((loop_time(), url.partition("/kyy")[0], key))

@@ -1,4 +1,4 @@
-"""Fixtures of a world in which time is driven by hand."""
+"""Fixtures of the unit tests: the fake Airflow, its clock and service, and connections."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from airflow_provider_manxue._core.connection import parse_connection
 from airflow_provider_manxue._core.ids import parse_video_task_id
 from airflow_provider_manxue.hooks import manxue as hook_module
 from airflow_provider_manxue.triggers import manxue as trigger_module
-from tests.support.clients import ask_from_triggerer, ask_from_worker
+from tests.support.clients import poll_from_triggerer, poll_from_worker
 from tests.support.fake_airflow import (
     FakeAirflow,
     FakeClient,
@@ -39,12 +39,12 @@ from tests.support.fake_airflow import (
 
 
 def pytest_addoption(parser):
-    parser.addoption("--write-golden", metavar="VERSION", help="write the forms of test_golden.py anew")
+    parser.addoption("--write-golden", metavar="VERSION", help="write new golden files for a release")
 
 
-@pytest.fixture(params=[ask_from_worker, ask_from_triggerer], ids=["worker", "triggerer"])
-def ask(request):
-    """Ask the service for a video, by each of the transports."""
+@pytest.fixture(params=[poll_from_worker, poll_from_triggerer], ids=["worker", "triggerer"])
+def poll(request):
+    """Poll for a video, by each of the two clients."""
     return request.param
 
 
@@ -58,9 +58,9 @@ def service(clock):
     return ScriptedService(clock)
 
 
-def play(monkeypatch, world):
-    """Replace everything that touches time or the network; every decision is the real one."""
-    clock = world.clock
+def install_fakes(monkeypatch, fake_airflow):
+    """Replace the clock, the network and Airflow's database. All decisions of the package are real."""
+    clock = fake_airflow.clock
 
     class Hook:
         settings = SimpleNamespace(
@@ -72,43 +72,45 @@ def play(monkeypatch, world):
             self.conn_id = conn_id
 
         def get_video_task(self, video_task_id):
-            return world.service.ask(parse_video_task_id(video_task_id), "worker")
+            return fake_airflow.service.poll(parse_video_task_id(video_task_id), "worker")
 
     @contextlib.asynccontextmanager
     async def shared_client():
-        yield FakeClient(world, "triggerer")
+        yield FakeClient(fake_airflow, "triggerer")
 
     async def in_this_thread(function, *args, **kwargs):
-        return function(*args, **kwargs)  # the event loop of a test knows of no other thread
+        return function(*args, **kwargs)  # virtual time cannot wait for another thread
 
     modules = (batch_module, single_module, waiting_module, trigger_module, task_trigger_module)
     for module in (*modules, drivers_module, credentials_module):
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(asyncio, "to_thread", in_this_thread)
     monkeypatch.setattr(hook_module, "ManxueHook", Hook)
-    monkeypatch.setattr(xcoms_module, "XCom", to_xcoms(world))
-    monkeypatch.setattr(xcoms_module.XComs, "push_link", link_into(world))
-    monkeypatch.setattr(client_module, "AsyncClient", lambda load_connection: FakeClient(world, "worker"))
+    monkeypatch.setattr(xcoms_module, "XCom", to_xcoms(fake_airflow))
+    monkeypatch.setattr(xcoms_module.XComs, "push_link", link_into(fake_airflow))
+    monkeypatch.setattr(
+        client_module, "AsyncClient", lambda load_connection: FakeClient(fake_airflow, "worker")
+    )
     monkeypatch.setattr(trigger_module, "shared_client", shared_client)
-    monkeypatch.setattr(threaded_module, "run_interruptibly", lambda work: world.run_loop(work))
+    monkeypatch.setattr(threaded_module, "run_interruptibly", lambda work: fake_airflow.run_loop(work))
     monkeypatch.setattr(random, "random", itertools.cycle([0.5]).__next__)
 
 
 @pytest.fixture
-def world(monkeypatch, clock, service):
-    world = FakeAirflow(clock, service)
-    play(monkeypatch, world)
-    return world
+def fake_airflow(monkeypatch, clock, service):
+    fake_airflow = FakeAirflow(clock, service)
+    install_fakes(monkeypatch, fake_airflow)
+    return fake_airflow
 
 
-@pytest.fixture(name="play")
-def play_fixture():
-    return play
+@pytest.fixture(name="install_fakes")
+def install_fakes_fixture():
+    return install_fakes
 
 
 @pytest.fixture
 def settings_of():
-    """Make settings for an emulator, or for any base URL on loopback."""
+    """Return a function that creates settings for an emulator, or for any base URL on loopback."""
 
     def make(base_url, api_key="emulator-key", **extra):
         return parse_connection("test", host=base_url, password=api_key, extra=extra)
@@ -118,7 +120,7 @@ def settings_of():
 
 @pytest.fixture
 def waited(monkeypatch):
-    """All addresses are silent. The seconds for which each of them is waited for, by a clock of its own."""
+    """The seconds that each connection attempt waits. All addresses are silent, and time is simulated."""
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
     seconds = []
 
@@ -134,7 +136,7 @@ def waited(monkeypatch):
 
 @pytest.fixture
 def dripping_proxy():
-    """A proxy that sends the head of its response to ``CONNECT`` byte by byte, without an end."""
+    """A proxy that sends the head of its response to ``CONNECT`` byte by byte, endlessly."""
     with contextlib.closing(socket.create_server(("127.0.0.1", 0))) as server:
         threading.Thread(target=_drip, args=(server,), daemon=True).start()
         yield f"http://127.0.0.1:{server.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""The client that all waits of an event loop share, in virtual time."""
+"""The shared client of an event loop, in virtual time."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ def service(monkeypatch):
     return service
 
 
-def test_request_is_sent_without_waiting(service):
-    """A pause may begin at any moment between the grant of the limiter and the request."""
+def test_granted_request_is_sent_without_a_suspension(service):
+    """Otherwise a pause could begin between the grant of the rate limiter and the request."""
 
     async def main():
         async with shared_client() as client:
@@ -42,7 +42,7 @@ def test_request_is_sent_without_waiting(service):
     assert run(main()) == 1
 
 
-def test_each_request_carries_its_key_to_its_host(service):
+def test_request_carries_the_key_of_its_connection(service):
     service.connect("d", "https://two.example.com", "key-of-d")
 
     async def main():
@@ -56,7 +56,7 @@ def test_each_request_carries_its_key_to_its_host(service):
     }
 
 
-def test_limiter_has_the_limits_of_its_connection(service):
+def test_limiter_uses_the_limits_of_its_connection(service):
     service.connect("c", requests_per_second=3, max_connections=2)
 
     async def main():
@@ -67,7 +67,7 @@ def test_limiter_has_the_limits_of_its_connection(service):
     assert run(main()) == (3, 2, True)
 
 
-def test_limiter_of_a_missing_connection_is_an_error(service):
+def test_limiter_of_a_missing_connection_raises(service):
     service.connections["c"] = missing_connection("c")
 
     async def main():
@@ -89,7 +89,7 @@ def test_limiter_of_a_missing_connection_is_an_error(service):
         (OSError(24, "Too many open files"), ManxueTransientError, "too many open files"),
     ],
 )
-def test_error_of_the_library_becomes_a_typed_one(service, raised, error, words):
+def test_library_error_becomes_a_typed_error(service, raised, error, words):
     def respond(url, key):
         raise raised
 
@@ -104,8 +104,8 @@ def test_error_of_the_library_becomes_a_typed_one(service, raised, error, words)
     assert caught.value.__suppress_context__
 
 
-def test_bug_of_ours_is_not_converted(service):
-    """What it means for a wait is the caller's decision."""
+def test_internal_error_is_raised_unchanged(service):
+    """The caller decides what an internal error means for its wait."""
 
     def respond(url, key):
         raise KeyError("a bug")
@@ -120,10 +120,10 @@ def test_bug_of_ours_is_not_converted(service):
         run(main())
 
 
-class TestPreparation:
-    """A triggerer that has just been started needs seconds for its first request."""
+class TestPrepare:
+    """Preparation for the first request, which takes seconds in a triggerer that has just started."""
 
-    def test_goes_on_while_a_wait_does_something_else(self, service):
+    def test_runs_in_the_background(self, service):
         async def main():
             async with shared_client() as client:
                 client.prepare("c")
@@ -132,10 +132,10 @@ class TestPreparation:
 
         run(main())
         assert service.look_ups == [(0, "c")]
-        assert service.clients[0].opened_at < 1
+        assert service.sessions[0].opened_at < 1
         assert [at for at, *_ in service.requests] == [5]
 
-    def test_is_made_once_for_all_waits(self, service):
+    def test_runs_once_per_connection(self, service):
         service.connect("other", "https://two.example.com", "other-key")
 
         async def main():
@@ -147,7 +147,7 @@ class TestPreparation:
         run(main())
         assert [conn_id for _, conn_id in service.look_ups] == ["c", "other"]
 
-    def test_failure_is_raised_at_the_request(self, service):
+    def test_failure_is_raised_by_the_request(self, service):
         service.connections["c"] = ManxueConfigurationError("no such field")
 
         async def main():
@@ -160,7 +160,7 @@ class TestPreparation:
             run(main())
         assert len(service.look_ups) == 1
 
-    def test_leaves_nothing_open_whenever_the_last_wait_leaves(self, service):
+    def test_leaves_nothing_open_after_the_last_wait(self, service):
         service.look_up_takes = 0
 
         async def main(turns):
@@ -172,13 +172,13 @@ class TestPreparation:
             return asyncio.all_tasks() - {asyncio.current_task()}
 
         left = [run(main(turns)) for turns in range(16)]
-        assert service.clients
-        assert all(client.closed_at is not None for client in service.clients)
+        assert service.sessions
+        assert all(session.closed_at is not None for session in service.sessions)
         assert not any(left)
 
 
-class TestEnd:
-    def test_of_one_wait_keeps_the_client_for_the_others(self, service):
+class TestSharedClient:
+    def test_survives_the_end_of_one_wait(self, service):
         async def main():
             async with shared_client() as outer:
                 async with shared_client() as inner:
@@ -187,7 +187,7 @@ class TestEnd:
 
         assert run(main()) == (True, "v")
 
-    def test_of_a_thousand_waits_leaves_nothing_behind(self, service):
+    def test_leaves_nothing_after_a_thousand_waits(self, service):
         async def wait(client, number):
             try:
                 async with shared_client() as client:
@@ -207,9 +207,9 @@ class TestEnd:
             return asyncio.all_tasks() - {asyncio.current_task()}, dict(async_client._clients)
 
         assert run(main()) == (set(), {})
-        assert all(client.closed_at is not None for client in service.clients)
+        assert all(session.closed_at is not None for session in service.sessions)
 
-    def test_two_loops_have_a_client_each(self, service):
+    def test_each_loop_has_its_own_client(self, service):
         async def mine():
             async with shared_client() as client:
                 await client.get_video_task("c", "v")

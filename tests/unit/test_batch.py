@@ -54,7 +54,7 @@ class Consumer(BaseOperator):
         self.value = value
 
     def execute(self, context):
-        """Is never run here."""
+        """Never runs in these tests."""
 
 
 def sensor(mode="deferred", ids=("a", "b", "c"), **kwargs):
@@ -75,150 +75,156 @@ def mode(request):
 
 
 @pytest.fixture
-def videos(world, service, monkeypatch):
-    """What the service answers for each id: a status word, a body, an error, or a function of the time waited."""
+def videos(fake_airflow, service, monkeypatch):
+    """The response of the service for each id: a status, a body, an error, or a function of the elapsed seconds."""
     table = {}
-    ask = service.ask
+    poll = service.poll
 
-    def ask_for(video, side):
+    def poll_one(video, side):
         service.script = [table[video]]
-        return ask(video, side)
+        return poll(video, side)
 
-    monkeypatch.setattr(service, "ask", ask_for)
+    monkeypatch.setattr(service, "poll", poll_one)
     return table
 
 
 class TestResult:
-    def test_is_in_the_order_of_the_ids_in_every_mode(self, world, videos, mode):
+    def test_follows_the_order_of_the_ids(self, fake_airflow, videos, mode):
         videos |= {
             "a": lambda waited: done("a", 4) if waited > 100 else "processing",
             "b": done("b", 5.17),
             "c": lambda waited: done("c", None) if waited > 50 else "queued",
         }
-        tasks = world.run(sensor(mode))
+        tasks = fake_airflow.run(sensor(mode))
         assert [task["id"] for task in tasks] == ["a", "b", "c"]
-        assert world.ti.xcom["video_url"] == [f"https://cdn.example.com/{video}.mp4" for video in "abc"]
-        assert world.ti.xcom["actualDuration"] == [4.0, 5.17, None]
-        assert world.ti.xcom["return_value"] == tasks
+        assert fake_airflow.ti.xcom["video_url"] == [
+            f"https://cdn.example.com/{video}.mp4" for video in "abc"
+        ]
+        assert fake_airflow.ti.xcom["actualDuration"] == [4.0, 5.17, None]
+        assert fake_airflow.ti.xcom["return_value"] == tasks
 
-    def test_of_an_id_that_stands_twice_is_there_twice_but_polled_once(self, world, videos, service):
+    def test_repeats_a_repeated_id_but_polls_it_once(self, fake_airflow, videos, service):
         videos |= {"a": done("a"), "b": done("b")}
-        tasks = world.run(sensor(ids=["a", "b", "a"]))
+        tasks = fake_airflow.run(sensor(ids=["a", "b", "a"]))
         assert [task["id"] for task in tasks] == ["a", "b", "a"]
-        assert service.asked_from == ["triggerer"] * 2 + ["worker"] * 2
+        assert service.polled_from == ["triggerer"] * 2 + ["worker"] * 2
 
-    def test_needs_one_deferral(self, world, videos):
+    def test_takes_one_deferral(self, fake_airflow, videos):
         videos |= {video: done(video) for video in "abc"}
-        world.run(sensor())
-        assert len(world.deferrals) == 1
-        assert world.deferrals[0].trigger.video_task_ids == ["a", "b", "c"]
+        fake_airflow.run(sensor())
+        assert len(fake_airflow.deferrals) == 1
+        assert fake_airflow.deferrals[0].trigger.video_task_ids == ["a", "b", "c"]
 
 
 class TestFailures:
-    def test_are_named_after_all_others_have_come(self, world, videos, mode):
+    def test_are_raised_after_all_videos_have_ended(self, fake_airflow, videos, mode):
         videos |= {
             "a": {"status": "failed", "error": "bad prompt"},
             "b": lambda waited: done("b") if waited > 200 else "processing",
             "c": done("c"),
         }
         with pytest.raises(ManxueVideoFailedError, match=r"1 of the videos.*\n- a: .*bad prompt"):
-            world.run(sensor(mode))
-        assert world.ti.xcom["video_url"] == [None, *(f"https://cdn.example.com/{v}.mp4" for v in "bc")]
-        assert world.ti.xcom["actualDuration"] == [None, 5.0, 5.0]
-        failed, *others = world.ti.xcom["return_value"]
+            fake_airflow.run(sensor(mode))
+        assert fake_airflow.ti.xcom["video_url"] == [
+            None,
+            *(f"https://cdn.example.com/{v}.mp4" for v in "bc"),
+        ]
+        assert fake_airflow.ti.xcom["actualDuration"] == [None, 5.0, 5.0]
+        failed, *others = fake_airflow.ti.xcom["return_value"]
         assert failed["status"] == "failed"
         assert "bad prompt" in failed["error"]
         assert [task["status"] for task in others] == ["completed", "completed"]
 
-    def test_are_tolerated_on_demand(self, world, videos, mode):
+    def test_are_tolerated_with_tolerate_failures(self, fake_airflow, videos, mode):
         videos |= {"a": {"status": "failed", "error": "bad prompt"}, "b": done("b"), "c": done("c")}
-        tasks = world.run(sensor(mode, tolerate_failures=True))
+        tasks = fake_airflow.run(sensor(mode, tolerate_failures=True))
         assert [task["status"] for task in tasks] == ["failed", "completed", "completed"]
 
-    def test_deadline_keeps_what_has_come(self, world, videos, mode):
+    def test_deadline_keeps_completed_videos(self, fake_airflow, videos, mode):
         videos |= {"a": "processing", "b": done("b"), "c": done("c")}
         with pytest.raises(ManxueTimeoutError, match=r"\n- a: .*Last status from the service: processing"):
-            world.run(sensor(mode, timeout=300))
-        assert world.ti.xcom["video_url"][1:] == [f"https://cdn.example.com/{v}.mp4" for v in "bc"]
-        assert world.clock.now == pytest.approx(START + 300, abs=1)
+            fake_airflow.run(sensor(mode, timeout=300))
+        assert fake_airflow.ti.xcom["video_url"][1:] == [f"https://cdn.example.com/{v}.mp4" for v in "bc"]
+        assert fake_airflow.clock.now == pytest.approx(START + 300, abs=1)
 
-    def test_that_a_retry_may_cure_are_retried(self, world, videos, mode):
+    def test_that_may_be_temporary_allow_a_retry(self, fake_airflow, videos, mode):
         videos |= {"a": ManxueRefusedError("HTTP 404"), "b": done("b"), "c": {"status": "failed"}}
         with pytest.raises(ManxueError, match=r"- a: .*Likely causes") as raised:
-            world.run(sensor(mode))
+            fake_airflow.run(sensor(mode))
         assert raised.type is ManxueError
 
-    def test_of_a_wrong_kind_counts_as_failed(self, world, videos, mode):
+    def test_wrong_media_type_counts_as_failed(self, fake_airflow, videos, mode):
         videos |= {"a": ManxueMediaTypeError("an image"), "b": done("b"), "c": done("c")}
         with pytest.raises(ManxueVideoFailedError, match="an image"):
-            world.run(sensor(mode))
+            fake_airflow.run(sensor(mode))
 
-    def test_of_the_connection_ends_all_at_once(self, world, videos, mode, service):
+    def test_wrong_key_ends_the_whole_batch(self, fake_airflow, videos, mode, service):
         videos |= dict.fromkeys("abc", ManxueAuthenticationError("401"))
         with pytest.raises(ManxueAuthenticationError, match="401"):
-            world.run(sensor(mode, tolerate_failures=True))
-        assert len(service.asked_at) <= 25
+            fake_airflow.run(sensor(mode, tolerate_failures=True))
+        assert len(service.polled_at) <= 25
 
     @pytest.mark.parametrize(
         ("option", "expected"), [("soft_fail", AirflowSkipException), (None, ManxueVideoFailedError)]
     )
-    def test_can_be_skipped(self, world, videos, mode, option, expected):
+    def test_are_skipped_with_soft_fail(self, fake_airflow, videos, mode, option, expected):
         videos |= {"a": {"status": "failed"}, "b": done("b"), "c": done("c")}
         with pytest.raises(expected):
-            world.run(sensor(mode, **({option: True} if option else {})))
+            fake_airflow.run(sensor(mode, **({option: True} if option else {})))
 
 
-def test_result_is_pushed_by_airflow_alone_if_the_task_succeeds(world, videos, mode):
+def test_return_value_is_pushed_by_airflow_only(fake_airflow, videos, mode):
+    """Airflow pushes the return value of a task that succeeds; a second push would store it twice."""
     videos |= {"a": {"status": "failed"}, "b": done("b"), "c": done("c")}
     pushed = []
-    real = world.ti.xcom_push
-    world.ti.xcom_push = lambda key, value: (pushed.append(key), real(key, value))
-    world.run(sensor(mode, tolerate_failures=True))
+    real = fake_airflow.ti.xcom_push
+    fake_airflow.ti.xcom_push = lambda key, value: (pushed.append(key), real(key, value))
+    fake_airflow.run(sensor(mode, tolerate_failures=True))
     assert pushed == ["video_url", "actualDuration"]
 
 
 class TestOutage:
-    def test_is_survived(self, world, videos, mode):
+    def test_of_15_minutes_is_survived(self, fake_airflow, videos, mode):
         trouble = ManxueTransientError("HTTP 503")
         videos |= {video: lambda waited, v=video: done(v) if waited > 900 else trouble for video in "abc"}
-        assert len(world.run(sensor(mode))) == 3
+        assert len(fake_airflow.run(sensor(mode))) == 3
 
-    def test_when_the_worker_resumes_is_retried_there(self, world, videos):
+    def test_short_one_is_retried_by_the_resumed_worker(self, fake_airflow, videos):
         down = iter([ManxueTransientError("HTTP 503")] * 3)
         videos |= {video: done(video) for video in "abc"}
-        videos["b"] = lambda waited: done("b") if from_triggerer(world) else next(down, done("b"))
-        assert len(world.run(sensor())) == 3
-        assert len(world.deferrals) == 1
+        videos["b"] = lambda waited: done("b") if from_triggerer(fake_airflow) else next(down, done("b"))
+        assert len(fake_airflow.run(sensor())) == 3
+        assert len(fake_airflow.deferrals) == 1
 
     @pytest.mark.parametrize("timeout", [100, 3600])
-    def test_that_is_longer_defers_for_what_is_left(self, world, videos, timeout):
+    def test_long_one_defers_again_for_remaining_videos(self, fake_airflow, videos, timeout):
         trouble = ManxueTransientError("HTTP 503")
         videos |= {video: done(video) for video in "abc"}
-        videos["b"] = lambda waited: done("b") if from_triggerer(world) or waited > 90 else trouble
-        assert [task["status"] for task in world.run(sensor(timeout=timeout))] == ["completed"] * 3
-        assert world.deferrals[1].trigger.video_task_ids == ["b"]
-        assert 30 <= world.deferrals[1].trigger.arguments.first_poll_at - START <= 75
-        assert world.service.asked_from.count("worker") < 20
+        videos["b"] = lambda waited: done("b") if from_triggerer(fake_airflow) or waited > 90 else trouble
+        assert [task["status"] for task in fake_airflow.run(sensor(timeout=timeout))] == ["completed"] * 3
+        assert fake_airflow.deferrals[1].trigger.video_task_ids == ["b"]
+        assert 30 <= fake_airflow.deferrals[1].trigger.arguments.first_poll_at - START <= 75
+        assert fake_airflow.service.polled_from.count("worker") < 20
 
-    def test_that_does_not_end_ends_in_a_timeout(self, world, videos):
+    def test_without_end_ends_in_a_timeout(self, fake_airflow, videos):
         trouble = ManxueTransientError("HTTP 503")
-        videos |= {"a": lambda waited: done("a") if from_triggerer(world) else trouble, "b": done("b")}
+        videos |= {"a": lambda waited: done("a") if from_triggerer(fake_airflow) else trouble, "b": done("b")}
         with pytest.raises(ManxueTimeoutError):
-            world.run(sensor(ids="ab", timeout=100))
-        assert world.ti.xcom["video_url"][1] == "https://cdn.example.com/b.mp4"
+            fake_airflow.run(sensor(ids="ab", timeout=100))
+        assert fake_airflow.ti.xcom["video_url"][1] == "https://cdn.example.com/b.mp4"
 
 
-def from_triggerer(world):
-    return world.service.asked_from[-1] == "triggerer"
+def from_triggerer(fake_airflow):
+    return fake_airflow.service.polled_from[-1] == "triggerer"
 
 
 class TestInput:
     @pytest.mark.parametrize("ids", [[], "a", None, 5, ["a", " "], [["a"]], {"id": "a"}])
-    def test_is_refused_when_the_dag_is_parsed(self, ids):
+    def test_bad_ids_are_rejected_at_parse_time(self, ids):
         with pytest.raises(ManxueInputError, match="video_task_ids"):
             ManxueVideoBatchSensor(task_id="wait", video_task_ids=ids)
 
-    def test_blank_id_is_named_by_its_position(self):
+    def test_blank_id_is_reported_with_its_position(self):
         with pytest.raises(ManxueInputError, match=r"video_task_ids\[1\]"):
             parse_video_task_ids(["a", " "])
 
@@ -233,25 +239,26 @@ class TestInput:
             ),
         ],
     )
-    def test_that_is_refused_is_named(self, ids, text):
+    def test_error_describes_the_bad_value(self, ids, text):
         with pytest.raises(ManxueInputError) as caught:
             parse_video_task_ids(ids)
         assert str(caught.value).startswith(text)
 
-    def test_create_answers_are_ids(self):
+    def test_create_responses_are_accepted_as_ids(self):
         assert parse_video_task_ids(({"id": "a"}, {"data": {"projectId": "b"}})) == ["a", "b"]
 
-    def test_template_is_checked_when_it_is_rendered(self, world):
+    def test_template_is_checked_after_rendering(self, fake_airflow):
         task = ManxueVideoBatchSensor(task_id="wait", video_task_ids="{{ params.ids }}")
         task.video_task_ids = "a, b"
         with pytest.raises(ManxueInputError, match="render_template_as_native_obj"):
-            task.execute(world.context)
+            task.execute(fake_airflow.context)
 
 
 class TestTrigger:
-    def test_serialized_form_is_the_released_one(self, world, videos):
+    def test_serialized_form_is_unchanged(self, fake_airflow, videos):
+        """The metadata database holds triggers of running waits across an upgrade."""
         with pytest.raises(TaskDeferred) as deferred:
-            sensor(timeout=600).execute(world.context)
+            sensor(timeout=600).execute(fake_airflow.context)
         form = (
             "airflow_provider_manxue.triggers.manxue.ManxueVideoBatchTrigger",
             {
@@ -271,7 +278,7 @@ class TestTrigger:
 
 
 class TestOutcomes:
-    """What is handed over of a batch."""
+    """Outcomes of the videos of a batch."""
 
     @pytest.mark.parametrize(
         ("error", "status"),
@@ -282,7 +289,7 @@ class TestOutcomes:
             (ManxueRefusedError("HTTP 404"), "unknown"),
         ],
     )
-    def test_of_an_error_say_so(self, error, status):
+    def test_error_becomes_failed_or_unknown_task(self, error, status):
         ready = VideoTask("a", TaskStatus.COMPLETED, video_url="https://cdn.example.com/a.mp4")
         tasks = to_tasks(["b", "a"], {"a": ready, "b": error})
         assert tasks[1] == ready.to_dict()
@@ -296,7 +303,7 @@ class TestOutcomes:
             ([ManxueRefusedError("x"), ManxueTimeoutError("y")], ManxueTimeoutError),
         ],
     )
-    def test_that_did_not_come_are_one_error(self, errors, kind):
+    def test_several_errors_become_one(self, errors, kind):
         failure = batch_error(dict(zip("ab", errors, strict=True)))
         assert type(failure) is kind
         assert str(failure) == (
@@ -307,14 +314,14 @@ class TestOutcomes:
 @pytest.mark.parametrize(
     ("count", "end"), [(MAX_NAMED, "\n- v99: x"), (MAX_NAMED + 2, "\n- v99: x\n- and 2 more")]
 )
-def test_error_of_a_large_batch_names_a_hundred_videos(count, end):
+def test_error_of_a_large_batch_lists_100_videos(count, end):
     error = str(batch_error({f"v{number}": ManxueRefusedError("x") for number in range(count)}))
 
     assert error.endswith(end)
     assert error.count(": x") == MAX_NAMED
 
 
-def test_error_of_all_keeps_what_is_known():
+def test_error_of_a_whole_batch_keeps_known_outcomes():
     progress = BatchProgress(["a", "b", "a", "c"], START, START)
     ready, error = VideoTask("a", TaskStatus.COMPLETED), ManxueError("the event is not understood")
     progress.known["a"] = ready
@@ -324,63 +331,65 @@ def test_error_of_all_keeps_what_is_known():
     assert progress.remaining == []
 
 
-def test_progress_is_told_on_change_and_a_failure_at_once(world, videos, caplog, capsys):
+def test_failure_is_logged_before_the_final_progress(fake_airflow, videos, caplog, capsys):
     videos |= {
         "a": {"status": "failed", "error": "bad prompt"},
         "b": lambda waited: done("b") if waited > 100 else "processing",
         "c": done("c"),
     }
     with pytest.raises(ManxueVideoFailedError):
-        world.run(sensor())
+        fake_airflow.run(sensor())
     printed = capsys.readouterr().out or caplog.text
     assert printed.index("bad prompt. Usual causes") < printed.index(
         "2 of 3 videos completed, 1 ended otherwise"
     )
 
 
-class TestCeilings:
+class TestSizeLimits:
     @pytest.fixture
     def limit(self, monkeypatch):
         monkeypatch.setenv("AIRFLOW__CORE__MAX_MAP_LENGTH", "2")
 
-    def test_of_a_result_that_is_mapped_over_is_told_before_the_wait(self, world, videos, service, limit):
+    def test_mapped_result_is_checked_before_the_wait(self, fake_airflow, videos, service, limit):
+        """Airflow would fail the task only after the wait, when it pushes a result longer than ``max_map_length``."""
         with DAG("dag", schedule=None):
             wait = sensor()
             Consumer.partial(task_id="use").expand(value=wait.output)
         with pytest.raises(ManxueInputError, match=r"3 videos, and \[core\] max_map_length allows 2"):
-            world.run(wait)
-        assert service.asked_at == []
+            fake_airflow.run(wait)
+        assert service.polled_at == []
 
-    def test_of_mapping_is_none_where_nothing_maps(self, world, videos, limit):
+    def test_unmapped_result_has_no_limit(self, fake_airflow, videos, limit):
         videos["a"] = videos["b"] = videos["c"] = done("x")
         with DAG("dag", schedule=None):
             wait = sensor()
             wait >> Consumer(task_id="use")
-        assert len(world.run(wait)) == 3
+        assert len(fake_airflow.run(wait)) == 3
 
-    def test_of_mysql_is_told(self, world, videos, caplog, capsys):
+    def test_ids_too_large_for_mysql_are_logged(self, fake_airflow, videos, caplog, capsys):
+        """MySQL stores the arguments of a trigger in a ``TEXT`` column of 65,535 bytes."""
         ids = [f"video_{number:036}" for number in range(1100)]
         videos.update(dict.fromkeys(ids, done("x")))
-        world.run(sensor(ids=ids))
+        fake_airflow.run(sensor(ids=ids))
         assert "If that is MySQL, it holds 65535" in (capsys.readouterr().out or caplog.text)
 
-    def test_of_mysql_is_far_enough_for_a_thousand_ids(self):
+    def test_thousand_ids_fit_into_mysql(self):
         ids = [f"video_{number:036}" for number in range(1000)]
         assert stored_length(ids) < MYSQL_TEXT
 
-    def test_of_mysql_is_counted_as_airflow_stores(self):
+    def test_stored_length_matches_airflow(self):
         ids = [f"video_{number:036}" for number in range(1000)]
         trigger = ManxueVideoBatchTrigger(
             video_task_ids=ids, manxue_conn_id="manxue_default", poke_interval=30.0, started_at=START,
             deadline=START + 10800, first_poll_at=START + 10,
         )  # fmt: skip
-        # Without a key of Airflow's in these tests, nothing is encrypted yet.
+        # Airflow has no Fernet key in these tests, so it has encrypted nothing.
         stored = Fernet(Fernet.generate_key()).encrypt(Trigger.from_object(trigger).encrypted_kwargs.encode())
         assert len(stored) <= stored_length(ids) <= len(stored) + 500
 
     @pytest.mark.parametrize("length", range(12, 66, 3))
-    def test_of_mysql_counts_what_encryption_adds(self, length):
-        text = json.dumps(["v" * length]) + " " * 300  # the other arguments
+    def test_stored_length_includes_encryption(self, length):
+        text = json.dumps(["v" * length]) + " " * 300  # the remaining arguments
         assert stored_length(["v" * length]) == len(Fernet(Fernet.generate_key()).encrypt(text.encode()))
 
 
@@ -391,7 +400,7 @@ def through_json(event):
     return json.loads(json.dumps(event))
 
 
-def test_event_of_a_batch_restores_errors_with_their_ids():
+def test_event_restores_errors_with_their_ids():
     outcomes = {
         "a": VideoTask("a", TaskStatus.COMPLETED),
         "b": ManxueVideoFailedError("The video 'b': no."),
@@ -410,14 +419,15 @@ def test_event_of_a_batch_restores_errors_with_their_ids():
 
 
 @pytest.mark.parametrize("ids", [["a"], ["b", "a"], ["a", "c"], ["a", "b", "c"]])
-def test_event_of_other_ids_lets_all_be_polled(ids):
+def test_event_of_other_ids_is_ignored(ids):
+    """The ids may have changed between the deferral and the resumption. The worker then polls all videos."""
     event = batch_event(["a", "b"], dict.fromkeys("ab", VideoTask("a", TaskStatus.COMPLETED)))
 
     assert parse_batch_event(event, ids).to_poll == ids
 
 
 @pytest.mark.parametrize("event", [None, {}, {"version": 1}, {"version": 1, "status": "completed"}])
-def test_event_that_is_not_understood_fails_the_batch(event):
+def test_unknown_event_fails_the_batch(event):
     with pytest.raises(ManxueError, match="does not understand"):
         parse_batch_event(event, ["a"])
 
@@ -426,7 +436,7 @@ def test_event_that_is_not_understood_fails_the_batch(event):
     "text", ["reason {} " + "x" * 500, "理由{}" + "错误" * 300, "\x00\ud800{}" * 99, "{}"]
 )
 @pytest.mark.parametrize("kind", [ManxueVideoFailedError, ManxueRefusedError, ManxueTimeoutError])
-def test_event_of_a_batch_is_bounded_for_any_message(text, kind):
+def test_event_of_10000_videos_stays_below_64_kib(text, kind):
     ids = [f"video_{number}" for number in range(10_000)]
     outcomes = {video: kind(text.replace("{}", str(number))) for number, video in enumerate(ids)}
     outcomes |= dict.fromkeys(ids[5_000:], VideoTask("a", TaskStatus.COMPLETED))
@@ -438,20 +448,20 @@ def test_event_of_a_batch_is_bounded_for_any_message(text, kind):
     assert len(states.errors) + len(states.to_read) + len(states.to_poll) == 10_000
 
 
-def test_event_alone_resumes_the_task(world, videos):
+def test_event_without_arguments_resumes_the_task(fake_airflow, videos):
     """``airflow dags test`` resumes a task without the arguments of its deferral."""
     videos |= {video: done(video) for video in "abc"}
     event = batch_event(list("abc"), dict.fromkeys("abc", VideoTask("a", TaskStatus.COMPLETED)))
 
-    result = sensor().resume_execution("execute_complete", {"event": event}, world.context)
+    result = sensor().resume_execution("execute_complete", {"event": event}, fake_airflow.context)
 
     assert [task["id"] for task in result] == ["a", "b", "c"]
 
 
-# --- what is kept -------------------------------------------------------------------------------------------
+# --- stored outcomes -------------------------------------------------------------------------------------------
 
 
-def test_kept_outcomes_make_a_round_trip():
+def test_stored_outcomes_survive_a_round_trip():
     task = VideoTask("a", TaskStatus.COMPLETED, video_url="https://x/a.mp4")
     outcomes = {"a": task, "b": ManxueVideoFailedError("bad")}
     known, read_at = load_outcomes(through_json(dump_outcomes(outcomes, {"a": START})))
@@ -465,107 +475,111 @@ def test_kept_outcomes_make_a_round_trip():
     "value",
     [None, 1, [], {}, {"tasks": {}}, {"tasks": {"a": 1}, "errors": {}}, {"tasks": {}, "errors": {"a": []}}],
 )
-def test_kept_value_that_is_not_understood_is_ignored(value):
+def test_unknown_stored_outcomes_are_ignored(value):
     assert load_outcomes(value) == ({}, {})
 
 
 @pytest.mark.parametrize(("away_until", "reads"), [(150, 1), (900, 2)])
-def test_kept_url_is_read_again_once_it_has_aged(world, videos, away_until, reads):
-    """The worker reads ``a``, but ``b`` only once the service answers it again for ``b``."""
+def test_aged_url_is_fetched_again(fake_airflow, videos, away_until, reads):
+    """The worker reads ``a`` at once, but ``b`` only after the outage. The URL of ``a`` may have expired by then."""
     read = []
 
     def respond_a(waited):
-        if not from_triggerer(world):
+        if not from_triggerer(fake_airflow):
             read.append(waited)
         return done("a")
 
     def respond_b(waited):
-        is_away = 10.5 < waited < away_until or not (from_triggerer(world) or waited > away_until)
+        is_away = 10.5 < waited < away_until or not (from_triggerer(fake_airflow) or waited > away_until)
         return ManxueTransientError("HTTP 503") if is_away else done("b")
 
     videos |= {"a": respond_a, "b": respond_b}
-    tasks = world.run(sensor(ids="ab"))
+    tasks = fake_airflow.run(sensor(ids="ab"))
 
     assert [task["status"] for task in tasks] == ["completed"] * 2
-    assert OUTCOMES_KEY in world.ti.xcom
+    assert OUTCOMES_KEY in fake_airflow.ti.xcom
     assert len(read) == reads
 
 
-def test_totals_of_the_trigger_include_what_is_kept(world, videos, caplog, capsys):
-    """The worker cannot read ``b`` at first, so that the second trigger waits for that alone."""
+def test_logged_totals_include_stored_outcomes(fake_airflow, videos, caplog, capsys):
+    """The worker cannot read ``b`` at first, so the second trigger waits for ``b`` alone."""
     videos |= {
         "a": done("a"),
         "b": lambda waited: (
-            done("b") if waited > 150 or from_triggerer(world) else ManxueTransientError("HTTP 503")
+            done("b") if waited > 150 or from_triggerer(fake_airflow) else ManxueTransientError("HTTP 503")
         ),
     }
-    world.run(sensor(ids="ab"))
+    fake_airflow.run(sensor(ids="ab"))
 
-    assert world.deferrals[1].trigger.ended_before == {"completed": 1}
+    assert fake_airflow.deferrals[1].trigger.ended_before == {"completed": 1}
     printed = capsys.readouterr().out or caplog.text
     assert " of 1 videos completed" not in printed
 
 
-# --- endings ------------------------------------------------------------------------------------------------
+# --- errors ------------------------------------------------------------------------------------------------
 
 
-def test_error_of_the_connection_hands_over_what_was_read(world, videos):
+def test_connection_error_keeps_completed_videos(fake_airflow, videos):
     videos |= {
         "a": done("a"),
         "b": done("b"),
-        "c": lambda waited: done("c") if from_triggerer(world) else ManxueAuthenticationError("HTTP 401"),
+        "c": lambda waited: (
+            done("c") if from_triggerer(fake_airflow) else ManxueAuthenticationError("HTTP 401")
+        ),
     }
     with pytest.raises(ManxueError):
-        world.run(sensor())
+        fake_airflow.run(sensor())
 
-    assert world.ti.xcom["video_url"][:2] == [f"https://cdn.example.com/{video}.mp4" for video in "ab"]
+    assert fake_airflow.ti.xcom["video_url"][:2] == [f"https://cdn.example.com/{video}.mp4" for video in "ab"]
 
 
-def test_execution_timeout_hands_over_what_was_read(world, videos):
+def test_execution_timeout_keeps_completed_videos(fake_airflow, videos):
     class Interrupted(BaseException):
         pass
 
     def raise_interrupted(work):
-        world._run_loop(work)
+        fake_airflow._run_loop(work)
         raise Interrupted
 
     videos |= {video: done(video) for video in "ab"} | {"c": ManxueTransientError("HTTP 503")}
     event = batch_event(list("abc"), dict.fromkeys("abc", VideoTask("a", TaskStatus.COMPLETED)))
-    world.run_loop = raise_interrupted
+    fake_airflow.run_loop = raise_interrupted
     with pytest.raises(Interrupted):
-        sensor().execute_complete(world.context, event, started_at=START)
+        sensor().execute_complete(fake_airflow.context, event, started_at=START)
 
-    assert world.ti.xcom["video_url"] == [f"https://cdn.example.com/{video}.mp4" for video in "ab"] + [None]
+    assert fake_airflow.ti.xcom["video_url"] == [f"https://cdn.example.com/{video}.mp4" for video in "ab"] + [
+        None
+    ]
 
 
-def test_forbidden_id_does_not_end_the_others(world, videos, mode):
+def test_forbidden_id_fails_only_its_own_video(fake_airflow, videos, mode):
     videos |= {"a": done("a"), "b": ManxuePermissionError("HTTP 403"), "c": done("c")}
     with pytest.raises(ManxueError, match="HTTP 403"):
-        world.run(sensor(mode))
+        fake_airflow.run(sensor(mode))
 
-    assert [url is None for url in world.ti.xcom["video_url"]] == [False, True, False]
+    assert [url is None for url in fake_airflow.ti.xcom["video_url"]] == [False, True, False]
 
 
-def test_pause_while_the_worker_reads_loses_no_url(world, videos):
-    """One 429 with ``Retry-After: 900`` while the worker reads a hundred videos."""
+def test_429_during_the_final_reads_loses_no_url(fake_airflow, videos):
+    """The service returns one 429 with ``Retry-After: 900`` while the worker reads a hundred videos."""
     ids = [f"v{number}" for number in range(100)]
     throttled = []
 
     def read(video):
-        if not from_triggerer(world) and video == "v40" and not throttled:
-            throttled.append(world.clock.now)
+        if not from_triggerer(fake_airflow) and video == "v40" and not throttled:
+            throttled.append(fake_airflow.clock.now)
             return ManxueRateLimitError("HTTP 429", retry_after=900.0)
         return done(video)
 
     videos |= {video: lambda waited, video=video: read(video) for video in ids}
-    tasks = world.run(sensor(ids=ids))
+    tasks = fake_airflow.run(sensor(ids=ids))
 
     assert [task["status"] for task in tasks] == ["completed"] * 100
-    assert len(world.deferrals) <= 2
+    assert len(fake_airflow.deferrals) <= 2
 
 
-def test_flaky_service_costs_at_most_one_deferral(world, videos, service):
-    """200 videos, 3 % of the responses are 500, ready after 5 s."""
+def test_flaky_service_takes_at_most_two_deferrals(fake_airflow, videos, service):
+    """The service returns 500 for 3 % of the polls of 200 videos, which are ready after 5 s."""
     ids = [f"v{number}" for number in range(200)]
     dice = random.Random(3)  # noqa: S311
 
@@ -575,9 +589,9 @@ def test_flaky_service_costs_at_most_one_deferral(world, videos, service):
         return done(video) if waited >= 5 else "processing"
 
     videos |= {video: lambda waited, video=video: respond(video, waited) for video in ids}
-    tasks = world.run(sensor(ids=ids, poke_interval=10))
+    tasks = fake_airflow.run(sensor(ids=ids, poke_interval=10))
 
     assert [task["status"] for task in tasks] == ["completed"] * 200
-    assert len(world.deferrals) <= 2
-    assert len(service.asked_at) < 900
-    assert world.clock.now - START < 90
+    assert len(fake_airflow.deferrals) <= 2
+    assert len(service.polled_at) < 900
+    assert fake_airflow.clock.now - START < 90

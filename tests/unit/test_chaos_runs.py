@@ -1,4 +1,4 @@
-"""The schedules of nights: drawn from the seed and nothing else, and rich enough."""
+"""Schedules of chaos runs."""
 
 from collections import Counter
 from itertools import pairwise
@@ -20,41 +20,41 @@ from tests.chaos.invariants import MAY_BE_BOUGHT, NOT_BOUGHT
 from tests.chaos.run import MAX_RUNNING, ORDERED, VIDEOS, ChaosRun
 from tests.chaos.schedule import DEPLOYMENT, SERVICE, Schedule
 
-NIGHTS = [Schedule.of(seed) for seed in range(1, 21)]
+SCHEDULES = [Schedule.of(seed) for seed in range(1, 21)]
 
 
-def test_a_seed_replays_its_night():
-    assert [Schedule.of(seed) for seed in range(1, 21)] == NIGHTS
-    assert len({str(night.faults) for night in NIGHTS}) == len(NIGHTS)
+def test_seed_reproduces_its_schedule():
+    assert [Schedule.of(seed) for seed in range(1, 21)] == SCHEDULES
+    assert len({str(schedule.faults) for schedule in SCHEDULES}) == len(SCHEDULES)
 
 
-def test_each_night_has_twenty_videos_and_at_least_three_kinds_of_fault():
+def test_each_run_has_20_videos_and_3_kinds_of_fault():
     assert VIDEOS == 20
-    assert all(len({fault.kind for fault in night.faults}) >= 3 for night in NIGHTS)
+    assert all(len({fault.kind for fault in schedule.faults}) >= 3 for schedule in SCHEDULES)
 
 
-def test_twenty_nights_meet_each_kind_of_fault():
-    met = Counter(fault.kind for night in NIGHTS for fault in night.faults)
+def test_twenty_runs_contain_every_kind_of_fault():
+    met = Counter(fault.kind for schedule in SCHEDULES for fault in schedule.faults)
 
     assert set(met) == {*DEPLOYMENT, *SERVICE}
 
 
 @pytest.mark.parametrize("kinds", [DEPLOYMENT, SERVICE], ids=["deployment", "service"])
 def test_faults_of_one_side_do_not_overlap(kinds):
-    """What mends the first one would mend the second one as well."""
-    for night in NIGHTS:
-        faults = [fault for fault in night.faults if fault.kind in kinds]
-        assert all(one.until < other.at for one, other in pairwise(faults))
+    """The repair of the first fault would also repair the second."""
+    for schedule in SCHEDULES:
+        faults = [fault for fault in schedule.faults if fault.kind in kinds]
+        assert all(earlier.until < later.at for earlier, later in pairwise(faults))
 
 
-def test_more_videos_are_ordered_than_the_account_runs_at_a_time():
+def test_orders_exceed_the_account_limit():
     assert 0 < MAX_RUNNING < sum(ORDERED.values())
 
 
-def test_a_night_begins_with_room_in_the_account(tmp_path):
-    """Videos of earlier nights that no task awaits any more would take that room."""
+def test_run_starts_with_an_empty_account(tmp_path):
+    """Videos of an earlier run that no task awaits any more would count against the account limit."""
     with Emulator(max_running=MAX_RUNNING) as emulator:
-        night = ChaosRun(NIGHTS[0], Mock(), emulator, tmp_path, print)
+        run = ChaosRun(SCHEDULES[0], Mock(), emulator, tmp_path, print)
 
         def order():
             return requests.post(
@@ -64,13 +64,14 @@ def test_a_night_begins_with_room_in_the_account(tmp_path):
                 timeout=10,
             ).status_code
 
-        night._prepare()
+        run._prepare()
         assert [order() for _ in range(MAX_RUNNING + 1)] == [200] * MAX_RUNNING + [429]
-        night._prepare()
+        run._prepare()
         assert order() == 200
 
 
-def test_the_words_by_which_an_order_is_excused_are_those_of_its_errors():
+def test_excuses_match_the_error_messages():
+    """The invariants of a chaos run recognize an order of unknown outcome by the text of its error."""
     unknown = order_error(OrderOutcome.UNKNOWN, ManxueError("no response"))
     rejected = order_error(OrderOutcome.REJECTED, ManxueError("HTTP 401"))
     with pytest.raises(ManxueOrderUnknownError) as stopped:

@@ -1,4 +1,4 @@
-"""Both clients, the hook and the async client, over real HTTP: they read every response alike."""
+"""Both clients, the hook and the async client, over real HTTP."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.clients import CONN_ID, write_connection
 
 @pytest.fixture
 def connect(monkeypatch):
-    """Write the Airflow connection of an emulator into the environment, with changes."""
+    """Return a function that sets the Airflow connection of an emulator, with changes."""
 
     def write(emulator, *, password=None, host=None, **extra):
         connection = json.loads(emulator.airflow_connection_json())
@@ -50,15 +50,15 @@ def emulator(connect):
         yield emulator
 
 
-def test_finished_video_is_read(emulator, ask):
-    task = ask()
+def test_completed_video_is_parsed(emulator, poll):
+    task = poll()
     assert task.status is TaskStatus.COMPLETED
     assert task.video_url.startswith("http://127.0.0.1")
     assert task.actual_duration == 5.0
 
 
-def test_key_is_sent_and_versions_are_told(emulator, ask):
-    ask()
+def test_request_sends_key_and_versions(emulator, poll):
+    poll()
     headers = emulator.requests[-1].headers
     assert headers["Authorization"] == f"Bearer {emulator.api_key}"
     assert f"airflow-provider-manxue/{__version__} apache-airflow/" in headers["User-Agent"]
@@ -69,13 +69,13 @@ def test_key_is_sent_and_versions_are_told(emulator, ask):
 @pytest.mark.parametrize(
     "video_task_id", ["global task/2", "a?b=c#d", "../../admin", "%2e%2e", "视频-1", "a b", "a+b&c", "..%2f"]
 )
-def test_id_reaches_the_service_as_one_path_segment(emulator, ask, video_task_id):
+def test_id_is_sent_as_one_path_segment(emulator, poll, video_task_id):
     emulator.add_task(id=video_task_id, script=Script.polls("completed"))
-    assert ask(video_task_id).id == video_task_id
+    assert poll(video_task_id).id == video_task_id
 
 
 @pytest.mark.parametrize(
-    ("answer", "error", "words"),
+    ("response", "error", "words"),
     [
         (Response(status=403), ManxuePermissionError, "403"),
         (Response(status=404), ManxueRefusedError, "404"),
@@ -108,62 +108,62 @@ def test_id_reaches_the_service_as_one_path_segment(emulator, ask, video_task_id
     ],
     ids=lambda value: str(value) if not isinstance(value, Response) else repr(value.to_json()),
 )
-def test_answer_that_is_no_task_becomes_a_typed_error(emulator, ask, answer, error, words):
-    emulator.respond_with(answer)
+def test_unusable_response_becomes_a_typed_error(emulator, poll, response, error, words):
+    emulator.respond_with(response)
     with pytest.raises(error, match=words) as raised:
-        ask()
+        poll()
     assert emulator.api_key not in str(raised.value)
     assert raised.value.__suppress_context__ or raised.value.__cause__ is None
 
 
-def test_compressed_answer_is_read(emulator, ask):
+def test_compressed_response_is_parsed(emulator, poll):
     emulator.respond_with(Response(gzip=True))
-    assert ask().status is TaskStatus.COMPLETED
+    assert poll().status is TaskStatus.COMPLETED
 
 
-def test_pause_that_the_service_asks_for_is_read(emulator, ask):
+def test_retry_after_of_a_429_is_parsed(emulator, poll):
     emulator.respond_with(Response(status=429, retry_after=90))
     with pytest.raises(ManxueRateLimitError) as raised:
-        ask()
+        poll()
     assert raised.value.retry_after == 90
 
 
-def test_redirect_is_not_followed(emulator, ask):
+def test_redirect_is_not_followed(emulator, poll):
     emulator.add_task(id="elsewhere", script=Script.polls("completed"))
     emulator.respond_with(
         Response(status=307, headers={"Location": f"{emulator.base_url}/v1/result/elsewhere"})
     )
     with pytest.raises(ManxueRedirectError):
-        ask()
+        poll()
     assert len(emulator.requests) == 1
 
 
-def test_refused_connection_is_named_shortly(emulator, ask):
+def test_refused_connection_has_a_short_message(emulator, poll):
     with emulator.outage("refuse"), pytest.raises(ManxueTransientError) as raised:
-        ask()
+        poll()
     assert str(raised.value) == "no response from 127.0.0.1: connection refused"
 
 
-def test_unknown_host_is_named(emulator, ask, connect):
+def test_unknown_host_is_reported(emulator, poll, connect):
     connect(emulator, host="https://no-such-host.invalid")
     with pytest.raises(
         ManxueTransientError, match=r"no-such-host\.invalid: .*(not found|resolution|timed out)"
     ):
-        ask()
+        poll()
 
 
-def test_wrong_key_is_refused_after_one_request(emulator, ask, connect):
+def test_wrong_key_raises_after_one_request(emulator, poll, connect):
     connect(emulator, password="wrong-key")
     with pytest.raises(ManxueAuthenticationError, match="password") as raised:
-        ask()
+        poll()
     assert len(emulator.requests) == 1
     assert "wrong-key" not in str(raised.value)
 
 
-def test_missing_connection_names_the_remedy(ask, monkeypatch):
+def test_missing_connection_is_reported(poll, monkeypatch):
     monkeypatch.delenv(f"AIRFLOW_CONN_{CONN_ID.upper()}", raising=False)
     with pytest.raises(ManxueConnectionNotFoundError, match=f"{CONN_ID}.*does not exist"):
-        ask()
+        poll()
 
 
 @pytest.mark.parametrize(
@@ -176,10 +176,10 @@ def test_missing_connection_names_the_remedy(ask, monkeypatch):
         ({"proxi": "http://127.0.0.1"}, "proxi"),
     ],
 )
-def test_bad_field_is_named_before_any_request(emulator, ask, connect, change, field):
+def test_bad_field_is_reported_before_any_request(emulator, poll, connect, change, field):
     connect(emulator, **change)
     with pytest.raises(ManxueConfigurationError, match=f"field '{field}'"):
-        ask()
+        poll()
     assert not emulator.requests
 
 
@@ -191,34 +191,34 @@ def test_bad_field_is_named_before_any_request(emulator, ask, connect, change, f
         ('["proxy"]', "it is not a JSON object"),
     ],
 )
-def test_extra_that_is_no_object_is_refused_unsent(emulator, ask, monkeypatch, extra, problem):
-    """Airflow takes it for no fields; the request would go past the proxy that is meant."""
+def test_extra_that_is_not_an_object_sends_nothing(emulator, poll, monkeypatch, extra, problem):
+    """Airflow reads such an extra field as empty. The request would then bypass the configured proxy."""
     write_connection(monkeypatch, {"host": emulator.base_url, "password": emulator.api_key, "extra": extra})
-    # Airflow 3.0 refuses such a connection of the environment itself, and reports it as missing.
+    # Airflow 3.0 rejects such a connection itself and reports it as missing.
     refused = f"field 'extra': {problem}|does not exist"
     with pytest.raises(ManxueConfigurationError, match=refused) as raised:
-        ask()
+        poll()
     assert "proxy.invalid" not in str(raised.value)
     assert not emulator.requests
 
 
 @pytest.mark.parametrize("host", ["https://api..example.com", f"https://{'a' * 64}.example.com"])
-def test_host_that_no_name_server_takes_is_refused(ask, connect, emulator, host):
+def test_host_with_an_invalid_label_is_rejected(poll, connect, emulator, host):
     connect(emulator, host=host)
     with pytest.raises(ManxueConfigurationError, match="field 'host'"):
-        ask()
+        poll()
 
 
 @pytest.mark.parametrize(
     "host", ["https://[fe80::1%25]", "https://xn--a.example.invalid", "https://-.invalid"]
 )
-def test_host_that_a_library_refuses_is_a_typed_error(ask, connect, emulator, host):
+def test_host_rejected_by_a_library_is_a_typed_error(poll, connect, emulator, host):
     connect(emulator, host=host)
     with pytest.raises((ManxueConfigurationError, ManxueTransientError)):
-        ask()
+        poll()
 
 
-def test_worker_uses_a_rotated_key_after_a_refusal(emulator, connect):
+def test_worker_uses_a_rotated_key_after_a_401(emulator, connect):
     hook = ManxueHook(CONN_ID)
     hook.get_video_task("task-1")
     emulator.api_key = "new-key"
@@ -227,20 +227,20 @@ def test_worker_uses_a_rotated_key_after_a_refusal(emulator, connect):
     assert [record.status for record in emulator.requests] == [200, 401, 200]
 
 
-def test_triggerer_uses_a_rotated_key_after_a_refusal(emulator, connect):
-    async def ask_before_and_after():
-        async with shared_client() as transport:
-            await transport.get_video_task(CONN_ID, "task-1")
+def test_triggerer_uses_a_rotated_key_after_a_401(emulator, connect):
+    async def poll_before_and_after():
+        async with shared_client() as client:
+            await client.get_video_task(CONN_ID, "task-1")
             emulator.api_key = "new-key"
             connect(emulator)
-            return await transport.get_video_task(CONN_ID, "task-1")
+            return await client.get_video_task(CONN_ID, "task-1")
 
-    assert asyncio.run(ask_before_and_after()).status is TaskStatus.COMPLETED
+    assert asyncio.run(poll_before_and_after()).status is TaskStatus.COMPLETED
     assert [record.status for record in emulator.requests] == [200, 401, 200]
 
 
-class TestTwoServices:
-    """The base URL was edited together with the key: all settings count, not the key alone."""
+class TestMovedService:
+    """A connection whose base URL and key were edited together. All settings are reloaded, not only the key."""
 
     @pytest.fixture
     def moved(self, emulator, connect):
@@ -253,7 +253,7 @@ class TestTwoServices:
 
             yield move, new_home
 
-    def test_worker_uses_an_edited_host_after_a_refusal(self, moved):
+    def test_worker_uses_the_new_host_after_a_401(self, moved):
         move, new_home = moved
         hook = ManxueHook(CONN_ID)
         hook.get_video_task("task-1")
@@ -261,56 +261,56 @@ class TestTwoServices:
         assert hook.get_video_task("task-1").status is TaskStatus.COMPLETED
         assert len(new_home.requests) == 1
 
-    def test_triggerer_uses_an_edited_host_after_a_refusal(self, moved):
+    def test_triggerer_uses_the_new_host_after_a_401(self, moved):
         move, new_home = moved
 
-        async def ask_before_and_after():
+        async def poll_before_and_after():
             async with shared_client() as client:
                 await client.get_video_task(CONN_ID, "task-1")
                 move()
                 return await client.get_video_task(CONN_ID, "task-1")
 
-        assert asyncio.run(ask_before_and_after()).status is TaskStatus.COMPLETED
+        assert asyncio.run(poll_before_and_after()).status is TaskStatus.COMPLETED
         assert len(new_home.requests) == 1
 
 
-def test_netrc_does_not_replace_the_key(emulator, ask, monkeypatch, tmp_path):
+def test_netrc_does_not_replace_the_key(emulator, poll, monkeypatch, tmp_path):
     netrc = tmp_path / "netrc"
     netrc.write_text("default login someone password else\n")
     netrc.chmod(0o600)
     monkeypatch.setenv("NETRC", str(netrc))
-    assert ask().status is TaskStatus.COMPLETED
+    assert poll().status is TaskStatus.COMPLETED
     assert emulator.requests[-1].headers["Authorization"] == f"Bearer {emulator.api_key}"
 
 
 @pytest.mark.parametrize("size", [9000, 60_000])
-def test_long_header_is_read(emulator, ask, size):
-    """As a content security policy of a gateway; aiohttp stops at 8,190 bytes by default."""
+def test_long_header_is_accepted(emulator, poll, size):
+    """Gateways add long headers such as a content security policy. The default limit of aiohttp is 8,190 bytes."""
     emulator.respond_with(Response(headers={"X-Long": "x" * size}))
-    assert ask().status is TaskStatus.COMPLETED
+    assert poll().status is TaskStatus.COMPLETED
 
 
-def test_header_beyond_the_limit_is_an_error(emulator, ask):
+def test_header_beyond_the_limit_is_transient(emulator, poll):
     emulator.respond_with(Response(headers={"X-Long": "x" * 70_000}))
     with pytest.raises(ManxueTransientError):
-        ask()
+        poll()
 
 
-def test_as_many_headers_are_read_by_both_clients(emulator, ask):
+def test_90_headers_are_accepted(emulator, poll):
     emulator.respond_with(Response(headers={f"X-{number}": "x" for number in range(90)}))
-    assert ask().status is TaskStatus.COMPLETED
+    assert poll().status is TaskStatus.COMPLETED
 
 
-def test_too_many_headers_are_an_error(emulator, ask):
+def test_100_headers_are_transient(emulator, poll):
     emulator.respond_with(Response(headers={f"X-{number}": "x" for number in range(100)}))
     with pytest.raises(ManxueTransientError):
-        ask()
+        poll()
 
 
-def test_missing_ca_file_does_not_matter_over_http(emulator, ask, monkeypatch):
-    """No certificate is read there."""
+def test_missing_ca_file_is_ignored_over_http(emulator, poll, monkeypatch):
+    """Plain HTTP verifies no certificate."""
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/ca.pem")
-    assert ask().status is TaskStatus.COMPLETED
+    assert poll().status is TaskStatus.COMPLETED
 
 
 class TestTls:
@@ -321,34 +321,34 @@ class TestTls:
             connect(emulator)
             yield emulator
 
-    def test_is_trusted_through_the_ca_bundle(self, emulator, ask):
+    def test_is_verified_with_the_ca_bundle(self, emulator, poll):
         assert emulator.base_url.startswith("https://")
-        assert ask().status is TaskStatus.COMPLETED
+        assert poll().status is TaskStatus.COMPLETED
 
-    def test_is_refused_without_it(self, emulator, ask, connect):
+    def test_fails_without_the_ca_bundle(self, emulator, poll, connect):
         connect(emulator, ca_bundle=None)
         with pytest.raises(ManxueTransientError, match="certificate was not accepted"):
-            ask()
+            poll()
         assert not emulator.requests
 
     @pytest.mark.filterwarnings("ignore:Unverified HTTPS request")
-    def test_check_can_be_switched_off(self, emulator, ask, connect):
+    def test_verification_can_be_disabled(self, emulator, poll, connect):
         connect(emulator, ca_bundle=None, verify=False)
-        assert ask().status is TaskStatus.COMPLETED
+        assert poll().status is TaskStatus.COMPLETED
 
-    def test_trusts_what_the_environment_names(self, emulator, ask, connect, monkeypatch):
+    def test_uses_ca_bundle_of_the_environment(self, emulator, poll, connect, monkeypatch):
         bundle = json.loads(emulator.airflow_connection_json())["extra"]["ca_bundle"]
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
         connect(emulator, ca_bundle=None)
-        assert ask().status is TaskStatus.COMPLETED
+        assert poll().status is TaskStatus.COMPLETED
 
     @pytest.mark.parametrize("variable", ["REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"])
     @pytest.mark.parametrize(
         ("content", "problem"),
         [(None, "no such file"), ("", "holds no certificate"), ("no PEM", "holds no certificate")],
     )
-    def test_unusable_ca_file_of_the_environment_is_named(
-        self, emulator, ask, connect, monkeypatch, tmp_path, variable, content, problem
+    def test_bad_ca_file_of_the_environment_is_reported(
+        self, emulator, poll, connect, monkeypatch, tmp_path, variable, content, problem
     ):
         bundle = tmp_path / "ca.pem"
         if content is not None:
@@ -357,21 +357,25 @@ class TestTls:
         monkeypatch.setenv(variable, str(bundle))
         connect(emulator, ca_bundle=None)
         with pytest.raises(ManxueConfigurationError, match=problem) as raised:
-            ask()
+            poll()
         assert repr(variable) in str(raised.value)
         assert str(bundle) in str(raised.value)
         assert not emulator.requests
 
-    def test_ca_bundle_without_a_certificate_is_named(self, emulator, ask, connect, tmp_path):
+    def test_ca_bundle_without_a_certificate_is_reported(self, emulator, poll, connect, tmp_path):
         bundle = tmp_path / "ca.pem"
         bundle.write_text("")
         connect(emulator, ca_bundle=str(bundle))
         with pytest.raises(ManxueConfigurationError, match=r"'ca_bundle': .*holds no certificate"):
-            ask()
+            poll()
         assert not emulator.requests
 
-    def test_triggerer_takes_a_replaced_ca_file(self, emulator, connect, monkeypatch, tmp_path):
-        """While it is being written it may be empty; the session at hand serves meanwhile."""
+    def test_triggerer_loads_a_replaced_ca_file(self, emulator, connect, monkeypatch, tmp_path):
+        """
+        The file may be empty while it is being written.
+
+        The current session stays in use until the new file is complete.
+        """
         monkeypatch.setattr(connection_cache, "CONNECTION_TTL", 0.1)
         monkeypatch.setattr(connection_cache, "FAILED_LOOKUP_TTL", 0.05)
         bundle = tmp_path / "ca.pem"
@@ -379,7 +383,7 @@ class TestTls:
         bundle.write_bytes(good)
         connect(emulator, ca_bundle=str(bundle))
 
-        async def ask_on_and_on():
+        async def poll_repeatedly():
             async with shared_client() as client:
                 first = await client.limiter(CONN_ID)
                 for content in (b"", good + b"\n"):
@@ -389,11 +393,12 @@ class TestTls:
                         await asyncio.sleep(0.05)
                 return first is await client.limiter(CONN_ID)
 
-        assert asyncio.run(ask_on_and_on())
+        assert asyncio.run(poll_repeatedly())
         assert len({record.connection_id for record in emulator.requests}) == 2
 
 
-def test_failed_import_is_transient_and_tried_again(emulator, monkeypatch):
+def test_failed_import_is_retried(emulator, monkeypatch):
+    """A thread may see a partially initialized module while another thread imports it."""
     monkeypatch.setattr(connection_cache, "FAILED_LOOKUP_TTL", 0.0)
     real, calls = importlib.import_module, []
 
@@ -405,17 +410,21 @@ def test_failed_import_is_transient_and_tried_again(emulator, monkeypatch):
 
     monkeypatch.setattr(async_client.importlib, "import_module", fails_once)
 
-    async def ask_twice():
+    async def poll_twice():
         async with shared_client() as client:
             with pytest.raises(ManxueTransientError, match="could not be set up: ImportError"):
                 await client.get_video_task(CONN_ID, "task-1")
             return await client.get_video_task(CONN_ID, "task-1")
 
-    assert asyncio.run(ask_twice()).status is TaskStatus.COMPLETED
+    assert asyncio.run(poll_twice()).status is TaskStatus.COMPLETED
 
 
-def test_look_up_that_fails_on_a_worker_is_transient(emulator, monkeypatch):
-    """As when a secrets backend cannot be reached. Its text may hold a secret."""
+def test_failed_lookup_on_a_worker_is_transient(emulator, monkeypatch):
+    """
+    For example, when a secrets backend is unreachable.
+
+    The text of its error may hold a secret, so only its type is reported.
+    """
 
     def fail(conn_id):
         raise ConnectionError("vault: token s.secret refused")
@@ -444,61 +453,61 @@ PROXY_VARIABLES += [name.upper() for name in PROXY_VARIABLES[::2]]
         "http://u:hidden@a..b:9",
     ],
 )
-def test_unusable_proxy_of_the_environment_is_named(ask, connect, emulator, monkeypatch, variable, proxy):
+def test_bad_proxy_of_the_environment_is_reported(poll, connect, emulator, monkeypatch, variable, proxy):
     for name in PROXY_VARIABLES:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv(variable, proxy)
     connect(emulator, host="https://service.example")
     with pytest.raises(ManxueConfigurationError, match=f"Environment variable '{variable}'") as raised:
-        ask()
+        poll()
     assert "hidden" not in str(raised.value)
 
 
-def test_percent_sign_in_a_proxy_password_is_no_error(ask, connect, emulator, monkeypatch):
+def test_proxy_password_may_hold_a_percent_sign(poll, connect, emulator, monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://user:p%@127.0.0.1:9")
     monkeypatch.delenv("NO_PROXY", raising=False)
     connect(emulator, host="https://service.example")
     with pytest.raises(ManxueTransientError, match="connection refused"):
-        ask()
+        poll()
 
 
-def test_proxy_of_the_connection_is_used(emulator, ask, connect):
-    # The emulator answers as the proxy would: with an absolute address in the request line it finds no route.
+def test_proxy_of_the_connection_is_used(emulator, poll, connect):
+    # The emulator stands in for the proxy. It has no route for an absolute URL in the request line.
     connect(
         emulator, host="http://videos.example.com", allow_http=True, proxy=emulator.base_url.rsplit("/", 1)[0]
     )
     with pytest.raises((ManxueRefusedError, ManxueTransientError)):
-        ask()
+        poll()
     assert "videos.example.com" in str(emulator.requests[-1].headers)
 
 
-def test_proxy_of_the_environment_is_used(emulator, ask, connect, monkeypatch):
+def test_proxy_of_the_environment_is_used(emulator, poll, connect, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", emulator.base_url.rsplit("/", 1)[0].removeprefix("http://"))
     monkeypatch.delenv("NO_PROXY", raising=False)
     connect(emulator, host="http://environment.example.com", allow_http=True)
     with pytest.raises((ManxueRefusedError, ManxueTransientError)):
-        ask()
+        poll()
     assert "environment.example.com" in str(emulator.requests[-1].headers)
 
 
-def test_host_that_the_environment_excepts_is_asked_without_its_proxy(emulator, ask, connect, monkeypatch):
+def test_host_in_no_proxy_is_reached_directly(emulator, poll, connect, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", "http://proxy.invalid:3128")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     connect(emulator)
-    assert ask().status is TaskStatus.COMPLETED
+    assert poll().status is TaskStatus.COMPLETED
 
 
-def test_time_of_a_request_is_that_of_all_of_its_parts(emulator, connect):
+def test_request_timeout_covers_head_and_body(emulator, connect):
     connect(emulator, request_timeout=0.6)
-    # Each part on its own would be in time: the head after 0.4 s, and then the body within 0.4 s.
+    # Each part alone would be in time: the head after 0.4 s, and the body within another 0.4 s.
     emulator.respond_with(Response(delay=0.4, body=b"{" + b" " * 398 + b"}", bytes_per_second=1000))
     with pytest.raises(ManxueTransientError, match=r"longer than 0\.6 s|timed out"):
         ManxueHook(CONN_ID).get_video_task("a")
 
 
-class TestConnectingOfAWorker:
-    def test_is_bounded_by_one_timeout_for_all_addresses(self, connect, emulator, monkeypatch, waited):
-        """Fifteen silent addresses once took fifteen timeouts."""
+class TestConnectOnWorker:
+    def test_shares_one_timeout_among_all_addresses(self, connect, emulator, monkeypatch, waited):
+        """A timeout for each of fifteen silent addresses would add up to fifteen timeouts."""
         connect(emulator, host="http://service.example", request_timeout=8, allow_http=True)
         addresses = [f"192.0.2.{number}" for number in range(1, 16)]
         monkeypatch.setattr(dialer, "_look_up", lambda host, port, timeout: addresses)
@@ -507,7 +516,7 @@ class TestConnectingOfAWorker:
         assert len(waited) == dialer.MAX_ADDRESSES
         assert sum(waited) == pytest.approx(8)
 
-    def test_includes_the_response_of_a_proxy(self, connect, emulator, dripping_proxy):
+    def test_timeout_covers_the_response_of_a_proxy(self, connect, emulator, dripping_proxy):
         connect(emulator, host="https://service.example", request_timeout=0.3, proxy=dripping_proxy)
         with pytest.raises(ManxueTransientError, match="timed out"):
             ManxueHook(CONN_ID).get_video_task("a")

@@ -1,4 +1,4 @@
-"""What the fields of a connection may hold, and how a bad one is reported."""
+"""Parsing of an Airflow connection."""
 
 import dataclasses
 import os
@@ -34,7 +34,7 @@ EXTRA = (
 
 
 SENTENCES = r"Connection 'my_conn', field '.+': (?!None).+\. (?!None)[A-Z][a-z].*[.?]"
-"""What is wrong, and then what to do, each in words."""
+"""Form of an error: the problem, and then the remedy."""
 
 
 def settings_of(**fields):
@@ -50,7 +50,7 @@ def error_of(**fields):
     return text
 
 
-def test_a_key_is_all_that_a_connection_needs():
+def test_key_alone_is_a_valid_connection():
     assert settings_of() == ManxueSettings(
         base_url=DEFAULT_BASE_URL,
         api_key=KEY,
@@ -63,7 +63,7 @@ def test_a_key_is_all_that_a_connection_needs():
     )
 
 
-def test_the_default_is_the_documented_address():
+def test_default_base_url_is_the_documented_one():
     assert DEFAULT_BASE_URL == "https://zcbservice.aizfw.cn/kyyReactApiServer"
 
 
@@ -71,7 +71,7 @@ def test_the_default_is_the_documented_address():
 
 
 @pytest.mark.parametrize("host", [None, "", "  ", "\n"])
-def test_an_empty_host_means_the_public_service(host):
+def test_empty_host_means_the_public_service(host):
     assert settings_of(host=host).base_url == DEFAULT_BASE_URL
 
 
@@ -99,7 +99,7 @@ def test_an_empty_host_means_the_public_service(host):
         f"{PREFIX}/v1/result/{{id}}",
     ],
 )
-def test_the_base_url_comes_out_right_however_much_of_it_is_given(scheme, authority, path):
+def test_host_may_hold_any_part_of_the_base_url(scheme, authority, path):
     assert settings_of(host=f" {scheme}{authority}{path} ").base_url == f"https://{authority}{PREFIX}"
 
 
@@ -115,7 +115,7 @@ def test_the_base_url_comes_out_right_however_much_of_it_is_given(scheme, author
         ("https://proxy.example.com/.well-known", "https://proxy.example.com/.well-known"),
     ],
 )
-def test_a_prefix_of_ones_own_stays(host, base_url):
+def test_custom_path_prefix_is_preserved(host, base_url):
     assert settings_of(host=host).base_url == base_url
 
 
@@ -139,7 +139,8 @@ def test_a_prefix_of_ones_own_stays(host, base_url):
         ({"host": "http://localhost", "schema": "https"}, "http://localhost"),
     ],
 )
-def test_port_and_schema_complete_the_host_but_do_not_override_it(fields, base_url):
+def test_port_and_schema_complete_the_host(fields, base_url):
+    """They do not override the host where it holds a port or a scheme of its own."""
     assert settings_of(**fields).base_url == base_url + PREFIX
 
 
@@ -181,14 +182,15 @@ def test_port_and_schema_complete_the_host_but_do_not_override_it(fields, base_u
         ({"host": "h.example.com", "schema": "https://"}, "schema"),
     ],
 )
-def test_an_unusable_address_is_reported_with_its_field(fields, field):
+def test_bad_address_is_reported_with_its_field(fields, field):
     error = error_of(**fields)
 
     assert error.startswith(f"Connection 'my_conn', field '{field}': ")
 
 
 @pytest.mark.parametrize("query", ["?", "#", "?a=b", "#part", f"?key={KEY}", f"#{KEY}"])
-def test_a_host_with_more_than_a_base_url_is_refused_and_not_repeated(query):
+def test_host_with_a_query_is_rejected_without_quote(query):
+    """The query may hold the key."""
     assert "field 'host': it holds more than a base URL" in error_of(
         host=f"https://h.example.com/base{query}"
     )
@@ -206,7 +208,7 @@ def test_a_host_with_more_than_a_base_url_is_refused_and_not_repeated(query):
         "https://@h.example.com",
     ],
 )
-def test_a_host_with_a_password_is_refused_and_not_repeated(host):
+def test_host_with_a_password_is_rejected_without_quote(host):
     assert "field 'host': it holds a user name or a password. Put the API key into 'password'." in error_of(
         host=host
     )
@@ -219,7 +221,7 @@ def test_a_host_with_a_password_is_refused_and_not_repeated(host):
     "authority",
     ["localhost", "LOCALHOST:8080", "127.0.0.1", "127.0.0.1:8080", "127.8.8.8", "[::1]", "[::1]:8080"],
 )
-def test_plain_http_to_this_machine_is_allowed(authority):
+def test_plain_http_to_loopback_is_allowed(authority):
     assert settings_of(host=f"http://{authority}").base_url == f"http://{authority}{PREFIX}"
 
 
@@ -228,7 +230,7 @@ FOREIGN = ["h.example.com", "10.0.0.7", "0.0.0.0", "localhost.example.com", "127
 
 @pytest.mark.parametrize("authority", FOREIGN)
 @pytest.mark.parametrize("extra", [{}, {"allow_http": False}, {"allow_http": "false"}, {"allow_http": None}])
-def test_plain_http_to_another_machine_is_refused(authority, extra):
+def test_plain_http_to_another_host_is_rejected(authority, extra):
     for fields in ({"host": f"http://{authority}"}, {"host": authority, "schema": "http"}):
         error = error_of(**fields, extra=extra)
 
@@ -239,7 +241,7 @@ def test_plain_http_to_another_machine_is_refused(authority, extra):
 
 @pytest.mark.parametrize("authority", FOREIGN)
 @pytest.mark.parametrize("allowed", [True, "true", "True", " TRUE "])
-def test_plain_http_to_another_machine_can_be_allowed(authority, allowed):
+def test_allow_http_allows_plain_http(authority, allowed):
     settings = settings_of(host=f"http://{authority}", extra={"allow_http": allowed})
 
     assert settings.base_url == f"http://{authority}{PREFIX}"
@@ -260,7 +262,7 @@ def test_plain_http_to_another_machine_can_be_allowed(authority, allowed):
         ("0.0.0.0", False),
     ],
 )
-def test_loopback_is_decided_without_a_name_server(hostname, loopback):
+def test_loopback_is_recognized_without_dns(hostname, loopback):
     assert is_loopback(hostname) is loopback
 
 
@@ -268,12 +270,12 @@ def test_loopback_is_decided_without_a_name_server(hostname, loopback):
 
 
 @pytest.mark.parametrize("password", [KEY, f" {KEY}", f"{KEY}\n", f"\t{KEY}\r\n"])
-def test_space_around_the_key_is_taken_off(password):
+def test_key_is_stripped(password):
     assert settings_of(password=password).api_key == KEY
 
 
 @pytest.mark.parametrize("password", [None, "", "  ", "\n"])
-def test_a_missing_key_is_reported(password):
+def test_missing_key_is_reported(password):
     error = error_of(password=password)
 
     assert "field 'password': no API key is set" in error
@@ -291,7 +293,7 @@ def test_a_missing_key_is_reported(password):
         f"{KEY}\u200b",
     ],
 )
-def test_a_key_that_could_break_the_header_is_refused(password):
+def test_key_unfit_for_a_header_is_rejected(password):
     error = error_of(password=password)
 
     assert "field 'password'" in error
@@ -299,14 +301,14 @@ def test_a_key_that_could_break_the_header_is_refused(password):
     assert "without the word 'Bearer'" in error
 
 
-def test_settings_show_neither_the_key_nor_the_proxys_password():
+def test_settings_repr_hides_key_and_proxy_password():
     shown = repr(settings_of(extra={"proxy": "http://user:hidden@proxy:3128"}))
 
     assert KEY not in shown
     assert "hidden" not in shown
 
 
-def test_settings_cannot_be_changed():
+def test_settings_are_immutable():
     with pytest.raises(dataclasses.FrozenInstanceError):
         settings_of().base_url = "https://evil.example.com"
 
@@ -315,7 +317,7 @@ def test_settings_cannot_be_changed():
 
 
 @pytest.mark.parametrize("extra", [None, {}, dict.fromkeys(EXTRA), dict.fromkeys(EXTRA, "")])
-def test_an_emptied_extra_field_means_its_default(extra):
+def test_empty_extra_field_means_its_default(extra):
     assert settings_of(extra=extra) == settings_of()
 
 
@@ -343,7 +345,7 @@ NUMBERS = {
         ("max_connections", 1000, 1000),
     ],
 )
-def test_a_number_is_read_as_such_or_from_a_text(name, value, number):
+def test_number_is_parsed_from_number_or_text(name, value, number):
     read = getattr(settings_of(extra={name: value}), name)
 
     assert read == number
@@ -354,7 +356,7 @@ def test_a_number_is_read_as_such_or_from_a_text(name, value, number):
 @pytest.mark.parametrize(
     "value", [0, 0.009, -1, 10_000.1, 10**400, "soon", "nan", "inf", "-inf", True, False, [], {}, [30]]
 )
-def test_a_bad_number_is_refused_with_the_bounds(name, value):
+def test_bad_number_is_rejected_with_its_bounds(name, value):
     default, least, most = NUMBERS[name]
 
     error = error_of(extra={name: value})
@@ -364,7 +366,7 @@ def test_a_bad_number_is_refused_with_the_bounds(name, value):
 
 
 @pytest.mark.parametrize("value", [2.5, "2.5", 1.0001])
-def test_a_part_of_a_connection_is_refused(value):
+def test_fractional_max_connections_is_rejected(value):
     error = error_of(extra={"max_connections": value})
 
     assert f"field 'max_connections': {float(value):g} is not a whole number. The default is 10." in error
@@ -373,19 +375,20 @@ def test_a_part_of_a_connection_is_refused(value):
 @pytest.mark.parametrize(
     ("value", "switch"), [(True, True), (False, False), ("true", True), ("False", False), (" FALSE ", False)]
 )
-def test_verify(value, switch):
+def test_verify_is_parsed_from_bool_or_text(value, switch):
     assert settings_of(extra={"verify": value}).verify is switch
 
 
 @pytest.mark.parametrize(("name", "default"), [("verify", "true"), ("allow_http", "false")])
 @pytest.mark.parametrize("value", ["yes", "no", "1", 0, 1, "off", " ", [], {"a": 1}])
-def test_a_bad_switch_is_never_guessed(name, default, value):
+def test_bad_switch_is_rejected(name, default, value):
+    """A guess could turn off the verification of certificates."""
     error = error_of(extra={name: value})
 
     assert f"field '{name}': {value!r} is neither true nor false. The default is {default}." in error
 
 
-def test_a_ca_bundle_is_a_file(tmp_path):
+def test_ca_bundle_may_be_a_file(tmp_path):
     bundle = tmp_path / "ca.pem"
     bundle.write_text("")
 
@@ -393,14 +396,14 @@ def test_a_ca_bundle_is_a_file(tmp_path):
 
 
 @pytest.mark.parametrize("value", ["/no/such/file.pem", os.sep, "a\0b", "a" * 5000, 5, True, ["a.pem"], {}])
-def test_a_ca_bundle_that_is_no_file_is_refused(value):
+def test_ca_bundle_that_is_not_a_file_is_rejected(value):
     error = error_of(extra={"ca_bundle": value})
 
     assert "field 'ca_bundle'" in error
     assert "PEM" in error
 
 
-def test_a_ca_bundle_in_a_folder_that_may_not_be_entered_is_refused(monkeypatch, tmp_path):
+def test_unreadable_ca_bundle_is_rejected(monkeypatch, tmp_path):
     def forbidden(*args, **kwargs):
         raise PermissionError(13, "Permission denied")
 
@@ -419,7 +422,7 @@ def test_a_ca_bundle_in_a_folder_that_may_not_be_entered_is_refused(monkeypatch,
         "http://user:p%40@[::1]:3128",
     ],
 )
-def test_a_proxy(value):
+def test_proxy_is_parsed(value):
     assert settings_of(extra={"proxy": value}).proxy == value.strip()
 
 
@@ -444,7 +447,8 @@ def test_a_proxy(value):
         [],
     ],
 )
-def test_a_bad_proxy_is_refused_and_not_repeated(value):
+def test_bad_proxy_is_rejected_without_quote(value):
+    """The URL may hold a password."""
     error = error_of(extra={"proxy": value})
 
     assert ": it is not the URL of an HTTP proxy. Use the form" in error
@@ -468,35 +472,35 @@ def test_a_bad_proxy_is_refused_and_not_repeated(value):
         ),
     ],
 )
-def test_an_unknown_extra_field_is_refused_with_a_suggestion(name, hint):
+def test_unknown_extra_field_is_rejected_with_a_hint(name, hint):
     error = error_of(extra={name: KEY})
 
     assert error == f"Connection 'my_conn', field {name!r}: this extra field is unknown. {hint}"
 
 
 @pytest.mark.parametrize("extra", [["verify"], [["verify", False]], '["verify"]', '"text"', "5", 5])
-def test_an_extra_that_is_no_object_is_refused(extra):
+def test_extra_that_is_not_an_object_is_rejected(extra):
     assert "field 'extra': it is not a JSON object" in error_of(extra=extra)
 
 
 @pytest.mark.parametrize("extra", ['{"verify": false,}', f"key={KEY}", "{", "[" * 100_000])
-def test_an_extra_that_is_no_json_is_refused(extra):
+def test_extra_that_is_not_json_is_rejected(extra):
     assert "field 'extra': it is not JSON" in error_of(extra=extra)
 
 
 @pytest.mark.parametrize("extra", ["", " ", "{}", "null"])
-def test_an_empty_extra_text_means_the_defaults(extra):
+def test_empty_extra_text_means_the_defaults(extra):
     assert settings_of(extra=extra) == settings_of()
 
 
-def test_an_extra_text_is_read():
+def test_extra_text_is_parsed():
     assert settings_of(extra='{"verify": false}').verify is False
 
 
 # --- a missing connection -------------------------------------------------------------------------------
 
 
-def test_a_missing_connection_is_reported_with_the_remedy():
+def test_missing_connection_error_states_the_remedy():
     error = missing_connection(DEFAULT_CONN_ID)
 
     assert isinstance(error, ManxueConnectionNotFoundError)
@@ -516,12 +520,12 @@ def test_a_missing_connection_is_reported_with_the_remedy():
         ([], set()),
     ],
 )
-def test_busy_codes_are_a_list_or_text(value, codes):
+def test_busy_codes_may_be_a_list_or_text(value, codes):
     assert settings_of(extra={"busy_codes": value}).busy_codes == codes
 
 
 @pytest.mark.parametrize("value", [True, 1.5, {"a": 1}, [True], [[1]], [None]])
-def test_other_busy_codes_are_refused(value):
+def test_bad_busy_codes_are_rejected(value):
     error = error_of(extra={"busy_codes": value})
     assert re.fullmatch(SENTENCES, error)
     assert "busy_codes" in error

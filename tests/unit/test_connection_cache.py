@@ -1,4 +1,4 @@
-"""The connection cache in virtual time: edits, failures and refused keys, as the waits of a triggerer see them."""
+"""The connection cache of the triggerer, in virtual time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from airflow_provider_manxue.exceptions import (
 from tests.support.simulated_service import PROCESSING, START, FakeService, loop_time, task_log
 from tests.support.virtual_time import run
 
-OUTAGE = ManxueTransientError("Airflow could not be asked")
+OUTAGE = ManxueTransientError("Airflow is unavailable")
 
 
 @pytest.fixture
@@ -49,7 +49,7 @@ async def poll_until(client, moment, conn_id="c", interval=1.0):
 
 
 def polling(moment, act=None, act_at=0.0, **options):
-    """Poll over one client in virtual time, and act on the way."""
+    """Poll over one client in virtual time, and call ``act`` at a moment."""
 
     async def main():
         async with shared_client() as client:
@@ -61,7 +61,7 @@ def polling(moment, act=None, act_at=0.0, **options):
 
 
 class TestEdit:
-    def test_reaches_waits_within_the_life_of_the_cache(self, service):
+    def test_takes_effect_within_the_cache_ttl(self, service):
         def edit():
             service.connect("c", "https://two.example.com", "new-key")
 
@@ -71,7 +71,7 @@ class TestEdit:
         assert max(old) < min(new)[0] <= 100 + CONNECTION_TTL
         assert {host for _, host in new} == {"https://two.example.com"}
 
-    def test_changes_the_limiter_in_place(self, service):
+    def test_updates_the_limiter_in_place(self, service):
         async def main():
             async with shared_client() as client:
                 before = await client.limiter("c")
@@ -81,7 +81,7 @@ class TestEdit:
 
         assert run(main()) == (True, 3)
 
-    def test_is_logged_with_names_and_without_values(self, service, caplog):
+    def test_is_logged_without_values(self, service, caplog):
         def edit():
             service.connect(
                 "c", "https://two.example.com", "new-key", proxy="http://u:hidden@p:1", max_connections=3
@@ -92,7 +92,7 @@ class TestEdit:
         [line] = [record.getMessage() for record in caplog.records if "edited" in record.getMessage()]
         assert line == "Connection 'c' was edited: base URL, API key, limits, proxy."
 
-    def test_makes_the_connection_unproven(self, service):
+    def test_resets_has_worked(self, service):
         async def main():
             async with shared_client() as client:
                 seen = [client.has_worked("c")]
@@ -108,13 +108,13 @@ class TestEdit:
         assert run(main()) == [False, True, True, False]
 
 
-class TestLookUp:
-    def test_is_made_once_in_half_of_the_life_of_the_cache(self, service):
+class TestLookup:
+    def test_runs_once_per_half_ttl(self, service):
         polling(300)
         assert len(service.look_ups) == 300 / (CONNECTION_TTL / 2)
 
-    def test_is_awaited_after_a_long_pause(self, service):
-        """Nothing has refreshed the entry meanwhile."""
+    def test_is_awaited_after_the_ttl(self, service):
+        """No request has refreshed the entry in the meantime."""
 
         async def main():
             async with shared_client() as client:
@@ -127,7 +127,7 @@ class TestLookUp:
         run(main())
         assert [key for _, _, key in service.requests] == ["new-key"]
 
-    def test_that_hangs_is_ended_and_holds_up_no_request(self, service):
+    def test_hanging_refresh_delays_no_request(self, service):
         def hang():
             service.look_up_takes = 1e9
 
@@ -137,13 +137,13 @@ class TestLookUp:
         starts = [at for at, _ in service.look_ups[1:]]
         assert min(b - a for a, b in itertools.pairwise(starts)) > LOOKUP_TIMEOUT + FAILED_LOOKUP_TTL - 0.01
 
-    def test_that_hangs_at_first_is_a_transient_error(self, service):
+    def test_hanging_first_lookup_is_transient(self, service):
         service.look_up_takes = 1e9
         (at, error), *_ = polling(LOOKUP_TIMEOUT + 1)
         assert at == LOOKUP_TIMEOUT
         assert str(error) == "Airflow did not return the connection 'c' within 10 s"
 
-    def test_outlives_the_wait_that_started_it(self, service):
+    def test_survives_the_wait_that_started_it(self, service):
         service.look_up_takes = 5
 
         async def main():
@@ -158,7 +158,9 @@ class TestLookUp:
         assert run(main()).id == "v"
         assert len(service.look_ups) == 1
 
-    def test_runs_outside_of_the_log_of_a_task(self, service):
+    def test_runs_without_the_log_context_of_a_task(self, service):
+        """The look-up serves all waits, so its log lines belong to no single task."""
+
         async def main():
             task_log.set("the log of one task")
             async with shared_client() as client:
@@ -167,7 +169,7 @@ class TestLookUp:
         run(main())
         assert set(service.contexts) == {None}
 
-    def test_that_fails_is_not_repeated_by_every_request(self, service):
+    def test_failure_is_cached_for_all_requests(self, service):
         service.connections["c"] = OUTAGE
 
         async def main():
@@ -183,48 +185,48 @@ class TestLookUp:
         assert later.id == "v"
         assert len(service.look_ups) == 2
 
-    def test_without_an_entry_raises_its_error_with_its_start(self, service):
+    def test_missing_connection_raises_with_its_start(self, service):
         service.connections["c"] = missing_connection("c")
         errors = polling(20)
         assert {type(error) for _, error in errors} == {ManxueConnectionNotFoundError}
         assert {error.since for _, error in errors} == {START + service.look_up_takes}
 
-    def test_bug_of_ours_is_not_hidden(self, service):
+    def test_internal_error_is_raised(self, service):
         service.connections["c"] = KeyError("a bug")
         with pytest.raises(KeyError):
             polling(1)
 
 
-class TestFailureLater:
-    def test_that_passes_is_not_seen_however_long(self, service, caplog):
+class TestFailedRefresh:
+    def test_transient_error_is_never_raised(self, service, caplog):
         def fail():
             service.connections["c"] = OUTAGE
 
         assert polling(2 * GRACE_TIME, fail, 10) == []
-        told = [record for record in caplog.records if "could not be refreshed" in record.getMessage()]
-        assert len(told) == 1
+        logged = [record for record in caplog.records if "could not be refreshed" in record.getMessage()]
+        assert len(logged) == 1
 
     @pytest.mark.parametrize(
         "error", [missing_connection("c"), ManxueConfigurationError("field"), ManxueConfigurationError("CA")]
     )
-    def test_of_configuration_is_raised_after_the_grace_period(self, service, error):
+    def test_configuration_error_is_raised_after_grace(self, service, error):
         def fail():
             service.connections["c"] = error
 
         errors = polling(2 * GRACE_TIME, fail, 10)
         began = next(at for at, _ in service.look_ups if at >= 10) + service.look_up_takes
         assert errors[0][0] == pytest.approx(began + GRACE_TIME, abs=1.1)
-        assert {one for _, one in errors} == {error}
+        assert {raised for _, raised in errors} == {error}
         assert error.since == pytest.approx(START + began)
 
-    def test_that_is_mended_within_the_grace_period_is_not_seen(self, service):
+    def test_repair_within_the_grace_period_is_silent(self, service):
         def fail():
             service.connections["c"] = missing_connection("c")
             asyncio.get_running_loop().call_later(GRACE_TIME / 2, service.connect, "c")
 
         assert polling(3 * GRACE_TIME, fail, 10) == []
 
-    def test_that_is_mended_later_is_forgotten(self, service):
+    def test_repair_after_the_grace_period_ends_errors(self, service):
         def fail():
             service.connections["c"] = missing_connection("c")
             asyncio.get_running_loop().call_later(2 * GRACE_TIME, service.connect, "c")
@@ -233,7 +235,7 @@ class TestFailureLater:
         assert errors
         assert errors[-1][0] < 10 + 2 * GRACE_TIME + FAILED_LOOKUP_TTL + 1
 
-    def test_that_was_mended_while_nobody_asked_is_not_raised(self, service):
+    def test_repair_without_requests_raises_nothing(self, service):
         async def main():
             async with shared_client() as client:
                 await client.limiter("c")
@@ -248,7 +250,7 @@ class TestFailureLater:
 
 
 class TestSession:
-    def test_that_cannot_be_opened_is_tried_again(self, service):
+    def test_failed_opening_is_retried(self, service):
         service.open_error = OSError(errno.EMFILE, "Too many open files")
 
         def mend():
@@ -261,20 +263,20 @@ class TestSession:
         assert errors[-1][0] <= FAILED_LOOKUP_TTL
         assert service.requests
 
-    def test_of_a_replaced_ca_file_is_opened_anew(self, service):
+    def test_replaced_ca_file_opens_a_new_one(self, service):
         def replace():
             service.ca_version = 2
 
         assert polling(100, replace, 10) == []
-        old, new = service.clients
+        old, new = service.sessions
         assert 10 < new.opened_at <= 10 + CONNECTION_TTL / 2
         assert old.closed_at == pytest.approx(new.opened_at, abs=0.1)
 
-    def test_is_kept_when_something_else_was_edited(self, service):
+    def test_survives_an_edit_of_the_key(self, service):
         polling(100, lambda: service.connect("c", key="new-key"), 10)
-        assert len(service.clients) == 1
+        assert len(service.sessions) == 1
 
-    def test_is_closed_after_its_last_request(self, service):
+    def test_replaced_one_closes_after_its_last_request(self, service):
         async def main():
             async with shared_client() as client:
                 await client.get_video_task("c", "v")
@@ -285,39 +287,39 @@ class TestSession:
                 await asyncio.sleep(2)
                 service.request_takes = 0.05
                 await poll_until(client, 60)
-                before = service.clients[0].closed_at
+                before = service.sessions[0].closed_at
                 await slow
                 await asyncio.sleep(1)
-                return before, service.clients[0].closed_at
+                return before, service.sessions[0].closed_at
 
         before, after = run(main())
         assert before is None
         assert after == pytest.approx(79, abs=0.1)
 
-    def test_of_each_client_is_closed_at_the_end(self, service):
+    def test_all_are_closed_at_the_end(self, service):
         polling(100, lambda: setattr(service, "ca_version", 2), 10)
-        assert all(client.closed_at is not None for client in service.clients)
+        assert all(session.closed_at is not None for session in service.sessions)
 
 
-class TestRefusal:
+class TestRefusedKey:
     @pytest.fixture
     def revoked(self, service):
-        """The service takes another key from 100 s on."""
+        """The service, which accepts only another key from 100 s on."""
         service.respond = lambda url, key: (
             (200, PROCESSING) if (key == "new-key") == (loop_time() >= 100) else (401, {})
         )
         return service
 
-    def test_is_cured_by_an_edit_within_the_same_request(self, revoked):
+    def test_request_retries_with_an_edited_key(self, revoked):
         assert polling(200, lambda: revoked.connect("c", key="new-key"), 100) == []
 
-    def test_is_cured_by_an_edit_of_the_host_alone(self, service):
+    def test_request_retries_with_an_edited_host(self, service):
         service.respond = lambda url, key: (
             (200, PROCESSING) if "two" in url or loop_time() < 100 else (401, {})
         )
         assert polling(200, lambda: service.connect("c", "https://two.example.com"), 100) == []
 
-    def test_of_a_thousand_requests_causes_one_look_up(self, service):
+    def test_thousand_refusals_cause_one_lookup(self, service):
         service.respond = lambda url, key: (401, {})
 
         async def main():
@@ -328,15 +330,15 @@ class TestRefusal:
         assert {type(error) for error in run(main())} == {ManxueAuthenticationError}
         assert len(service.look_ups) == 2
 
-    def test_is_raised_as_such_while_airflow_cannot_be_asked(self, revoked):
+    def test_is_raised_while_airflow_is_unavailable(self, revoked):
         def fail():
             revoked.connections["c"] = OUTAGE
 
         errors = polling(110, fail, 100)
         assert {type(error) for _, error in errors} == {ManxueAuthenticationError}
 
-    def test_lets_the_connection_be_read_without_a_request(self, revoked):
-        """The limiter holds requests back then; new settings end that."""
+    def test_refresh_runs_without_a_request(self, revoked):
+        """The rate limiter holds back requests after a refusal. New settings end that."""
 
         async def main():
             async with shared_client() as client:
@@ -351,7 +353,7 @@ class TestRefusal:
 
         assert run(main()) == 7
 
-    def test_of_one_connection_leaves_the_other(self, service):
+    def test_other_connections_are_unaffected(self, service):
         service.connect("other", "https://two.example.com", "other-key")
         service.respond = lambda url, key: (401, {}) if key == "key" else (200, PROCESSING)
 

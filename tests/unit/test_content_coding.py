@@ -1,4 +1,4 @@
-"""Bodies that are compressed although `identity` was asked for, and headers that name no coding."""
+"""Decoding of bodies that are compressed although the request accepts only ``identity``."""
 
 import gzip
 import tracemalloc
@@ -45,22 +45,23 @@ def test_body_in_a_known_coding_is_decoded(body, header):
         "compress",
     ],
 )  # fmt: skip
-def test_body_that_is_not_compressed_is_kept(body, header):
+def test_uncompressed_body_is_returned_unchanged(body, header):
     assert decode_body(body, header, LIMIT) == body
 
 
-def test_compressed_body_without_a_coding_is_kept():
+def test_body_without_a_coding_is_returned_unchanged():
     assert decode_body(gzip.compress(TEXT, mtime=0), "utf-8", LIMIT) == gzip.compress(TEXT, mtime=0)
 
 
 @pytest.mark.parametrize("coding", ["br", "zstd", "compress"])
-def test_coding_that_needs_a_library_is_named(coding):
+def test_unsupported_coding_is_reported(coding):
     with pytest.raises(ManxueTransientError, match=f"coding '{coding}', which was not requested"):
         decode_body(b"\x0b\x02\x80ab\x03", coding, LIMIT)
 
 
 @pytest.mark.parametrize("body", [b"\x0b\x02ab\x03", b"\x8bab\x80"], ids=["UTF-8", "no control characters"])
-def test_compressed_body_is_not_taken_for_text(body):
+def test_compressed_body_is_not_mistaken_for_text(body):
+    """Short Brotli bodies can be valid UTF-8 or hold no control characters."""
     with pytest.raises(ManxueTransientError, match="coding 'br'"):
         decode_body(body, "br", LIMIT)
 
@@ -73,25 +74,25 @@ def test_body_at_the_limit_is_decoded(compress):
         decode_body(compress(b"\0" * (LIMIT + 1)), header, LIMIT)
 
 
-def test_limit_holds_for_all_members_together():
+def test_limit_covers_all_gzip_members():
     with pytest.raises(ManxueTransientError, match="more than 1000 bytes"):
         decode_body(gzip.compress(b"x" * 600, mtime=0) * 2, "gzip", LIMIT)
 
 
-def test_members_without_end_are_refused():
-    """Each of a million empty members would cost a copy of all that follow."""
+def test_too_many_gzip_members_are_rejected():
+    """Each of a million empty members would copy all bytes that follow it."""
     with pytest.raises(ManxueTransientError, match="members"):
         decode_body(gzip.compress(b"", mtime=0) * 50_000, "gzip", LIMIT)
 
 
-def test_bomb_inside_of_a_bomb_is_refused():
+def test_nested_bomb_is_rejected():
     body = gzip.compress(gzip.compress(b"\0" * 10_000_000, mtime=0), mtime=0)
     with pytest.raises(ManxueTransientError, match="more than"):
         decode_body(body, "gzip, gzip", LIMIT)
 
 
 @pytest.mark.parametrize("header", ["gzip", "deflate"])
-def test_bomb_takes_no_more_memory_than_the_limit(header):
+def test_bomb_uses_bounded_memory(header):
     compress = gzip.compress if header == "gzip" else zlib.compress
     body = compress(b"\0" * 10_000_000)
     tracemalloc.start()
@@ -113,14 +114,14 @@ def test_bomb_takes_no_more_memory_than_the_limit(header):
         (b"\xff\xfe\x00\x01", "deflate", "a damaged compressed body"),
     ],
 )
-def test_damaged_body_may_be_better_next_time(body, header, problem):
+def test_damaged_body_is_transient(body, header, problem):
     with pytest.raises(ManxueTransientError) as caught:
         decode_body(body, header, LIMIT)
 
     assert str(caught.value) == f"the response has {problem}"
 
 
-def test_codings_beyond_the_limit_are_refused():
+def test_too_many_codings_are_rejected():
     header = ",".join(["gzip"] * (MAX_CODINGS + 1))
     with pytest.raises(ManxueTransientError, match="4 content codings"):
         decode_body(TEXT, header, LIMIT)

@@ -1,6 +1,7 @@
-"""A process is killed at every moment at which it waits for the world, and what must hold holds all the same.
+"""
+Kills of a process at each of its suspension points.
 
-The moments are found in the source, so that a new one without a kill fails here.
+These points are found in the source, so a new one without a kill fails here.
 """
 
 from __future__ import annotations
@@ -58,22 +59,22 @@ IO = {
     "log",
     "info",
 }
-"""Names of calls by which a worker reaches the world, with one of these before them."""
+"""Methods that leave the worker process, if called on one of the owners below."""
 OWNERS = {"_store", "ti", "time", "session", "raw", "self", "log", "_log"}
 
 NO_PART_OF_A_TASK = {"create_video", "dry_run"}
-"""Functions that a task does not call."""
+"""Functions that tasks do not call."""
 
 needs_3_3 = pytest.mark.skipif(
     not from_trigger.CAN_START_AND_END, reason="this Airflow starts and ends tasks on workers only"
 )
 
 
-# --- the moments in the source ------------------------------------------------------------------------------------
+# --- suspension points in the source ------------------------------------------------------------------------------------
 
 
 def suspensions(file):
-    """Return the lines on which code of the triggerer can be suspended, and with it killed."""
+    """Return the lines on which code of the triggerer can be suspended, and thus killed."""
     text = (PACKAGE / file).read_text()
     tree, lines = ast.parse(text), text.splitlines()
     return {
@@ -82,7 +83,7 @@ def suspensions(file):
         if isinstance(node, (ast.Await, ast.AsyncFor, ast.AsyncWith))
         and not _is_timeout(node)
         and "_cache.current"
-        not in lines[node.lineno - 1]  # drivers have waited for the limiter, and the look-up, before
+        not in lines[node.lineno - 1]  # the drivers await the limiter, and thus the look-up, before
     }
 
 
@@ -92,7 +93,7 @@ def _is_timeout(node):
 
 
 def calls(file):
-    """Return the lines on which code of a worker calls the world."""
+    """Return the lines on which code of a worker leaves its process."""
     tree = ast.parse((PACKAGE / file).read_text())
     return {
         (file, node.lineno)
@@ -114,44 +115,44 @@ def _name(node):
     return getattr(node, "id", "")
 
 
-# --- where a process is -------------------------------------------------------------------------------------------
+# --- current position of a process -------------------------------------------------------------------------------------------
 
 
-def place_of(code, line):
-    """Return where in the package that is: file and line."""
+def line_of(code, line):
+    """Return file and line, if they are in the package."""
     path = Path(code.co_filename)
     return {(str(path.relative_to(PACKAGE)), line)} if path.is_relative_to(PACKAGE) else set()
 
 
 def suspended_at(awaitable):
-    """Return all places at which a coroutine is suspended, from its outermost frame to its innermost."""
+    """Return all lines on which a coroutine is suspended, from its outermost frame to its innermost."""
     places = set()
     while awaitable is not None:
         if type(awaitable).__name__ in {"async_generator_asend", "async_generator_athrow"}:
             held = gc.get_referents(awaitable)
-            awaitable = next((one for one in held if isinstance(one, types.AsyncGeneratorType)), None)
+            awaitable = next((item for item in held if isinstance(item, types.AsyncGeneratorType)), None)
             continue
         kind = "ag" if isinstance(awaitable, types.AsyncGeneratorType) else "cr"
         frame = getattr(awaitable, f"{kind}_frame", None)
         if frame is not None:
-            places |= place_of(frame.f_code, frame.f_lineno)
+            places |= line_of(frame.f_code, frame.f_lineno)
         awaitable = getattr(awaitable, f"{kind}_await", None)
     return places
 
 
-def all_suspended(loop):
+def all_suspension_points(loop):
     return set().union(*(suspended_at(task.get_coro()) for task in asyncio.all_tasks(loop)))
 
 
 def stack_and(what):
-    """Return the places on the stack, and those through which an error has come."""
+    """Return the lines on the stack, and those of the traceback of an error."""
     places, frame = set(), sys._getframe(1)
     while frame is not None:
-        places |= place_of(frame.f_code, frame.f_lineno)
+        places |= line_of(frame.f_code, frame.f_lineno)
         frame = frame.f_back
     trace = what.__traceback__ if isinstance(what, BaseException) else None
     while isinstance(trace, types.TracebackType):
-        places |= place_of(trace.tb_frame.f_code, trace.tb_lineno)
+        places |= line_of(trace.tb_frame.f_code, trace.tb_lineno)
         trace = trace.tb_next
     return places
 
@@ -180,8 +181,8 @@ EXTRA = {"requests_per_second": 2.0, "max_connections": 2, "request_timeout": 5.
 REFERENCE = {"xcom_task_id": "before_task_1", "xcom_key": "return_value", "xcom_is_mapped": False}
 
 
-def one_task(plan, **others):
-    return Schedule(1, (plan,), EXTRA, absences=[[]], **others)
+def one_task(plan, **options):
+    return Schedule(1, (plan,), EXTRA, absences=[[]], **options)
 
 
 BATCH = replace(PLAN, kind="batch", videos=FOUR)
@@ -204,7 +205,7 @@ TRIGGERS = {
     "a batch": one_task(BATCH),
     "a batch whose URLs age": one_task(AGING),
     "a batch of a mapped task": one_task(replace(BATCH, videos=FOUR[:2])),
-    "a batch of answers": one_task(replace(BATCH, videos=FOUR[:1])),
+    "a batch of create responses": one_task(replace(BATCH, videos=FOUR[:1])),
     "an order that waits for room": one_task(ORDER, windows=[FULL]),
 }
 
@@ -213,75 +214,83 @@ def of_a_mapped_task(instance, arguments):
     arguments["video_task_ids"] = {**REFERENCE, "xcom_is_mapped": True}
 
 
-def of_an_answer(instance, arguments):
+def of_a_create_response(instance, arguments):
     instance.upstream = instance.upstream[0]
     arguments |= {"video_task_ids": [{"id": REFERENCE}], "manxue_conn_id": REFERENCE}
 
 
-ARGUMENTS = {"a batch of a mapped task": of_a_mapped_task, "a batch of answers": of_an_answer}
+ARGUMENTS = {
+    "a batch of a mapped task": of_a_mapped_task,
+    "a batch of create responses": of_a_create_response,
+}
 
 
-def change_arguments(world, name):
+def change_arguments(simulation, name):
     if name in ARGUMENTS:
-        instance = world.instances["task_1"]
+        instance = simulation.instances["task_1"]
         ARGUMENTS[name](instance, instance.task.start_trigger_args.trigger_kwargs)
 
 
 def kill_triggerer_after(turn, schedule, name):
-    """Play a schedule, and kill the triggerer after a turn of its loop; return where it was, and what is wrong."""
+    """Kill the triggerer after a turn of its loop. Return its suspension points, the violations and the simulation."""
     places, ended = set(), []
 
-    def prepare(world):
+    def prepare(simulation):
         def look():
-            # What a process that is gone would still do has no effect, so it is killed there as well.
-            places.update(all_suspended(world.loop))
+            # What a killed process would still do has no effect, so these points count as killed, too.
+            places.update(all_suspension_points(simulation.loop))
 
         def kill():
             look()
-            world.triggerers.kill(20.0)
-            world.loop.after_turn.update({turn + later: look for later in range(1, 6)})
+            simulation.triggerers.kill(20.0)
+            simulation.loop.after_turn.update({turn + later: look for later in range(1, 6)})
 
-        world.loop.after_turn = {turn: kill}
-        if schedule.rotation:  # and the new key comes with another way out
-            world.connection.extra_dejson = dict(schedule.extra)
-            world.loop.call_later(5.5, world.connection.extra_dejson.update, {"verify": False})
-        world.loop.after_turn[1] = lambda: change_arguments(world, name)
-        ended.append(world)
+        simulation.loop.after_turn = {turn: kill}
+        if schedule.rotation:  # the new key comes with another TLS setting
+            simulation.connection.extra_dejson = dict(schedule.extra)
+            simulation.loop.call_later(5.5, simulation.connection.extra_dejson.update, {"verify": False})
+        simulation.loop.after_turn[1] = lambda: change_arguments(simulation, name)
+        ended.append(simulation)
 
     found = play(1, schedule, prepare)[2]
     return places, found, ended[0]
 
 
 def turns_of(schedule, name):
-    """Return how many turns a loop makes until all tasks have ended."""
+    """Return the number of turns of the loop until all tasks have ended."""
     last = 0
 
-    def prepare(world):
+    def prepare(simulation):
         def count():
             nonlocal last
-            if world.loop.turns == 1:
-                change_arguments(world, name)
-            going_on = [one.state in {None, "up_for_retry"} for one in world.instances.values()]
-            if any(going_on) or not going_on:
-                last = world.loop.turns
-            world.loop.after_turn[world.loop.turns + 1] = count
+            if simulation.loop.turns == 1:
+                change_arguments(simulation, name)
+            running = [instance.state in {None, "up_for_retry"} for instance in simulation.instances.values()]
+            if any(running) or not running:
+                last = simulation.loop.turns
+            simulation.loop.after_turn[simulation.loop.turns + 1] = count
 
-        world.loop.after_turn = {1: count}
+        simulation.loop.after_turn = {1: count}
 
     play(1, schedule, prepare)
     return last
 
 
 @needs_3_3
-def test_triggerer_may_be_killed_wherever_it_waits():
+def test_triggerer_survives_a_kill_at_each_await():
+    """
+    Kills the triggerer after each turn of its event loop.
+
+    A new one takes over the triggers, and each wait must still succeed.
+    """
     seen, wrong = set(), {}
     with installed():
         for name, schedule in TRIGGERS.items():
             for turn in range(2, turns_of(schedule, name) + 1):
-                places, found, world = kill_triggerer_after(turn, schedule, name)
+                places, found, simulation = kill_triggerer_after(turn, schedule, name)
                 seen |= places
-                state = world.instances["task_1"].state
-                # A triggerer that comes up anew knows of no pause, and asks.
+                state = simulation.instances["task_1"].state
+                # A restarted triggerer does not know the pause, and polls.
                 if found or (state != "success" and "pause" not in name):
                     wrong[name, turn] = (state, found)
     in_source = set().union(*map(suspensions, TRIGGERER_SIDE))
@@ -289,28 +298,28 @@ def test_triggerer_may_be_killed_wherever_it_waits():
     assert sorted(in_source - seen) == []
 
 
-# --- a worker, above all one that orders --------------------------------------------------------------------------
+# --- the worker, mostly with orders --------------------------------------------------------------------------
 
 ORDERS = {
     "an order": one_task(ORDER),
     "an order that a worker awaits": one_task(replace(ORDER, mode="poke")),
     "an order alone": one_task(replace(ORDER, waits=False)),
     "an order of an unknown model": one_task(ORDER),
-    "an order that is turned away": one_task(ORDER, windows=[BUSY]),
+    "an order that is throttled": one_task(ORDER, windows=[BUSY]),
     "an order that waits for room": one_task(ORDER, windows=[FULL]),
     "an order that waits for room on a worker": one_task(replace(ORDER, mode="poke"), windows=[FULL]),
     "an order that waits for room without a store": one_task(replace(ORDER, has_store=False), windows=[FULL]),
-    "an order of a retry that is stale, from waiting for room": one_task(
+    "a stale deferral of an order that waits for room": one_task(
         replace(ORDER, resumes_stale=True), windows=[FULL, (40.0, 60.0, "query", Response.named("redirect"))]
     ),
-    "an order that is refused": one_task(replace(ORDER, on_create="http_400")),
-    "an order without an answer": one_task(replace(ORDER, on_create="create_reset_after_order")),
-    "an order that fails at once": one_task(replace(ORDER, on_create="create_answers_failed")),
+    "an order that is rejected": one_task(replace(ORDER, on_create="http_400")),
+    "an order without a response": one_task(replace(ORDER, on_create="create_reset_after_order")),
+    "an order that fails immediately": one_task(replace(ORDER, on_create="create_answers_failed")),
     "an order that fails later": one_task(replace(ORDER, videos=(Video(5.0, completes=False),))),
-    "an order that cannot be kept": one_task(replace(ORDER, store_fails_at=frozenset(range(3, 7)))),
+    "an order that cannot be stored": one_task(replace(ORDER, store_fails_at=frozenset(range(3, 7)))),
     "an order without a store": one_task(replace(ORDER, has_store=False)),
     "an order whose XComs fail": one_task(replace(ORDER, mode="poke", xcom_fails_at=frozenset({1, 3}))),
-    "an order of a retry that is stale": one_task(
+    "a stale deferral of an order": one_task(
         replace(ORDER, resumes_stale=True), windows=[(8.0, 16.0, "query", Response.named("redirect"))]
     ),
     "an order and a key that is rotated": one_task(replace(ORDER, mode="poke"), rotation=(5.0, 5.5)),
@@ -320,27 +329,30 @@ ORDERS = {
 
 
 def play_order(name, number=None, **changes):
-    """Play a schedule, and look where the task is at one of its boundaries; return that, what is wrong, and the task."""
+    """Play a schedule. Return the position of the task at one of its boundaries, the violations, and the task."""
     schedule = ORDERS[name]
     schedule = replace(schedule, plans=(replace(schedule.plans[0], **changes),))
-    places, worlds = set(), []
+    places, simulations = set(), []
 
     def look(at, what):
         if at == number:
             places.update(stack_and(what))
 
-    def prepare(world):
-        world.at_boundary = look
+    def prepare(simulation):
+        simulation.at_boundary = look
         if "unknown model" in name:
-            world.loop.after_turn[1] = lambda: setattr(world.instances["task_1"].task, "model", "sd2_new")
-        worlds.append(world)
+            simulation.loop.after_turn[1] = lambda: setattr(
+                simulation.instances["task_1"].task, "model", "sd2_new"
+            )
+        simulations.append(simulation)
 
     found = play(1, schedule, prepare)[2]
-    return places, found, worlds[0].instances["task_1"]
+    return places, found, simulations[0].instances["task_1"]
 
 
 @pytest.mark.parametrize("how", ["kills", "interrupts"])
-def test_worker_may_be_killed_or_interrupted_at_each_call_to_the_world(how):
+def test_worker_survives_a_kill_at_each_external_call(how):
+    """Kills or interrupts the worker at each call that leaves the process. No order may be paid twice or lost."""
     seen, wrong = set(), {}
     with installed():
         for name in ORDERS:

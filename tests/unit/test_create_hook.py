@@ -1,4 +1,4 @@
-"""Sending an order over real HTTP: each way in which it can fail, and how often the service saw it."""
+"""Orders of the hook over real HTTP: each failure, and how many requests the service received."""
 
 from __future__ import annotations
 
@@ -26,12 +26,11 @@ from airflow_provider_manxue.exceptions import (
 from airflow_provider_manxue.hooks import manxue as hook_module
 from airflow_provider_manxue.hooks.manxue import ManxueHook
 from airflow_provider_manxue.testing import Emulator, Response
-
-ORDER = {"prompt": "a cat", "model": "sd2_manxue_720p"}
+from tests.support.orders import ORDER, posts
 
 
 class Pauses:
-    """Stands in for the ``time`` module of the hook: nothing sleeps, and each pause is noted."""
+    """Stands in for the ``time`` module of the hook. Records each pause instead of sleeping."""
 
     def __init__(self, monkeypatch):
         import time
@@ -51,7 +50,7 @@ def pauses(monkeypatch):
 
 @pytest.fixture
 def connect(monkeypatch):
-    """Set the connection: that of an emulator, with fields changed."""
+    """Return a function that sets the connection of an emulator, with changes."""
 
     def connect(emulator, host=None, **extra):
         connection = json.loads(emulator.airflow_connection_json())
@@ -69,13 +68,9 @@ def emulator(connect, pauses):
         yield emulator
 
 
-def posts(emulator):
-    return sum(record.method == "POST" for record in emulator.requests)
-
-
 UNKNOWN = {
     "reset after the body": Response(reset="after"),
-    "reset before it is acted upon": Response(reset="before"),
+    "reset before the order": Response(reset="before"),
     "body that ends early": Response(truncate=5),
     "empty body": Response(body=""),
     "html": Response(body="<html>"),
@@ -89,7 +84,7 @@ UNKNOWN = {
     **{str(status): Response(status=status) for status in (408, 409, 500, 502, 503, 504)},
     "500 after the order": Response(status=500, processed=True),
 }
-REFUSED = {
+REJECTED = {
     **{str(status): Response(status=status) for status in (400, 401, 402, 403, 404, 413, 422)},
     "business error 400": Response(json={"code": 400, "data": None, "msg": "prompt not allowed"}),
     "business error 1001": Response(json={"code": 1001, "data": None, "msg": "cannot fetch"}),
@@ -101,7 +96,8 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_order_of_unknown_outcome_is_sent_once(emulator, name):
+def test_order_with_unknown_outcome_is_sent_once(emulator, name):
+    """The service may have accepted and billed it."""
     emulator.respond_with(UNKNOWN[name], on="create")
     with pytest.raises(ManxueOrderUnknownError, match="Check with the service") as caught:
         ManxueHook().create_video(**ORDER)
@@ -110,13 +106,13 @@ def test_order_of_unknown_outcome_is_sent_once(emulator, name):
     assert emulator.ledger.billed <= 1
 
 
-def test_compressed_answer_to_an_order_is_read(emulator):
+def test_compressed_response_is_parsed(emulator):
     emulator.respond_with(Response(gzip=True), on="create")
     task = ManxueHook().create_video(**ORDER)
     assert (task.id, emulator.ledger.billed) == ("proj_sd2manxue_1", 1)
 
 
-def test_order_without_an_answer_in_time_is_unknown(emulator, connect):
+def test_order_without_response_in_time_is_unknown(emulator, connect):
     connect(emulator, request_timeout=1)
     emulator.respond_with(Response(hang=True), on="create")
     with pytest.raises(ManxueOrderUnknownError, match="timed out"):
@@ -124,16 +120,16 @@ def test_order_without_an_answer_in_time_is_unknown(emulator, connect):
     assert posts(emulator) == 1
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_refused_order_is_sent_once(emulator, name):
-    emulator.respond_with(REFUSED[name], on="create")
+@pytest.mark.parametrize("name", REJECTED)
+def test_rejected_order_is_sent_once(emulator, name):
+    emulator.respond_with(REJECTED[name], on="create")
     with pytest.raises(ManxueOrderRejectedError, match="nothing was ordered"):
         ManxueHook().create_video(**ORDER)
     assert posts(emulator) == 1
 
 
 @pytest.mark.parametrize("status", [425, 429])
-def test_order_that_was_not_taken_is_sent_again_within_limits(emulator, pauses, status):
+def test_unaccepted_order_is_sent_up_to_max_attempts(emulator, pauses, status):
     emulator.respond_with(Response(status=status), on="create")
     with pytest.raises(ManxueOrderNotAcceptedError, match=f"HTTP {status}"):
         ManxueHook().create_video(**ORDER)
@@ -143,7 +139,7 @@ def test_order_that_was_not_taken_is_sent_again_within_limits(emulator, pauses, 
 
 
 @pytest.mark.parametrize("status", [425, 429])
-def test_order_is_taken_when_the_service_has_room_again(emulator, pauses, status):
+def test_order_waits_for_retry_after_until_accepted(emulator, pauses, status):
     emulator.fail_next(2, Response(status=status, retry_after=40), on="create")
     task = ManxueHook().create_video(**ORDER)
     assert [order.id for order in emulator.ledger.orders] == [task.id]
@@ -151,7 +147,7 @@ def test_order_is_taken_when_the_service_has_room_again(emulator, pauses, status
     assert all(40 <= pause <= 50 for pause in pauses.seconds)
 
 
-def test_unknown_ends_the_tries_that_not_taken_began(emulator):
+def test_unknown_outcome_ends_the_retries(emulator):
     emulator.fail_next(1, Response(status=429), on="create")
     emulator.fail_next(1, Response(status=500, processed=True), on="create")
     with pytest.raises(ManxueOrderUnknownError):
@@ -160,7 +156,7 @@ def test_unknown_ends_the_tries_that_not_taken_began(emulator):
     assert emulator.ledger.billed == 1
 
 
-def test_refused_connection_is_not_sent(emulator, pauses):
+def test_refused_connection_is_not_accepted(emulator, pauses):
     with (
         emulator.outage("refuse"),
         pytest.raises(ManxueOrderNotAcceptedError, match="connection refused"),
@@ -170,7 +166,7 @@ def test_refused_connection_is_not_sent(emulator, pauses):
     assert posts(emulator) == 0
 
 
-def test_order_is_taken_after_an_outage(emulator, pauses):
+def test_order_is_accepted_after_an_outage(emulator, pauses):
     hook = ManxueHook()
     outage = emulator.outage("refuse")
     outage.__enter__()
@@ -178,7 +174,7 @@ def test_order_is_taken_after_an_outage(emulator, pauses):
     assert hook.create_video(**ORDER).id == emulator.ledger.orders[0].id
 
 
-def test_unknown_host_name_is_not_sent(emulator, connect, monkeypatch):
+def test_unknown_host_name_is_not_accepted(emulator, connect, monkeypatch):
     connect(emulator, host="https://no-such-host.invalid/kyyReactApiServer")
 
     def no_such_name(*args, **kwargs):
@@ -189,7 +185,7 @@ def test_unknown_host_name_is_not_sent(emulator, connect, monkeypatch):
         ManxueHook().create_video(**ORDER)
 
 
-def test_certificate_that_is_not_trusted_is_not_sent(connect, pauses):
+def test_untrusted_certificate_is_not_accepted(connect, pauses):
     with Emulator(tls=True) as emulator:
         connect(emulator, ca_bundle=None)
         with pytest.raises(ManxueOrderNotAcceptedError, match="certificate was not accepted"):
@@ -197,7 +193,7 @@ def test_certificate_that_is_not_trusted_is_not_sent(connect, pauses):
         assert posts(emulator) == 0
 
 
-def test_tls_to_a_server_that_speaks_none_is_not_sent(emulator, connect):
+def test_tls_to_a_plain_http_server_is_not_accepted(emulator, connect):
     connect(emulator, host=emulator.base_url.replace("http://", "https://"))
     with pytest.raises(ManxueOrderNotAcceptedError, match="TLS failed"):
         ManxueHook().create_video(**ORDER)
@@ -206,7 +202,7 @@ def test_tls_to_a_server_that_speaks_none_is_not_sent(emulator, connect):
 
 @contextlib.contextmanager
 def server(serve):
-    """A server that does with its first connection what it is told; yields its port and the connections so far."""
+    """Run a server that calls ``serve`` for each connection. Yields its port and the list of connections."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         connections = []
 
@@ -222,8 +218,8 @@ def server(serve):
         yield listener.getsockname()[1], connections
 
 
-def test_reset_before_the_body_is_seen_as_unknown_and_sent_once(emulator, connect):
-    """The body may be in the kernel's hands already, so nobody can know that the service has not read it."""
+def test_reset_before_the_body_is_unknown(emulator, connect):
+    """The kernel may already hold the body, so it is uncertain whether the service has read it."""
 
     def reset(connection):
         connection.recv(1)
@@ -236,8 +232,8 @@ def test_reset_before_the_body_is_seen_as_unknown_and_sent_once(emulator, connec
         assert len(connections) == 1
 
 
-def test_order_never_travels_on_a_kept_connection(emulator):
-    """A connection that the service has closed meanwhile would lose the order in a way that cannot be told."""
+def test_order_opens_a_new_connection(emulator):
+    """On a connection that the service has closed in the meantime, the outcome of the order would be unknown."""
     hook = ManxueHook()
     emulator.add_task(id="proj_1")
     hook.get_video_task("proj_1")
@@ -246,7 +242,8 @@ def test_order_never_travels_on_a_kept_connection(emulator):
     assert order.connection_id != query.connection_id
 
 
-def test_kept_connection_that_was_closed_does_not_repeat_the_order(emulator):
+def test_reset_on_a_warm_session_sends_the_order_once(emulator):
+    """A client should not repeat a POST automatically (RFC 9110, section 9.2.2)."""
     hook = ManxueHook()
     emulator.add_task(id="proj_1")
     hook.get_video_task("proj_1")
@@ -257,7 +254,7 @@ def test_kept_connection_that_was_closed_does_not_repeat_the_order(emulator):
     assert emulator.ledger.billed == 1
 
 
-def test_timeout_of_the_task_while_the_answer_is_awaited_is_unknown(emulator, monkeypatch):
+def test_task_timeout_during_the_response_is_unknown(emulator, monkeypatch):
     def end(*args):
         raise AirflowTaskTimeout("execution_timeout")
 
@@ -267,14 +264,14 @@ def test_timeout_of_the_task_while_the_answer_is_awaited_is_unknown(emulator, mo
     assert emulator.ledger.billed == 1
 
 
-def test_trouble_of_our_own_with_the_answer_is_unknown(emulator, monkeypatch):
+def test_internal_error_during_parsing_is_unknown(emulator, monkeypatch):
     monkeypatch.setattr(hook_module, "parse_order_response", Mock(side_effect=RuntimeError("a mistake")))
     with pytest.raises(ManxueOrderUnknownError):
         ManxueHook().create_video(**ORDER)
     assert emulator.ledger.billed == 1
 
 
-def test_timeout_of_the_task_before_anything_was_sent_stays_one(emulator, monkeypatch):
+def test_task_timeout_before_sending_is_raised(emulator, monkeypatch):
     def end(*args, **kwargs):
         raise AirflowTaskTimeout("execution_timeout")
 
@@ -284,7 +281,7 @@ def test_timeout_of_the_task_before_anything_was_sent_stays_one(emulator, monkey
     assert posts(emulator) == 0
 
 
-def test_status_decides_also_if_the_task_times_out_while_the_body_is_read(emulator, monkeypatch):
+def test_status_decides_after_a_timeout_in_the_body(emulator, monkeypatch):
     def end(*args):
         raise AirflowTaskTimeout("execution_timeout")
 
@@ -294,32 +291,33 @@ def test_status_decides_also_if_the_task_times_out_while_the_body_is_read(emulat
         ManxueHook().create_video(**ORDER)
 
 
-def test_busy_code_of_the_connection_is_not_accepted(emulator, connect, pauses):
+def test_busy_code_of_the_connection_is_retried(emulator, connect, pauses):
     connect(emulator, busy_codes="1302, queue_full")
     emulator.fail_next(2, Response(json={"code": 1302, "data": None, "msg": "full"}), on="create")
     assert ManxueHook().create_video(**ORDER).id == emulator.ledger.orders[-1].id
     assert len(pauses.seconds) == 2
 
 
-def test_response_that_names_its_id_otherwise_is_accepted(emulator):
+def test_response_with_another_id_field_is_accepted(emulator):
     emulator.respond_with(Response(json={"code": 0, "data": {"task": {"task_id": "t9"}}}), on="create")
     assert ManxueHook().create_video(**ORDER).id == "t9"
 
 
-def test_response_that_breaks_off_is_quoted(emulator):
+def test_truncated_response_is_quoted(emulator):
+    """The quoted part may hold the id of an accepted order."""
     emulator.respond_with(Response(truncate=30), on="create")
     with pytest.raises(ManxueOrderUnknownError, match=r"\(response: .*proj_sd2"):
         ManxueHook().create_video(**ORDER)
 
 
-def test_reference_on_a_private_host_is_refused_before_anything_is_sent(emulator, connect, monkeypatch):
+def test_reference_on_a_private_host_is_rejected(emulator, connect, monkeypatch):
     connect(emulator, host="https://service.example/kyyReactApiServer")
     monkeypatch.setattr(socket, "getaddrinfo", None)
     with pytest.raises(ManxueInputError, match="not public"):
         ManxueHook().create_video(**ORDER, first_image="http://localhost:9000/a.png")
 
 
-def test_reference_on_a_private_host_is_sent_to_a_service_on_one(emulator):
+def test_private_service_accepts_private_references(emulator):
     ManxueHook().create_video(**ORDER, first_image="http://localhost:9000/a.png")
     assert emulator.ledger.billed == 1
 
@@ -332,25 +330,25 @@ def test_send_order_sends_once(emulator, pauses):
     assert pauses.seconds == []
 
 
-def test_order_that_fails_at_once_is_a_failed_video(emulator):
+def test_order_that_fails_immediately_is_a_failed_video(emulator):
     emulator.respond_with(Response.named("create_answers_failed"))
     with pytest.raises(ManxueVideoFailedError):
         ManxueHook().create_video(**ORDER)
     assert posts(emulator) == 1
 
 
-def test_broken_rules_are_found_before_anything_is_sent(emulator):
+def test_invalid_request_sends_nothing(emulator):
     with pytest.raises(ManxueInputError, match=r"duration is 3.*ratio is 'x'"):
         ManxueHook().create_video(**ORDER, duration=3, ratio="x")
     assert not emulator.requests
 
 
-def test_missing_connection_is_no_order(monkeypatch):
+def test_missing_connection_raises(monkeypatch):
     with pytest.raises(ManxueConfigurationError):
         ManxueHook("no_such_connection").create_video(**ORDER)
 
 
-def test_unknown_model_warns_and_is_ordered(emulator, monkeypatch):
+def test_unknown_model_is_ordered_with_a_warning(emulator, monkeypatch):
     log = Mock()
     monkeypatch.setattr(ManxueHook, "log", log)
     ManxueHook().create_video(prompt="a cat", model="sd3_manxue_8k")

@@ -1,4 +1,4 @@
-"""The create operator: what it orders and hands over, and that no crash, retry or clear buys a video twice."""
+"""The create operator: results, errors, and protection against a second order after crashes, retries and clears."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ from tests.support.orders import KEY, ORDER, ProcessKilled, TaskInstance, posts,
 MODES = {"deferred": {}, "poke": {"deferrable": False}}
 
 
-# --- what it orders and hands over ----------------------------------------------------------------------
+# --- order and result ----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("durable", [True, False])
-def test_result_is_that_of_the_sensor(emulator, task, mode, durable):
+def test_result_matches_the_sensor(emulator, task, mode, durable):
     result = task.run(**MODES[mode], durable=durable)
     [order] = emulator.ledger.orders
     assert result["id"] == order.id
@@ -59,19 +59,20 @@ def test_result_is_that_of_the_sensor(emulator, task, mode, durable):
     }
 
 
-def test_id_alone_is_returned_without_waiting(emulator, task):
+def test_id_is_returned_without_waiting(emulator, task):
     result = task.run(wait_for_completion=False)
     assert result == emulator.ledger.orders[0].id == task.xcom["video_task_id"]
     assert not emulator.polls(result)
     assert task.record["state"] == "done"
 
 
-def test_nothing_is_pushed_with_do_xcom_push_off(task):
+def test_do_xcom_push_off_pushes_nothing(task):
     task.run(do_xcom_push=False, deferrable=False)
     assert set(task.xcom) == {"return_value"}
 
 
-def test_id_is_in_log_store_and_xcom_before_the_wait_begins(emulator, task, boundaries, monkeypatch):
+def test_id_is_stored_and_logged_before_the_wait(emulator, task, boundaries, monkeypatch):
+    """A crash during the wait must not lose the id of a paid order."""
     log = Mock()
     log.info.side_effect = lambda *args: boundaries.passed.append(f"log {args[0]}")
     monkeypatch.setattr(ManxueHook, "log", log)
@@ -93,7 +94,7 @@ def test_id_is_in_log_store_and_xcom_before_the_wait_begins(emulator, task, boun
     assert emulator.ledger.orders[0].id in str(log.info.call_args_list)
 
 
-def test_record_is_as_documented(emulator, task):
+def test_record_matches_the_documentation(emulator, task):
     task.run(duration=8)
     record = task.record
     assert set(record.pop("fingerprint")) == {"prompt", "model", "duration"}
@@ -102,7 +103,7 @@ def test_record_is_as_documented(emulator, task):
     assert "a cat" not in task.store.values[KEY]
 
 
-def test_bad_literals_are_refused_at_parse_time():
+def test_bad_literals_are_rejected_at_parse_time():
     with pytest.raises(ManxueInputError, match=r"prompt is ''.*duration is 3"):
         ManxueCreateVideoOperator(task_id="order", model="m", prompt="", duration=3)
 
@@ -117,7 +118,7 @@ def test_every_parameter_is_templated(field):
 
 
 @pytest.mark.parametrize("value", ["{{ params.seconds }}", Mock(resolve=None)])
-def test_what_is_rendered_later_is_checked_later(emulator, task, value):
+def test_templates_are_not_checked_at_parse_time(emulator, task, value):
     ManxueCreateVideoOperator(task_id="order", **ORDER, duration=value)
     ManxueCreateVideoOperator(task_id="order", **ORDER, reference_images=[value])
 
@@ -142,7 +143,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("name", BAD)
-def test_bad_input_is_refused_when_parsed_and_when_rendered(emulator, task, name):
+def test_bad_input_is_rejected_when_parsed_and_rendered(emulator, task, name):
     values, words = BAD[name]
     with pytest.raises(ManxueInputError, match=words):
         ManxueCreateVideoOperator(task_id="order", **{**ORDER, **values})
@@ -155,7 +156,7 @@ def test_bad_input_is_refused_when_parsed_and_when_rendered(emulator, task, name
     assert task.record is None
 
 
-def test_it_can_be_mapped():
+def test_operator_can_be_mapped():
     with DAG("episode", schedule=None):
         orders = ManxueCreateVideoOperator.partial(task_id="order", model="sd2_manxue_720p", duration=5)
         shots = orders.expand(prompt=["a cat", "a dog"])
@@ -164,12 +165,14 @@ def test_it_can_be_mapped():
     assert shots.output is not None
 
 
-def test_reschedule_mode_is_refused():
+def test_reschedule_mode_is_rejected():
+    """Each poll would run ``execute()`` again, and thus order again."""
     with pytest.raises(ManxueInputError, match="each poll would order again"):
         ManxueCreateVideoOperator(task_id="order", **ORDER, deferrable=False, mode="reschedule")
 
 
-def test_mode_that_an_executor_changes_does_not_order_again(emulator, old):
+def test_mode_changed_by_an_executor_orders_once(emulator, old):
+    """The ``DebugExecutor`` of Airflow 2 changes the mode of each sensor to reschedule."""
     operator = ManxueCreateVideoOperator(task_id="order", **ORDER, deferrable=False)
     operator.mode = "reschedule"
     assert operator.execute(old.context)["status"] == "completed"
@@ -191,10 +194,10 @@ def test_dag_file_loads_no_http_library():
     assert seen.stdout.splitlines()[-1] == "[]"
 
 
-# --- how it ends ----------------------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------------
 
 
-def test_failed_video_fails_and_is_skipped_with_soft_fail(emulator, task):
+def test_failed_video_fails_or_is_skipped(emulator, task):
     emulator.default_script = Script.failing("too dark")
     with pytest.raises(ManxueVideoFailedError, match="too dark"):
         task.run(deferrable=False)
@@ -204,7 +207,7 @@ def test_failed_video_fails_and_is_skipped_with_soft_fail(emulator, task):
         task.run(deferrable=False, soft_fail=True)
 
 
-def test_order_that_fails_at_once_is_failed(emulator, task):
+def test_order_that_fails_immediately_is_failed(emulator, task):
     emulator.respond_with(Response.named("create_answers_failed"))
     with pytest.raises(ManxueVideoFailedError):
         task.run()
@@ -214,7 +217,7 @@ def test_order_that_fails_at_once_is_failed(emulator, task):
     assert len(emulator.ledger.orders) == 1
 
 
-def test_timeout_leaves_the_order_to_a_clear(emulator, task):
+def test_clear_after_a_timeout_resumes_the_order(emulator, task):
     emulator.default_script = Script.by_hand("processing", "completed")
     with pytest.raises(ManxueTimeoutError) as caught:
         task.run(deferrable=False, timeout=60)
@@ -226,7 +229,7 @@ def test_timeout_leaves_the_order_to_a_clear(emulator, task):
     assert emulator.ledger.billed == 1
 
 
-def test_failure_in_the_triggerer_is_kept(emulator, task):
+def test_failure_in_the_triggerer_is_recorded(emulator, task):
     emulator.default_script = Script.by_hand("processing")
     operator = ManxueCreateVideoOperator(task_id="order", **ORDER)
     with pytest.raises(TaskDeferred) as deferred:
@@ -238,11 +241,11 @@ def test_failure_in_the_triggerer_is_kept(emulator, task):
     assert task.record["state"] == "failed"
 
 
-# --- a POST that fails ----------------------------------------------------------------------------------
+# --- a failed POST ----------------------------------------------------------------------------------
 
 
 UNKNOWN = {
-    "reset before it is acted upon": Response(reset="before"),
+    "reset before the order": Response(reset="before"),
     "reset after the body": Response(reset="after"),
     "read timeout": Response(hang=True),
     "error page": Response(body="<html>"),
@@ -253,7 +256,7 @@ UNKNOWN = {
 
 @pytest.mark.parametrize("name", UNKNOWN)
 @pytest.mark.parametrize("binds", [True, False])
-def test_unknown_order_is_sent_once_and_a_retry_is_not_made(emulator, boundaries, connect, name, binds):
+def test_unknown_order_is_sent_once_and_not_retried(emulator, boundaries, connect, name, binds):
     task = TaskInstance(boundaries, store=binds, retries=5)
     connect(request_timeout=1)
     emulator.respond_with(UNKNOWN[name], on="create")
@@ -262,7 +265,7 @@ def test_unknown_order_is_sent_once_and_a_retry_is_not_made(emulator, boundaries
     assert task.try_number == 1
     assert ("state-store/manxue_order" in str(caught.value)) is binds
     if binds:
-        # Should there be a retry or a clear all the same, it stops as well.
+        # A later retry or clear stops as well.
         for _ in range(2):
             with pytest.raises(ManxueOrderUnknownError, match="state-store/manxue_order"):
                 task.run()
@@ -273,7 +276,7 @@ def test_unknown_order_is_sent_once_and_a_retry_is_not_made(emulator, boundaries
 
 @pytest.mark.parametrize("binds", [True, False])
 @pytest.mark.parametrize("failure", ["name", "tls", "refused"])
-def test_order_that_never_left_may_be_retried_and_never_arrives(
+def test_unsent_order_is_retried_without_a_request(
     emulator, boundaries, connect, monkeypatch, failure, binds
 ):
     task = TaskInstance(boundaries, store=binds, retries=1)
@@ -293,7 +296,7 @@ def test_order_that_never_left_may_be_retried_and_never_arrives(
 
 @pytest.mark.parametrize("binds", [True, False])
 @pytest.mark.parametrize("status", [425, 429])
-def test_order_that_was_not_taken_is_retried_until_it_is_and_billed_once(emulator, boundaries, status, binds):
+def test_unaccepted_order_is_retried_and_billed_once(emulator, boundaries, status, binds):
     task = TaskInstance(boundaries, store=binds, retries=5)
     emulator.fail_next(9, Response(status=status), on="create")
     assert run_with_retries(task, order_timeout=200)["id"] == emulator.ledger.orders[0].id
@@ -301,7 +304,7 @@ def test_order_that_was_not_taken_is_retried_until_it_is_and_billed_once(emulato
     assert emulator.ledger.billed == 1
 
 
-def test_unknown_order_is_resolved_by_hand(emulator, task):
+def test_unknown_order_resumes_with_an_id_from_a_person(emulator, task):
     emulator.fail_next(1, Response.named("create_reset_after_order"), on="create")
     with pytest.raises(ManxueOrderUnknownError):
         task.run()
@@ -313,7 +316,7 @@ def test_unknown_order_is_resolved_by_hand(emulator, task):
     assert task.record["state"] == "done"
 
 
-def test_unknown_order_is_sent_anew_once_the_key_is_deleted(emulator, task):
+def test_deleted_record_allows_a_new_order(emulator, task):
     emulator.fail_next(1, Response(status=502), on="create")
     with pytest.raises(ManxueOrderUnknownError):
         task.run()
@@ -324,11 +327,11 @@ def test_unknown_order_is_sent_anew_once_the_key_is_deleted(emulator, task):
 
 
 @pytest.mark.parametrize(
-    ("answer", "error"),
+    ("response", "error"),
     [(Response(status=429), ManxueOrderTimeoutError), (Response(status=400), ManxueOrderRejectedError)],
 )
-def test_order_that_was_not_accepted_is_sent_again_by_the_next_try(emulator, task, answer, error):
-    emulator.respond_with(answer, on="create")
+def test_next_try_sends_an_unaccepted_order_again(emulator, task, response, error):
+    emulator.respond_with(response, on="create")
     with pytest.raises(error):
         task.run()
     assert task.record["state"] == "not_accepted"
@@ -339,7 +342,7 @@ def test_order_that_was_not_accepted_is_sent_again_by_the_next_try(emulator, tas
 # --- retry and clear ------------------------------------------------------------------------------------
 
 
-def test_retry_goes_on_with_a_delivered_order_and_a_clear_orders_anew(emulator, task):
+def test_retry_resumes_the_order_and_a_clear_orders_again(emulator, task):
     first = task.run()["id"]
     assert task.run()["id"] == first
     assert emulator.ledger.billed == 1
@@ -349,14 +352,14 @@ def test_retry_goes_on_with_a_delivered_order_and_a_clear_orders_anew(emulator, 
     assert emulator.ledger.billed == 2
 
 
-def test_retry_and_clear_without_waiting(emulator, task):
+def test_retry_without_waiting_resumes_the_order(emulator, task):
     first = task.run(wait_for_completion=False)
     assert task.run(wait_for_completion=False) == first
     task.clear()
     assert task.run(wait_for_completion=False) != first
 
 
-def test_clear_after_a_failed_video_orders_anew_also_another_prompt(emulator, task):
+def test_clear_after_a_failed_video_orders_again(emulator, task):
     emulator.default_script = Script.failing("too dark")
     with pytest.raises(ManxueVideoFailedError):
         task.run(deferrable=False)
@@ -368,20 +371,20 @@ def test_clear_after_a_failed_video_orders_anew_also_another_prompt(emulator, ta
     assert len(emulator.ledger.orders) == 2
 
 
-def test_other_request_stops_before_anything_is_sent(emulator, task, boundaries):
+def test_clear_with_a_changed_request_sends_nothing(emulator, task, boundaries):
     emulator.default_script = Script.by_hand("processing")
     with pytest.raises(ManxueTimeoutError):
         task.run(deferrable=False, timeout=60)
-    asked = len(emulator.requests)
+    sent = len(emulator.requests)
     task.clear()
     with pytest.raises(ManxueOrderMismatchError) as caught:
         task.run(prompt="a dog", duration=8)
     assert emulator.ledger.orders[0].id in str(caught.value)
     assert "duration, prompt changed" in str(caught.value)
-    assert len(emulator.requests) == asked
+    assert len(emulator.requests) == sent
 
 
-def test_stored_order_that_the_service_does_not_know_is_reported_like_an_unknown_one(emulator, task):
+def test_stored_id_unknown_to_the_service_is_reported(emulator, task):
     task.store.set(KEY, "proj_gone")
     with pytest.raises(ManxueOrderUnknownError, match=r"proj_gone.*HTTP 404.*state-store/manxue_order"):
         task.run(deferrable=False)
@@ -389,8 +392,8 @@ def test_stored_order_that_the_service_does_not_know_is_reported_like_an_unknown
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_no_kill_and_retry_buys_twice(emulator, boundaries, mode):
-    """The worker is killed at each boundary in turn, and Airflow tries again, with another kill or without."""
+def test_kill_and_retry_never_orders_twice(emulator, boundaries, mode):
+    """Kills the worker at each boundary. Airflow then retries the task."""
     TaskInstance(boundaries).run(**MODES[mode])
     moments = len(boundaries.passed)
     assert moments > 15
@@ -413,7 +416,8 @@ def test_no_kill_and_retry_buys_twice(emulator, boundaries, mode):
         assert emulator.ledger.billed <= billed + 1
 
 
-def test_no_kill_and_clear_buys_twice_until_the_work_was_done(emulator, boundaries):
+def test_kill_and_clear_orders_twice_only_after_done(emulator, boundaries):
+    """Kills the worker at each boundary. A person then clears the task."""
     TaskInstance(boundaries).run()
     for kill_at in range(len(boundaries.passed)):
         billed = emulator.ledger.billed
@@ -431,69 +435,72 @@ def test_no_kill_and_clear_buys_twice_until_the_work_was_done(emulator, boundari
         assert emulator.ledger.billed - billed <= 1 + done
 
 
-def test_clear_that_went_on_with_an_order_is_told_from_the_next_one(emulator, task, boundaries):
+def test_clear_that_resumed_differs_from_the_next_clear(emulator, task, boundaries):
     emulator.default_script = Script.by_hand("processing", "completed")
     with pytest.raises(ManxueTimeoutError):
         task.run(deferrable=False, timeout=60)
     emulator.set_status(emulator.ledger.orders[0].id, "completed")
     task.clear()
     first = task.run()["id"]
-    assert task.run()["id"] == first, "a retry after the clear goes on"
+    assert task.run()["id"] == first, "a retry after the clear resumes the order"
     task.clear()
     emulator.default_script = Script.polls("completed")
-    assert task.run()["id"] != first, "the next clear orders anew"
+    assert task.run()["id"] != first, "the next clear orders again"
 
 
-# --- a store that fails, or is not there ----------------------------------------------------------------
+# --- a failing or missing state store ----------------------------------------------------------------
 
 
-def test_nothing_is_sent_without_a_kept_intent(emulator, task):
+def test_failed_write_of_the_intent_sends_nothing(emulator, task):
+    """Without the record of the intent, a retry after a crash could order again."""
     task.store.broken = 1
     with pytest.raises(RuntimeError, match="the store is away"):
         task.run()
     assert not emulator.requests
 
 
-def test_keeping_the_id_is_tried_again(emulator, task, monkeypatch):
+def test_failed_write_of_the_id_is_retried(emulator, task, monkeypatch):
     real = ManxueHook.send_order
 
     def send(self, *args):
-        answer = real(self, *args)
+        response = real(self, *args)
         task.store.broken = 3
-        return answer
+        return response
 
     monkeypatch.setattr(ManxueHook, "send_order", send)
     task.run()
     assert task.record["state"] == "done"
 
 
-def test_paid_order_is_awaited_although_it_cannot_be_kept(emulator, task, monkeypatch):
+def test_order_is_awaited_if_its_id_cannot_be_stored(emulator, task, monkeypatch):
     real = ManxueHook.send_order
 
     def send(self, *args):
-        answer = real(self, *args)
+        response = real(self, *args)
         task.store.broken = 100
-        return answer
+        return response
 
     monkeypatch.setattr(ManxueHook, "send_order", send)
     assert task.run()["status"] == "completed"
     assert task.record["state"] == "intent"
 
 
-def test_durable_off_keeps_nothing_and_orders_anew(emulator, task):
+def test_durable_off_stores_nothing_and_orders_again(emulator, task):
     first = task.run(durable=False)["id"]
     assert task.run(durable=False)["id"] != first
     assert task.record is None
 
 
-def test_without_a_store_it_says_so_once_and_works(emulator, old, monkeypatch):
+def test_missing_store_is_logged_once(emulator, old, monkeypatch):
     log = Mock()
     monkeypatch.setattr(ManxueCreateVideoOperator, "log", log)
     assert old.run()["status"] == "completed"
     assert sum("no task state store" in call.args[0] for call in log.warning.call_args_list) == 1
 
 
-def test_without_a_store_an_error_after_the_order_is_not_retried(emulator, old, monkeypatch):
+def test_error_after_an_unstored_order_is_not_retried(emulator, old, monkeypatch):
+    """Below Airflow 3.3 there is no task state store, so a retry would order again."""
+
     def refuse(*args):
         raise ManxueAuthenticationError("the key was refused")
 
@@ -505,7 +512,9 @@ def test_without_a_store_an_error_after_the_order_is_not_retried(emulator, old, 
 
 
 @pytest.mark.parametrize("options", [{}, {"durable": False}])
-def test_with_a_store_or_without_durable_such_an_error_is_retried(task, monkeypatch, options):
+def test_error_after_a_stored_order_is_retried(task, monkeypatch, options):
+    """Also without ``durable``, since the author then accepts a second order."""
+
     def refuse(*args):
         raise ManxueAuthenticationError("the key was refused")
 
@@ -515,17 +524,17 @@ def test_with_a_store_or_without_durable_such_an_error_is_retried(task, monkeypa
     assert not isinstance(caught.value, AirflowFailException)
 
 
-def test_never_fail_skips_on_an_unknown_order(emulator, task):
+def test_never_fail_skips_an_unknown_order(emulator, task):
     emulator.respond_with(Response(status=502), on="create")
     with pytest.raises(AirflowSkipException, match="unknown"):
         task.run(never_fail=True)
 
 
-def test_every_error_of_an_order_is_one_of_ours():
+def test_order_errors_derive_from_manxue_error():
     assert issubclass(ManxueOrderError, ManxueError)
     assert issubclass(ManxueOrderNotAcceptedError, ManxueError)
 
 
-def test_execution_timeout_bounds_the_wait_as_in_the_sensor():
+def test_execution_timeout_bounds_the_wait():
     operator = ManxueCreateVideoOperator(task_id="order", **ORDER, execution_timeout=timedelta(seconds=5))
     assert operator._limits.wait_timeout == 5

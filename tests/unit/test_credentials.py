@@ -1,4 +1,4 @@
-"""Refused credentials: few requests try them again, for all waits of a connection together."""
+"""Probes of refused credentials, shared by all waits of a connection."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.virtual_time import run
 
 
 class Crowd:
-    """Many waits over one connection, which try again at once, whatever comes back."""
+    """Many waits of one connection that poll again immediately after each result."""
 
     def __init__(self, waits=20):
         self.limiter = AdaptiveRateLimiter(100.0, 1)
@@ -54,13 +54,13 @@ class Crowd:
         return self
 
 
-def test_refused_credentials_are_tried_five_times_in_all():
+def test_refused_credentials_are_probed_five_times():
     crowd = Crowd().run(590)
 
     assert crowd.sent_at == pytest.approx([0, 30, 60, 120, 300], abs=0.1)
 
 
-def test_nothing_is_sent_after_the_grace_period_but_rare_probes():
+def test_probes_are_rare_after_the_grace_period():
     crowd = Crowd().run(1250)
 
     assert crowd.sent_at[5:] == pytest.approx([600, 900, 1200], abs=2)
@@ -68,7 +68,7 @@ def test_nothing_is_sent_after_the_grace_period_but_rare_probes():
     assert len(set(crowd.since)) == 1
 
 
-def test_accepted_probe_lets_all_go_again():
+def test_accepted_probe_resumes_all_waits():
     crowd = Crowd()
 
     async def cure():
@@ -81,7 +81,7 @@ def test_accepted_probe_lets_all_go_again():
     assert len(crowd.sent_at) > 4 + 20
 
 
-def test_new_settings_end_the_pause_at_once():
+def test_new_settings_end_the_pause_immediately():
     crowd = Crowd()
 
     async def edit():
@@ -95,7 +95,7 @@ def test_new_settings_end_the_pause_at_once():
     assert len(crowd.sent_at) >= 20
 
 
-def test_refusal_after_accepted_ones_begins_a_new_grace_period():
+def test_later_refusal_starts_a_new_grace_period():
     crowd = Crowd(1)
 
     async def cure_and_break():
@@ -109,7 +109,7 @@ def test_refusal_after_accepted_ones_begins_a_new_grace_period():
     assert crowd.sent_at[-4:] == pytest.approx([51, 81, 111, 171], abs=0.1)
 
 
-def test_refusals_in_flight_together_count_as_one():
+def test_concurrent_refusals_count_as_one():
     async def main():
         limiter = AdaptiveRateLimiter(100.0, 10)
         credentials = CredentialProbes(limiter)

@@ -1,4 +1,4 @@
-"""The bounds that follow from a deadline."""
+"""Time limits that follow from the deadline of a wait."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ START = 1_800_000_000.0
 
 
 @pytest.mark.parametrize(("now", "begins"), [(0.0, 600.0), (900.0, 900.0)])
-def test_batch_on_a_worker_gets_a_round_and_the_overshoot(now, begins):
+def test_batch_on_worker_gets_one_round_and_overshoot(now, begins):
     latest = latest_on_worker(START + 600, START + now, round_time=100.0)
     assert latest == START + begins + 100 + MAX_OVERSHOOT
 
@@ -32,12 +32,12 @@ def test_batch_on_a_worker_gets_a_round_and_the_overshoot(now, begins):
 @pytest.mark.parametrize(
     ("reason", "ago"), [("Trigger timeout", 300.0), ("Trigger failure", 0.0), ("unknown", 0.0)]
 )
-def test_wait_that_airflow_timed_out_began_its_whole_time_ago(reason, ago):
+def test_latest_start_after_a_trigger_timeout(reason, ago):
     assert TimeLimits(600.0, 300.0).latest_start(START, reason) == START - ago
 
 
 @pytest.mark.parametrize("ends_at", [None, START + 5000])
-def test_trigger_of_a_worker_counts_from_its_deadline(ends_at):
+def test_deferred_trigger_gives_up_after_its_deadline(ends_at):
     times = PollTimes(START, START + 600, START + 30, resumed_at=START)
     arguments = WaitArguments(
         poke_interval=30.0,
@@ -50,7 +50,7 @@ def test_trigger_of_a_worker_counts_from_its_deadline(ends_at):
 
 
 @pytest.mark.parametrize("ends_at", [START + 1000, START + 5000])
-def test_trigger_without_a_worker_counts_from_the_end_that_airflow_sets(ends_at):
+def test_started_trigger_gives_up_before_airflow(ends_at):
     times = PollTimes(START, START + 600, START, resumed_at=START)
     assert WaitArguments(poke_interval=30.0).gives_up_at(times, ends_at) == ends_at - EVENT_MARGIN
 
@@ -64,7 +64,7 @@ def test_trigger_without_a_worker_counts_from_the_end_that_airflow_sets(ends_at)
     ],
     ids=["the event has time", "final polls are retried", "a late trigger polls once"],
 )
-def test_trigger_stops_before_airflow_but_polls_in_any_case(ends_at, resumed_at, latest):
+def test_trigger_stops_before_airflow_but_polls_once(ends_at, resumed_at, latest):
     assert latest_in_trigger(START + 600, START + ends_at, START + resumed_at) == START + latest
 
 
@@ -78,7 +78,7 @@ def test_trigger_stops_before_airflow_but_polls_in_any_case(ends_at, resumed_at,
         (900.0, 1000.0, 400.0 + FINAL_POLL_WINDOW + EVENT_MARGIN),
     ],
 )
-def test_execution_timeout_bounds_the_margin_of_the_deferral(execution_timeout, now, margin):
+def test_execution_timeout_bounds_the_defer_margin(execution_timeout, now, margin):
     limits = TimeLimits(600.0, execution_timeout)
     assert limits.defer_timeout_margin(START, START + 600, START + now) == margin
 
@@ -89,7 +89,7 @@ def test_execution_timeout_ends_the_task(waited, is_over):
 
 
 @pytest.mark.parametrize(("now", "left"), [(0.0, 2400.0), (700.0, 1700.0), (9000.0, EVENT_MARGIN)])
-def test_airflow_ends_a_deferral_after_the_margin(now, left):
+def test_airflow_timeout_includes_the_margin(now, left):
     assert airflow_timeout(START + 600, DEFER_TIMEOUT_MARGIN, START + now) == left
 
 

@@ -1,7 +1,7 @@
 """
-How late after its deadline a wait is decided, in virtual time, whatever the service does and however long it takes.
+Delay between the deadline of a wait and its end, in virtual time, for each behavior of the service.
 
-Everything that is shipped is real, up to the single request: the turns and the timeouts around it as well.
+Single requests are replaced. The rate limiter and all timeouts around them are real.
 """
 
 from __future__ import annotations
@@ -43,32 +43,35 @@ LATEST = {
     "single": FINAL_POLL_WINDOW + 3 * REQUEST_TIMEOUT,
     "batch": FINAL_POLL_WINDOW + 12 * REQUEST_TIMEOUT,
 }
-"""Seconds after the deadline in which a wait must be decided, unless the service wants a pause or refuses the key. The final
-polls of a batch share the connection's limits: there are three times as many as may be in flight."""
+"""
+Seconds from the deadline to the latest end of a wait, unless the service throttles or refuses the key.
+
+The final polls of a batch share the limits of the connection, which allow a third of them in flight.
+"""
 
 VIDEOS = [f"proj_{number}" for number in range(30)]
-"""More than the connection's limits let be asked for within a request's timeout."""
+"""More videos than the connection limits allow to poll within one request timeout."""
 
 PROCESSING = VideoTask("", TaskStatus.PROCESSING)
 WITHOUT_URL = VideoTask("", TaskStatus.COMPLETED)
 
-# What the service does after so many seconds: how long it takes, and what comes then.
+# Behaviour of the service: functions of the elapsed seconds that return delay and outcome of a request.
 SERVICES = {
-    "answers": lambda now: (0.1, PROCESSING),
+    "responds": lambda now: (0.1, PROCESSING),
     "is slow": lambda now: (0.99 * REQUEST_TIMEOUT, PROCESSING),
     "hangs": lambda now: (math.inf, None),
     "hangs after a while": lambda now: (0.1 if now < 30 else math.inf, PROCESSING),
     "hangs now and then": lambda now: (math.inf if now % 40 < 20 else 0.1, PROCESSING),
-    "refuses": lambda now: (0.0, ManxueTransientError("connection refused")),
-    "says 429": lambda now: (0.1, ManxueRateLimitError("HTTP 429")),
-    "says 429, a short pause": lambda now: (0.1, ManxueRateLimitError("HTTP 429", retry_after=7)),
-    "says 429, a long pause": lambda now: (0.1, ManxueRateLimitError("HTTP 429", retry_after=1e6)),
-    "says 429 now and then": lambda now: (
+    "refuses connections": lambda now: (0.0, ManxueTransientError("connection refused")),
+    "throttles": lambda now: (0.1, ManxueRateLimitError("HTTP 429")),
+    "throttles with a short Retry-After": lambda now: (0.1, ManxueRateLimitError("HTTP 429", retry_after=7)),
+    "throttles with a long Retry-After": lambda now: (0.1, ManxueRateLimitError("HTTP 429", retry_after=1e6)),
+    "throttles now and then": lambda now: (
         0.1,
         ManxueRateLimitError("HTTP 429", retry_after=60) if now % 50 > 30 else PROCESSING,
     ),
-    "knows no such id": lambda now: (0.1, ManxueRefusedError("HTTP 404")),
-    "has no URL": lambda now: (0.1, WITHOUT_URL),
+    "does not know the id": lambda now: (0.1, ManxueRefusedError("HTTP 404")),
+    "completes without a URL": lambda now: (0.1, WITHOUT_URL),
     "refuses the key in the end": lambda now: (
         2.0,
         ManxueAuthenticationError("401") if now > 60 else PROCESSING,
@@ -92,20 +95,20 @@ TIMEOUTS = {"single": (0, 3, 100, 400), "batch": (3, 100)}
 
 
 class SlowService:
-    """Answers in its own time, to a worker and to a triggerer."""
+    """Responds to a worker and to a triggerer, each time after a delay."""
 
     def __init__(self, clock):
         self.clock = clock
-        self.answer = SERVICES["answers"]
+        self.behavior = SERVICES["responds"]
 
     def exchange(self):
-        """Return how long a request takes, and what comes of it."""
-        takes, outcome = self.answer(self.clock.time() - START)
+        """Return the delay and the outcome of a request."""
+        takes, outcome = self.behavior(self.clock.time() - START)
         if takes > REQUEST_TIMEOUT:
-            return REQUEST_TIMEOUT, ManxueTransientError("no answer: timed out")
+            return REQUEST_TIMEOUT, ManxueTransientError("no response: timed out")
         return takes, outcome
 
-    def ask(self, video_task_id, side):
+    def poll(self, video_task_id, side):
         takes, outcome = self.exchange()
         self.clock.sleep(takes)
         return given(outcome)
@@ -143,7 +146,7 @@ async def open_endpoint(settings, present):
     return present or Endpoint(settings, session, headers={}, proxy=None, timeout=None)
 
 
-async def at_once(function, *arguments):
+async def in_this_thread(function, *arguments):
     return function(*arguments)
 
 
@@ -153,11 +156,11 @@ def service(clock):
 
 
 @pytest.fixture
-def world(monkeypatch, play, clock, service):
-    """A world in which requests take time: the limits and timeouts around them are the real ones."""
-    world = FakeAirflow(clock, service)
+def fake_airflow(monkeypatch, install_fakes, clock, service):
+    """The fake Airflow with slow requests. The rate limiter and the timeouts around them are real."""
+    fake_airflow = FakeAirflow(clock, service)
     shipped = [(async_client, "AsyncClient", AsyncClient), (trigger_module, "shared_client", shared_client)]
-    play(monkeypatch, world)
+    install_fakes(monkeypatch, fake_airflow)
     replaced = [
         (AsyncClient, "_query", lambda client, *arguments: service.query(client, *arguments)),
         (async_client, "_open_endpoint", open_endpoint),
@@ -166,42 +169,42 @@ def world(monkeypatch, play, clock, service):
         *((module, "time", clock) for module in (async_client, connection_cache, credentials)),
         (hook_module.ManxueHook, "settings", SETTINGS),
         (hook_module.ManxueHook, "read_settings", lambda hook: SETTINGS),
-        (asyncio, "to_thread", at_once),
+        (asyncio, "to_thread", in_this_thread),
         (random, "random", itertools.cycle([0.5, 0.0, 0.9, 0.2]).__next__),
     ]
     for module, name, value in shipped + replaced:
         monkeypatch.setattr(module, name, value)
-    return world
+    return fake_airflow
 
 
-def overshoot(kind, answer):
-    """Return the seconds after the deadline in which a wait is decided at the latest, as docs/engine.md has it."""
-    if answer.startswith("says 429"):
+def overshoot(kind, behavior):
+    """Return the seconds from the deadline to the latest end of a wait, as documented in docs/engine.md."""
+    if behavior.startswith("throttles"):
         # A batch polls through the limiter of the trigger for as long as Airflow's own timeout of the deferral allows.
         return LATEST[kind] + MAX_OVERSHOOT + (DEFER_TIMEOUT_MARGIN if kind == "batch" else 0.0)
-    if answer in {"has no URL", "refuses the key in the end"}:
+    if behavior in {"completes without a URL", "refuses the key in the end"}:
         return LATEST[kind] + GRACE_TIME
     return LATEST[kind]
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("answer", SERVICES)
-def test_wait_is_decided_soon_after_its_deadline(world, service, clock, mode, kind, answer):
+@pytest.mark.parametrize("behavior", SERVICES)
+def test_wait_ends_soon_after_its_deadline(fake_airflow, service, clock, mode, kind, behavior):
     if mode == "in the triggerer" and not CAN_START_AND_END:
         pytest.skip("this Airflow starts and ends tasks on workers only")
-    service.answer = SERVICES[answer]
+    service.behavior = SERVICES[behavior]
     for policy, timeout in itertools.product(POLICIES, TIMEOUTS[kind]):
         clock.now = START
-        world.fired_at, world.reschedules, world.ti.first_start = [], [], None
+        fake_airflow.fired_at, fake_airflow.reschedules, fake_airflow.ti.first_start = [], [], None
         with DAG("dag", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
             sensor = KINDS[kind](timeout=timeout, **policy, **MODES[mode])
         with pytest.raises(ManxueError) as raised:
-            world.run(sensor)
-        decided_after = (world.fired_at or [clock.now])[-1] - START
+            fake_airflow.run(sensor)
+        decided_after = (fake_airflow.fired_at or [clock.now])[-1] - START
         what = f"{policy}, timeout={timeout}: {raised.type.__name__} after {decided_after:g} s"
-        latest = timeout + overshoot(kind, answer)
-        assert all(at <= START + latest for at in world.reschedules), what
+        latest = timeout + overshoot(kind, behavior)
+        assert all(at <= START + latest for at in fake_airflow.reschedules), what
         assert decided_after <= latest, what
         if raised.type is ManxueTimeoutError:
             assert decided_after >= timeout, what

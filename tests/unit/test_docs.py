@@ -1,4 +1,4 @@
-"""Everything that the pages say in code: each block is run or at least parsed, each name in the text exists."""
+"""Code in the documentation: each block runs or at least parses, and each name in the text exists."""
 
 import ast
 import configparser
@@ -29,18 +29,18 @@ PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 MODULES = [
     importlib.import_module(module.name)
     for module in pkgutil.walk_packages(airflow_provider_manxue.__path__, "airflow_provider_manxue.")
-    # The form needs the web server of Airflow 2; the other one is a command.
+    # The form needs the web server of Airflow 2, and __main__ is a command.
     if not module.name.endswith(("._form", ".__main__"))
 ]
 
 DIRECTIVES = {"toctree", "eval-rst", "include", "literalinclude", "image", "figure"}
 SHELL = {"shell", "bash", "console"}
 PARSED_ONLY = {
-    "from dags.first_video import dag  # your Dag file": "a Dag of the reader's, and a metadata database",
+    "from dags.first_video import dag  # your Dag file": "needs a Dag of the reader and a metadata database",
 }
 
-NOT_PROMISED = {"video_link_xcom"}
-"""Names without an underscore that serve the package only."""
+INTERNAL = {"video_link_xcom"}
+"""Names without an underscore that only the package uses."""
 
 
 def blocks(*languages):
@@ -65,19 +65,19 @@ def all_languages():
 
 
 def commands(code):
-    """Return a shell block without the prompt and the output of a console."""
+    """Return the commands of a shell block, without prompts and output."""
     lines = code.splitlines()
     typed = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
     return "\n".join(typed or lines)
 
 
 def code_in(page):
-    """Return everything on a page that is set as code, in blocks and within sentences."""
+    """Return all code on a page, in blocks and in sentences."""
     found = re.findall(r"^```.*\n((?:.*\n)*?)^```$|`([^`\n]+)`", page.read_text(), re.MULTILINE)
     return "\n".join(block or words for block, words in found)
 
 
-def test_no_block_is_in_a_language_that_nothing_checks():
+def test_each_block_language_is_checked():
     assert {
         (page, name)
         for page, name in all_languages()
@@ -92,8 +92,8 @@ def readers_dag():
 
 
 @pytest.fixture
-def readers_world(readers_dag, manxue_emulator):
-    """The names that blocks take for granted, with an emulator that has taken one order."""
+def namespace(readers_dag, manxue_emulator):
+    """The names that blocks use without a definition, with an emulator that has accepted one order."""
     ManxueHook().create_video(prompt="A lighthouse", model="sd2_manxue_720p")
 
     def run_my_dag(video_task_id):
@@ -101,7 +101,7 @@ def readers_world(readers_dag, manxue_emulator):
             pass
 
     return {
-        "__name__": "readers_world",
+        "__name__": "namespace",
         "os": types.SimpleNamespace(environ={}),
         "emulator": manxue_emulator,
         "manxue_emulator": manxue_emulator,
@@ -115,20 +115,20 @@ def readers_world(readers_dag, manxue_emulator):
 
 
 @pytest.mark.parametrize(("page", "code"), blocks("python"))
-def test_python_blocks_run(page, code, readers_world):
-    code = code.replace("http://127.0.0.1:8765", readers_world["emulator"].url)
+def test_python_blocks_run(page, code, namespace):
+    code = code.replace("http://127.0.0.1:8765", namespace["emulator"].url)
     compiled = compile(code, page.name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
     if code.splitlines()[0] in PARSED_ONLY:
         return
-    known = set(readers_world)
+    known = set(namespace)
 
-    exec(compiled, readers_world)
+    exec(compiled, namespace)
 
-    for name in set(readers_world) - known:
+    for name in set(namespace) - known:
         if name.startswith("test_"):
             with testing.Emulator() as emulator, pytest.MonkeyPatch.context() as patch:
                 patch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", emulator.airflow_connection_json())
-                readers_world[name](emulator)
+                namespace[name](emulator)
 
 
 @pytest.mark.parametrize(("page", "code"), blocks("json"))
@@ -137,7 +137,7 @@ def test_json_blocks_parse(page, code):
 
 
 @pytest.mark.parametrize(("page", "code"), blocks("ini"))
-def test_settings_parse(page, code):
+def test_ini_blocks_parse(page, code):
     parser = configparser.ConfigParser()
     parser.read_string(code)
 
@@ -161,20 +161,20 @@ def test_each_make_target_exists(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_each_module_that_is_run_exists(page):
+def test_each_module_in_a_command_exists(page):
     named = re.findall(r"python3? -m ([\w.]+)", code_in(page))
 
     assert [name for name in named if importlib.util.find_spec(name) is None] == []
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_each_dotted_name_leads_somewhere(page):
+def test_each_dotted_name_resolves(page):
     for name in set(re.findall(r"airflow_provider_manxue(?:\.\w+)+", page.read_text())):
         pkgutil.resolve_name(name)
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_each_class_that_is_named_exists(page):
+def test_each_named_class_exists(page):
     classes = {name for module in MODULES for name in vars(module)}
 
     assert set(re.findall(r"\bManxue[A-Z]\w+", page.read_text())) <= classes
@@ -187,7 +187,7 @@ def anchors(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_each_local_link_leads_somewhere(page):
+def test_each_local_link_resolves(page):
     for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text()):
         path, _, anchor = target.partition("#")
         linked = page.parent / path if path else page
@@ -196,7 +196,7 @@ def test_each_local_link_leads_somewhere(page):
 
 
 def public_modules():
-    """Return the modules that Airflow is told of, and the errors."""
+    """Return the modules in the provider info, and that of the errors."""
     info = get_provider_info()
     groups = (info[kind] for kind in ("hooks", "operators", "sensors", "triggers"))
     return [
@@ -209,7 +209,7 @@ def public_modules():
 
 @pytest.mark.parametrize("module", public_modules())
 def test_each_public_name_is_in_the_api_reference(module):
-    """What ``automodule`` shows: every member with a docstring, or those that are listed."""
+    """``automodule`` shows each member that has a docstring, or the listed ones."""
     text = (ROOT / "docs/api.md").read_text()
     shown = re.search(rf"automodule:: {re.escape(module)}\n(?:   :members: (.*)\n)?", text)
     public = {
@@ -222,10 +222,10 @@ def test_each_public_name_is_in_the_api_reference(module):
 
     assert shown, f"{module} is missing in docs/api.md"
     listed = set(shown[1].split(", ")) if shown[1] else public
-    assert listed == public - NOT_PROMISED
+    assert listed == public - INTERNAL
 
 
-def test_each_public_name_of_the_emulator_is_in_its_reference():
+def test_each_emulator_name_is_in_its_reference():
     text = (ROOT / "docs/api-emulator.md").read_text()
 
     assert set(re.findall(r"^\.\. (?:auto\w+|py:data):: (?:.*\.)?(\w+)$", text, re.MULTILINE)) - {
@@ -233,5 +233,5 @@ def test_each_public_name_of_the_emulator_is_in_its_reference():
     } == set(testing.__all__)
 
 
-def test_no_page_names_a_path_of_the_machine_it_was_written_on():
+def test_no_page_contains_a_local_path():
     assert [page.name for page in PAGES if f"{ROOT}/" in page.read_text()] == []

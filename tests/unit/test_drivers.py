@@ -1,4 +1,4 @@
-"""The drivers of the polling engine, in virtual time: they send what is due, and leave nothing behind."""
+"""Drivers of the polling engine, in virtual time."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Log:
 
 
 class Client:
-    """Stands in for the async client: responds after a moment, as a function of id and seconds says."""
+    """Stands in for the async client. Responds after a delay with what a function of id and elapsed seconds returns."""
 
     def __init__(self, clock, respond, rate=10.0, takes=0.1):
         self.clock, self.respond, self.takes = clock, respond, takes
@@ -105,7 +105,7 @@ def driver_of(poller, client, task="task", log=None, **options):
 
 
 def drive(virtual, clock, poller, respond, *, rate=10.0, **options):
-    """Drive a poller to its end; return its client."""
+    """Drive a poller to its end. Return its client."""
 
     async def main():
         client = Client(clock, respond, rate)
@@ -124,7 +124,7 @@ def test_wait_is_polled_until_it_ends(virtual, clock):
     assert poller.outcomes == {"v": READY}
 
 
-def test_small_task_is_polled_beside_a_large_one(virtual, clock):
+def test_small_task_is_not_starved_by_a_large_one(virtual, clock):
     async def main():
         client = Client(clock, lambda video, now: READY if now > 20 else PROCESSING)
         large = poller_of(*(f"v{number}" for number in range(1000)), interval=10.0)
@@ -141,14 +141,14 @@ def test_small_task_is_polled_beside_a_large_one(virtual, clock):
     assert virtual(main) == pytest.approx([5, 15, 25], abs=2)
 
 
-def test_queued_polls_become_final_ones_at_the_deadline(virtual, clock):
+def test_queued_polls_become_final_at_the_deadline(virtual, clock):
     poller = poller_of(*(f"v{number}" for number in range(500)), timeout=10)
     client = drive(virtual, clock, poller, lambda video, now: READY)
     assert {type(outcome) for outcome in poller.outcomes.values()} == {VideoTask}
     assert len(client.sent) == 500
 
 
-def test_promoted_polls_overtake_regular_ones(virtual, clock):
+def test_final_polls_get_half_of_the_grants(virtual, clock):
     async def main():
         client = Client(clock, lambda video, now: READY)
         regular = poller_of(*(f"r{number}" for number in range(400)))
@@ -158,11 +158,11 @@ def test_promoted_polls_overtake_regular_ones(virtual, clock):
         return [video[0] for at, video in client.sent if at > 11]
 
     videos = virtual(main)
-    # Half of the grants, and of the other half those are left in line.
+    # Regular polls get the remaining half.
     assert videos[:100].count("f") == 50
 
 
-def test_wait_is_given_up_when_no_time_is_left(virtual, clock):
+def test_wait_gives_up_at_its_limit(virtual, clock):
     poller = poller_of("a", "b", timeout=10)
     respond = lambda video, now: READY if video == "a" else ManxueRateLimitError("HTTP 429", 900.0)  # noqa: E731
     drive(virtual, clock, poller, respond, give_up_at=START + 60)
@@ -173,7 +173,7 @@ def test_wait_is_given_up_when_no_time_is_left(virtual, clock):
     assert poller.not_polled == {"b"}
 
 
-def test_look_up_that_hangs_does_not_outlive_the_bound(virtual, clock):
+def test_hanging_lookup_ends_at_the_limit(virtual, clock):
     poller = poller_of(timeout=10)
 
     async def main():
@@ -185,7 +185,7 @@ def test_look_up_that_hangs_does_not_outlive_the_bound(virtual, clock):
     assert clock.elapsed == pytest.approx(60)
 
 
-def test_missing_connection_is_looked_up_again(virtual, clock):
+def test_missing_connection_is_retried(virtual, clock):
     poller = poller_of()
 
     async def main():
@@ -198,7 +198,7 @@ def test_missing_connection_is_looked_up_again(virtual, clock):
     assert [at for at, _ in virtual(main)] == [12]
 
 
-def test_worker_leaves_when_the_limiter_is_paused_beyond_its_pass(virtual, clock):
+def test_worker_pass_ends_if_the_limiter_pauses_longer(virtual, clock):
     ids = [f"v{number}" for number in range(50)]
     poller = poller_of(*ids, quick_retries=True)
     respond = lambda video, now: ManxueRateLimitError("HTTP 429", 900.0) if video == "v9" else READY  # noqa: E731
@@ -210,7 +210,7 @@ def test_worker_leaves_when_the_limiter_is_paused_beyond_its_pass(virtual, clock
     assert len(poller.outcomes) >= 9
 
 
-def test_worker_leaves_without_usable_responses(virtual, clock):
+def test_worker_pass_ends_without_usable_responses(virtual, clock):
     poller = poller_of(quick_retries=True)
     respond = lambda video, now: ManxueTransientError("HTTP 503")  # noqa: E731
     drive(virtual, clock, poller, respond, worker_pass=WorkerPass(START, 1, 10.0))
@@ -219,7 +219,8 @@ def test_worker_leaves_without_usable_responses(virtual, clock):
     assert poller.remaining == ["v"]
 
 
-def test_unexpected_error_is_logged_once_without_its_message(virtual, clock):
+def test_unexpected_error_is_logged_without_its_message(virtual, clock):
+    """Its message may hold a secret."""
     poller, log = poller_of(), Log()
     respond = lambda video, now: READY if now > 200 else KeyError("Bearer secret")  # noqa: E731
     drive(virtual, clock, poller, respond, log=log)
@@ -239,7 +240,7 @@ def test_error_in_the_engine_ends_the_wait(virtual, clock, monkeypatch):
         drive(virtual, clock, poller, lambda video, now: READY)
 
 
-def test_log_context_of_another_wait_is_not_used(virtual, clock):
+def test_each_wait_polls_in_its_own_log_context(virtual, clock):
     async def wait(client, name, ids):
         task_log.set(name)
         log = Log()
@@ -261,7 +262,7 @@ def test_log_context_of_another_wait_is_not_used(virtual, clock):
 
 
 @pytest.mark.parametrize("turns", range(12))
-def test_cancelled_wait_leaves_nothing_behind(virtual, clock, turns):
+def test_cancelled_wait_sends_nothing_more(virtual, clock, turns):
     async def main():
         client = Client(clock, lambda video, now: PROCESSING)
         poller = poller_of(*(f"v{number}" for number in range(500)), timeout=10)
@@ -279,7 +280,7 @@ def test_cancelled_wait_leaves_nothing_behind(virtual, clock, turns):
     virtual(main)
 
 
-def test_wait_cancelled_during_its_promotion_sends_nothing_more(virtual, clock):
+def test_wait_cancelled_at_its_deadline_sends_nothing_more(virtual, clock):
     async def main():
         client = Client(clock, lambda video, now: PROCESSING)
         poller = poller_of(*(f"v{number}" for number in range(900)), timeout=10)
@@ -299,7 +300,7 @@ def test_wait_cancelled_during_its_promotion_sends_nothing_more(virtual, clock):
 
 @pytest.fixture
 def block(monkeypatch, clock):
-    """Drive a poller with the blocking driver; return its polls and its log."""
+    """Return a function that drives a poller with the blocking driver and returns its polls and log lines."""
     monkeypatch.setattr(drivers, "time", clock)
 
     def run(poller, respond, worker_pass=None):
@@ -318,14 +319,14 @@ def block(monkeypatch, clock):
     return run
 
 
-def test_blocking_driver_polls_until_the_end(block):
+def test_blocking_driver_polls_until_completion(block):
     polls, lines = block(poller_of(), lambda now: READY if now > 50 else PROCESSING)
 
     assert polls == [0, 30, 60]
     assert [text.partition(" (")[0] for _, text in lines] == ["Video v: processing", "Video v: completed"]
 
 
-def test_blocking_driver_leaves_when_its_pass_is_over(block):
+def test_blocking_driver_stops_at_the_end_of_its_pass(block):
     poller = poller_of()
     polls, _ = block(poller, lambda now: PROCESSING, WorkerPass(START, 1, 1.0))
 
@@ -333,7 +334,7 @@ def test_blocking_driver_leaves_when_its_pass_is_over(block):
     assert poller.resumes_at == START + 30
 
 
-def test_blocking_driver_outlives_unexpected_errors(block):
+def test_blocking_driver_survives_unexpected_errors(block):
     polls, lines = block(poller_of(), lambda now: READY if now > 50 else KeyError("Bearer secret"))
 
     assert polls[-1] > 50
@@ -341,6 +342,6 @@ def test_blocking_driver_outlives_unexpected_errors(block):
     assert "secret" not in str(lines)
 
 
-def test_blocking_driver_lets_interrupts_pass(block):
+def test_blocking_driver_raises_interrupts(block):
     with pytest.raises(KeyboardInterrupt):
         block(poller_of(), lambda now: KeyboardInterrupt())

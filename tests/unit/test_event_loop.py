@@ -1,4 +1,4 @@
-"""The triggerer's event loop is never blocked, from the import of the trigger to the last socket."""
+"""Blocking calls on the event loop of the triggerer: none, from the import of the trigger to the last socket."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from airflow.providers.common.compat.connection import get_async_connection
 from blockbuster import blockbuster_ctx
 
 async def main():
-    # Airflow's own look-up, here in the environment, is not what is tested.
+    # Airflow's own look-up may block. It is not tested here.
     await get_async_connection("manxue_default")
     with blockbuster_ctx() as detector:
         for name, function in detector.functions.items():
-            if name.startswith("io."):  # where a log goes is Airflow's affair
+            if name.startswith("io."):  # Airflow configures the log output
                 function.can_block_in("structlog/_output.py", {"msg"}).can_block_in("logging/__init__.py", {"emit", "flush"})
         known = set(sys.modules)
         from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
@@ -40,26 +40,26 @@ asyncio.run(main())
 BY_TRIGGER = """
 async def wait(trigger, client, video):
     now = time.time()
-    one = trigger(
+    waiting = trigger(
         video_task_id=video, manxue_conn_id="manxue_default", poke_interval=1.0,
         started_at=now, deadline=now + 10, first_poll_at=now,
     )
-    events = [event.payload async for event in one.run()]
+    events = [event.payload async for event in waiting.run()]
     return events[0]["status"], len(events)
 """
 
 BY_CLIENT = """
 async def wait(trigger, client, video):
-    async with client() as one:
-        one.prepare("manxue_default")
-        await one.limiter("manxue_default")
-        tasks = [await one.get_video_task("manxue_default", video) for _ in range(2)]
+    async with client() as shared:
+        shared.prepare("manxue_default")
+        await shared.limiter("manxue_default")
+        tasks = [await shared.get_video_task("manxue_default", video) for _ in range(2)]
     return tasks[-1].status.value, 1
 """
 
 
 @pytest.mark.parametrize("wait", [BY_TRIGGER, BY_CLIENT], ids=["trigger", "client"])
-def test_no_blocking_call_is_made_on_it(wait):
+def test_wait_never_blocks_the_event_loop(wait):
     with Emulator(tls=True) as emulator:
         video = emulator.add_task(script=Script.polls("processing", "completed"))
         connection = json.loads(emulator.airflow_connection_json())

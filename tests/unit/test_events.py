@@ -1,4 +1,4 @@
-"""What a trigger hands over to a worker, and what a worker makes of it."""
+"""Events that a trigger sends to a worker."""
 
 import json
 
@@ -55,11 +55,12 @@ def through_database(event):
     return json.loads(json.dumps(event))
 
 
-def test_a_completed_wait_is_read_as_no_error():
+def test_completed_event_parses_to_no_error():
     assert parse_event(through_database(completed_event("proj_1", "completed, 5 s long"))) is None
 
 
-def test_the_events_hold_these_fields_and_no_others():
+def test_events_have_exactly_these_fields():
+    """Events outlive an upgrade, so a changed field breaks running waits."""
     assert completed_event("proj_1", "completed") == {
         "version": 1,
         "status": "completed",
@@ -75,12 +76,12 @@ def test_the_events_hold_these_fields_and_no_others():
     assert error_event("proj_1", ManxueTimeoutError("too late"))["final_poll"] is True
 
 
-def test_the_last_answer_may_be_unknown():
+def test_completed_event_may_lack_the_last_status():
     assert completed_event("proj_1")["last_answer"] == ""
 
 
 @pytest.mark.parametrize("kind", LASTING)
-def test_each_error_that_ends_a_wait_arrives_as_what_it_was(kind):
+def test_lasting_error_survives_the_database(kind):
     arrived = parse_event(through_database(error_event("proj_1", kind("why it ended"))))
 
     assert type(arrived) is kind
@@ -88,7 +89,7 @@ def test_each_error_that_ends_a_wait_arrives_as_what_it_was(kind):
 
 
 @pytest.mark.parametrize("kind", LASTING)
-def test_each_error_has_a_status_of_its_own(kind):
+def test_each_lasting_error_has_its_own_status(kind):
     statuses = [error_event("p", other("x"))["status"] for other in LASTING]
 
     assert statuses.count(error_event("p", kind("x"))["status"]) == 1
@@ -96,7 +97,7 @@ def test_each_error_has_a_status_of_its_own(kind):
 
 
 @pytest.mark.parametrize("kind", PASSING)
-def test_an_error_that_never_ends_a_wait_arrives_as_a_plain_one(kind):
+def test_transient_error_becomes_a_plain_error(kind):
     arrived = parse_event(through_database(error_event("proj_1", kind("HTTP 503", 5.0))))
 
     assert type(arrived) is ManxueError
@@ -104,7 +105,7 @@ def test_an_error_that_never_ends_a_wait_arrives_as_a_plain_one(kind):
 
 
 @pytest.mark.parametrize("message", [None, ""])
-def test_an_error_without_words_still_says_something(message):
+def test_error_without_message_names_its_status(message):
     arrived = parse_event({"version": 1, "status": "refused", "message": message})
 
     assert type(arrived) is exceptions.ManxueRefusedError
@@ -139,28 +140,28 @@ NOT_UNDERSTOOD = [
 
 
 @pytest.mark.parametrize("event", NOT_UNDERSTOOD)
-def test_an_event_that_is_not_understood_is_an_error_and_never_a_success(event):
+def test_unknown_event_is_an_error(event):
     error = parse_event(event)
 
     assert type(error) is ManxueError
     assert f"does not understand: {event!r}. Clear the task" in str(error)
 
 
-def test_an_event_that_is_not_understood_is_shown_within_bounds():
+def test_unknown_event_is_quoted_within_bounds():
     error = parse_event({"version": 99, "status": "x" * 100_000})
 
     assert "99" in str(error)
     assert len(str(error)) < 1000
 
 
-def test_the_version_is_the_one_that_is_written():
+def test_events_carry_the_current_version():
     assert completed_event("p")["version"] == error_event("p", ManxueError("x"))["version"] == events.VERSION
 
 
 # --- a wait that begins in the triggerer ---------------------------------------------------------------
 
 
-def test_a_worker_is_told_to_begin_and_why():
+def test_begin_event_holds_the_reason():
     event = through_database(begin_event("no such XCom"))
 
     assert is_begin_event(event)
@@ -169,7 +170,7 @@ def test_a_worker_is_told_to_begin_and_why():
 
 
 @pytest.mark.parametrize("event", [*NOT_UNDERSTOOD, {"version": 2, "status": "begin"}])
-def test_nothing_else_tells_a_worker_to_begin(event):
+def test_other_events_are_not_begin_events(event):
     assert not is_begin_event(event)
 
 
@@ -181,7 +182,8 @@ def test_nothing_else_tells_a_worker_to_begin(event):
         lambda start: batch_event([], {}, started_at=start),
     ],
 )
-def test_the_event_says_when_the_wait_began_if_the_worker_does_not_know(event_of):
+def test_event_may_hold_the_start_of_the_wait(event_of):
+    """A worker does not know the start of a wait that began in the triggerer."""
     for start in (0.0, 0.5, 1_800_000_000.5):
         assert start_of(through_database(event_of(start))) == start
     assert start_of(event_of(None)) is None
@@ -199,26 +201,26 @@ def test_the_event_says_when_the_wait_began_if_the_worker_does_not_know(event_of
         {"started_at": 1e11},
     ],
 )
-def test_the_beginning_may_be_unknown(event):
+def test_bad_start_is_ignored(event):
     assert start_of(event) is None
 
 
 # --- the event of a batch -------------------------------------------------------------------------------
 
 
-def test_an_event_of_a_batch_that_is_not_understood_is_shown():
+def test_unknown_batch_event_is_quoted():
     for event in ({"version": 1, "status": "ended", "errors": [7]}, {"version": 9, "status": "ended"}):
         with pytest.raises(ManxueError, match=r"does not understand: \{'version'"):
             parse_batch_event(event, ["p"])
 
 
-def test_a_completed_wait_is_no_event_of_a_batch():
+def test_completed_event_is_not_a_batch_event():
     with pytest.raises(ManxueError, match=r"does not understand: \{'version': 1, 'status': 'completed'"):
         parse_batch_event(completed_event("p"), ["p"])
 
 
 @pytest.mark.parametrize("described", ["failed", 7, {}, {"status": "ended"}])
-def test_an_error_of_a_batch_that_is_not_understood_is_one_all_the_same(described):
+def test_unknown_error_of_a_batch_is_an_error(described):
     states = parse_batch_event({"version": 1, "status": "ended", "errors": {"p": described}}, ["p"])
 
     assert type(states.errors["p"]) is ManxueError
@@ -226,7 +228,7 @@ def test_an_error_of_a_batch_that_is_not_understood_is_one_all_the_same(describe
     assert not states.to_read
 
 
-def test_a_batch_of_which_the_old_form_does_not_say_how_one_timed_out_is_polled():
+def test_timeout_of_version_0_1_0_is_polled_again():
     """Version 0.1.0 made no final poll."""
     errors = {
         "late": {"status": "timeout", "message": "too late"},
@@ -239,19 +241,19 @@ def test_a_batch_of_which_the_old_form_does_not_say_how_one_timed_out_is_polled(
     assert str(states.errors["bad"]) == "no"
 
 
-def test_timeout_of_a_whole_batch_without_a_final_poll_is_polled():
+def test_batch_timeout_without_final_poll_is_polled():
     event = error_event("", ManxueTimeoutError("too late"), final_poll=False)
 
     assert parse_batch_event(event, ["a", "b"]).to_poll == ["a", "b"]
 
 
 @pytest.mark.parametrize("kind", [exceptions.ManxueAuthenticationError, ManxueTimeoutError])
-def test_error_of_a_whole_batch_is_raised(kind):
+def test_batch_error_is_raised(kind):
     with pytest.raises(kind, match=r"^why it ended$"):
         parse_batch_event(error_event("", kind("why it ended")), ["a", "b"])
 
 
-def test_event_of_a_batch_holds_these_fields_and_no_others():
+def test_batch_event_has_exactly_these_fields():
     outcomes = {
         "a": VideoTask("a", TaskStatus.COMPLETED),
         "b": ManxueVideoFailedError("The service could not generate the video 'b': no."),
@@ -272,7 +274,7 @@ def test_event_of_a_batch_holds_these_fields_and_no_others():
     }
 
 
-def test_each_video_of_a_batch_arrives_with_its_state():
+def test_batch_event_restores_each_state():
     outcomes = {
         "done": VideoTask("done", TaskStatus.COMPLETED),
         "bad": ManxueVideoFailedError("The service could not generate the video 'bad': no."),
@@ -289,7 +291,7 @@ def test_each_video_of_a_batch_arrives_with_its_state():
 
 
 @pytest.mark.parametrize("ids", [["a", "c"], ["b", "a"], ["a"], []])
-def test_a_batch_of_other_ids_is_polled_as_a_whole(ids):
+def test_batch_event_of_other_ids_is_ignored(ids):
     outcomes = dict.fromkeys("ab", ManxueVideoFailedError("no"))
     states = parse_batch_event(batch_event(["a", "b"], outcomes), ids)
 
@@ -297,14 +299,14 @@ def test_a_batch_of_other_ids_is_polled_as_a_whole(ids):
 
 
 @pytest.mark.parametrize("lost", ["states", "table"])
-def test_a_batch_without_states_is_not_understood(lost):
+def test_batch_event_without_states_is_an_error(lost):
     event = batch_event(["a"], {"a": ManxueVideoFailedError("no")})
 
     with pytest.raises(ManxueError, match=r"does not understand: \{'version'"):
         parse_batch_event({**event, lost: None}, ["a"])
 
 
-def test_error_of_an_unknown_kind_in_a_batch_is_shown():
+def test_unknown_error_kind_in_a_batch_is_quoted():
     event = batch_event(["a"], {"a": ManxueVideoFailedError("no")})
     states = parse_batch_event({**event, "table": {"a": ["strange", "no"]}}, ["a"])
 
@@ -312,7 +314,7 @@ def test_error_of_an_unknown_kind_in_a_batch_is_shown():
 
 
 @pytest.mark.parametrize("entry", [None, "failed", ["failed"], ["failed", None], ["failed", "no", "more"]])
-def test_a_state_that_is_not_understood_is_polled(entry):
+def test_unknown_state_is_polled(entry):
     event = batch_event(["a"], {"a": ManxueVideoFailedError("no")})
     [code] = event["table"]
 
@@ -321,7 +323,7 @@ def test_a_state_that_is_not_understood_is_polled(entry):
 
 @pytest.mark.parametrize("words", ["no", "x" * 10_000, "\N{SNOWMAN}" * 10_000])
 @pytest.mark.parametrize("kind", [ManxueVideoFailedError, exceptions.ManxueRefusedError])
-def test_ten_thousand_reasons_fit_into_64_kib(words, kind):
+def test_10000_reasons_fit_into_64_kib(words, kind):
     ids = [f"proj_{number}" for number in range(10_000)]
     event = batch_event(ids, {video: kind(f"{number}: {words}") for number, video in enumerate(ids)})
 
@@ -330,7 +332,7 @@ def test_ten_thousand_reasons_fit_into_64_kib(words, kind):
     assert len(states.errors) + len(states.to_read) + len(states.to_poll) == 10_000
 
 
-def test_a_long_reason_of_a_failure_is_read_again():
+def test_long_failure_reason_is_fetched_again():
     reasons = {"a": "x" * events.MAX_REASON, "b": "x" * (events.MAX_REASON + 1)}
     outcomes = {"done": VideoTask("done", TaskStatus.COMPLETED)}
     outcomes |= {video: ManxueVideoFailedError(reason) for video, reason in reasons.items()}
@@ -340,13 +342,13 @@ def test_a_long_reason_of_a_failure_is_read_again():
     assert str(states.errors["a"]) == reasons["a"]
 
 
-def test_a_long_reason_of_another_error_is_cut():
+def test_long_error_reason_is_truncated():
     event = batch_event(["a"], {"a": exceptions.ManxueRefusedError("x" * 3 * events.MAX_REASON)})
 
     assert str(parse_batch_event(event, ["a"]).errors["a"]) == "x" * 2 * events.MAX_REASON
 
 
-def test_states_beyond_the_table_are_polled():
+def test_states_beyond_the_table_limit_are_polled():
     ids = [f"proj_{number}" for number in range(100)]
     event = batch_event(ids, {video: ManxueVideoFailedError(f"reason of {video}") for video in ids})
     states = parse_batch_event(event, ids)
@@ -357,7 +359,7 @@ def test_states_beyond_the_table_are_polled():
     assert states.to_poll == ids[61:]
 
 
-def test_states_that_fill_the_table_are_kept(monkeypatch):
+def test_states_at_the_table_limit_are_parsed(monkeypatch):
     outcomes = {"a": ManxueVideoFailedError("no")}
     size = len('["failed", "no"]')
     for limit, to_poll in ((size, []), (size - 1, ["a"])):
@@ -369,7 +371,7 @@ def test_states_that_fill_the_table_are_kept(monkeypatch):
 
 
 @pytest.mark.parametrize("final_poll", [True, False])
-def test_a_timeout_says_whether_a_final_poll_decided_it(final_poll):
+def test_timeout_event_records_the_final_poll(final_poll):
     event = through_database(error_event("p", ManxueTimeoutError("late"), final_poll=final_poll))
 
     assert event["final_poll"] is final_poll
@@ -377,16 +379,16 @@ def test_a_timeout_says_whether_a_final_poll_decided_it(final_poll):
 
 
 @pytest.mark.parametrize("said", [{}, {"final_poll": None}, {"final_poll": 1}, {"final_poll": "true"}])
-def test_a_timeout_that_does_not_say_so_is_decided_by_the_worker(said):
+def test_timeout_without_the_field_needs_a_final_poll(said):
     assert needs_final_poll({"version": 1, "status": "timeout", "message": "late", **said})
 
 
 @pytest.mark.parametrize("event", [*NOT_UNDERSTOOD, completed_event("p"), error_event("p", ManxueError("x"))])
-def test_no_other_event_needs_a_final_poll(event):
+def test_other_events_need_no_final_poll(event):
     assert not needs_final_poll(event)
 
 
-def test_a_wait_that_has_worked_says_so():
+def test_event_records_whether_the_key_has_worked():
     refused = exceptions.ManxueAuthenticationError("401")
     outcomes = {"p": refused}
 
@@ -397,7 +399,7 @@ def test_a_wait_that_has_worked_says_so():
 
 
 @pytest.mark.parametrize("event", [None, [], "completed", {}, {"has_worked": "yes"}, begin_event("x")])
-def test_no_other_event_says_that_a_wait_has_worked(event):
+def test_other_events_record_no_working_key(event):
     assert not worked_before(event)
 
 
@@ -408,7 +410,7 @@ def test_described_error_is_restored(kind):
     assert (type(restored), str(restored)) == (kind, "why it ended")
 
 
-def test_described_error_of_an_unknown_kind_is_shown():
+def test_described_error_of_unknown_kind_is_quoted():
     assert "does not understand: ['strange', 'no']." in str(restore_error(["strange", "no"]))
 
 
@@ -420,11 +422,11 @@ def test_each_error_is_an_airflow_exception(kind):
     assert issubclass(kind, AirflowException)
 
 
-def test_airflow_does_not_retry_what_a_retry_cannot_cure():
+def test_permanent_errors_are_not_retried():
     without_retry = {kind for kind in LASTING if issubclass(kind, AirflowFailException)}
 
     assert without_retry == {ManxueVideoFailedError, ManxueMediaTypeError, ManxueInputError}
 
 
-def test_a_timeout_is_the_timeout_of_a_sensor():
+def test_timeout_is_an_airflow_sensor_timeout():
     assert [kind for kind in LASTING if issubclass(kind, AirflowSensorTimeout)] == [ManxueTimeoutError]

@@ -1,9 +1,9 @@
 """
-What the package stores, and what thus outlives an upgrade: as each version wrote it, read by today's code to its end.
+Stored forms of all versions of the package, which outlive an upgrade, read by the current code.
 
 ``golden/`` has a folder for each version that changed a form: of deferred waits, events, order records, XComs, and of
-tasks in stored Dags. What stands there is never changed. Where a form gets a new field, today's code no longer writes
-the newest ones, and a test fails. If that is meant, add a folder with the number of the coming release:
+tasks in stored Dags. These files are never changed. A test fails if the current code writes a form that differs from the
+newest one. If the change is intended, add a folder with the number of the coming release:
 
     python -m pytest tests/unit/test_golden.py --write-golden 0.2.0
 """
@@ -16,7 +16,6 @@ import pkgutil
 import warnings
 from datetime import UTC, datetime
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from packaging.version import Version
@@ -58,7 +57,7 @@ def through_json(value):
 
 
 def ending(run):
-    """Say how a task ends: with success, or with which error."""
+    """Return the outcome of a task: success, or the name of its error."""
     try:
         run()
     except AirflowException as error:
@@ -94,7 +93,7 @@ def order(**arguments):
 
 @pytest.fixture
 def dag():
-    """A Dag with tasks of each kind, those included that no worker begins, where Airflow can do that."""
+    """A Dag with tasks of each kind, also those that start in the triggerer, where Airflow supports that."""
     both = {"start_from_trigger": True, "end_from_trigger": True}
     start_date = datetime(2025, 1, 1, tzinfo=UTC)
     with DAG("dag", schedule=None, start_date=start_date, params={"id": "proj_2"}) as dag:
@@ -128,42 +127,40 @@ def stored(dag):
 
 
 class Stage:
-    """The world of the tests, with Airflow's task state store, and a service that takes each order as ``proj_1``."""
+    """The fake Airflow with a task state store, and a service that accepts each order as ``proj_1``."""
 
-    def __init__(self, world, service, monkeypatch):
-        self.world, self.service = world, service
-        self.state = {}
+    def __init__(self, fake_airflow, service, monkeypatch):
+        self.fake_airflow, self.service, self.store = fake_airflow, service, fake_airflow.store
         self.orders_sent = 0
         self.orders_are_lost = False
         for module in (order_life, order_store, operator_module):
-            monkeypatch.setattr(module, "time", world.clock)
+            monkeypatch.setattr(module, "time", fake_airflow.clock)
         monkeypatch.setattr(
             hook_module.ManxueHook, "check_references", lambda hook, request: None, raising=False
         )
         monkeypatch.setattr(hook_module.ManxueHook, "send_order", self._send_order, raising=False)
-        world.store = SimpleNamespace(get=self.state.get, set=self.state.__setitem__)
 
     def _send_order(self, request):
         self.orders_sent += 1
         if self.orders_are_lost:
-            raise exceptions.ManxueOrderUnknownError("no answer")
+            raise exceptions.ManxueOrderUnknownError("no response")
         return VideoTask(id="proj_1", status=TaskStatus.QUEUED)
 
-    def begin(self, *answers):
-        """Begin anew: no XComs, no state, and these answers of the service."""
-        self.world.clock.now = START
-        self.world.ti.xcom.clear()
-        self.state.clear()
+    def begin(self, *responses):
+        """Start without XComs and state, and with these responses of the service."""
+        self.fake_airflow.clock.now = START
+        self.fake_airflow.ti.xcom.clear()
+        self.store.values.clear()
         self.orders_are_lost = False
-        self.service.answers(*answers)
+        self.service.respond_with(*responses)
 
 
 @pytest.fixture
-def stage(world, service, monkeypatch):
-    return Stage(world, service, monkeypatch)
+def stage(fake_airflow, service, monkeypatch):
+    return Stage(fake_airflow, service, monkeypatch)
 
 
-# --- their forms, as today's code writes them -----------------------------------------------------------
+# --- their forms, as the current code writes them -----------------------------------------------------------
 
 UNKNOWN = exceptions.ManxueRefusedError("HTTP 404: no such task")
 SLOWER = {"exponential_backoff": True, "max_wait": 600}
@@ -176,13 +173,13 @@ DEFERRALS = {
     "batch, ends in the triggerer": (batch, ENDS_THERE, "queued"),
     "order": (order, {}, "queued"),
 }
-"""Tasks that defer on a worker, their arguments, and what the service says then."""
+"""Tasks that defer on a worker, their arguments, and the response of the service at that time."""
 
 COMPLETED = VideoTask(id="proj_1", status=TaskStatus.COMPLETED)
 
 
 def ended(second=COMPLETED, **known):
-    """Return the event of a batch whose second video has ended so."""
+    """Return the event of a batch whose second video has this outcome."""
     return batch_event(["proj_1", "proj_2"], {"proj_1": COMPLETED, "proj_2": second}, **known)
 
 
@@ -224,10 +221,10 @@ EVENTS = {
 
 
 def deferral(stage, name):
-    make, arguments, answer = DEFERRALS[name]
-    stage.begin(answer)
+    make, arguments, response = DEFERRALS[name]
+    stage.begin(response)
     with pytest.raises(TaskDeferred) as caught:
-        make(**arguments).execute(stage.world.context)
+        make(**arguments).execute(stage.fake_airflow.context)
     path, kwargs = caught.value.trigger.serialize()
     return {"path": path, "kwargs": kwargs} | {
         "next_method": caught.value.method_name,
@@ -236,12 +233,12 @@ def deferral(stage, name):
 
 
 def resumed(stage, name, event):
-    """Say how a worker ends a task that resumes with an event, long after the deadline: what is too late, is so still."""
+    """Return the outcome of a task that resumes with an event, long after the deadline."""
     stage.begin("processing" if "too late" in name or "Timeout" in name or "not polled" in name else DONE)
-    stage.world.clock.now += 20_000
+    stage.fake_airflow.clock.now += 20_000
     task = batch() if name.startswith("batch") else one()
     kwargs = through_json({"started_at": START, "event": event})
-    return ending(lambda: task.resume_execution("execute_complete", kwargs, stage.world.context))
+    return ending(lambda: task.resume_execution("execute_complete", kwargs, stage.fake_airflow.context))
 
 
 ORDERS = {
@@ -250,22 +247,22 @@ ORDERS = {
     "ordered": (exceptions.ManxueAuthenticationError("a wrong key"),),
     "intent": (),
 }
-"""States of an order, and the service's answers about the video after which it is left in them."""
+"""States of an order, and the responses to polls of its video that lead to them."""
 
 
 def order_record(stage, state):
     stage.begin(*ORDERS[state])
     stage.orders_are_lost = state == "intent"
-    ending(lambda: stage.world.run(order()))
-    return through_json(stage.state[KEY])
+    ending(lambda: stage.fake_airflow.run(order()))
+    return through_json(stage.store.get(KEY))
 
 
 def retried(stage, record):
-    """Say how a retry ends that finds a record; it must not order."""
+    """Return the outcome of a retry that finds a record. The retry must not order."""
     stage.begin("processing", DONE)
-    stage.state[KEY] = record
+    stage.store.set(KEY, record)
     sent = stage.orders_sent
-    ends = ending(lambda: stage.world.run(order()))
+    ends = ending(lambda: stage.fake_airflow.run(order()))
     assert stage.orders_sent == sent
     return ends
 
@@ -281,15 +278,15 @@ XCOMS = {
 def xcom(stage, name):
     make, arguments = XCOMS[name]
     stage.begin("queued", DONE)
-    stage.world.run(make(**arguments))
-    return dict(stage.world.ti.xcom)
+    stage.fake_airflow.run(make(**arguments))
+    return dict(stage.fake_airflow.ti.xcom)
 
 
 def our_fields(name, task):
     """
-    Return what of a stored task is ours.
+    Return the fields of a stored task that belong to this package.
 
-    Versions of Airflow differ in how they name the class, refer to XComs, and write what is not set.
+    Versions of Airflow store the class, references to XComs, and unset fields differently.
     """
     fields = {"start_from_trigger", "start_trigger_args"}
     if name not in FROM_TRIGGER:
@@ -300,8 +297,8 @@ def our_fields(name, task):
 
 
 @pytest.fixture
-def todays(stage, dag):
-    """The forms that today's code writes, by kind and name."""
+def current(stage, dag):
+    """The forms that the current code writes, by kind and name."""
     events = {name: {"event": event, "ends": resumed(stage, name, event)} for name, event in EVENTS.items()}
     records = {state: order_record(stage, state) for state in ORDERS}
     _, tasks = stored(dag)
@@ -319,27 +316,27 @@ def todays(stage, dag):
     )
 
 
-# --- what is promised -----------------------------------------------------------------------------------
+# --- compatibility -----------------------------------------------------------------------------------
 
 
-def test_todays_code_writes_the_newest_forms(todays, request):
+def test_current_code_writes_the_newest_forms(current, request):
     if version := request.config.getoption("write_golden", None):
-        write(version, todays)
+        write(version, current)
     elif CAN_START_AND_END:
-        assert todays == GOLDEN[VERSIONS[-1]]
+        assert current == GOLDEN[VERSIONS[-1]]
     else:
-        assert without_3_3(todays) == without_3_3(GOLDEN[VERSIONS[-1]])
+        assert without_3_3(current) == without_3_3(GOLDEN[VERSIONS[-1]])
 
 
 def write(version, forms):
     assert CAN_START_AND_END, "some forms are written on Airflow 3.3 and later only"
-    (FOLDER / version).mkdir()  # what is there already is not written again
+    (FOLDER / version).mkdir()  # fails if the folder exists, so nothing is overwritten
     for kind, cases in forms.items():
         (FOLDER / version / f"{kind}.json").write_text(f"{json.dumps(cases, indent=2)}\n")
 
 
 def without_3_3(forms):
-    """Leave out what only Airflow 3.3 and later can do."""
+    """Leave out the forms that only Airflow 3.3 and later can create."""
     left_out = {*FROM_TRIGGER, *(name for name in DEFERRALS if "ends in the triggerer" in name)}
     return {
         kind: {name: form for name, form in cases.items() if name not in left_out}
@@ -353,22 +350,22 @@ CHANGED = {
         # The event of 10,000 videos has to stay below 64 KiB; the old form is still parsed.
         *(("events", f"batch, {name}", "event", "status") for name in BATCHES),
         *(("events", f"batch, {name}", "event", "errors") for name in BATCHES),
-        # An error is no status that the service reported.
+        # An error is not a status of the service.
         ("deferrals", "one, asked more and more seldom, not known yet", "kwargs", "last_answer"),
         # Airflow's own timeout of a deferral follows DEFER_TIMEOUT_MARGIN, which the arguments name.
         *(("tasks", name, "start_trigger_args", "timeout") for name in FROM_TRIGGER),
     },
 }
-"""Values that a version has changed on purpose; what was stored before is read all the same."""
+"""Values that a version has changed on purpose. The old values are still parsed."""
 
 
-def test_newer_versions_add_and_change_nothing_else():
+def test_newer_versions_only_add_fields():
     for older, newer in itertools.pairwise(VERSIONS):
         assert changes(GOLDEN[newer], GOLDEN[older]) == CHANGED.get(newer, set())
 
 
 def changes(newer, older, path=()):
-    """Return the paths of the values that are not there any more, or are others; what was added is no change."""
+    """Return the paths of removed and changed values. Additions do not count."""
     if not (isinstance(older, dict) and isinstance(newer, dict)):
         return set() if newer == older else {path}
     found = {(*path, name) for name in set(older) - set(newer)}
@@ -377,7 +374,7 @@ def changes(newer, older, path=()):
     )
 
 
-def test_additions_are_told_from_changes():
+def test_changes_ignores_additions():
     older = {"a": {"b": [1], "c": None}}
     assert not changes({"a": {"b": [1], "c": None, "d": 2}, "e": 3}, older)
     assert changes({"a": {"b": [1]}}, older) == {("a", "c")}
@@ -386,56 +383,56 @@ def test_additions_are_told_from_changes():
 
 @pytest.mark.parametrize(("name", "form"), golden("deferrals"))
 @pytest.mark.parametrize("later", [0, 5000, 20_000])
-def test_deferred_wait_ends_as_one_of_today(stage, name, form, later):
+def test_stored_deferral_completes(stage, name, form, later):
     make, arguments, _ = DEFERRALS[name]
     ends_there = form["kwargs"].get("end_from_trigger", False)
     if ends_there and not CAN_START_AND_END:
         pytest.skip("this Airflow ends tasks on workers only")
     stage.begin(DONE)
-    stage.world.clock.now += later
+    stage.fake_airflow.clock.now += later
     trigger = trigger_of(form["path"], form["kwargs"])
     deferral = TaskDeferred(trigger=trigger, method_name=form["next_method"], kwargs=form["next_kwargs"])
-    stage.world.run_deferred(make(**arguments), deferral)
+    stage.fake_airflow.run_deferred(make(**arguments), deferral)
     expected = {**GOLDEN[VERSIONS[-1]]["xcoms"][make.__name__]}
     expected.pop("video_task_id", None)  # pushed before the wait began
-    assert stage.world.worker_starts == (0 if ends_there else 1)
-    assert through_json(stage.world.ti.xcom) == ({} if ends_there else expected)
+    assert stage.fake_airflow.worker_starts == (0 if ends_there else 1)
+    assert through_json(stage.fake_airflow.ti.xcom) == ({} if ends_there else expected)
 
 
 @pytest.mark.parametrize(("name", "form"), golden("deferrals"))
-def test_deferred_wait_keeps_its_deadline(stage, name, form):
+def test_stored_deferral_preserves_its_deadline(stage, name, form):
     stage.begin("processing")
-    stage.world.clock.now = form["kwargs"]["deadline"] - 50
+    stage.fake_airflow.clock.now = form["kwargs"]["deadline"] - 50
     deadline, trigger = form["kwargs"]["deadline"], trigger_of(form["path"], form["kwargs"])
-    event = stage.world.run_loop(first_event(trigger))
+    event = stage.fake_airflow.run_loop(first_event(trigger))
     assert "not ready after 3:00:00" in json.dumps(event)
-    assert deadline <= stage.world.clock.now <= deadline + 1
+    assert deadline <= stage.fake_airflow.clock.now <= deadline + 1
 
 
 @pytest.mark.parametrize(("name", "form"), golden("events"))
-def test_event_means_the_same(stage, name, form):
+def test_stored_event_ends_the_task_as_before(stage, name, form):
     assert resumed(stage, name, form["event"]) == form["ends"]
 
 
 @pytest.mark.parametrize(("name", "form"), golden("order_records"))
-def test_retry_finds_its_order(stage, name, form):
+def test_retry_resumes_a_stored_order(stage, name, form):
     assert retried(stage, form["record"]) == form["retry_ends"]
 
 
 @pytest.mark.parametrize(("name", "form"), golden("xcoms"))
-def test_result_of_an_earlier_task_says_which_videos_to_await(stage, name, form):
+def test_stored_result_is_accepted_as_ids(stage, name, form):
     stage.begin(DONE)
     result = form["return_value"]
     if isinstance(result, list):
         task = ManxueVideoBatchSensor(task_id="next", video_task_ids=result)
-        assert [video["id"] for video in stage.world.run(task)] == ["proj_1", "proj_2", "proj_1"]
+        assert [video["id"] for video in stage.fake_airflow.run(task)] == ["proj_1", "proj_2", "proj_1"]
     else:
         task = ManxueVideoSensor(task_id="next", video_task_id=result)
-        assert stage.world.run(task)["id"] == "proj_1"
+        assert stage.fake_airflow.run(task)["id"] == "proj_1"
 
 
 @pytest.mark.parametrize(("name", "form"), golden("tasks"))
-def test_task_of_a_stored_dag_is_one_of_today(stage, dag, name, form):
+def test_task_of_a_stored_dag_still_runs(stage, dag, name, form):
     kind = pkgutil.resolve_name(form["class"])
     if name not in FROM_TRIGGER:
         fields = {field: form[field] for field in form["template_fields"] if field in form}
@@ -444,9 +441,9 @@ def test_task_of_a_stored_dag_is_one_of_today(stage, dag, name, form):
         pytest.skip("this Airflow starts tasks on workers only")
     else:
         stage.begin("queued", DONE)
-        stage.world.upstream |= {("order", -1, key): "proj_1" for key in ("return_value", "id")}
+        stage.fake_airflow.upstream |= {("order", -1, key): "proj_1" for key in ("return_value", "id")}
         whole, tasks = stored(dag)
         tasks[name]["start_trigger_args"] = form["start_trigger_args"]
-        stage.world.run_stored(dag.get_task(name), serialization().from_dict(whole).get_task(name))
-        assert stage.world.worker_starts == 0
-        assert stage.world.ti.xcom["video_url"] in (DONE["video_url"], [DONE["video_url"]] * 2)
+        stage.fake_airflow.run_stored(dag.get_task(name), serialization().from_dict(whole).get_task(name))
+        assert stage.fake_airflow.worker_starts == 0
+        assert stage.fake_airflow.ti.xcom["video_url"] in (DONE["video_url"], [DONE["video_url"]] * 2)

@@ -1,4 +1,4 @@
-"""What only the hook does: ordering, testing the connection, and the form."""
+"""The hook: orders, the connection test, and sessions."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def hook():
     return ManxueHook()
 
 
-def test_order_is_sent_as_documented(emulator, hook):
+def test_order_request_matches_the_documentation(emulator, hook):
     task = hook.create_video(
         prompt="a cat",
         model="sd2_manxue_video_720p",
@@ -51,7 +51,7 @@ def test_order_is_sent_as_documented(emulator, hook):
 
 
 @pytest.mark.parametrize("name", ["create_envelope_project_id", "http_202_on_create"])
-def test_older_answers_to_an_order_are_read(emulator, hook, name):
+def test_older_order_responses_are_parsed(emulator, hook, name):
     emulator.respond_with(Response.named(name))
     task = hook.create_video(prompt="a cat", model="sd2_manxue_720p")
     assert task.id == emulator.ledger.orders[-1].id
@@ -59,23 +59,24 @@ def test_older_answers_to_an_order_are_read(emulator, hook, name):
 
 
 @pytest.mark.parametrize(
-    "answer", [Response(reset="after"), Response(status=500), Response(body="")], ids=str
+    "response", [Response(reset="after"), Response(status=500), Response(body="")], ids=str
 )
-def test_order_is_never_sent_twice(emulator, hook, answer):
-    emulator.respond_with(answer)
+def test_order_is_sent_once_after_a_failure(emulator, hook, response):
+    emulator.respond_with(response)
     with pytest.raises(ManxueOrderUnknownError):
         hook.create_video(prompt="a cat", model="sd2_manxue_720p")
     assert [record.method for record in emulator.requests] == ["POST"]
 
 
-def test_connections_are_kept_open_between_calls(emulator, hook):
+def test_connection_is_reused_between_polls(emulator, hook):
     emulator.add_task(id="task-1", script=Script.polls("completed"))
     for _ in range(3):
         hook.get_video_task("task-1")
     assert len({record.connection_id for record in emulator.requests}) == 1
 
 
-def test_timeout_of_a_request_is_for_connecting_the_head_and_the_body_together(emulator, hook, monkeypatch):
+def test_request_timeout_includes_the_connect(emulator, hook, monkeypatch):
+    """The body gets the part of the timeout that the connect and the head have left."""
     bounds = []
     clock = ManualClock()
 
@@ -99,17 +100,17 @@ def test_timeout_of_a_request_is_for_connecting_the_head_and_the_body_together(e
     assert bounds == [30, 18]
 
 
-def test_bad_id_is_refused_before_the_connection_is_read():
+def test_bad_id_is_rejected_before_the_connection_lookup():
     with pytest.raises(ManxueInputError):
         ManxueHook("no_such_connection").get_video_task("")
 
 
-def test_key_is_not_shown_by_its_auth():
+def test_repr_of_the_auth_hides_the_key():
     assert "secret" not in repr(BearerAuth("secret"))
 
 
 class TestConnectionTest:
-    def test_reports_a_service_that_knows_no_such_task(self, emulator, hook):
+    def test_succeeds_when_the_test_id_is_unknown(self, emulator, hook):
         ok, message = hook.test_connection()
         assert ok
         assert "was reached and did not refuse the key" in message
@@ -124,7 +125,7 @@ class TestConnectionTest:
         assert "refused the API key" in message
 
     @pytest.mark.parametrize(
-        ("answer", "words"),
+        ("response", "words"),
         [
             (Response.named("http_200_business_error"), "does not know the path"),
             (Response.named("http_404_no_handler"), "does not know the path"),
@@ -134,13 +135,13 @@ class TestConnectionTest:
         ],
         ids=str,
     )
-    def test_reports_what_else_was_seen(self, emulator, hook, answer, words):
-        emulator.respond_with(answer)
+    def test_reports_other_errors(self, emulator, hook, response, words):
+        emulator.respond_with(response)
         ok, message = hook.test_connection()
         assert not ok
         assert words in message
 
-    def test_reports_an_answer_that_is_a_task(self, emulator, hook):
+    def test_succeeds_when_the_test_id_exists(self, emulator, hook):
         emulator.add_task(id="airflow-connection-test", script=Script.polls("completed"))
         assert hook.test_connection()[0]
 

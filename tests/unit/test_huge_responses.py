@@ -1,4 +1,4 @@
-"""Answers of a gigabyte, of whatever form: both transports hang up early, and hold little of them in memory."""
+"""Responses of one gibibyte: both clients disconnect early and use little memory."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ from airflow_provider_manxue.exceptions import (
     ManxueTransientError,
 )
 from airflow_provider_manxue.hooks.manxue import ManxueHook
-from tests.support.clients import CONN_ID, ask_from_triggerer, ask_from_worker, write_connection
+from tests.support.clients import CONN_ID, poll_from_triggerer, poll_from_worker, write_connection
 
 GIB = 2**30
 PIECE = 2**16
 
 MOST_SENT = 16 * 2**20
-"""Bytes that a server gets rid of at most: what is read, and what the buffers of both systems take."""
+"""Most bytes that a server can send: those that are read, and those in the buffers of both systems."""
 
 MOST_HELD = 8 * 2**20
-"""Bytes of memory that an answer takes at most: the longest body, and what it is put together from."""
+"""Most bytes of memory for a response: the longest body, and the pieces that it is joined from."""
 
 
 def head(*lines):
@@ -74,7 +74,7 @@ DROPPED = {
 
 
 class Server:
-    """Sends one answer to one client, and counts the bytes that it got rid of."""
+    """Sends one response to one client, and counts the bytes that it has sent."""
 
     def __init__(self, pieces):
         self._pieces = itertools.chain.from_iterable(pieces)
@@ -101,7 +101,7 @@ class Server:
     def __exit__(self, *exception):
         self._listener.close()
         with contextlib.suppress(OSError):
-            # A system tries for minutes to send to someone who has hung up with a full buffer.
+            # Otherwise the system tries for minutes to send the rest to a client that has disconnected.
             self._client.shutdown(socket.SHUT_RDWR)
         self._thread.join()
 
@@ -110,45 +110,45 @@ def order_from_worker():
     ManxueHook(CONN_ID).create_video(prompt="a lighthouse", model="sd2_manxue_1080p")
 
 
-WAYS = {
-    "query on a worker": (ask_from_worker, ManxueTransientError),
-    "query in the triggerer": (ask_from_triggerer, ManxueTransientError),
+REQUESTS = {
+    "poll on a worker": (poll_from_worker, ManxueTransientError),
+    "poll in the triggerer": (poll_from_triggerer, ManxueTransientError),
     "order on a worker": (order_from_worker, (ManxueOrderUnknownError, ManxueOrderRejectedError)),
 }
 
 
 @pytest.fixture
 def measure(monkeypatch):
-    """Let a server answer; return the bytes that it got rid of, and the most memory that was held meanwhile."""
+    """Return a function that polls a server and returns the bytes that it sent and the peak memory."""
 
-    def answered(pieces, way):
-        ask, error = WAYS[way]
+    def measure_request(pieces, kind):
+        poll, error = REQUESTS[kind]
         with Server(pieces) as server:
             connection = {"host": server.url, "password": "k", "extra": {"request_timeout": 2}}
             write_connection(monkeypatch, connection)
             tracemalloc.start()
             try:
                 with pytest.raises(error):
-                    ask()
+                    poll()
                 held = tracemalloc.get_traced_memory()[1]
             finally:
                 tracemalloc.stop()
         return server.sent, held
 
-    return answered
+    return measure_request
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", REQUESTS)
 @pytest.mark.parametrize("form", HUGE)
-def test_huge_answer_is_cut_off(form, way, measure):
-    sent, held = measure(HUGE[form](), way)
+def test_huge_response_is_cut_off(form, kind, measure):
+    sent, held = measure(HUGE[form](), kind)
 
     assert sent < MOST_SENT
     assert held < MOST_HELD
 
 
-def test_nothing_is_read_after_the_cut_that_was_received_before_it():
-    """It could be a million chunks of one byte."""
+def test_nothing_is_read_after_the_deadline():
+    """The socket buffer may still hold a million chunks of one byte."""
     deadline = SimpleNamespace(expired=False)
 
     def read1(amount, decode_content):
@@ -162,10 +162,14 @@ def test_nothing_is_read_after_the_cut_that_was_received_before_it():
     assert content == b"x"
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kind", REQUESTS)
 @pytest.mark.parametrize("form", DROPPED)
-def test_what_a_parser_drops_as_it_comes_is_bounded_in_memory(form, way, measure):
-    """In time too, by the timeout of the request; but until then all of it is received."""
-    _, held = measure(DROPPED[form](), way)
+def test_discarded_data_uses_bounded_memory(form, kind, measure):
+    """
+    HTTP parsers discard trailers and blanks while they receive them.
+
+    Only the request timeout bounds their amount.
+    """
+    _, held = measure(DROPPED[form](), kind)
 
     assert held < MOST_HELD

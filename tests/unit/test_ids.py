@@ -1,4 +1,4 @@
-"""Ids of video tasks: what authors and templates pass, and what is never repeated."""
+"""Ids of video tasks, as authors and templates pass them."""
 
 import json
 from types import SimpleNamespace
@@ -43,7 +43,7 @@ WHOLE = VideoTask(id="proj_1", status=TaskStatus.COMPLETED, video_url=VIDEO, act
         VideoTask(id="proj_1", status=TaskStatus.QUEUED).to_dict(),
     ],
 )
-def test_an_id_is_taken_as_it_is_or_out_of_a_create_answer(value):
+def test_id_is_parsed_from_text_or_create_response(value):
     assert parse_video_task_id(value) == "proj_1"
 
 
@@ -63,7 +63,7 @@ def test_an_id_is_taken_as_it_is_or_out_of_a_create_answer(value):
         "1e5",
     ],
 )
-def test_an_id_is_opaque(value):
+def test_id_is_returned_unchanged(value):
     assert parse_video_task_id(value) == value
 
 
@@ -104,7 +104,7 @@ def test_an_id_is_opaque(value):
         ("a" * 100 + "\x7f", "(a text of 101 characters) is not an id"),
     ],
 )
-def test_what_cannot_be_an_id_is_refused_with_the_reason(value, problem):
+def test_bad_id_is_rejected_with_the_reason(value, problem):
     with pytest.raises(ManxueInputError) as caught:
         parse_video_task_id(value)
 
@@ -112,7 +112,7 @@ def test_what_cannot_be_an_id_is_refused_with_the_reason(value, problem):
     assert "create call" in str(caught.value)
 
 
-def test_several_ids_at_once_are_refused_with_the_way_to_do_it():
+def test_list_of_ids_is_rejected_with_a_hint():
     with pytest.raises(ManxueInputError, match="expand"):
         parse_video_task_id(["proj_1"])
 
@@ -124,7 +124,7 @@ def test_id_of_digits_survives_a_native_template(rendered, task_id):
     assert parse_video_task_id(value) == task_id
 
 
-def test_number_of_a_native_template_is_refused_if_digits_are_lost():
+def test_float_of_a_native_template_is_rejected():
     value = NativeEnvironment().from_string("{{ x }}").render(x="1e5")
 
     with pytest.raises(ManxueInputError) as caught:
@@ -157,8 +157,8 @@ def test_number_of_a_native_template_is_refused_if_digits_are_lost():
     ],
 )
 @pytest.mark.parametrize("parse", [parse_video_task_id, lambda value: parse_video_task_ids([value])])
-def test_refused_value_is_not_repeated(parse, value):
-    """It may hold a URL that anyone can fetch the video with, and errors go into logs."""
+def test_rejected_value_is_not_quoted(parse, value):
+    """It may hold a signed URL of the video, and errors are logged."""
     with pytest.raises(ManxueInputError) as caught:
         parse(value)
 
@@ -166,7 +166,7 @@ def test_refused_value_is_not_repeated(parse, value):
     assert len(str(caught.value)) < 600
 
 
-def test_text_of_a_task_that_cannot_be_read_is_refused_with_the_remedy():
+def test_unparsable_task_text_is_rejected_with_a_hint():
     with pytest.raises(
         ManxueInputError, match=r"wait\.output.*\['id'\].*render_template_as_native_obj"
     ) as caught:
@@ -175,7 +175,7 @@ def test_text_of_a_task_that_cannot_be_read_is_refused_with_the_remedy():
     assert "a text of 7 characters that looks like an object or a list" in str(caught.value)
 
 
-def test_text_of_a_task_is_read_up_to_its_limit():
+def test_task_text_is_parsed_up_to_its_limit():
     text = '{"id": "proj_1"}'
     text += " " * (MAX_TASK_TEXT - len(text))
 
@@ -187,7 +187,7 @@ def test_text_of_a_task_is_read_up_to_its_limit():
 @pytest.mark.parametrize(
     ("value", "is_named"), [("proj_1", True), ({"id": 5}, True), ({}, False), (VIDEO, False), (None, False)]
 )
-def test_task_is_named_by_a_usable_id(value, is_named):
+def test_names_a_task_requires_a_usable_id(value, is_named):
     assert names_a_task(value) is is_named
 
 
@@ -206,11 +206,11 @@ def test_task_is_named_by_a_usable_id(value, is_named):
         json.dumps([{"id": "a"}, {"id": 5}]),
     ],
 )
-def test_ids_are_read_from_any_list(values):
+def test_ids_are_parsed_from_any_list(values):
     assert parse_video_task_ids(values) == ["a", "5"]
 
 
-def test_ids_are_read_from_what_can_be_read_once():
+def test_ids_are_parsed_from_iterators():
     assert parse_video_task_ids(iter(["a", "5"])) == ["a", "5"]
     assert parse_video_task_ids(text for text in ("a", "5")) == ["a", "5"]
 
@@ -233,7 +233,8 @@ def test_ids_are_read_from_what_can_be_read_once():
         {"a"},
     ],
 )
-def test_what_is_no_list_of_ids_is_refused_without_a_url(values):
+def test_bad_list_of_ids_is_rejected_without_quote(values):
+    """The value may hold a signed URL of the video."""
     with pytest.raises(ManxueInputError, match="video_task_ids") as caught:
         parse_video_task_ids(values)
 
@@ -251,18 +252,19 @@ def test_what_is_no_list_of_ids_is_refused_without_a_url(values):
         lambda: {1: "a", 2: "b"}.values(),
     ],
 )
-def test_iterable_that_can_be_read_once_becomes_a_list(make):
+def test_iterator_becomes_a_list(make):
     assert as_list(make()) == ["a", "b"]
 
 
 @pytest.mark.parametrize(
     "values", [["a"], ("a",), "{{ params.ids }}", {"id": "a"}, None, 5, SimpleNamespace(resolve=1)]
 )
-def test_argument_that_can_be_read_again_is_unchanged(values):
+def test_other_arguments_are_unchanged(values):
     assert as_list(values) is values
 
 
 @pytest.mark.parametrize("values", [{"a", "b"}, frozenset("ab")])
-def test_set_is_refused_since_it_has_no_order(values):
+def test_set_is_rejected(values):
+    """A set has no order, but results follow the order of the ids."""
     with pytest.raises(ManxueInputError, match="sorted"):
         as_list(values)

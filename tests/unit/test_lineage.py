@@ -1,4 +1,4 @@
-"""What OpenLineage is told, and that nothing needs its library before it asks."""
+"""OpenLineage facets of the tasks. The library is loaded only on demand."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ def facets(task):
     return json.loads(text)["videos"]
 
 
-def test_sensor_tells_of_its_video(world, service):
-    service.answers("processing", DONE)
+def test_sensor_reports_its_video(fake_airflow, service):
+    service.respond_with("processing", DONE)
     wait = ManxueVideoSensor(task_id="wait", video_task_id="proj_1")
-    world.run(wait)
+    fake_airflow.run(wait)
     assert facets(wait) == [{"id": "proj_1", **VIDEO}]
 
 
-def test_batch_tells_of_all_its_videos_also_when_one_failed(world, service):
-    service.answers(DONE, {"status": "failed", "error": "not allowed"})
+def test_failed_batch_reports_all_its_videos(fake_airflow, service):
+    service.respond_with(DONE, {"status": "failed", "error": "not allowed"})
     wait = ManxueVideoBatchSensor(task_id="wait", video_task_ids=["proj_1", "proj_2"], deferrable=False)
     with pytest.raises(ManxueVideoFailedError):
-        world.run(wait)
+        fake_airflow.run(wait)
     assert facets(wait) == [{"id": "proj_1", **VIDEO}, {"id": "proj_2", "status": "failed"}]
 
 
-def test_task_that_has_seen_no_video_tells_of_none():
+def test_task_without_a_poll_reports_no_video():
     wait = ManxueVideoSensor(task_id="wait", video_task_id="proj_1")
     assert wait.get_openlineage_facets_on_complete(None).run_facets == {}
 
@@ -66,7 +66,7 @@ def test_saved_file_is_an_output_dataset(uri, namespace, name):
     assert dataset.outputFacets["outputStatistics"].size == 7
 
 
-def test_library_is_not_loaded_before_it_is_asked_for():
+def test_import_does_not_load_openlineage():
     names = "sensors.manxue", "operators.manxue", "transfers.manxue_to_object_storage"
     program = "; ".join(f"import airflow_provider_manxue.{name}" for name in names)
     program += "; import sys; print([name for name in sys.modules if name.startswith('openlineage')])"
@@ -74,7 +74,7 @@ def test_library_is_not_loaded_before_it_is_asked_for():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_save_tells_of_its_video_and_its_file(monkeypatch, tmp_path):
+def test_save_reports_its_video_and_file(monkeypatch, tmp_path):
     with Emulator() as emulator:
         monkeypatch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", emulator.airflow_connection_json())
         video = emulator.add_task(script=Script.polls("completed"), model="sd2_manxue_720p")
@@ -82,7 +82,11 @@ def test_save_tells_of_its_video_and_its_file(monkeypatch, tmp_path):
             task_id="save", video_task_id=video, destination=f"file://{tmp_path}/", do_xcom_push=False
         )
         save.execute({"ti": None})
-    [told] = facets(save)
-    assert (told["id"], told["model"], told["status"]) == (video, "sd2_manxue_720p", "completed")
+    [video_facet] = facets(save)
+    assert (video_facet["id"], video_facet["model"], video_facet["status"]) == (
+        video,
+        "sd2_manxue_720p",
+        "completed",
+    )
     [dataset] = save.get_openlineage_facets_on_complete(None).outputs
     assert (dataset.namespace, dataset.name) == ("file", f"{tmp_path}/{video}.mp4")

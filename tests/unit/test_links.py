@@ -1,4 +1,4 @@
-"""The buttons on a task's page."""
+"""Buttons on the page of a task."""
 
 from types import SimpleNamespace
 
@@ -42,19 +42,19 @@ def link_of(monkeypatch):
 @pytest.mark.parametrize(
     ("link", "key"), [(ManxueVideoLink(), "video_url"), (ManxueSavedVideoLink(), "web_address")]
 )
-class TestALink:
-    def test_leads_where_the_task_says(self, link_of, link, key):
+class TestLink:
+    def test_is_the_address_in_the_xcom(self, link_of, link, key):
         assert link_of(link, **{key: "https://host/a.mp4?s=%2B"}) == "https://host/a.mp4?s=%2B"
 
-    def test_is_empty_before_there_is_anything(self, link_of, link, key):
+    def test_is_empty_without_an_xcom(self, link_of, link, key):
         assert link_of(link) == ""
 
     @pytest.mark.parametrize("value", NO_ADDRESS)
-    def test_never_leads_to_anything_but_a_web_address(self, link_of, link, key, value):
+    def test_is_empty_unless_a_web_address(self, link_of, link, key, value):
         assert link_of(link, **{key: value}) == ""
 
 
-def test_each_task_has_the_link_that_fits():
+def test_each_task_has_its_own_link():
     names = {
         task: [link.name for link in task.operator_extra_links]
         for task in (
@@ -74,12 +74,12 @@ def test_each_task_has_the_link_that_fits():
 
 
 @pytest.mark.skipif(not hasattr(ManxueVideoLink, "xcom_key"), reason="Airflow 2 keeps no links in XCom")
-class TestTheXComOfALink:
-    def test_is_the_one_that_airflow_reads(self):
+class TestLinkXCom:
+    def test_has_the_key_that_airflow_reads(self):
         assert video_link_xcom("https://host/a.mp4") == (ManxueVideoLink().xcom_key, "https://host/a.mp4")
 
     @pytest.mark.parametrize("value", NO_ADDRESS)
-    def test_is_empty_where_the_link_would_be(self, value):
+    def test_is_empty_unless_a_web_address(self, value):
         assert video_link_xcom(value) == (ManxueVideoLink().xcom_key, "")
 
 
@@ -92,7 +92,8 @@ class TestTheXComOfALink:
         ("https://s3.us-gov-west-1.amazonaws.com", "console.amazonaws-us-gov.com"),
     ],
 )
-def test_an_object_on_s3_has_a_page_in_the_console_of_its_partition(endpoint, page):
+def test_s3_object_has_a_page_in_its_console(endpoint, page):
+    """Each partition of AWS has its own console."""
     address = aws_console_page(endpoint, "bucket/a folder/global task%2F2.mp4")
 
     assert address == f"https://{page}/s3/object/bucket?prefix=a%20folder%2Fglobal%20task%252F2.mp4"
@@ -108,11 +109,11 @@ def test_an_object_on_s3_has_a_page_in_the_console_of_its_partition(endpoint, pa
         "",
     ],
 )
-def test_an_object_in_a_store_that_only_speaks_s3_has_no_page_in_the_console_of_aws(endpoint):
+def test_s3_compatible_store_has_no_console_page(endpoint):
     assert aws_console_page(endpoint, "bucket/a.mp4") is None
 
 
-def test_an_object_on_google_cloud_has_a_page_in_its_console():
+def test_google_cloud_object_has_a_console_page():
     assert google_console_page("bucket/a folder/b.mp4") == (
         "https://console.cloud.google.com/storage/browser/_details/bucket/a%20folder/b.mp4"
     )

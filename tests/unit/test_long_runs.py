@@ -1,4 +1,4 @@
-"""The report of the long runs says what is missing and what broke."""
+"""Report of the long runs."""
 
 import json
 
@@ -27,11 +27,11 @@ def report(tmp_path):
     return write
 
 
-def test_all_is_reached(report):
+def test_complete_results_miss_nothing(report):
     assert report() == {}
 
 
-def test_a_part_that_has_not_run_is_missed(report):
+def test_part_without_results_is_missed(report):
     assert report(fuzz=None) == {"fuzz": "has not run to its end"}
 
 
@@ -55,11 +55,11 @@ def test_a_part_that_has_not_run_is_missed(report):
         ),
     ],
 )
-def test_what_is_too_little_or_broken_is_missed(report, results, missed):
+def test_low_or_broken_figures_are_missed(report, results, missed):
     assert report(**results) == missed
 
 
-def test_the_table_says_what_is_missed():
+def test_table_marks_missed_figures():
     table = as_markdown([("a", "1", "2", True), ("b", "3", "4", False)])
 
     assert table.splitlines()[2:] == ["| a | 1 | 2 | reached |", "| b | 3 | 4 | **MISSED** |"]

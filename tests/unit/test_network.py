@@ -1,4 +1,4 @@
-"""TLS and proxy set-up, which both clients share. What they do with it is tried in test_clients.py."""
+"""TLS and proxy settings, which both clients share."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class TestProxy:
             ",",
         ],
     )
-    def test_environment_is_read_as_requests_reads_it(self, environment, host, variables, no_proxy):
+    def test_environment_is_interpreted_as_by_requests(self, environment, host, variables, no_proxy):
         for name, value in variables.items():
             environment.setenv(name, value)
         if no_proxy is not None:
@@ -83,27 +83,27 @@ class TestProxy:
         theirs = f"http://{theirs}" if theirs and "://" not in theirs else theirs
         assert proxy_for(settings) == theirs
 
-    def test_no_proxy_entry_matches_whole_labels_only(self, environment):
-        """As newer releases of requests do; older ones also let ``ample.com`` stand for ``example.com``."""
+    def test_no_proxy_matches_whole_labels_only(self, environment):
+        """As in newer releases of requests. In older ones ``ample.com`` also matches ``example.com``."""
         environment.setenv("ALL_PROXY", "http://one:3128")
         environment.setenv("NO_PROXY", "ample.com")
         assert proxy_for(settings_of("https://service.example.com")) == "http://one:3128"
 
-    def test_connection_decides_before_the_environment(self, environment):
+    def test_connection_overrides_the_environment(self, environment):
         environment.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
         environment.setenv("NO_PROXY", "*")
         assert proxy_for(settings_of(proxy="http://mine:3128")) == "http://mine:3128"
 
-    def test_service_on_this_machine_is_reached_directly(self, environment):
+    def test_service_on_loopback_needs_no_proxy(self, environment):
         environment.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
         assert proxy_for(settings_of("http://127.0.0.1:8080")) is None
 
-    def test_unsupported_proxy_of_an_excepted_host_does_not_matter(self, environment):
+    def test_no_proxy_host_ignores_unsupported_proxy(self, environment):
         environment.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
         environment.setenv("NO_PROXY", ".example.com")
         assert proxy_for(settings_of()) is None
 
-    def test_networks_of_version_6_are_excepted(self, environment):
+    def test_no_proxy_matches_ipv6_networks(self, environment):
         environment.setenv("HTTPS_PROXY", "http://one:3128")
         environment.setenv("NO_PROXY", "2001:db8::/32")
         assert proxy_for(settings_of("https://[2001:db8::1]")) is None
@@ -118,7 +118,8 @@ class TestProxy:
             ("http://u:hidden@h:port", "it is not the URL of an HTTP proxy"),
         ],
     )
-    def test_error_names_the_variable_and_no_value(self, environment, proxy, problem):
+    def test_error_names_the_variable_without_its_value(self, environment, proxy, problem):
+        """The value may hold a password."""
         environment.setenv("All_Proxy", proxy)
         with pytest.raises(ManxueConfigurationError) as raised:
             proxy_for(settings_of())
@@ -126,33 +127,33 @@ class TestProxy:
         assert "hidden" not in str(raised.value)
 
 
-class TestAuthorities:
-    def test_default_are_those_of_certifi(self):
+class TestCaBundle:
+    def test_default_is_certifi(self):
         assert ca_path(settings_of()).endswith("cacert.pem")
 
-    def test_connection_decides_before_the_environment(self, environment, bundle):
+    def test_connection_overrides_the_environment(self, environment, bundle):
         environment.setenv("REQUESTS_CA_BUNDLE", "/no/such/file")
         assert ca_path(settings_of(ca_bundle=str(bundle))) == str(bundle)
 
-    def test_none_are_read_over_plain_http(self, environment):
+    def test_is_not_loaded_over_plain_http(self, environment):
         environment.setenv("REQUESTS_CA_BUNDLE", "/no/such/file")
         settings = settings_of("http://service.example.com")
         assert ca_path(settings) is None
         assert ssl_context(settings) is True
         assert session_key(settings) == ("http",)
 
-    def test_none_are_read_without_verification(self, environment):
+    def test_is_not_loaded_without_verification(self, environment):
         environment.setenv("REQUESTS_CA_BUNDLE", "/no/such/file")
         settings = settings_of(verify=False)
         assert ca_path(settings) is None
         assert ssl_context(settings) is False
 
-    def test_folder_is_accepted(self, environment, tmp_path):
+    def test_may_be_a_folder(self, environment, tmp_path):
         environment.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))
         assert ca_path(settings_of()) == str(tmp_path)
         assert ssl_context(settings_of()).verify_mode is ssl.CERT_REQUIRED
 
-    def test_file_is_checked_again_once_it_is_replaced(self, bundle):
+    def test_replaced_file_is_checked_again(self, bundle):
         settings = settings_of(ca_bundle=str(bundle))
         good = bundle.read_bytes()
         assert ca_path(settings) == str(bundle)
@@ -163,7 +164,7 @@ class TestAuthorities:
         bundle.write_bytes(good)
         assert ca_path(settings) == str(bundle)
 
-    def test_key_of_a_session_changes_with_the_file(self, bundle):
+    def test_replaced_file_changes_the_session_key(self, bundle):
         settings = settings_of(ca_bundle=str(bundle))
         before = session_key(settings)
         assert session_key(settings) == before
@@ -181,7 +182,7 @@ class TestAuthorities:
             with pytest.raises(ManxueTransientError, match=re.escape(os.strerror(number).lower())):
                 check(settings_of(ca_bundle=str(bundle)))
 
-    def test_forbidden_file_is_a_configuration_error(self, monkeypatch, bundle):
+    def test_unreadable_file_is_a_configuration_error(self, monkeypatch, bundle):
         def forbidden(path, mode):
             raise PermissionError(errno.EACCES, "")
 

@@ -1,4 +1,4 @@
-"""Outcomes of an order, by a response or its absence: what is sure, and what only a person can find out."""
+"""Outcomes of an order, from its response or the lack of one."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class TestClassification:
     @pytest.mark.parametrize(
         "body", [b'{"code": 0}', b"", b"<html>", b"\xff\xfe", b'{"id": "cut', b'{"code": 400}']
     )
-    def test_of_each_status_is_that_of_the_status_whatever_the_body(self, statuses, outcome, body):
+    def test_error_status_decides_for_any_body(self, statuses, outcome, body):
         for status in statuses:
             assert classify(status, body) is outcome, status
 
@@ -60,12 +60,12 @@ class TestClassification:
             *((code, UNKNOWN) for code in ("nan", "inf", "1001.5", "9" * 400)),
         ],
     )  # fmt: skip
-    def test_of_each_error_code_in_a_success_response(self, code, outcome):
+    def test_error_code_in_a_200_decides(self, code, outcome):
         assert classify(200, {"code": code, "msg": "no", "data": None}) is outcome
 
     @pytest.mark.parametrize("code", [400, 429, 1001, -1])
     @pytest.mark.parametrize("data", [{"x": 1}, "proj_1", [1], 7])
-    def test_of_an_error_code_beside_data_is_unknown(self, code, data):
+    def test_error_code_with_data_is_unknown(self, code, data):
         assert classify(200, {"code": code, "data": data}) is UNKNOWN
 
     @pytest.mark.parametrize("status", [200, 400, 404, 429])
@@ -80,10 +80,11 @@ class TestClassification:
             {"code": 1001, "data": [{"id": "a"}, {"id": "b"}]},
         ],
     )
-    def test_of_a_response_with_an_id_anywhere_is_unknown(self, status, response):
+    def test_error_with_a_task_id_is_unknown(self, status, response):
+        """The service may have accepted the order although it reports an error."""
         assert classify(status, response) is UNKNOWN
 
-    def test_of_an_id_of_something_else_is_not_misled(self):
+    def test_id_of_a_request_is_no_task_id(self):
         assert classify(400, {"error": {"id": "req_1", "message": "no"}}) is REJECTED
 
     @pytest.mark.parametrize(
@@ -96,13 +97,13 @@ class TestClassification:
         ],
     )
     @pytest.mark.parametrize("status", [200, 400, 503])
-    def test_of_a_busy_code_is_not_accepted(self, response, status):
+    def test_busy_code_is_not_accepted(self, response, status):
         assert classify(status, response, busy_codes={"1302", "queue_full"}) is NOT_ACCEPTED
         assert classify(200, response) is UNKNOWN
         assert classify(status, {**response, "id": "proj_1"}, busy_codes={"1302", "queue_full"}) is UNKNOWN
 
     @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"null", b"\xff", b"{}", b"[" * 100_000])
-    def test_of_an_unreadable_success_response_is_unknown(self, body):
+    def test_unparsable_200_is_unknown(self, body):
         assert classify(200, body) is UNKNOWN
 
 
@@ -116,12 +117,12 @@ class TestWithoutResponse:
             ssl.SSLError(1, "alert"),
         ],
     )
-    def test_is_decided_by_how_far_the_body_came(self, error):
+    def test_outcome_depends_on_whether_the_body_was_sent(self, error):
         early = order_without_response(error, "host", body_started=False)
         assert isinstance(early, ManxueOrderNotAcceptedError)
         assert isinstance(order_without_response(error, "host", body_started=True), ManxueOrderUnknownError)
 
-    def test_gives_the_reason(self):
+    def test_error_gives_the_reason(self):
         refused = order_without_response(
             ConnectionRefusedError(111, "no"), "media.example", body_started=False
         )
@@ -133,20 +134,20 @@ class TestWithoutResponse:
 
 
 class TestErrors:
-    def test_of_an_unknown_outcome_is_never_retried_and_says_what_to_check(self):
+    def test_unknown_outcome_is_never_retried(self):
         error = order_error(UNKNOWN, ManxueTransientError("HTTP 502"))
         assert isinstance(error, AirflowFailException)
         assert "HTTP 502" in str(error)
         assert "Check with the service" in str(error)
 
-    def test_of_an_order_that_was_not_accepted_may_be_retried(self):
+    def test_unaccepted_order_may_be_retried(self):
         error = order_error(NOT_ACCEPTED, ManxueTransientError("HTTP 429"), retry_after=7.0)
         assert not isinstance(error, AirflowFailException)
         assert error.retry_after == 7.0
         assert str(error) == "The order was not accepted: HTTP 429"
         assert order_error(NOT_ACCEPTED, ManxueRefusedError("the code 429")).retry_after is None
 
-    def test_cause_that_is_no_trouble_with_the_service_is_raised(self):
+    def test_interrupt_as_the_cause_is_raised(self):
         error = ManxueOrderNotAcceptedError("no")
         error.raise_cause()
         error.__cause__ = KeyboardInterrupt()
@@ -159,7 +160,7 @@ class TestResponse:
         body = json.dumps(fields).encode() if body is None else body
         return parse_order_response(http_status, body, retry_after=(), now=0, secret="key", failure=failure)
 
-    def test_with_a_task_is_the_task(self):
+    def test_with_a_task_returns_the_task(self):
         assert self.parse(id="proj_1", status="queued").id == "proj_1"
 
     @pytest.mark.parametrize(
@@ -177,7 +178,7 @@ class TestResponse:
             {"status": "queued", "data": {"task": {"task_id": "t9"}}},
         ],
     )
-    def test_with_an_id_under_another_name_or_nested_is_accepted(self, response):
+    def test_with_another_or_nested_id_field_is_accepted(self, response):
         assert self.parse(**response).id == "t9"
 
     @pytest.mark.parametrize(
@@ -190,11 +191,11 @@ class TestResponse:
             {"code": 0, "data": {"task": {"id": "proj_1\n"}, "result": {"id": "b"}}},
         ],
     )
-    def test_with_an_id_that_is_not_sure_is_unknown_and_quoted(self, response):
+    def test_with_an_ambiguous_id_is_unknown_and_quoted(self, response):
         with pytest.raises(ManxueOrderUnknownError, match="proj_1"):
             self.parse(**response)
 
-    def test_with_a_failed_task_is_a_failed_video(self):
+    def test_with_a_failed_task_raises_a_failed_video(self):
         with pytest.raises(ManxueVideoFailedError, match=r"'proj_1': too dark"):
             self.parse(id="proj_1", status="failed", error="too dark")
 
@@ -212,21 +213,21 @@ class TestResponse:
          (200, ManxueOrderUnknownError)],
     )  # fmt: skip
     @pytest.mark.parametrize("body", [b"", b'{"id": "proj_1"'])
-    def test_that_broke_off_is_decided_by_its_status(self, status, error, body):
+    def test_truncated_is_decided_by_its_status(self, status, error, body):
         with pytest.raises(error, match="it broke"):
             self.parse(status, body, failure=ManxueTransientError("it broke"))
 
     @pytest.mark.parametrize("failure", [None, ManxueTransientError("it broke")])
-    def test_that_turns_the_order_away_names_the_pause_also_if_it_broke_off(self, failure):
+    def test_truncated_429_has_its_retry_after(self, failure):
         with pytest.raises(ManxueOrderNotAcceptedError) as raised:
             parse_order_response(429, b"", retry_after=["90"], now=0, secret="key", failure=failure)
         assert raised.value.retry_after == 90
 
-    def test_that_broke_off_after_a_task_is_unknown_and_quoted(self):
+    def test_truncated_after_a_task_is_unknown_and_quoted(self):
         with pytest.raises(ManxueOrderUnknownError, match=r"it broke.*proj_1"):
             self.parse(id="proj_1", failure=ManxueTransientError("it broke"))
 
-    def test_that_cannot_be_understood_is_quoted_cleaned_and_cut(self):
+    def test_unparsable_is_quoted_without_secrets(self):
         url = "https://cdn.example/v.mp4?sig=secret"
         for body in (
             json.dumps({"task": "t9", "url": url, "note": "key", "rest": "x" * 500}).encode(),
@@ -242,28 +243,28 @@ class TestResponse:
             quoted = text.partition("(response: ")[2].partition(")")[0]
             assert len(quoted) <= 200
 
-    def test_with_a_pause_names_it(self):
-        asked = {"now": 1_893_456_000.0, "secret": ""}
+    def test_429_has_its_retry_after(self):
+        options = {"now": 1_893_456_000.0, "secret": ""}
         for retry_after, pause in (["7"], 7), (["Tue, 01 Jan 2030 00:00:10 GMT"], 10):
             with pytest.raises(ManxueOrderNotAcceptedError) as caught:
-                parse_order_response(429, b"{}", retry_after=retry_after, **asked)
+                parse_order_response(429, b"{}", retry_after=retry_after, **options)
             assert caught.value.retry_after == pause
 
-    def test_does_not_repeat_the_key(self):
+    def test_error_hides_the_key(self):
         with pytest.raises(ManxueOrderRejectedError, match=r"bad \*\*\*"):
             self.parse(400, msg="bad key")
 
-    def test_that_rejects_gives_the_reason(self):
+    def test_rejection_gives_the_reason(self):
         with pytest.raises(ManxueOrderRejectedError, match=r"nothing was ordered: .*prompt not allowed"):
             self.parse(400, msg="prompt not allowed")
 
     @pytest.mark.parametrize(
         ("code", "msg"), [(1001, "素材 URL 无法访问"), (-1, "余额不足"), (402, "余额不足")]
     )
-    def test_of_the_services_own_samples_rejects(self, code, msg):
+    def test_documented_error_samples_reject(self, code, msg):
         with pytest.raises(ManxueOrderRejectedError, match=msg):
             self.parse(code=code, msg=msg, data=None)
 
-    def test_every_error_is_one_of_ours(self):
+    def test_errors_derive_from_manxue_error(self):
         for error in (ManxueOrderNotAcceptedError, ManxueOrderRejectedError, ManxueOrderUnknownError):
             assert issubclass(error, ManxueError)

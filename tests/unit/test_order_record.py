@@ -1,4 +1,4 @@
-"""The record of an order: its form, and what a task that starts does with it."""
+"""The record of an order: its form, and the decision of a task that starts."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ class TestRecord:
     def test_survives_json(self, record):
         assert parse_record(json.loads(json.dumps(record.to_dict()))) == record
 
-    def test_form_is_a_promise(self):
+    def test_form_is_unchanged(self):
+        """Records outlive an upgrade, and the documentation describes them for operators."""
         assert ORDERED.to_dict() == {
             "state": "ordered",
             "id": "proj_1",
@@ -66,7 +67,7 @@ class TestRecord:
         }
         assert KEY == "manxue_order"
 
-    def test_nothing_is_nothing(self):
+    def test_none_is_no_record(self):
         assert parse_record(None) is None
 
     @pytest.mark.parametrize(
@@ -80,12 +81,12 @@ class TestRecord:
             {"id": "proj_1", "fingerprint": None},
         ],
     )
-    def test_what_a_person_writes_is_understood(self, value):
+    def test_written_by_a_person_is_parsed(self, value):
         record = parse_record(value)
         assert (record.state, record.id) == (OrderState.ORDERED, "proj_1")
         assert resumed(record, NOW, REF) == "proj_1"
 
-    def test_id_that_was_filled_in_is_continued(self):
+    def test_id_filled_in_by_a_person_is_resumed(self):
         record = parse_record({**INTENT.to_dict(), "id": "proj_9"})
         assert resumed(record, NOW, REF) == "proj_9"
 
@@ -94,7 +95,7 @@ class TestRecord:
         ["", 7, True, [], ["proj_1"], {}, {"id": ""}, {"id": 7.5}, {"id": "a\nb"}, {"id": "a", "state": "x"},
          {"state": "done"}, {"id": "a", "max_tries": "2"}, {"id": "a", "fingerprint": 3}],
     )  # fmt: skip
-    def test_what_cannot_be_understood_stops_and_says_what_to_do(self, value):
+    def test_bad_record_sends_nothing_and_states_the_remedy(self, value):
         with pytest.raises(
             ManxueInputError, match=r"'manxue_order' .*Nothing was sent\. .*delete the key"
         ) as caught:
@@ -109,36 +110,36 @@ class TestRecord:
             ({"id": "a", "max_tries": "2"}, "(its 'max_tries' or 'scheme' is not a number)"),
         ],
     )
-    def test_what_cannot_be_understood_is_named(self, value, problem):
+    def test_bad_record_error_names_the_problem(self, value, problem):
         with pytest.raises(ManxueInputError) as caught:
             parse_record(value)
         assert problem in str(caught.value)
 
-    def test_what_cannot_be_understood_is_shown_within_bounds(self):
+    def test_bad_record_is_quoted_within_bounds(self):
         with pytest.raises(ManxueInputError, match=r"holds \[0(, 0){66}, which is"):
             parse_record([0] * 1000)
 
 
 class TestDecision:
-    """A retry has the number of the record, a clear has another one."""
+    """Decisions about an order. A retry has the ``max_tries`` of the record, and a clear has another one."""
 
     CLEARED = replace(REF, max_tries=3)
 
     @pytest.mark.parametrize("ref", [REF, CLEARED])
-    def test_without_a_record_it_orders(self, ref):
+    def test_without_a_record_orders(self, ref):
         assert resumed(None, NOW, ref) is None
 
     @pytest.mark.parametrize("ref", [REF, CLEARED])
-    def test_order_on_its_way_is_continued(self, ref):
+    def test_ordered_video_is_resumed(self, ref):
         assert resumed(ORDERED, NOW, ref) == "proj_1"
 
-    def test_retry_continues_with_a_done_order_and_a_clear_orders_anew(self):
+    def test_done_order_resumes_on_retry_and_reorders_on_clear(self):
         done = replace(ORDERED, state=OrderState.DONE)
         assert resumed(done, NOW, REF) == "proj_1"
         assert resumed(done, NOW, self.CLEARED) is None
 
     @pytest.mark.parametrize(("video_task_id", "name"), [("proj_1", "'proj_1'"), (None, "of this task")])
-    def test_retry_of_a_failed_order_fails_again_and_a_clear_orders_anew(self, video_task_id, name):
+    def test_failed_order_fails_on_retry_and_reorders_on_clear(self, video_task_id, name):
         failed = replace(ORDERED, state=OrderState.FAILED, id=video_task_id)
         with pytest.raises(ManxueVideoFailedError, match=f"the video {name}, as .*Clear the task"):
             resumed(failed, NOW, REF)
@@ -157,11 +158,12 @@ class TestDecision:
         assert "manxue_order?map_index=7:" in replace(REF, map_index=7).recovery_hint
 
     @pytest.mark.parametrize("ref", [REF, CLEARED])
-    def test_order_that_was_not_accepted_is_sent_again(self, ref):
+    def test_unaccepted_order_is_sent_again(self, ref):
         record = replace(INTENT, state=OrderState.NOT_ACCEPTED)
         assert resumed(record, {}, ref) is None
 
-    def test_intent_that_the_deferral_knows_as_not_accepted_is_sent_again(self):
+    def test_intent_known_as_not_accepted_is_sent_again(self):
+        """The deferral knows the outcome where the update of the record failed."""
         assert resume(INTENT, NOW, REF, INTENT.since) is None
         for other in ("2027-01-15T08:00:02+00:00", None):
             with pytest.raises(ManxueOrderUnknownError):
@@ -169,40 +171,40 @@ class TestDecision:
         with pytest.raises(ManxueOrderUnknownError):
             resume(replace(INTENT, since=None), NOW, REF, None)
 
-    def test_known_order_is_continued_whatever_the_deferral_says(self):
+    def test_known_order_overrides_the_deferral(self):
         assert resume(ORDERED, NOW, REF, ORDERED.since).id == "proj_1"
 
     OTHER: ClassVar = {"prompt": "other", "model": "m", "ratio": "r"}
 
-    def test_clear_with_another_request_stops_and_names_what_differs(self):
+    def test_clear_with_a_changed_request_raises(self):
         with pytest.raises(
             ManxueOrderMismatchError, match=r"'proj_1'.*: prompt, ratio changed since\. Nothing was"
         ):
             resumed(ORDERED, self.OTHER, self.CLEARED)
 
-    def test_retry_with_another_request_continues_and_names_what_differs(self):
+    def test_retry_with_a_changed_request_warns(self):
         order = resume(ORDERED, self.OTHER, REF)
         assert order.id == "proj_1"
         assert "although prompt, ratio changed" in order.caution
 
-    def test_retry_with_the_same_request_needs_no_caution(self):
+    def test_retry_with_the_same_request_does_not_warn(self):
         assert resume(ORDERED, NOW, REF) == ResumableOrder("proj_1")
 
-    def test_clear_after_retries_were_lowered_reads_as_a_retry_and_warns(self):
+    def test_clear_after_lowered_retries_warns(self):
         # retries=3 and one try: max_tries is 3. With retries=2, a clear sets it to 1 + 2.
         record = replace(ORDERED, state=OrderState.DONE, max_tries=3)
         order = resume(record, NOW, replace(REF, max_tries=1 + 2))
         assert order.id == "proj_1"
         assert "'retries' was lowered" in order.caution
 
-    def test_fingerprint_is_compared_by_the_scheme_of_the_record(self):
+    def test_fingerprint_uses_the_scheme_of_the_record(self):
         by_scheme = {1: {"first_image": "new"}, 2: {"first_image": "same"}}
         stored = replace(ORDERED, fingerprint={"first_image": "same"})
         assert resumable_order(stored, by_scheme.get, self.CLEARED).id == "proj_1"
         with pytest.raises(ManxueOrderMismatchError):
             resumable_order(replace(stored, scheme=1), by_scheme.get, self.CLEARED)
 
-    def test_what_a_person_wrote_forges_no_line_of_a_log(self):
+    def test_record_cannot_forge_a_log_line(self):
         hostile = "x\nERROR forged \x1b[2J"
         lost = OrderRecord(OrderState.INTENT, since=hostile, max_tries=2)
         other = OrderRecord(OrderState.ORDERED, id="proj_1", max_tries=2, fingerprint={hostile: "0"})
@@ -211,5 +213,5 @@ class TestDecision:
                 resumed(record, {"prompt": "1"}, self.CLEARED)
             assert str(caught.value).isprintable()
 
-    def test_other_request_is_fine_once_a_clear_orders_anew(self):
+    def test_clear_of_a_done_order_allows_another_request(self):
         assert resumed(replace(ORDERED, state=OrderState.DONE), {}, self.CLEARED) is None

@@ -1,4 +1,4 @@
-"""Orders that wait for room, and what is checked before an order is paid."""
+"""Orders that wait until the service accepts them, and the checks before an order is sent."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def any_task(request, emulator, boundaries):
 
 
 def defer(task, **kwargs):
-    """Run a task up to its first deferral, and return that."""
+    """Run a task up to its first deferral. Return the deferral."""
     task.try_number += 1
     with pytest.raises(TaskDeferred) as deferred:
         task._operator(kwargs).execute(task.context)
@@ -69,7 +69,7 @@ def fail(task, words="Trigger timeout", **kwargs):
 # --- waiting --------------------------------------------------------------------------------------------
 
 
-def test_order_waits_in_the_triggerer_and_is_billed_once(emulator, any_task, clock):
+def test_order_waits_in_triggerer_and_is_billed_once(emulator, any_task, clock):
     begun = clock.now()
     emulator.fail_next(5, FULL, on="create")
     assert any_task.run()["id"] == emulator.ledger.orders[0].id
@@ -79,7 +79,8 @@ def test_order_waits_in_the_triggerer_and_is_billed_once(emulator, any_task, clo
     assert 2 + 30 + 60 + 120 + 240 <= clock.now() - begun <= 1.25 * (2 + 30 + 60 + 120 + 240) + 100
 
 
-def test_deferral_says_what_is_known_and_its_form_is_a_promise(emulator, task, clock):
+def test_form_of_the_deferral_is_unchanged(emulator, task, clock):
+    """The metadata database holds deferrals across an upgrade."""
     emulator.respond_with(FULL, on="create")
     begun = clock.now()
     deferral = defer(task)
@@ -98,7 +99,7 @@ def test_deferral_says_what_is_known_and_its_form_is_a_promise(emulator, task, c
     assert posts(emulator) == 2
 
 
-def test_pause_of_the_service_is_waited_for_without_a_worker(emulator, task, clock):
+def test_retry_after_is_waited_for_in_the_triggerer(emulator, task, clock):
     emulator.respond_with(Response(status=429, retry_after=600), on="create")
     deferral = defer(task)
     assert posts(emulator) == 1
@@ -113,7 +114,7 @@ def test_poke_mode_waits_on_the_worker(emulator, any_task):
 
 
 @pytest.mark.parametrize("options", [{}, {"deferrable": False}], ids=["deferred", "poke"])
-def test_order_timeout_may_be_retried_and_is_not_skipped(emulator, any_task, clock, options):
+def test_order_timeout_is_retried_and_not_skipped(emulator, any_task, clock, options):
     emulator.respond_with(FULL, on="create")
     begun = clock.now()
     with pytest.raises(ManxueOrderTimeoutError, match=r"order_timeout \(0:10:00\): .*HTTP 429") as caught:
@@ -124,14 +125,14 @@ def test_order_timeout_may_be_retried_and_is_not_skipped(emulator, any_task, clo
     assert any_task.run(**options)["status"] == "completed"
 
 
-def test_order_timeout_is_the_timeout_by_default(emulator, task):
+def test_order_timeout_defaults_to_timeout(emulator, task):
     emulator.respond_with(FULL, on="create")
     with pytest.raises(ManxueOrderTimeoutError, match=r"order_timeout \(0:05:00\)"):
         task.run(timeout=300)
 
 
 def accepted(task, deferral, clock, **kwargs):
-    """Resume an order until it is accepted. Return the deferral in which its video is awaited."""
+    """Resume an order until it is accepted. Return the deferral that waits for its video."""
     while isinstance(deferral.trigger, ManxueOrderRoomTrigger):
         clock.advance(deferral.trigger.resume_at - clock.now())
         with pytest.raises(TaskDeferred) as again:
@@ -141,7 +142,7 @@ def accepted(task, deferral, clock, **kwargs):
 
 
 @pytest.mark.parametrize("value", [0, -1, timedelta(0)])
-def test_order_timeout_that_makes_no_sense_is_refused(value):
+def test_order_timeout_must_be_positive(value):
     with pytest.raises(ManxueInputError, match="order_timeout"):
         ManxueCreateVideoOperator(task_id="order", **ORDER, order_timeout=value)
 
@@ -167,7 +168,8 @@ def test_execution_timeout_counts_from_the_first_start(emulator, task, clock):
     assert deferral.kwargs["order_time"] == pytest.approx(clock.now() - begun)
 
 
-def test_nothing_is_sent_when_execution_timeout_leaves_no_time_to_wait(emulator, task, clock):
+def test_short_execution_timeout_sends_nothing(emulator, task, clock):
+    """The time that is left would not suffice for the wait."""
     limits = {"execution_timeout": timedelta(seconds=200)}
     emulator.respond_with(FULL, on="create")
     with pytest.raises(ManxueOrderTimeoutError, match="execution_timeout"):
@@ -180,10 +182,11 @@ def test_nothing_is_sent_when_execution_timeout_leaves_no_time_to_wait(emulator,
     assert task.run(wait_for_completion=False, execution_timeout=timedelta(seconds=89))
 
 
-# --- what is not sent twice -----------------------------------------------------------------------------
+# --- protection against a second order -----------------------------------------------------------------------------
 
 
-def test_intent_whose_update_failed_is_not_taken_for_unknown(emulator, task, monkeypatch):
+def test_intent_with_a_failed_update_is_not_unknown(emulator, task, monkeypatch):
+    """The deferral still knows that the order was not accepted."""
     real = ManxueHook.send_order
 
     def send(self, request):
@@ -206,7 +209,7 @@ def test_intent_whose_update_failed_is_not_taken_for_unknown(emulator, task, mon
     assert emulator.ledger.billed == 1
 
 
-def test_stale_deferral_of_an_earlier_try_does_not_send_an_unknown_order_again(emulator, task):
+def test_stale_deferral_does_not_repeat_an_unknown_order(emulator, task):
     emulator.fail_next(1, Response(status=429, retry_after=60), on="create")
     deferral = defer(task)
     intent = {**task.record, "state": "intent"}
@@ -217,7 +220,7 @@ def test_stale_deferral_of_an_earlier_try_does_not_send_an_unknown_order_again(e
     assert emulator.ledger.billed == 0
 
 
-def test_stale_deferral_of_an_earlier_try_starts_like_a_retry(emulator, any_task, clock):
+def test_stale_deferral_starts_like_a_retry(emulator, any_task, clock):
     emulator.fail_next(1, Response(status=429, retry_after=60), on="create")
     deferral = defer(any_task)
     any_task.try_number = 2
@@ -227,7 +230,7 @@ def test_stale_deferral_of_an_earlier_try_starts_like_a_retry(emulator, any_task
     assert again.value.trigger.video_task_id == emulator.ledger.orders[0].id
 
 
-def test_deferral_that_airflow_ends_sends_nothing_and_may_be_retried(emulator, task):
+def test_trigger_timeout_sends_nothing_and_is_retried(emulator, task):
     emulator.respond_with(Response(status=429, retry_after=60), on="create")
     defer(task)
     with pytest.raises(ManxueOrderTimeoutError, match=r"Trigger timeout\. Nothing was ordered") as caught:
@@ -236,7 +239,7 @@ def test_deferral_that_airflow_ends_sends_nothing_and_may_be_retried(emulator, t
     assert posts(emulator) == 1
 
 
-def test_deferral_that_airflow_ends_below_3_3_sends_nothing(emulator, old):
+def test_trigger_timeout_below_3_3_sends_nothing(emulator, old):
     emulator.respond_with(Response(status=429, retry_after=60), on="create")
     defer(old)
     with pytest.raises(ManxueOrderUnknownError):
@@ -244,7 +247,7 @@ def test_deferral_that_airflow_ends_below_3_3_sends_nothing(emulator, old):
     assert posts(emulator) == 1
 
 
-def test_wait_that_airflow_ends_counts_from_the_acceptance_of_the_order(emulator, task, clock):
+def test_trigger_failure_counts_from_the_acceptance(emulator, task, clock):
     emulator.fail_next(4, FULL, on="create")
     emulator.default_script = Script.by_hand("processing")
     begun = clock.now()
@@ -258,7 +261,7 @@ def test_wait_that_airflow_ends_counts_from_the_acceptance_of_the_order(emulator
     assert not isinstance(caught.value, ManxueTimeoutError)
 
 
-def test_timeout_of_the_task_while_connecting_is_not_accepted(emulator, any_task, monkeypatch):
+def test_task_timeout_during_the_connect_is_not_accepted(emulator, any_task, monkeypatch):
     def end(*args, **kwargs):
         raise AirflowTaskTimeout("execution_timeout")
 
@@ -273,23 +276,23 @@ def test_timeout_of_the_task_while_connecting_is_not_accepted(emulator, any_task
     assert emulator.ledger.billed == 1
 
 
-def test_store_that_forgets_stops_before_anything_is_sent(emulator, task, monkeypatch):
+def test_store_without_read_back_sends_nothing(emulator, task, monkeypatch):
     monkeypatch.setattr(type(task.store), "get", lambda self, key, default=None: None)
     with pytest.raises(ManxueError, match=r"did not return the key.*Nothing was sent"):
         task.run()
     assert posts(emulator) == 0
 
 
-def test_response_under_another_success_code_is_accepted(emulator, task):
-    answer = {"code": 201, "msg": "created", "data": {"taskId": "t9"}}
-    emulator.respond_with(Response(json=answer), on="create")
+def test_response_with_another_success_code_is_accepted(emulator, task):
+    response = {"code": 201, "msg": "created", "data": {"taskId": "t9"}}
+    emulator.respond_with(Response(json=response), on="create")
     assert [task.run(wait_for_completion=False) for _ in range(2)] == ["t9", "t9"]
     assert posts(emulator) == 1
 
 
-def test_response_under_an_odd_code_is_unknown_and_never_leads_to_a_second_order(emulator, task):
-    answer = {"code": 100, "msg": "ok", "data": "t9"}
-    emulator.respond_with(Response(json=answer), on="create")
+def test_response_with_an_odd_code_is_never_repeated(emulator, task):
+    response = {"code": 100, "msg": "ok", "data": "t9"}
+    emulator.respond_with(Response(json=response), on="create")
     with pytest.raises(ManxueOrderUnknownError, match="t9"):
         task.run()
     task.clear()
@@ -298,7 +301,7 @@ def test_response_under_an_odd_code_is_unknown_and_never_leads_to_a_second_order
     assert posts(emulator) == 1
 
 
-def test_retry_continues_although_a_reference_is_signed_again(emulator, task, monkeypatch):
+def test_retry_ignores_a_new_signature_of_a_reference(emulator, task, monkeypatch):
     url = "https://bucket.s3.amazonaws.com/cat.png?X-Amz-Date={n}&X-Amz-Signature={n}abc"
     log = Mock()
     monkeypatch.setattr(ManxueCreateVideoOperator, "log", log)
@@ -311,7 +314,7 @@ def test_retry_continues_although_a_reference_is_signed_again(emulator, task, mo
     assert emulator.ledger.billed == 1
 
 
-def test_retry_with_another_prompt_continues_and_warns(emulator, task, monkeypatch):
+def test_retry_with_another_prompt_warns(emulator, task, monkeypatch):
     log = Mock()
     monkeypatch.setattr(ManxueCreateVideoOperator, "log", log)
     defer(task)
@@ -320,7 +323,7 @@ def test_retry_with_another_prompt_continues_and_warns(emulator, task, monkeypat
     assert emulator.ledger.billed == 1
 
 
-def test_retry_that_returns_a_delivered_video_warns(emulator, task, monkeypatch):
+def test_retry_that_returns_a_completed_video_warns(emulator, task, monkeypatch):
     log = Mock()
     first = task.run()["id"]
     monkeypatch.setattr(ManxueCreateVideoOperator, "log", log)
@@ -332,7 +335,7 @@ def test_retry_that_returns_a_delivered_video_warns(emulator, task, monkeypatch)
 
 
 @pytest.mark.parametrize("key", ["video_task_id", "video_url", "actualDuration"])
-def test_xcom_that_fails_below_3_3_ends_without_a_retry_and_names_the_id(emulator, old, key, monkeypatch):
+def test_failed_xcom_below_3_3_is_not_retried(emulator, old, key, monkeypatch):
     def push(name, value):
         if name == key:
             raise RuntimeError("the XCom backend is away")
@@ -344,20 +347,19 @@ def test_xcom_that_fails_below_3_3_ends_without_a_retry_and_names_the_id(emulato
     assert emulator.ledger.orders[0].id in str(caught.value)
 
 
-def test_whatever_airflow_does_after_the_task_below_3_3_is_not_retried(emulator, old):
+def test_failure_after_execute_below_3_3_is_not_retried(emulator, old):
+    """Below Airflow 3.3 there is no task state store, so a retry would order again."""
     operator = old._operator({"deferrable": False, "retries": 2})
     context = old.context
     context["ti"].task = operator
     context["ti"]._ti_context_from_server = SimpleNamespace(should_retry=True)
     operator.execute(context)
-    assert operator.retries == 0  # Airflow 2.11 decides by it
-    assert context["ti"]._ti_context_from_server.should_retry is False  # 3.0 to 3.2
+    assert operator.retries == 0  # read by Airflow 2.11
+    assert context["ti"]._ti_context_from_server.should_retry is False  # read by Airflow 3.0 to 3.2
 
 
 @pytest.mark.parametrize("signal", [AirflowTaskTimeout, SystemExit, RuntimeError])
-def test_signal_between_the_response_and_the_wait_below_3_3_is_not_retried(
-    emulator, old, monkeypatch, signal
-):
+def test_signal_after_the_order_below_3_3_is_not_retried(emulator, old, monkeypatch, signal):
     operator, context, server = retried(old)
 
     def end(store, video_task_id):
@@ -377,7 +379,7 @@ def test_signal_between_the_response_and_the_wait_below_3_3_is_not_retried(
         ((ManxueHook, "send_order"), ManxueConfigurationError("Connection field 'host': bad.")),
     ],
 )
-def test_order_that_was_not_sent_below_3_3_is_retried(emulator, old, monkeypatch, target, error):
+def test_unsent_order_below_3_3_is_retried(emulator, old, monkeypatch, target, error):
     operator, context, server = retried(old)
     monkeypatch.setattr(*target, Mock(side_effect=error))
     with pytest.raises(type(error)):
@@ -387,7 +389,7 @@ def test_order_that_was_not_sent_below_3_3_is_retried(emulator, old, monkeypatch
 
 
 def retried(task):
-    """Return a task that Airflow would retry: its operator, its context, and what the server says of it."""
+    """Return operator, context and server context of a task that Airflow would retry."""
     operator = task._operator({"deferrable": False, "retries": 2})
     context = task.context
     server = SimpleNamespace(should_retry=True)
@@ -395,16 +397,16 @@ def retried(task):
     return operator, context, server
 
 
-def test_retries_stay_where_the_order_is_bound_or_meant_to_be_repeated(emulator, task, old):
-    for one, options in ((task, {}), (old, {"durable": False})):
-        operator = one._operator({"deferrable": False, "retries": 2, **options})
-        context = one.context
+def test_retries_remain_with_a_store_or_durable_off(emulator, task, old):
+    for instance, options in ((task, {}), (old, {"durable": False})):
+        operator = instance._operator({"deferrable": False, "retries": 2, **options})
+        context = instance.context
         context["ti"].task = operator
         operator.execute(context)
         assert operator.retries == 2
 
 
-def test_retries_warn_below_3_3_when_the_dag_is_parsed(monkeypatch, recwarn):
+def test_retries_below_3_3_warn_at_parse_time(monkeypatch, recwarn):
     monkeypatch.setattr(operator_module, "_HAS_STATE_STORE", False)
     with pytest.warns(UserWarning, match=r"retries=2 can order a second video.*Set retries=0"):
         ManxueCreateVideoOperator(task_id="order", **ORDER, retries=2)
@@ -413,14 +415,14 @@ def test_retries_warn_below_3_3_when_the_dag_is_parsed(monkeypatch, recwarn):
     ManxueCreateVideoOperator(task_id="order", **ORDER, retries=2, durable=False)
     monkeypatch.setattr(operator_module, "_HAS_STATE_STORE", True)
     ManxueCreateVideoOperator(task_id="order", **ORDER, retries=2)
-    assert not [one for one in recwarn if "second video" in str(one.message)]
+    assert not [warning for warning in recwarn if "second video" in str(warning.message)]
 
 
-# --- before an order is paid ----------------------------------------------------------------------------
+# --- checks before an order ----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("url", ["s3://bucket/a.png", "file:///tmp/a.png"])
-def test_reference_that_no_service_fetches_is_refused_when_parsed(url):
+def test_unsupported_reference_is_rejected_at_parse_time(url):
     with pytest.raises(ManxueInputError, match="that the service can fetch"):
         ManxueCreateVideoOperator(task_id="order", **ORDER, first_image=url)
 
@@ -432,7 +434,7 @@ def test_reference_on_a_private_host_leaves_no_record(emulator, task, connect):
     assert task.record is None
 
 
-def test_dry_run_shows_what_would_be_ordered_and_sends_nothing(emulator, monkeypatch):
+def test_dry_run_logs_the_order_and_sends_nothing(emulator, monkeypatch):
     log = Mock()
     monkeypatch.setattr(ManxueCreateVideoOperator, "log", log)
     url = "https://example.com/a.png?sig=secret"
@@ -462,7 +464,7 @@ def test_dry_run_checks_the_rules(emulator):
 
 @pytest.fixture
 def with_save(emulator, task):
-    """Run an order with a save behind it."""
+    """Return a function that runs an order with a downstream save."""
 
     def run(destination, *, mapped=False, **save):
         with DAG("episode", schedule=None) as dag:
@@ -483,14 +485,15 @@ def with_save(emulator, task):
 
 @pytest.mark.parametrize("mapped", [True, False])
 @pytest.mark.parametrize("destination", ["nosuch://bucket/{{ ds }}/", "nosuch://bucket/a.mp4"])
-def test_order_is_not_sent_if_its_save_has_no_file_system(emulator, task, with_save, destination, mapped):
+def test_save_without_a_file_system_prevents_the_order(emulator, task, with_save, destination, mapped):
+    """The save would fail only after the order was paid."""
     with pytest.raises(ManxueInputError, match=r"not sent\. The task 'save' saves the video to nosuch://"):
         with_save(destination, mapped=mapped)
     assert posts(emulator) == 0
     assert task.record is None
 
 
-def test_order_is_not_sent_if_the_library_of_its_save_is_missing(emulator, with_save, monkeypatch):
+def test_save_without_its_library_prevents_the_order(emulator, with_save, monkeypatch):
     def missing(scheme):
         raise ImportError("Install s3fs to access S3")
 
@@ -501,12 +504,13 @@ def test_order_is_not_sent_if_the_library_of_its_save_is_missing(emulator, with_
 
 
 @pytest.mark.parametrize("destination", ["file:///tmp/a.mp4", "{{ params.destination }}"])
-def test_order_is_sent_if_its_save_can_store_or_is_not_known_yet(emulator, with_save, destination):
+def test_valid_or_templated_save_allows_the_order(emulator, with_save, destination):
     with_save(destination)
     assert emulator.ledger.billed == 1
 
 
-def test_save_on_another_queue_is_a_warning(emulator, with_save, caplog, monkeypatch):
+def test_save_on_another_queue_only_warns(emulator, with_save, caplog, monkeypatch):
+    """Workers of that queue may have other libraries."""
     log = Mock()
     monkeypatch.setattr(ManxueCreateVideoOperator, "log", log)
     with_save("nosuch://bucket/a.mp4", queue="big")
@@ -517,7 +521,7 @@ def test_save_on_another_queue_is_a_warning(emulator, with_save, caplog, monkeyp
 # --- the trigger ----------------------------------------------------------------------------------------
 
 
-def test_trigger_fires_once_at_its_time_and_survives_a_clock_that_is_set(monkeypatch):
+def test_trigger_fires_once_despite_a_clock_change(monkeypatch):
     now, slept = [1000.0], []
 
     async def sleep(seconds):

@@ -1,4 +1,4 @@
-"""When an order that was not accepted is sent again, and until when."""
+"""Delays between the attempts of an order, and their limits."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from airflow_provider_manxue.exceptions import ManxueOrderTimeoutError
 NEVER = float("inf")
 
 
-def test_quick_delays_grow():
+def test_quick_delays_double():
     assert [quick_resend_delay(attempts, None, 0.0) for attempts in range(1, MAX_ATTEMPTS)] == [2, 4, 8, 16]
 
 
-def test_delays_of_a_task_grow_from_30_seconds_to_5_minutes():
+def test_task_delays_grow_to_5_minutes():
     assert [resend_delay(attempts, None, 0.0) for attempts in (1, 2, 3, 4, 5, 6, 1000)] == [
         2,
         30,
@@ -33,7 +33,7 @@ def test_delays_of_a_task_grow_from_30_seconds_to_5_minutes():
 
 
 @pytest.mark.parametrize("delay", [quick_resend_delay, resend_delay])
-def test_delay_is_what_the_service_asks_for_up_to_a_cap(delay):
+def test_delay_follows_retry_after_up_to_a_cap(delay):
     assert delay(1, 60.0, 0.0) == 60
     assert delay(1, 86_400.0, 0.0) == 900
     assert delay(1, 60.0, 1.0) == 75
@@ -44,16 +44,16 @@ class TestBounds:
     def bounds(self, order_timeout=600.0, execution_timeout=NEVER, reserve=90.0):
         return OrderBounds(order_timeout, execution_timeout, reserve)
 
-    def test_attempt_within_the_time_is_allowed(self):
+    def test_attempt_within_the_limit_is_allowed(self):
         self.bounds().check(1000.0, 1600.0)
 
-    def test_attempt_after_order_timeout_is_refused(self):
+    def test_attempt_after_order_timeout_raises(self):
         with pytest.raises(
             ManxueOrderTimeoutError, match=r"within order_timeout \(0:10:00\).*Nothing was ordered"
         ):
             self.bounds().check(1000.0, 1601.0)
 
-    def test_attempt_that_leaves_no_time_for_the_wait_is_refused(self):
+    def test_attempt_without_time_for_the_wait_raises(self):
         bounds = self.bounds(execution_timeout=300.0)
         bounds.check(1000.0, 1210.0)
         with pytest.raises(ManxueOrderTimeoutError, match=r"execution_timeout \(0:05:00\) left the 90 s"):
@@ -65,9 +65,9 @@ class TestBounds:
     def test_next_attempt_follows_the_delay(self):
         assert self.next_at(100.0) == 160.0
 
-    def test_last_attempt_is_moved_to_the_end(self):
+    def test_last_attempt_is_moved_to_the_limit(self):
         assert self.next_at(570.0) == 600.0
 
-    def test_last_attempt_is_left_out_where_the_service_forbids_it_or_no_time_is_left(self):
+    def test_last_attempt_is_skipped_without_enough_time(self):
         assert self.next_at(570.0, retry_after=31) is None
         assert self.next_at(591.0) is None

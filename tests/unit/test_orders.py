@@ -1,4 +1,4 @@
-"""Requests for a video: their rules, their references, and the fingerprints by which they are compared."""
+"""Requests for a video: rules, references and fingerprints."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIMPLE = {"prompt": "a cat", "model": "sd2_manxue_720p"}
 
 
 class TestRules:
-    def test_whole_order_is_sent_under_the_services_names(self):
+    def test_full_request_uses_the_field_names_of_the_api(self):
         order = parse_video_request(
             prompt="a cat",
             model="sd2_manxue_video_4k",
@@ -38,7 +38,7 @@ class TestRules:
         assert not order.cautions
 
     @pytest.mark.parametrize("nothing", [None, "", " ", [], ()])
-    def test_nothing_is_left_out(self, nothing):
+    def test_empty_fields_are_omitted(self, nothing):
         optional = dict.fromkeys(
             ("duration", "ratio", "first_image", "last_image", "reference_images"), nothing
         )
@@ -49,11 +49,11 @@ class TestRules:
         assert parse_video_request(**SIMPLE, duration=value).fields["duration"] == seconds
 
     @pytest.mark.parametrize("value", ["['https://example.com/a']", "[", {"a": URL}, 7, b"x"])
-    def test_list_that_cannot_be_read_is_refused(self, value):
+    def test_unparsable_list_is_rejected(self, value):
         with pytest.raises(ManxueInputError, match=r"reference_images is .*native_obj"):
             parse_video_request(**SIMPLE, reference_images=value)
 
-    def test_list_may_be_json_of_a_template(self):
+    def test_list_may_be_json_text(self):
         assert parse_video_request(**SIMPLE, reference_images=json.dumps([URL])).fields[
             "referenceImages"
         ] == [URL]
@@ -85,7 +85,7 @@ class TestRules:
             ({"reference_videos": [URL]}, "the model sd2_manxue_720p takes none"),
         ],
     )
-    def test_each_rule(self, change, words):
+    def test_each_broken_rule_is_reported(self, change, words):
         with pytest.raises(ManxueInputError, match=words):
             parse_video_request(**{**SIMPLE, **change})
 
@@ -123,24 +123,24 @@ class TestRules:
             ),
         ],
     )
-    def test_broken_rules_are_read_as_one_sentence(self, change, broken):
+    def test_broken_rules_form_one_sentence(self, change, broken):
         with pytest.raises(ManxueInputError) as caught:
             parse_video_request(**{**SIMPLE, **change})
         assert str(caught.value) == f"The order was not sent. {broken}."
 
-    def test_long_value_is_cut(self):
+    def test_long_value_is_truncated(self):
         with pytest.raises(ManxueInputError, match=f"ratio is '{'9' * 79}: it must"):
             parse_video_request(**SIMPLE, ratio="9" * 1000)
 
-    def test_url_may_be_written_in_capitals(self):
+    def test_url_may_be_uppercase(self):
         url = "HTTPS://EXAMPLE.COM/A"
         assert parse_video_request(**SIMPLE, first_image=url).fields["first_image"] == url
 
-    def test_as_many_references_as_are_allowed(self):
+    def test_maximum_number_of_references_is_accepted(self):
         order = parse_video_request(**SIMPLE, reference_images=[URL] * 9, reference_audios=[URL] * 3)
         assert len(order.fields["referenceImages"]) == 9
 
-    def test_all_broken_rules_are_named_at_once(self):
+    def test_all_broken_rules_are_reported_together(self):
         with pytest.raises(ManxueInputError) as caught:
             parse_video_request(
                 prompt="", model="", duration=3, ratio="x", last_image=URL, reference_images=[URL] * 10
@@ -148,19 +148,19 @@ class TestRules:
         for word in ("prompt", "model", "duration", "ratio", "last_image", "reference_images"):
             assert word in str(caught.value)
 
-    def test_bad_url_counts_as_given_for_the_other_rules(self):
+    def test_bad_url_still_counts_for_other_rules(self):
         with pytest.raises(ManxueInputError) as caught:
             parse_video_request(**SIMPLE, first_image="cat.png", last_image=URL, reference_videos=["x"] * 4)
         assert "without first_image" not in str(caught.value)
         for words in ("cannot be combined", "has 4 URLs", "takes none", r"reference_videos[3] is 'x'"):
             assert words in str(caught.value)
 
-    def test_signature_of_a_url_is_not_repeated(self):
+    def test_signature_of_a_url_is_not_quoted(self):
         with pytest.raises(ManxueInputError) as caught:
             parse_video_request(**SIMPLE, first_image="https://example.com/a b?signature=secret")
         assert "secret" not in str(caught.value)
 
-    def test_unknown_model_is_a_caution_only(self):
+    def test_unknown_model_only_causes_a_caution(self):
         order = parse_video_request(prompt="a cat", model="sd3_manxue_8k", reference_videos=[URL])
         [caution] = order.cautions
         assert "sd3_manxue_8k" in caution
@@ -171,7 +171,7 @@ class TestRules:
         ["s3://bucket/a.png", "gs://b/a.png", "file:///tmp/a.png", "ftp://example.com/a.png", "/tmp/a.png",
          "data:image/png;base64,AAAA", "https://", "https://[", "http:///a.png"],
     )  # fmt: skip
-    def test_reference_of_a_scheme_that_no_service_fetches_is_refused(self, url):
+    def test_reference_of_another_scheme_is_rejected(self, url):
         for change in ({"first_image": url}, {"reference_images": [url]}):
             with pytest.raises(ManxueInputError, match="it must be a URL that the service can fetch"):
                 parse_video_request(**SIMPLE, **change)
@@ -191,7 +191,7 @@ PRIVATE = [
 
 class TestReferences:
     @pytest.mark.parametrize("host", PRIVATE)
-    def test_on_a_private_host_are_refused_without_a_look_up(self, host, monkeypatch):
+    def test_to_private_hosts_are_rejected_without_dns(self, host, monkeypatch):
         monkeypatch.setattr(socket, "getaddrinfo", None)
         request = parse_video_request(**SIMPLE, first_image=f"http://user:secret@{host}/a.png?sig=secret")
         with pytest.raises(
@@ -204,12 +204,12 @@ class TestReferences:
             lists.check_references("service.example")
 
     @pytest.mark.parametrize("service", ["127.0.0.1", "localhost", "10.1.2.3"])
-    def test_on_a_private_host_are_allowed_if_the_service_is_on_one(self, service):
+    def test_to_private_hosts_are_allowed_for_private_services(self, service):
         request = parse_video_request(**SIMPLE, first_image="http://192.168.1.2/a.png")
         request.check_references(service)
 
     @pytest.mark.parametrize("host", ["minio.internal", "example.com", "8.8.8.8", "[2606:4700::1111]"])
-    def test_by_name_are_not_judged(self, host):
+    def test_to_named_hosts_are_accepted(self, host):
         parse_video_request(**SIMPLE, first_image=f"https://{host}/a").check_references("service.example")
 
 
@@ -228,29 +228,29 @@ class TestFingerprint:
     def of(self, scheme=2, **change):
         return parse_video_request(**{**SIMPLE, **change}).fingerprint(scheme)
 
-    def test_tells_fields_apart_without_holding_them(self):
+    def test_differs_by_value_without_containing_it(self):
         one, two = self.of(prompt="a secret prompt", model="m"), self.of(prompt="another prompt", model="m")
         assert one["model"] == two["model"] == "1d576f473e30e1b5"
         assert one["prompt"] != two["prompt"]
         assert "secret" not in json.dumps(one)
 
     @pytest.mark.parametrize("store", SIGNED)
-    def test_leaves_out_signatures_of_urls(self, store):
+    def test_ignores_signatures_of_urls(self, store):
         one, two = (f"{URL}.png?v=3&{SIGNED[store].format(n=n)}" for n in (1, 2))
         for field, values in (("first_image", (one, two)), ("reference_images", ([one], [two]))):
             assert self.of(**{field: values[0]}) == self.of(**{field: values[1]}) != self.of(**{field: URL})
             assert self.of(1, **{field: values[0]}) != self.of(1, **{field: values[1]})
         assert without_signature(one) == f"{URL}.png?v=3"
 
-    def test_keeps_all_else_of_a_url_as_it_is(self):
+    def test_includes_all_other_parts_of_a_url(self):
         for url in (URL, f"{URL}?", f"{URL}?se=1&sp=2&b=%41", "asset://1"):
             assert without_signature(url).removesuffix("?") == url.removesuffix("?")
 
-    def test_of_scheme_one_is_that_of_the_values(self):
+    def test_is_equal_in_both_schemes_for_plain_values(self):
         assert self.of(1, model="m") == self.of(2, model="m")
 
 
-def test_loggable_fields_hold_no_query_and_no_long_text():
+def test_loggable_fields_hide_queries_and_long_text():
     request = parse_video_request(
         prompt="cat " * 100, model="m", first_image=f"{URL}?sig=secret", last_image="asset://1"
     )

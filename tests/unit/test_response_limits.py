@@ -89,22 +89,22 @@ def connect(monkeypatch):
 
 
 @pytest.mark.parametrize("pieces", ENDLESS)
-def test_endless_response_ends_at_the_request_timeout(ask, connect, pieces):
+def test_endless_response_ends_at_the_request_timeout(poll, connect, pieces):
     service = Service(ENDLESS[pieces]())
     connect(service.url, request_timeout=0.5)
     with pytest.raises(ManxueTransientError, match=r"no response from|took longer than|HTTP 200") as caught:
-        ask()
+        poll()
     assert len(str(caught.value)) < 600
     service.close()
 
 
 @pytest.mark.parametrize("pieces", ["many headers", "long header", "long status line"])
-def test_header_size_is_limited(ask, connect, pieces):
+def test_header_size_is_limited(poll, connect, pieces):
     """The buffers of the operating system add to what is read."""
     service = Service(ENDLESS[pieces]())
     connect(service.url, request_timeout=5)
     with pytest.raises(ManxueTransientError):
-        ask()
+        poll()
     assert service.sent < 16 * 1024**2
     service.close()
 
@@ -128,7 +128,7 @@ def test_cookies_are_not_stored(emulator, connect):
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "ALL_PROXY"])
-def test_loopback_key_is_not_sent_to_environment_proxy(emulator, ask, connect, monkeypatch, variable):
+def test_loopback_key_is_not_sent_to_environment_proxy(emulator, poll, connect, monkeypatch, variable):
     """Plain HTTP is allowed to loopback only, and a proxy is another machine."""
     with Emulator() as proxy:
         for name in (
@@ -143,7 +143,7 @@ def test_loopback_key_is_not_sent_to_environment_proxy(emulator, ask, connect, m
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv(variable, proxy.url)
         connect(emulator.base_url, emulator.api_key)
-        ask()
+        poll()
 
         assert proxy.requests == []
     assert len(emulator.requests) == 1

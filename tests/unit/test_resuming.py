@@ -66,7 +66,7 @@ def make(request):
 
 
 @pytest.fixture
-def orders(world, monkeypatch):
+def orders(fake_airflow, monkeypatch):
     """The orders that were sent."""
     sent = []
 
@@ -77,18 +77,18 @@ def orders(world, monkeypatch):
     monkeypatch.setattr(hook_module.ManxueHook, "check_references", lambda hook, request: None, raising=False)
     monkeypatch.setattr(hook_module.ManxueHook, "send_order", send_order, raising=False)
     for module in (life_module, store_module, operator_module):
-        monkeypatch.setattr(module, "time", world.clock)
+        monkeypatch.setattr(module, "time", fake_airflow.clock)
     return sent
 
 
 @pytest.fixture
-def deferred(world, service, clock, orders, make):
+def deferred(fake_airflow, service, clock, orders, make):
     """A task that has deferred, in a try that began with the wait."""
-    world.ti.start_date = datetime.fromtimestamp(clock.now, tz=UTC)
-    service.answers("queued")
+    fake_airflow.ti.start_date = datetime.fromtimestamp(clock.now, tz=UTC)
+    service.respond_with("queued")
     with pytest.raises(TaskDeferred):
-        make().execute(world.context)
-    service.asked_at.clear()
+        make().execute(fake_airflow.context)
+    service.polled_at.clear()
     return make
 
 
@@ -96,169 +96,169 @@ def out_of_time(*arguments, **others):
     raise AirflowTaskTimeout("execution_timeout")
 
 
-def fail(task, world, reason):
-    return task.resume_execution("__fail__", {"error": reason, "traceback": None}, world.context)
+def fail(task, fake_airflow, reason):
+    return task.resume_execution("__fail__", {"error": reason, "traceback": None}, fake_airflow.context)
 
 
 class TestDeferralEndedByAirflow:
     @pytest.mark.parametrize("reason", [*TIMEOUTS, "Trigger failure", ""])
     @pytest.mark.parametrize("later", [60, 5000])
-    def test_completed_video_is_found(self, world, service, clock, deferred, reason, later):
+    def test_completed_video_is_found(self, fake_airflow, service, clock, deferred, reason, later):
         clock.now += later
-        service.answers(DONE)
-        assert set(status_of(fail(deferred(), world, reason))) == {"completed"}
-        assert world.ti.xcom["video_url"]
+        service.respond_with(DONE)
+        assert set(status_of(fail(deferred(), fake_airflow, reason))) == {"completed"}
+        assert fake_airflow.ti.xcom["video_url"]
 
     @pytest.mark.parametrize("reason", TIMEOUTS)
-    def test_timeout_of_unfinished_video_is_a_timeout(self, world, service, clock, deferred, reason):
+    def test_timeout_of_unfinished_video_is_a_timeout(self, fake_airflow, service, clock, deferred, reason):
         clock.now += 5000
-        service.answers("processing")
+        service.respond_with("processing")
         with pytest.raises(ManxueTimeoutError, match="Last status from the service: processing"):
-            fail(deferred(), world, reason)
-        assert service.asked_at == pytest.approx([5000] * len(service.asked_at), abs=1e-3)
+            fail(deferred(), fake_airflow, reason)
+        assert service.polled_at == pytest.approx([5000] * len(service.polled_at), abs=1e-3)
 
-    def test_early_timeout_is_a_timeout(self, world, service, clock, deferred):
+    def test_early_timeout_is_a_timeout(self, fake_airflow, service, clock, deferred):
         """A wait that began in the triggerer ends at execution_timeout, and the worker knows no earlier start."""
-        del world.ti.start_date
+        del fake_airflow.ti.start_date
         clock.now += 60
-        service.answers("processing")
+        service.respond_with("processing")
         with pytest.raises(ManxueTimeoutError):
-            fail(deferred(), world, "Trigger timeout")
+            fail(deferred(), fake_airflow, "Trigger timeout")
 
     @pytest.mark.parametrize("reason", ["Trigger timeout", "Trigger failure"])
-    def test_throttled_poll_defers_again(self, world, service, clock, deferred, reason):
+    def test_throttled_poll_defers_again(self, fake_airflow, service, clock, deferred, reason):
         clock.now += 5000
-        service.answers(ManxueRateLimitError("HTTP 429", retry_after=100))
+        service.respond_with(ManxueRateLimitError("HTTP 429", retry_after=100))
         with pytest.raises(TaskDeferred) as again:
-            fail(deferred(), world, reason)
+            fail(deferred(), fake_airflow, reason)
         trigger = again.value.trigger
         if deferred is batch:
             assert trigger.video_task_ids == ["proj_1", "proj_2"]
         else:
             assert trigger.arguments.first_poll_at == pytest.approx(START + 5100, abs=1)
         clock.now += 110
-        service.answers(DONE)
-        trigger.task_instance = world.ti
-        result = world.run_deferred(deferred(), again.value)
+        service.respond_with(DONE)
+        trigger.task_instance = fake_airflow.ti
+        result = fake_airflow.run_deferred(deferred(), again.value)
         assert set(status_of(result)) == {"completed"}
 
     @pytest.mark.parametrize(("later", "ending"), [(3000, TaskDeferred), (3700, ManxueTimeoutError)])
-    def test_no_grace_long_after_the_deadline(self, world, service, clock, deferred, later, ending):
+    def test_no_grace_long_after_the_deadline(self, fake_airflow, service, clock, deferred, later, ending):
         """Each deferral that Airflow ends loses the start of the grace period, so the wait would never end."""
         clock.now += later
-        service.answers(ManxueAuthenticationError("HTTP 401"))
+        service.respond_with(ManxueAuthenticationError("HTTP 401"))
         with pytest.raises(ending):
-            fail(deferred(), world, "Trigger failure")
+            fail(deferred(), fake_airflow, "Trigger failure")
 
-    def test_crash_before_deadline_is_a_retryable_error(self, world, service, clock, deferred):
+    def test_crash_before_deadline_is_a_retryable_error(self, fake_airflow, service, clock, deferred):
         clock.now += 60
-        service.answers("processing")
+        service.respond_with("processing")
         with pytest.raises(ManxueError, match=r"Trigger failure.*not ready yet") as raised:
-            fail(deferred(), world, "Trigger failure")
+            fail(deferred(), fake_airflow, "Trigger failure")
         assert type(raised.value) is ManxueError
 
-    def test_crash_after_deadline_is_a_timeout(self, world, service, clock, deferred):
+    def test_crash_after_deadline_is_a_timeout(self, fake_airflow, service, clock, deferred):
         clock.now += 601
-        service.answers("processing")
+        service.respond_with("processing")
         with pytest.raises(ManxueTimeoutError):
-            fail(deferred(), world, "Trigger failure")
+            fail(deferred(), fake_airflow, "Trigger failure")
 
-    def test_failed_video_has_its_reason(self, world, service, clock, deferred):
+    def test_failed_video_has_its_reason(self, fake_airflow, service, clock, deferred):
         clock.now += 60
-        service.answers(FAILED)
+        service.respond_with(FAILED)
         with pytest.raises(ManxueVideoFailedError, match="not allowed"):
-            fail(deferred(), world, "Trigger timeout")
+            fail(deferred(), fake_airflow, "Trigger timeout")
 
-    def test_batch_reuses_tasks_read_before(self, world, service, clock):
-        world.ti.start_date = datetime.fromtimestamp(clock.now, tz=UTC)
+    def test_batch_reuses_tasks_read_before(self, fake_airflow, service, clock):
+        fake_airflow.ti.start_date = datetime.fromtimestamp(clock.now, tz=UTC)
         kept = {"id": "proj_1", "status": "completed", "video_url": "https://cdn.example.com/kept.mp4"}
-        world.ti.xcom["manxue_kept"] = {"tasks": {"proj_1": [START, kept]}, "errors": {}}
+        fake_airflow.ti.xcom["manxue_kept"] = {"tasks": {"proj_1": [START, kept]}, "errors": {}}
         clock.now += 60
-        service.answers(DONE)
-        result = fail(batch(), world, "Trigger timeout")
+        service.respond_with(DONE)
+        result = fail(batch(), fake_airflow, "Trigger timeout")
         assert [task["video_url"] for task in result] == [kept["video_url"], DONE["video_url"]]
-        assert len(service.asked_at) == 1
+        assert len(service.polled_at) == 1
 
 
 class TestOrderDeferralEndedByAirflow:
     @pytest.mark.parametrize("lost", ["record", "xcom"])
     @pytest.mark.parametrize("options", [{}, {"do_xcom_push": False}], ids=["xcom", "no xcom"])
-    def test_order_resumes_with_its_id(self, world, service, clock, orders, lost, options):
-        service.answers("queued")
+    def test_order_resumes_with_its_id(self, fake_airflow, service, clock, orders, lost, options):
+        service.respond_with("queued")
         with pytest.raises(TaskDeferred):
-            order(**options).execute(world.context)
-        assert world.ti.xcom["video_task_id"] == "proj_1"
+            order(**options).execute(fake_airflow.context)
+        assert fake_airflow.ti.xcom["video_task_id"] == "proj_1"
         if lost == "record":
-            world.store = None
+            fake_airflow.store = None
         else:
-            world.ti.xcom.clear()
-        service.answers(DONE)
-        assert fail(order(**options), world, "Trigger timeout")["id"] == "proj_1"
+            fake_airflow.ti.xcom.clear()
+        service.respond_with(DONE)
+        assert fail(order(**options), fake_airflow, "Trigger timeout")["id"] == "proj_1"
         assert len(orders) == 1
 
     @pytest.mark.parametrize("reason", ["Trigger timeout", "Trigger failure"])
     @pytest.mark.parametrize(
         "response", ["processing", ManxueAuthenticationError("401"), RuntimeError("odd")]
     )
-    def test_no_retry_below_airflow_3_3(self, world, service, orders, reason, response):
+    def test_no_retry_below_airflow_3_3(self, fake_airflow, service, orders, reason, response):
         """Without the task state store of Airflow 3.3 a retry would order again."""
-        world.store = None
-        service.answers("queued")
+        fake_airflow.store = None
+        service.respond_with("queued")
         with pytest.raises(TaskDeferred):
-            order().execute(world.context)
-        service.answers(response)
+            order().execute(fake_airflow.context)
+        service.respond_with(response)
         with pytest.raises((ManxueOrderError, ManxueTimeoutError, TaskDeferred)) as raised:
-            fail(order(), world, reason)
+            fail(order(), fake_airflow, reason)
         is_without_retry = issubclass(raised.type, (AirflowFailException, ManxueTimeoutError))
         assert is_without_retry or raised.type is TaskDeferred
         assert len(orders) == 1
 
-    def test_no_retry_after_execution_timeout_below_3_3(self, world, service, orders):
-        world.store = None
-        service.answers("queued")
+    def test_no_retry_after_execution_timeout_below_3_3(self, fake_airflow, service, orders):
+        fake_airflow.store = None
+        service.respond_with("queued")
         with pytest.raises(ManxueTimeoutError, match=r"execution_timeout.*'proj_1' is ordered"):
-            world.run(order(execution_timeout=timedelta(seconds=100)))
+            fake_airflow.run(order(execution_timeout=timedelta(seconds=100)))
         assert len(orders) == 1
 
-    def test_crash_stops_with_the_id_below_3_3(self, world, service, orders):
-        world.store = None
-        service.answers("queued")
+    def test_crash_stops_with_the_id_below_3_3(self, fake_airflow, service, orders):
+        fake_airflow.store = None
+        service.respond_with("queued")
         with pytest.raises(TaskDeferred):
-            order().execute(world.context)
+            order().execute(fake_airflow.context)
         with pytest.raises(ManxueOrderError, match=r"Trigger failure.*'proj_1' is ordered") as raised:
-            fail(order(), world, "Trigger failure")
+            fail(order(), fake_airflow, "Trigger failure")
         assert isinstance(raised.value, AirflowFailException)
 
     @pytest.mark.parametrize("store", [True, False])
-    def test_order_with_lost_id_is_not_repeated(self, world, service, orders, store):
+    def test_order_with_lost_id_is_not_repeated(self, fake_airflow, service, orders, store):
         if not store:
-            world.store = None
+            fake_airflow.store = None
         with pytest.raises(ManxueOrderUnknownError, match="neither its record nor its XCom") as raised:
-            fail(order(), world, "Trigger timeout")
+            fail(order(), fake_airflow, "Trigger timeout")
         assert isinstance(raised.value, AirflowFailException)
-        assert (orders, service.asked_at) == ([], [])
+        assert (orders, service.polled_at) == ([], [])
 
-    def test_order_is_not_repeated_if_the_store_fails(self, world, orders):
+    def test_order_is_not_repeated_if_the_store_fails(self, fake_airflow, orders):
         def away(key):
             raise RuntimeError("the API server is away")
 
-        world.store.get = away
+        fake_airflow.store.get = away
         with pytest.raises(ManxueOrderUnknownError):
-            fail(order(), world, "Trigger timeout")
+            fail(order(), fake_airflow, "Trigger timeout")
         assert orders == []
 
-    def test_order_out_of_time_is_not_repeated_below_3_3(self, world, orders, monkeypatch):
+    def test_order_out_of_time_is_not_repeated_below_3_3(self, fake_airflow, orders, monkeypatch):
         """Airflow would retry its own timeout, and the retry would order again."""
-        world.store = None
-        monkeypatch.setattr(world.ti, "xcom_pull", out_of_time)
+        fake_airflow.store = None
+        monkeypatch.setattr(fake_airflow.ti, "xcom_pull", out_of_time)
         with pytest.raises(ManxueOrderUnknownError):
-            fail(order(), world, "Trigger failure")
+            fail(order(), fake_airflow, "Trigger failure")
         assert orders == []
 
-    def test_order_out_of_time_is_retried_with_a_record(self, world, orders):
-        world.store.get = out_of_time
+    def test_order_out_of_time_is_retried_with_a_record(self, fake_airflow, orders):
+        fake_airflow.store.get = out_of_time
         with pytest.raises(AirflowTaskTimeout):
-            fail(order(), world, "Trigger failure")
+            fail(order(), fake_airflow, "Trigger failure")
         assert orders == []
 
 
@@ -266,75 +266,75 @@ class TestStaleTry:
     """Airflow 3.0 resumes a retry with the event and the arguments of the first try."""
 
     @pytest.mark.parametrize("stale", [True, False])
-    def test_stale_try_of_sensor_restarts_the_wait(self, world, service, clock, stale):
-        world.ti.try_number = 2
+    def test_stale_try_of_sensor_restarts_the_wait(self, fake_airflow, service, clock, stale):
+        fake_airflow.ti.try_number = 2
         clock.now += 5000
-        service.answers("processing")
+        service.respond_with("processing")
         event = error_event("proj_1", ManxueTimeoutError("too late"))
         kwargs = {"event": event, "started_at": START, "try_number": 1 if stale else 2}
         with pytest.raises(TaskDeferred if stale else ManxueTimeoutError) as raised:
-            one().resume_execution("execute_complete", kwargs, world.context)
+            one().resume_execution("execute_complete", kwargs, fake_airflow.context)
         if stale:
             assert raised.value.trigger.arguments.started_at == START + 5000
             assert raised.value.kwargs == {"started_at": START + 5000, "try_number": 2}
 
     @pytest.mark.parametrize("stale", [True, False])
-    def test_stale_try_of_batch_restarts_the_wait(self, world, service, clock, stale):
-        world.ti.try_number = 2
+    def test_stale_try_of_batch_restarts_the_wait(self, fake_airflow, service, clock, stale):
+        fake_airflow.ti.try_number = 2
         clock.now += 5000
         ids = ["proj_1", "proj_2"]
         event = batch_event(ids, dict.fromkeys(ids, ManxueTimeoutError("too late")))
         kwargs = {"event": event, "started_at": START, "try_number": 1 if stale else 2}
         with pytest.raises(TaskDeferred if stale else ManxueTimeoutError) as raised:
-            batch().resume_execution("execute_complete", kwargs, world.context)
+            batch().resume_execution("execute_complete", kwargs, fake_airflow.context)
         if stale:
             assert raised.value.trigger.arguments.started_at == START + 5000
             assert raised.value.kwargs == {"started_at": START + 5000, "try_number": 2}
 
     @pytest.mark.parametrize("event_id", ["proj_1", ""])
-    def test_stale_try_of_order_resumes_its_id(self, world, service, clock, orders, event_id):
-        service.answers("queued")
+    def test_stale_try_of_order_resumes_its_id(self, fake_airflow, service, clock, orders, event_id):
+        service.respond_with("queued")
         with pytest.raises(TaskDeferred) as first:
-            order().execute(world.context)
-        world.ti.try_number = 2
-        world.ti.xcom.clear()
+            order().execute(fake_airflow.context)
+        fake_airflow.ti.try_number = 2
+        fake_airflow.ti.xcom.clear()
         clock.now += 5000
-        service.answers("processing")
+        service.respond_with("processing")
         event = error_event(event_id, ManxueTimeoutError("too late"))
         with pytest.raises(TaskDeferred) as again:
             order().resume_execution(
-                first.value.method_name, {**first.value.kwargs, "event": event}, world.context
+                first.value.method_name, {**first.value.kwargs, "event": event}, fake_airflow.context
             )
         assert again.value.trigger.video_task_id == "proj_1"
         assert again.value.trigger.arguments.started_at == START + 5000
         assert len(orders) == 1
 
-    def test_stale_try_of_order_without_id_stops(self, world, orders):
-        world.ti.try_number = 2
+    def test_stale_try_of_order_without_id_stops(self, fake_airflow, orders):
+        fake_airflow.ti.try_number = 2
         kwargs = {"event": {}, "started_at": START, "try_number": 1}
         with pytest.raises(ManxueOrderUnknownError):
-            order().resume_execution("execute_complete", kwargs, world.context)
+            order().resume_execution("execute_complete", kwargs, fake_airflow.context)
         assert orders == []
 
 
 class TestFailedXComPush:
     @pytest.mark.parametrize("away_for", [0, 30, 59])
-    def test_push_is_retried_for_a_minute(self, world, service, clock, make, orders, away_for):
-        self._xcoms_are_away(world, clock, until=clock.now + away_for)
-        service.answers(DONE)
+    def test_push_is_retried_for_a_minute(self, fake_airflow, service, clock, make, orders, away_for):
+        self._xcoms_are_away(fake_airflow, clock, until=clock.now + away_for)
+        service.respond_with(DONE)
         task = make(deferrable=False)
-        assert set(status_of(task.execute(world.context))) == {"completed"}
-        assert world.ti.xcom["video_url"]
+        assert set(status_of(task.execute(fake_airflow.context))) == {"completed"}
+        assert fake_airflow.ti.xcom["video_url"]
 
-    def test_push_failing_for_a_minute_fails_the_task(self, world, service, clock):
-        self._xcoms_are_away(world, clock, until=float("inf"))
-        service.answers(DONE)
+    def test_push_failing_for_a_minute_fails_the_task(self, fake_airflow, service, clock):
+        self._xcoms_are_away(fake_airflow, clock, until=float("inf"))
+        service.respond_with(DONE)
         for task in (one(deferrable=False), batch(deferrable=False)):
             began = clock.now
             with pytest.raises(
                 ManxueError, match=r"could not be stored.*RuntimeError.*reads it again"
             ) as raised:
-                task.execute(world.context)
+                task.execute(fake_airflow.context)
             assert type(raised.value) is ManxueError
             assert raised.value.__cause__ is None
             assert raised.value.__suppress_context__
@@ -342,52 +342,52 @@ class TestFailedXComPush:
             assert clock.now - began == pytest.approx(60, abs=0.01)
 
     @staticmethod
-    def _xcoms_are_away(world, clock, until):
-        real = world.ti.xcom_push
+    def _xcoms_are_away(fake_airflow, clock, until):
+        real = fake_airflow.ti.xcom_push
 
         def push(key, value):
             if clock.now < until:
                 raise RuntimeError(f"the backend does not take {value}")
             real(key, value)
 
-        world.ti.xcom_push = push
+        fake_airflow.ti.xcom_push = push
 
 
 class TestResumedState:
-    def test_has_worked_is_passed_to_the_trigger(self, world, service):
+    def test_has_worked_is_passed_to_the_trigger(self, fake_airflow, service):
         for response, has_worked in (("queued", True), (ManxueTransientError("HTTP 503"), False)):
-            service.answers(response)
+            service.respond_with(response)
             with pytest.raises(TaskDeferred) as deferred:
-                one().execute(world.context)
+                one().execute(fake_airflow.context)
             assert deferred.value.trigger.arguments.has_worked is has_worked
             assert ("has_worked" in deferred.value.trigger.serialize()[1]) is has_worked
 
     @pytest.mark.parametrize("has_worked", [True, False])
-    def test_has_worked_is_passed_to_the_worker(self, world, service, has_worked):
-        service.answers(ManxueConnectionNotFoundError("no such connection"))
+    def test_has_worked_is_passed_to_the_worker(self, fake_airflow, service, has_worked):
+        service.respond_with(ManxueConnectionNotFoundError("no such connection"))
         event = error_event("proj_1", ManxueTimeoutError("late"), final_poll=False, has_worked=has_worked)
         kwargs = {"event": event, "started_at": START}
         with pytest.raises(TaskDeferred if has_worked else ManxueConnectionNotFoundError):
-            one().resume_execution("execute_complete", kwargs, world.context)
+            one().resume_execution("execute_complete", kwargs, fake_airflow.context)
 
-    def test_completed_video_is_polled_for_five_more_minutes(self, world, service, clock):
+    def test_completed_video_is_polled_for_five_more_minutes(self, fake_airflow, service, clock):
         clock.now += 600
-        service.answers(ManxueTransientError("HTTP 503"))
+        service.respond_with(ManxueTransientError("HTTP 503"))
         kwargs = {"event": completed_event("proj_1"), "started_at": START}
         with pytest.raises(TaskDeferred) as again:
-            one().resume_execution("execute_complete", kwargs, world.context)
+            one().resume_execution("execute_complete", kwargs, fake_airflow.context)
         assert again.value.trigger.arguments.deadline == START + 600 + GRACE_TIME
         assert clock.now <= START + 600 + 30, "a worker gives its slot back after 30 s"
         clock.now = START + 600 + MAX_OVERSHOOT
         with pytest.raises(ManxueTimeoutError):
-            one().resume_execution("execute_complete", kwargs, world.context)
+            one().resume_execution("execute_complete", kwargs, fake_airflow.context)
         assert clock.now <= START + 600 + MAX_OVERSHOOT + FINAL_POLL_WINDOW
 
 
 class TestExecutionTimeout:
     @pytest.mark.parametrize("make", [one, batch])
-    def test_execution_timeout_bounds_the_defer_timeout(self, world, service, make):
-        service.answers("queued")
+    def test_execution_timeout_bounds_the_defer_timeout(self, fake_airflow, service, make):
+        service.respond_with("queued")
         for seconds, margin in (
             (None, DEFER_TIMEOUT_MARGIN),
             (700, 100 + FINAL_POLL_WINDOW + EVENT_MARGIN),
@@ -395,27 +395,27 @@ class TestExecutionTimeout:
         ):
             bound = {} if seconds is None else {"execution_timeout": timedelta(seconds=seconds)}
             with pytest.raises(TaskDeferred) as deferred:
-                make(**bound).execute(world.context)
+                make(**bound).execute(fake_airflow.context)
             assert deferred.value.timeout == timedelta(seconds=600 + margin)
             assert deferred.value.trigger.arguments.defer_timeout_margin == margin
 
     @pytest.mark.parametrize("make", [one, batch])
-    def test_execution_timeout_bounds_retry_after(self, world, service, clock, make):
-        service.answers("queued", ManxueRateLimitError("HTTP 429", retry_after=900))
+    def test_execution_timeout_bounds_retry_after(self, fake_airflow, service, clock, make):
+        service.respond_with("queued", ManxueRateLimitError("HTTP 429", retry_after=900))
         with pytest.raises((ManxueTimeoutError, AirflowTaskTimeout)):
-            world.run(make(timeout=120, execution_timeout=timedelta(seconds=200)))
+            fake_airflow.run(make(timeout=120, execution_timeout=timedelta(seconds=200)))
         assert clock.now <= START + 200 + FINAL_POLL_WINDOW + EVENT_MARGIN
 
 
 class TestUnexpected:
     """Exceptions of HTTP libraries hold headers and URLs."""
 
-    def test_unexpected_error_ends_wait_without_its_message(self, world, service, caplog, capsys):
+    def test_unexpected_error_ends_wait_without_its_message(self, fake_airflow, service, caplog, capsys):
         caplog.set_level(logging.DEBUG)
-        service.answers("queued", RuntimeError("Authorization: Bearer secret"))
+        service.respond_with("queued", RuntimeError("Authorization: Bearer secret"))
         with pytest.raises(ManxueError, match=r"unexpected builtins\.RuntimeError") as raised:
-            world.run(one(timeout=3600))
-        assert 330 <= service.asked_at[-1] <= 330 + 75
+            fake_airflow.run(one(timeout=3600))
+        assert 330 <= service.polled_at[-1] <= 330 + 75
         # Airflow 3 logs to stdout, Airflow 2 also through logging.
         printed = next(text for text in (capsys.readouterr().out, caplog.text) if "Unexpected" in text)
         assert "secret" not in printed + str(raised.value)

@@ -76,36 +76,36 @@ def test_serialize_returns_the_arguments(kind, arguments):
     assert kind(**arguments).serialize() == (path, arguments)
 
 
-def test_restart_does_not_move_the_deadline(world, service, clock):
-    service.answers("processing")
+def test_restart_does_not_move_the_deadline(fake_airflow, service, clock):
+    service.respond_with("processing")
     clock.now = START + 500
-    event = world.run_loop(first_event(restored(trigger_with())))
+    event = fake_airflow.run_loop(first_event(restored(trigger_with())))
     assert event["status"] == "timeout"
     assert clock.now == pytest.approx(START + 600, abs=1)
 
 
-def test_video_completed_while_triggerer_was_down_is_found(world, service, clock):
-    service.answers(DONE)
+def test_video_completed_while_triggerer_was_down_is_found(fake_airflow, service, clock):
+    service.respond_with(DONE)
     clock.now = START + 5000
-    assert world.run_loop(first_event(trigger_with()))["status"] == "completed"
+    assert fake_airflow.run_loop(first_event(trigger_with()))["status"] == "completed"
 
 
-def test_deadline_passed_while_triggerer_was_down_is_final(world, service, clock):
-    service.answers("processing")
+def test_deadline_passed_while_triggerer_was_down_is_final(fake_airflow, service, clock):
+    service.respond_with("processing")
     clock.now = START + 5000
-    assert world.run_loop(first_event(trigger_with()))["status"] == "timeout"
-    assert len(service.asked_at) == 1
+    assert fake_airflow.run_loop(first_event(trigger_with()))["status"] == "timeout"
+    assert len(service.polled_at) == 1
 
 
-def test_grace_period_continues_after_a_restart(world, service, clock):
-    service.answers({"status": "completed"})
+def test_grace_period_continues_after_a_restart(fake_airflow, service, clock):
+    service.respond_with({"status": "completed"})
     clock.now = START + 400
-    assert world.run_loop(first_event(trigger_with(grace_since=START)))["status"] == "result_missing"
+    assert fake_airflow.run_loop(first_event(trigger_with(grace_since=START)))["status"] == "result_missing"
 
 
-def test_event_names_the_last_error(world, service):
-    service.answers(ManxueTransientError("HTTP 503"))
-    event = world.run_loop(first_event(trigger_with()))
+def test_event_names_the_last_error(fake_airflow, service):
+    service.respond_with(ManxueTransientError("HTTP 503"))
+    event = fake_airflow.run_loop(first_event(trigger_with()))
     assert (event["status"], event["video_task_id"]) == ("timeout", "proj_1")
     assert "HTTP 503" in event["message"]
 
@@ -156,24 +156,24 @@ def test_thousand_real_waits_leave_no_open_socket(monkeypatch):
 # --- times of Airflow -------------------------------------------------------------------------------------
 
 
-def test_throttled_final_poll_is_retried_to_the_defer_timeout(world, service, clock):
-    service.answers("processing", ManxueRateLimitError("HTTP 429"))
-    event = world.run_loop(first_event(trigger_with(defer_timeout_margin=300.0)))
+def test_throttled_final_poll_is_retried_to_the_defer_timeout(fake_airflow, service, clock):
+    service.respond_with("processing", ManxueRateLimitError("HTTP 429"))
+    event = fake_airflow.run_loop(first_event(trigger_with(defer_timeout_margin=300.0)))
     assert (event["status"], event["final_poll"]) == ("timeout", False), "the worker polls"
     assert clock.now == pytest.approx(START + 600 + 300 - EVENT_MARGIN, abs=1)
 
 
-def test_event_says_that_the_final_poll_was_made(world, service, clock):
-    service.answers("processing")
-    event = world.run_loop(first_event(trigger_with()))
+def test_event_says_that_the_final_poll_was_made(fake_airflow, service, clock):
+    service.respond_with("processing")
+    event = fake_airflow.run_loop(first_event(trigger_with()))
     assert (event["status"], event["final_poll"], event["has_worked"]) == ("timeout", True, True)
     assert "Last status from the service: processing." in event["message"]
 
 
 @pytest.mark.parametrize("has_worked", [True, False])
-def test_refused_key_has_grace_after_a_response(world, service, clock, has_worked):
-    service.answers(ManxueAuthenticationError("401"))
-    event = world.run_loop(first_event(restored(trigger_with(has_worked=has_worked))))
+def test_refused_key_has_grace_after_a_response(fake_airflow, service, clock, has_worked):
+    service.respond_with(ManxueAuthenticationError("401"))
+    event = fake_airflow.run_loop(first_event(restored(trigger_with(has_worked=has_worked))))
     assert event["status"] == "unauthorized"
     assert clock.now - START == pytest.approx(30 + (300 if has_worked else 0), abs=1)
     assert event.get("has_worked", False) is has_worked
@@ -181,7 +181,7 @@ def test_refused_key_has_grace_after_a_response(world, service, clock, has_worke
 
 @pytest.mark.parametrize("moment", ["poll", "connection"])
 def test_unexpected_exception_is_neither_raised_nor_shown(
-    world, service, monkeypatch, caplog, capsys, moment
+    fake_airflow, service, monkeypatch, caplog, capsys, moment
 ):
     """Exceptions of HTTP libraries hold headers and URLs."""
     caplog.set_level(logging.DEBUG)
@@ -192,8 +192,8 @@ def test_unexpected_exception_is_neither_raised_nor_shown(
 
     if moment == "connection":
         monkeypatch.setattr(FakeClient, "limiter", fail)
-    service.answers(error)
-    event = world.run_loop(first_event(trigger_with(deadline=START + 3600)))
+    service.respond_with(error)
+    event = fake_airflow.run_loop(first_event(trigger_with(deadline=START + 3600)))
     assert (event["status"], event["version"]) == ("internal", 1)
     assert "builtins.RuntimeError" in event["message"]
     # Airflow 3 logs to stdout, Airflow 2 also through logging.
@@ -205,12 +205,12 @@ def test_unexpected_exception_is_neither_raised_nor_shown(
 @pytest.mark.parametrize(
     "trigger", [trigger_with(), ManxueVideoBatchTrigger(video_task_ids=["proj_1"], **COMMON)]
 )
-def test_bug_in_the_trigger_becomes_an_event(world, monkeypatch, caplog, capsys, trigger):
+def test_bug_in_the_trigger_becomes_an_event(fake_airflow, monkeypatch, caplog, capsys, trigger):
     async def fail(self, *args):
         raise KeyError("Authorization: Bearer secret")
 
     monkeypatch.setattr(type(trigger), "_drive", fail)
-    event = world.run_loop(first_event(trigger))
+    event = fake_airflow.run_loop(first_event(trigger))
     assert event["status"] == "internal"
     # Airflow 3 logs to stdout, Airflow 2 also through logging.
     printed = next(text for text in (capsys.readouterr().out, caplog.text) if "Unexpected" in text)
@@ -222,21 +222,21 @@ class Ended(BaseException):
     """An exception that ends the process."""
 
 
-def test_base_exception_passes_through(world, service):
-    service.answers(Ended())
+def test_base_exception_passes_through(fake_airflow, service):
+    service.respond_with(Ended())
     with pytest.raises(Ended):
-        world.run_loop(first_event(trigger_with()))
+        fake_airflow.run_loop(first_event(trigger_with()))
 
 
-def test_cancelled_request_is_retried(world, service):
-    service.answers(asyncio.CancelledError(), DONE)
-    assert world.run_loop(first_event(trigger_with()))["status"] == "completed"
-    assert len(service.asked_at) == 2
-    assert service.asked_at[1] <= 61
+def test_cancelled_request_is_retried(fake_airflow, service):
+    service.respond_with(asyncio.CancelledError(), DONE)
+    assert fake_airflow.run_loop(first_event(trigger_with()))["status"] == "completed"
+    assert len(service.polled_at) == 2
+    assert service.polled_at[1] <= 61
 
 
-def test_cancelled_trigger_ends(world, service):
-    service.answers("processing")
+def test_cancelled_trigger_ends(fake_airflow, service):
+    service.respond_with("processing")
 
     async def main():
         task = asyncio.create_task(first_event(trigger_with()))
@@ -246,4 +246,4 @@ def test_cancelled_trigger_ends(world, service):
             await task
         return len(asyncio.all_tasks())
 
-    assert world.run_loop(main()) == 1
+    assert fake_airflow.run_loop(main()) == 1
