@@ -42,9 +42,9 @@ def batch(name: str, videos: int, *, ready: float, timeout: float = 3 * 3600.0, 
     )  # fmt: skip
     extra = {"requests_per_second": 10.0, "max_connections": 10, "request_timeout": 30.0}
     with installed():
-        _, world, _ = play(1, Schedule(1, (plan,), extra, absences=[[]], **changes))
-    task = world.instances["task_1"]
-    exchanges = world.wire.exchanges
+        _, simulation, _ = play(1, Schedule(1, (plan,), extra, absences=[[]], **changes))
+    task = simulation.instances["task_1"]
+    exchanges = simulation.network.exchanges
     urls = task.xcom.get("video_url") or []
     held = collections.defaultdict(list)
     for exchange in exchanges:

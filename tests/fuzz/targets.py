@@ -179,17 +179,17 @@ def template(data: bytes) -> None:
 
 def wait(data: bytes) -> None:
     """A whole history of polls."""
-    draw = ByteReader(data)
-    interval = draw.pick((0.0, 1.0, 10.0, 30.0, 60.0, 400.0))
+    reader = ByteReader(data)
+    interval = reader.pick((0.0, 1.0, 10.0, 30.0, 60.0, 400.0))
     policy = PollPolicy(
-        interval, exponential_backoff=draw.pick((False, True)), max_wait=draw.pick((None, 0.0, 45.0))
+        interval, exponential_backoff=reader.pick((False, True)), max_wait=reader.pick((None, 0.0, 45.0))
     )
     usual = interval if policy.max_wait is None else min(interval, policy.max_wait)
     timeout = (
-        max(usual, 1.0) * (draw.number() % 128) / 8
+        max(usual, 1.0) * (reader.number() % 128) / 8
     )  # so that a history takes some tens of polls at most
-    jitter = draw.take(2).ljust(2, b"\0")
-    steps = draw.take(60) or b"\0\0\0"
+    jitter = reader.take(2).ljust(2, b"\0")
+    steps = reader.take(60) or b"\0\0\0"
     history = [
         (step % len(ANSWERS), _RETRY_AFTERS[pause % len(_RETRY_AFTERS)], _LATE[late % len(_LATE)])
         for step, pause, late in zip(*[iter(steps + b"\0\0")] * 3, strict=False)
@@ -200,18 +200,18 @@ def wait(data: bytes) -> None:
 
 def media_answer(data: bytes) -> None:
     """The answer of a media host."""
-    draw = ByteReader(data)
-    status = draw.pick((200, 206, 416, 404, 429, 503))
-    length = draw.pick((None, 5, 10, draw.number()))
-    offset = draw.pick((0, 5, 10, draw.number()))
-    known = draw.pick(_VERSIONS)
+    reader = ByteReader(data)
+    status = reader.pick((200, 206, 416, 404, 429, 503))
+    length = reader.pick((None, 5, 10, reader.number()))
+    offset = reader.pick((0, 5, 10, reader.number()))
+    known = reader.pick(_VERSIONS)
     headers: list[tuple[str, str]] = []
-    while draw.more and len(headers) < 8:
-        name = draw.pick(_HEADERS)
-        if name == "Content-Range" and draw.number() % 2:
-            value = f"bytes {draw.number()}-{draw.number()}/{draw.number()}"
+    while reader.more and len(headers) < 8:
+        name = reader.pick(_HEADERS)
+        if name == "Content-Range" and reader.number() % 2:
+            value = f"bytes {reader.number()}-{reader.number()}/{reader.number()}"
         else:
-            value = draw.pick(_HEADER_VALUES) or draw.take(draw.number() % 64).decode("latin-1")
+            value = reader.pick(_HEADER_VALUES) or reader.take(reader.number() % 64).decode("latin-1")
         headers.append((name, value.translate({10: " ", 13: " "})))
     check_part(status, headers, length, offset, known)
 

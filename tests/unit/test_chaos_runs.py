@@ -20,21 +20,21 @@ from tests.chaos.invariants import MAY_BE_BOUGHT, NOT_BOUGHT
 from tests.chaos.run import MAX_RUNNING, ORDERED, VIDEOS, ChaosRun
 from tests.chaos.schedule import DEPLOYMENT, SERVICE, Schedule
 
-NIGHTS = [Schedule.of(seed) for seed in range(1, 21)]
+RUNS = [Schedule.of(seed) for seed in range(1, 21)]
 
 
 def test_a_seed_replays_its_night():
-    assert [Schedule.of(seed) for seed in range(1, 21)] == NIGHTS
-    assert len({str(night.faults) for night in NIGHTS}) == len(NIGHTS)
+    assert [Schedule.of(seed) for seed in range(1, 21)] == RUNS
+    assert len({str(run.faults) for run in RUNS}) == len(RUNS)
 
 
 def test_each_night_has_twenty_videos_and_at_least_three_kinds_of_fault():
     assert VIDEOS == 20
-    assert all(len({fault.kind for fault in night.faults}) >= 3 for night in NIGHTS)
+    assert all(len({fault.kind for fault in run.faults}) >= 3 for run in RUNS)
 
 
 def test_twenty_nights_meet_each_kind_of_fault():
-    met = Counter(fault.kind for night in NIGHTS for fault in night.faults)
+    met = Counter(fault.kind for run in RUNS for fault in run.faults)
 
     assert set(met) == {*DEPLOYMENT, *SERVICE}
 
@@ -42,8 +42,8 @@ def test_twenty_nights_meet_each_kind_of_fault():
 @pytest.mark.parametrize("kinds", [DEPLOYMENT, SERVICE], ids=["deployment", "service"])
 def test_faults_of_one_side_do_not_overlap(kinds):
     """What mends the first one would mend the second one as well."""
-    for night in NIGHTS:
-        faults = [fault for fault in night.faults if fault.kind in kinds]
+    for run in RUNS:
+        faults = [fault for fault in run.faults if fault.kind in kinds]
         assert all(one.until < other.at for one, other in pairwise(faults))
 
 
@@ -54,7 +54,7 @@ def test_more_videos_are_ordered_than_the_account_runs_at_a_time():
 def test_a_night_begins_with_room_in_the_account(tmp_path):
     """Videos of earlier nights that no task awaits any more would take that room."""
     with Emulator(max_running=MAX_RUNNING) as emulator:
-        night = ChaosRun(NIGHTS[0], Mock(), emulator, tmp_path, print)
+        run = ChaosRun(RUNS[0], Mock(), emulator, tmp_path, print)
 
         def order():
             return requests.post(
@@ -64,9 +64,9 @@ def test_a_night_begins_with_room_in_the_account(tmp_path):
                 timeout=10,
             ).status_code
 
-        night._prepare()
+        run._prepare()
         assert [order() for _ in range(MAX_RUNNING + 1)] == [200] * MAX_RUNNING + [429]
-        night._prepare()
+        run._prepare()
         assert order() == 200
 
 
