@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 RESULTS = Path(__file__).parent.parent / "tests"
 SCHEDULES, EXECUTIONS, CHAOS_RUNS, KINDS, VIDEOS = 1_000_000, 1_000_000, 20, 3, 20
@@ -20,7 +20,11 @@ Row = tuple[str, str, str, bool]
 
 def rows(results: Path) -> Iterator[Row]:
     """Return the figures of all parts. A part without results misses its target."""
-    parts = {"simulation": of_simulation, "fuzz": of_fuzz, "chaos": of_chaos}
+    parts: dict[str, Callable[[Any], Iterator[Row]]] = {
+        "simulation": of_simulation,
+        "fuzz": of_fuzz,
+        "chaos": of_chaos,
+    }
     for name, read in parts.items():
         file = results / name / "results.json"
         if file.exists():
