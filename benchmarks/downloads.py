@@ -17,13 +17,14 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from airflow_provider_manxue.testing import Emulator, Response
 from benchmarks.fetch import RETRIES, TIMEOUT, TOOLS
+from benchmarks.table import print_table
 from benchmarks.waits import NO_LOG, ROOT
 
 if TYPE_CHECKING:
@@ -106,27 +107,24 @@ def _faults() -> list[Fault]:
 
 
 def main() -> None:
-    """Try all tools with all faults, and print the table."""
+    """Run all tools with all faults, and print the outcomes as a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.downloads", description=__doc__)
     parser.add_argument("--only", default="", help="faults whose name contains this")
     only = parser.parse_args().only
-    # Of the emulators: tools that hang up are part of the plan.
+    # The emulators would log each client that closes its connection.
     logging.disable()
     faults = [fault for fault in _faults() if only in fault.name]
     with ThreadPoolExecutor(4) as pool:
         ends = list(pool.map(lambda pair: attempt(*pair), product(faults, COLUMNS)))
-    print("| fault |", " | ".join(COLUMNS), "|")
-    print("|---" * (len(COLUMNS) + 1) + "|")
-    for number, fault in enumerate(faults):
-        row = ends[number * len(COLUMNS) : (number + 1) * len(COLUMNS)]
-        print(f"| {fault.name} |", " | ".join(row), "|")
+    outcomes = iter(ends)
+    print_table(("fault", *COLUMNS), [(fault.name, *islice(outcomes, len(COLUMNS))) for fault in faults])
     curl = subprocess.run(["curl", "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
     versions = [f"{name} {version(name)}" for name in ("huggingface_hub", "pooch", "fsspec", "aiohttp")]
-    print(f"\n{', '.join([*versions, f'curl {curl}'])}")
+    print(", ".join([*versions, f"curl {curl}"]))
 
 
 def attempt(fault: Fault, tool: str) -> str:
-    """Let a tool meet a fault, and return what came of it."""
+    """Run a tool with a fault, and return the outcome."""
     with Emulator() as service, TemporaryDirectory() as folder:
         path = Path(folder, "videos", "video.mp4")
         path.parent.mkdir()
@@ -142,7 +140,7 @@ def attempt(fault: Fault, tool: str) -> str:
         for answer in answers[:-1] if fault.always else answers:
             service.fail_next(1, answer, on="media")
         if fault.always:
-            # Those that wait come after a standing answer, so it has to wait as well.
+            # Queued responses come after a permanent one, so the permanent one is queued as well.
             service.fail_next(1000, answers[-1], on="media")
         succeeded = _run(tool, {"id": task_id, "video_url": url}, path, service, full=fault.full)
         found = path.read_bytes() if path.exists() else None

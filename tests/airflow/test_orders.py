@@ -26,7 +26,7 @@ def airflow(local_airflow: LocalAirflow) -> LocalAirflow:
 
 
 def kill_worker(airflow: LocalAirflow, run_id: str) -> None:
-    """ProcessKilled the process in which the task runs, without a word of warning."""
+    """Kill the process of the task without warning."""
     [(pid, state)] = airflow.query("SELECT pid, state FROM task_instance WHERE run_id = ?", run_id)
     assert state == "running"
     assert pid in airflow.leftover_processes()

@@ -133,6 +133,7 @@ FINDINGS: dict[str, dict[str, bytes]] = {
         "an error whose status is a list": b'{"version":1,"status":"ended","errors":{"p":{"status":[]}}}',
     },
     "template": {
+        "braces in the id of a task": b"{{ ti.xcom_pull('a{{ b }', k=1) }}",
         "braces nested without end": b"{{ ti.xcom_pull(k)" + b"[{" * 400,
     },
     "media_answer": {
