@@ -1,8 +1,8 @@
 """
-How soon the waits of a triggerer that was killed are polled again, once Airflow has moved them.
+Delay from a triggerer's failure until its waits are polled again by another triggerer.
 
-They wait in an Airflow with all its components and a PostgreSQL database, which is looked at ten times a second to see
-when it moves them; the emulator's record of requests says when each is polled next.
+The waits run in a complete Airflow with PostgreSQL. The benchmark reads the time of each move from the database, ten times
+a second, and the time of the next poll from the emulator's records.
 """
 
 from __future__ import annotations
@@ -196,8 +196,8 @@ def measure(kind: str, interval: float) -> Iterator[Figures]:
         yield waits.kill("triggerer", one, "one of two that share the waits")
         airflow.start("triggerer")
         one = newest_triggerer(airflow)
-        yield waits.kill("triggerer:2", two, "the one that has all, another stands by")
-        yield waits.kill("triggerer", one, "the only one, started again at once", restart=True)
+        yield waits.kill("triggerer:2", two, "the one with all waits, another is idle")
+        yield waits.kill("triggerer", one, "the only one, restarted immediately", restart=True)
 
 
 def newest_triggerer(airflow: LocalAirflow) -> int:

@@ -1,5 +1,5 @@
 """
-Saving a video of the largest usual size, beside curl on the same disk: ``python -m benchmarks.saving``.
+Saving a video of the largest usual size, compared with curl on the same disk: ``python -m benchmarks.saving``.
 
 The emulator sends it at 50 MB a second, in this process, which only waits meanwhile. Both save by turns, since other
 programs load the machine.
@@ -54,7 +54,7 @@ class Round:
 
 
 def main() -> int:
-    """Measure and print; the exit status says whether the targets were reached."""
+    """Measure and print the figures. The exit status is 1 if a target was missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.saving", description=__doc__)
     parser.add_argument(
         "--folder", type=Path, help="on the disk to use; by default the one for temporary files"

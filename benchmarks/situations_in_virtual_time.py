@@ -1,8 +1,8 @@
 """
 Situations that take hours, played in virtual time with the shipped code: ``python -m benchmarks.situations_in_virtual_time``.
 
-Whole tasks are played in the world of the simulation (:mod:`soak`); crowds of waits by their triggers alone, over a client that
-answers from memory.
+Single tasks run in the simulation (:mod:`tests.simulation`). Crowds of waits run only their triggers, with a client whose
+responses are computed.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ def one_long_pause() -> None:
 
 
 class Client:
-    """Stands in for the async client: answers after 50 ms, under the real rate limiter."""
+    """Replaces the async client. Responds after 50 ms, limited by the real rate limiter."""
 
     def __init__(self, rate: float, status: Callable[[float], TaskStatus]) -> None:
         self._limiter = AdaptiveRateLimiter(rate, 10)
@@ -95,7 +95,7 @@ class Client:
         self.polls = 0
 
     def prepare(self, conn_id: str) -> None:
-        """Nothing is to be prepared."""
+        """Do nothing."""
 
     async def limiter(self, conn_id: str) -> AdaptiveRateLimiter:
         return self._limiter
