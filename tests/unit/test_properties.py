@@ -1,4 +1,4 @@
-"""What holds for every answer, every wait, every connection: the properties of ``soak``, tried with made-up cases."""
+"""The properties of ``tests.fuzz``, checked by Hypothesis."""
 
 from __future__ import annotations
 
