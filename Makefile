@@ -38,47 +38,47 @@ COMPILE = pip compile --quiet --python-version 3.11 --no-header --no-annotate
 .PHONY: $(UNIT_CELLS) $(EXAMPLE_CELLS)
 .SECONDEXPANSION:
 
-help: ## show this list
+help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
-demo: $(READY) ## watch a real Airflow wait for a video without holding a worker slot (about 2 minutes)
+demo: $(READY) ## a real Airflow waits for a video without occupying a worker slot (about 2 minutes)
 	@$(BIN)/python -m dev.demo
 
-demo-ui: $(READY) ## the same, then keep Airflow and its pages running until Ctrl-C
+demo-ui: $(READY) ## the same, then keep Airflow and its UI running until Ctrl-C
 	@$(BIN)/python -m dev.demo --ui
 
 demo-distributed: $(VENV)/.with-distributed ## the same on PostgreSQL, Celery on Redis, two workers and two triggerers
 	@$(BIN)/python -m dev.demo --distributed
 
-test: lint types unit airflow-tests ## everything that must pass before a commit (Airflow 3)
+test: lint types unit airflow-tests ## all checks that must pass before a commit (Airflow 3)
 
-lint: $(READY) ## style, common mistakes, and whether the installed packages fit together
+lint: $(READY) ## ruff, and compatibility of the installed packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(UV) pip check --quiet --python $(VENV)
 
-types: $(READY) ## static types
+types: $(READY) ## mypy
 	$(BIN)/mypy --strict airflow_provider_manxue dev
 
-unit: $(READY) ## fast tests, with branch coverage
+unit: $(READY) ## unit tests with branch coverage
 	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python $(UNIT_TESTS) $(COVERAGE)
 
-airflow-tests: $(READY) ## tests against a real Airflow 3 with all its components
+airflow-tests: $(READY) ## tests with a real Airflow 3
 	$(BIN)/python -m pytest tests/airflow -m 'not services and not heavy'
 
-services-tests: $(VENV)/.with-distributed ## those of them that need PostgreSQL and Redis
+services-tests: $(VENV)/.with-distributed ## tests with a real Airflow that need PostgreSQL and Redis
 	$(BIN)/python -m pytest tests/airflow -m services
 
-heavy-tests: $(READY) ## those of them that take minutes each
+heavy-tests: $(READY) ## tests with a real Airflow that take minutes each
 	$(BIN)/python -m pytest tests/airflow -m heavy
 
-browser-tests: $(VENV)/.with-browser ## tests of the pages that people see, in Debian's Chromium
+browser-tests: $(VENV)/.with-browser ## tests of the UI in Debian's Chromium
 	$(BIN)/python -m pytest tests/browser
 
-screenshots: $(VENV)/.with-browser ## take the pictures in docs/img again
+screenshots: $(VENV)/.with-browser ## take the screenshots in docs/img
 	$(BIN)/python -m dev.screenshots
 
-matrix: $(UNIT_CELLS) $(EXAMPLE_CELLS) ## all pairs of Airflow and Python, and the lowest versions; one of them: make unit-3.1-py3.13
+matrix: $(UNIT_CELLS) $(EXAMPLE_CELLS) ## unit tests for all pairs of Airflow and Python, and the lowest versions; a single pair: make unit-3.1-py3.13
 
 $(UNIT_CELLS): unit-%: .venv-%/.ready
 	AIRFLOW_HOME="$$PWD/.venv-$*/airflow" .venv-$*/bin/python $(UNIT_TESTS) -m 'not long'
@@ -86,41 +86,41 @@ $(UNIT_CELLS): unit-%: .venv-%/.ready
 $(EXAMPLE_CELLS): examples-%: .venv-%/.ready
 	.venv-$*/bin/python $(EXAMPLE_TESTS)
 
-docs: $(VENV)/.with-docs ## the documentation as a site in docs/_build; fails on any warning
+docs: $(VENV)/.with-docs ## build the documentation in docs/_build; fails on any warning
 	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/sphinx-build -W --keep-going -E -q docs docs/_build
 
-audit: .uv/.ready ## look all pinned packages up in PyPI's database of vulnerabilities; needs the network
+audit: .uv/.ready ## check all pinned packages for known vulnerabilities; needs the network
 	for file in constraints/airflow-[0-9]*.txt; do \
 		$(UV) tool run pip-audit --requirement $$file --no-deps --disable-pip || exit 1; \
 	done
 
-dist: $(VENV)/.with-dist ## sdist and wheel in dist, checked, and tried in clean environments with Airflow 3.3 and 2.11
+dist: $(VENV)/.with-dist ## build sdist and wheel in dist, check them, and install them with Airflow 3.3 and 2.11
 	$(BIN)/python -m dev.dist
 
-soak: $(VENV)/.with-distributed $(VENV)/.with-fuzz ## everything that runs long: a million schedules, the fuzzer, twenty nights on a distributed deployment (hours)
+soak: $(VENV)/.with-distributed $(VENV)/.with-fuzz ## long runs: a million schedules, the fuzzer, twenty chaos runs on a distributed deployment (hours)
 	-$(BIN)/python -m tests.simulation --count 1000000 --keep
 	-$(BIN)/python -m tests.fuzz
 	-$(BIN)/python -m tests.chaos --seeds 1-20
 	$(BIN)/python -m dev.long_runs
 
-mutants: $(VENV)/.with-mutation ## change the pure core in some 2,800 ways, and see which changes the tests notice (half an hour)
+mutants: $(VENV)/.with-mutation ## mutation tests of the core: some 2,800 changes (half an hour)
 	@AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python -m dev.mutants
 
-bench: $(READY_BENCH) ## what a wait costs, beside its alternatives (about 10 minutes)
+bench: $(READY_BENCH) ## cost of a wait, compared with alternatives (about 10 minutes)
 	$(VENV_BENCH)/bin/python -m benchmarks
 
-bench-from-trigger: $(READY_BENCH) ## what a wait costs without any worker process, beside its peers (about 20 minutes)
+bench-from-trigger: $(READY_BENCH) ## cost of a wait without a worker process, compared with alternatives (about 20 minutes)
 	$(VENV_BENCH)/bin/python -m benchmarks.from_trigger
 
-bench-failover: $(READY) ## how soon waits go on when a triggerer dies, how late they are decided (30 minutes; needs PostgreSQL)
+bench-failover: $(READY) ## delay of waits after the failure of a triggerer, and of timeouts (30 minutes; needs PostgreSQL)
 	$(BIN)/python -m benchmarks.failover
 	$(BIN)/python -m benchmarks.deadlines
 
-bench-saving: $(READY_BENCH) ## what saving costs, and what other download tools do about faults (about 10 minutes)
+bench-saving: $(READY_BENCH) ## speed of saving, and download tools during faults (about 10 minutes)
 	$(VENV_BENCH)/bin/python -m benchmarks.saving
 	$(VENV_BENCH)/bin/python -m benchmarks.downloads
 
-constraints: .uv/.ready ## choose the newest versions of everything again
+constraints: .uv/.ready ## update all pinned versions
 	@for version in $(AIRFLOWS); do \
 		file=constraints/airflow-$${version%.*}.txt; \
 		echo "$$file"; \
@@ -134,7 +134,7 @@ constraints: .uv/.ready ## choose the newest versions of everything again
 	@echo '$(OLD_PATHLIB)' | $(UV) $(COMPILE) --upgrade --universal --group dev --extra testing \
 		--constraints .uv/lowest.txt --output-file constraints/airflow-lowest.txt pyproject.toml - >/dev/null
 
-clean: ## remove environments, caches and all other things that were made here
+clean: ## remove environments, caches and all other generated files
 	rm -rf .uv $(VENV) $(VENV)-* .demo .fuzz build dist mutants docs/_build *.egg-info .coverage* .hypothesis .*_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 

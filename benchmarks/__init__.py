@@ -1,1 +1,1 @@
-"""What a wait costs, beside what a user would take instead: ``make bench``."""
+"""Cost of a wait, compared with the alternatives: ``make bench``."""

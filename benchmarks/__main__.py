@@ -1,4 +1,4 @@
-"""Run all comparisons, print them beside their targets, and write them as JSON: ``python -m benchmarks``."""
+"""Run all comparisons, print them with their targets, and write them as JSON: ``python -m benchmarks``."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ PACKAGES = ("apache-airflow", "apache-airflow-providers-http", "aiohttp", "reque
 @dataclass(frozen=True)
 class Row:
     """
-    A figure beside its target.
+    A figure and its target.
 
-    :param figure: what was measured.
-    :param target: what it should be, in words.
-    :param measured: what it is.
-    :param reached: whether that is good enough.
+    :param figure: description of the figure.
+    :param target: description of the target.
+    :param measured: measured value.
+    :param reached: whether the target is reached.
     """
 
     figure: str
@@ -41,7 +41,7 @@ class Row:
 
 
 def main() -> int:
-    """Measure, print and write; the exit status says whether all targets were reached."""
+    """Measure, print and write the figures. The exit status is 1 if a target was missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="100 waits only, in about a minute; no file")
     quick = parser.parse_args().quick
@@ -65,7 +65,7 @@ def _measure_quickly() -> dict[str, Any]:
 
 
 def _measure_waits(sizes: Sequence[Size] = SIZES) -> dict[str, Any]:
-    # Imported late here and below: each process that plays the service imports this module again.
+    # Imported late here and below, since each process of the service imports this module again.
     from benchmarks.imports import cost_of_imports
 
     imports = cost_of_imports(5)
@@ -81,7 +81,7 @@ def _measure_waits(sizes: Sequence[Size] = SIZES) -> dict[str, Any]:
 def _measure_manners() -> dict[str, Any]:
     from benchmarks.manners import all_scenarios
 
-    _say("good manners, for three minutes ...")
+    _say("load on the service, for three minutes ...")
     return {"manners": all_scenarios()}
 
 
@@ -196,7 +196,7 @@ def _cells(row: Row) -> tuple[str, ...]:
 
 
 def _rounded(value: Any) -> Any:
-    """Return JSON values with floats of four digits after the point: the rest is noise."""
+    """Return JSON values with floats rounded to four decimal places."""
     if isinstance(value, dict):
         return {name: _rounded(inner) for name, inner in value.items()}
     if isinstance(value, list):

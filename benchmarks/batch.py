@@ -1,8 +1,8 @@
 """
-One batch sensor with thousands of ids on a real Airflow: what it weighs in the triggerer, whether the limit of the
-connection holds, whether the triggerer's loop is ever blocked, and how long the resuming worker reads.
+One batch sensor with thousands of ids on a real Airflow: memory in the triggerer, requests per second, blocks of the
+triggerer's event loop, and the reading time of the worker that resumes.
 
-Each case has a fresh Airflow with an SQLite database. All figures about requests come from the emulator's records.
+Each case starts a fresh Airflow with an SQLite database. The figures of requests come from the emulator's records.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from airflow_provider_manxue.testing import Emulator, Script
+from benchmarks.table import print_table
 from benchmarks.triggerer import BLOCKED, resident
 from dev.local_airflow import LocalAirflow
 
@@ -36,13 +37,12 @@ STEADY = 20.0
 @dataclass(frozen=True)
 class Figures:
     """
-    What was measured of one case.
+    Measurements of one case.
 
     :param until_deferred: seconds from the trigger of the run to the deferral.
-    :param growth: resident memory of the triggerer, with all videos polled, beyond what it was after a wait for
-        one; in bytes.
-    :param blocks: seconds for which the triggerer's loop was blocked, each as Airflow reports it (from 0.2 s on).
-    :param polls: times of the triggerer's requests, in seconds of one clock, sorted.
+    :param growth: bytes of resident memory that the triggerer has added since a wait for one video, once it has polled all.
+    :param blocks: seconds of each block of the triggerer's loop that Airflow reports (0.2 s or longer).
+    :param polls: times of the triggerer's requests in seconds, sorted.
     :param reads: times of the resuming worker's requests.
     :param until_success: seconds from the last video's completion to the end of the run.
     """
@@ -56,7 +56,7 @@ class Figures:
 
 
 def measure(videos: int, limit: float) -> Figures:
-    """Let one sensor wait for so many videos, over a connection of so many requests per second."""
+    """Run one sensor with this many videos, over a connection with this limit in requests per second."""
     with Emulator() as emulator, tempfile.TemporaryDirectory() as home:
         ids = [emulator.add_task(script=Script.by_hand("processing", "completed")) for _ in range(videos)]
         connection = json.loads(emulator.airflow_connection_json())
@@ -64,7 +64,7 @@ def measure(videos: int, limit: float) -> Figures:
         with LocalAirflow(
             home, dags_folder=DAGS, env={"AIRFLOW_CONN_MANXUE_DEFAULT": json.dumps(connection)}
         ) as airflow:
-            # What the first wait of all loads, the libraries, is not what a further video weighs.
+            # The first wait loads libraries, whose memory does not count.
             warm_up = airflow.trigger(DAG, conf={"videos": [emulator.add_task("completed")]})
             airflow.wait_for_run(DAG, warm_up)
             emulator.clear_requests()
@@ -77,7 +77,7 @@ def measure(videos: int, limit: float) -> Figures:
                 "the wait is deferred",
             )
             until_deferred = time.monotonic() - began
-            # Polls come in turn, so the last video's first poll ends the first pass.
+            # Videos are polled in order, so the last video's first poll ends the first pass.
             airflow.wait_until(
                 lambda: len(emulator.requests) >= videos, 60 + 2 * videos / limit, "all are polled"
             )
@@ -91,13 +91,13 @@ def measure(videos: int, limit: float) -> Figures:
             if state != "success" or len(airflow.xcom(DAG, run_id, "wait", "video_url")) != videos:
                 raise RuntimeError(airflow.describe_run(DAG, run_id))
             output = airflow.processes["triggerer"].output.read_text()
-        polls, reads = told_apart(emulator, videos, completed)
+        polls, reads = split_requests(emulator, videos, completed)
         blocks = [float(block) for block in BLOCKED.findall(output)]
         return Figures(until_deferred, growth, blocks, polls, reads, until_success)
 
 
-def told_apart(emulator: Emulator, videos: int, completed: float) -> tuple[list[float], list[float]]:
-    """Return when the triggerer polled and when the worker read: it reads each video once, and all of them last."""
+def split_requests(emulator: Emulator, videos: int, completed: float) -> tuple[list[float], list[float]]:
+    """Return the times of the triggerer's polls and of the worker's reads. The worker reads last, each video once."""
     times = sorted(record.monotonic for record in emulator.requests)
     polls, reads = times[:-videos], times[-videos:]
     last = {record.task_id for record in emulator.requests[-videos:]}
@@ -107,12 +107,12 @@ def told_apart(emulator: Emulator, videos: int, completed: float) -> tuple[list[
 
 
 def most(times: Sequence[float], seconds: float) -> int:
-    """Return how many of these times lie within any span of so many seconds."""
+    """Return the highest number of these times within any span of this length in seconds."""
     return max(bisect_left(times, at + seconds) - index for index, at in enumerate(times))
 
 
 def rows(videos: int, limit: float, figures: Figures) -> list[tuple[str, str, str]]:
-    """Return what is measured, its target, and its value."""
+    """Return rows of figure, target and measured value."""
     polls, reads = figures.polls, figures.reads
     first_pass = polls[videos - 1] - polls[0]
     return [
@@ -150,14 +150,9 @@ def main() -> int:
     )
     for case in parser.parse_args().cases:
         videos, limit = re.fullmatch(r"(\d+)@([\d.]+)", case).groups()  # type: ignore[union-attr]
-        print(f"\n{int(videos):,} videos in one sensor, {limit} requests per second", flush=True)
-        table = [
-            ("figure", "target", "measured"),
-            *rows(int(videos), float(limit), measure(int(videos), float(limit))),
-        ]
-        widths = [max(map(len, column)) for column in zip(*table, strict=True)]
-        for row in table:
-            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+        print(f"{int(videos):,} videos in one sensor, {limit} requests per second", flush=True)
+        figures = measure(int(videos), float(limit))
+        print_table(("figure", "target", "measured"), rows(int(videos), float(limit), figures))
     return 0
 
 

@@ -1,8 +1,8 @@
 """
-How many triggerers a number of waits needs: a simulation in virtual time.
+Number of triggerers for a number of waits: a simulation in virtual time.
 
-It plays what the triggerer does, with the shipped decisions: when a wait is polled first, when again, and in
-which order. Responses take no time, since they take milliseconds and the intervals seconds.
+The simulation runs the shipped decisions of a triggerer: the time of a wait's first poll and of each next poll, and the
+order of the polls. Responses take no time, since they take milliseconds and the intervals are seconds.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ PENDING = VideoTask("v", TaskStatus.PROCESSING)
 @dataclass(frozen=True)
 class Triggerer:
     """
-    What one triggerer did from its start, with all of its waits, until all videos were noticed.
+    The polls of one triggerer from its start until it has detected all completed videos.
 
-    :param asked_at: moments of the requests.
-    :param delays: seconds from each completion to the request that noticed it.
+    :param asked_at: times of the requests.
+    :param delays: seconds from each completion to its detection.
     """
 
     asked_at: list[float]
@@ -56,7 +56,7 @@ def triggerer(waits: int, limit: float, seed: int, cycles: int = 2) -> Triggerer
     :param waits: how many.
     :param limit: requests per second.
     :param seed: seed of the chances.
-    :param cycles: after so many polls of each wait the videos are completed, at random within the next one.
+    :param cycles: number of polls of each wait before its video completes, at a random time within the next interval.
     """
     chance = random.Random(seed).random
     poller = _poller(chance)
@@ -82,10 +82,9 @@ def triggerer(waits: int, limit: float, seed: int, cycles: int = 2) -> Triggerer
 
 def million() -> dict[str, Any]:
     """
-    Return how soon a million videos are noticed by several numbers of triggerers.
+    Return the detection delay of a million videos for several numbers of triggerers.
 
-    Triggerers do not know of each other, so one of them stands for all of a number. The restart is played
-    with each of its triggerers.
+    Triggerers are independent of each other, so one of them is simulated per number. The restart simulates all of them.
     """
     points = [_point(count, limit) for limit in LIMITS for count in TRIGGERERS]
     restarted = {limit: _restart(limit) for limit in (100, 500)}
@@ -133,7 +132,7 @@ def outage(waits: int, seconds: float, *, jitter: bool) -> float:
 
 
 def _polls(chance: Callable[[], float], begin: float, end: float, until: float) -> Iterator[float]:
-    """Return when one wait asks, from a worker's poll at 0 on; there is no answer from ``begin`` to ``end``."""
+    """Return the times of one wait's polls after a worker's poll at 0. The service is down from ``begin`` to ``end``."""
     poller = _poller(chance)
     lost = ManxueTransientError("no response")
     at = first_poll_at(_after(poller, PENDING, 0.0), 0.0, NEVER)

@@ -1,8 +1,8 @@
 """
-CPU time per poll, beside bare ``aiohttp`` and ``HttpSensorTrigger``: ``python -m benchmarks.cpu_per_poll``.
+CPU time per poll, compared with ``aiohttp`` and ``HttpSensorTrigger``: ``python -m benchmarks.cpu_per_poll``.
 
-The median of seven runs. In each run the three kinds of waits are measured at the same time, so that the ratios don't
-depend on what else the machine does.
+The figures are medians of seven runs. Each run measures the three kinds of waits at the same time, so that other load
+on the machine does not change the ratios.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """
-How late after its deadline a wait is decided on a real Airflow: when a worker raises its error, or its trigger fires.
+Delay from the deadline of a wait until it times out on a real Airflow: until a worker raises the error, or the trigger
+fires.
 
-What Airflow does before and after, such as the start of the worker on which the task fails, is not counted. The service
-says "processing", or never answers; a request may then take 5 seconds.
+Airflow's own delays, such as the start of the worker that fails the task, do not count. The service returns
+"processing", or hangs; then a request takes up to 5 seconds.
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ EACH = 3
 TIMEOUT = 30.0
 REQUEST_TIMEOUT = 5.0
 LATEST = 1.0 + REQUEST_TIMEOUT
-"""Seconds after the deadline in which a wait is to be decided."""
+"""Target: seconds from the deadline to the timeout."""
 
 
 class Run:
-    """One run of the Dag, and what the database and the logs say of it."""
+    """One run of the Dag, with its times in the database and the logs."""
 
     def __init__(self, airflow: LocalAirflow) -> None:
         self.airflow = airflow
@@ -108,7 +109,7 @@ def reached(row: dict[str, Any]) -> bool:
 
 
 def main() -> int:
-    """Measure, print and write; the exit status says whether all targets were reached."""
+    """Measure, print and write the figures. The exit status is 1 if a target was missed."""
     rows = list(measure())
     print_table(
         ("mode", "the service", "waits", "target", "latest", ""),

@@ -1,8 +1,8 @@
 """
-What download tools do about a media host's faults, as a table in Markdown: ``python -m benchmarks.downloads``.
+Outcomes of downloads by several tools during faults of the media host: ``python -m benchmarks.downloads``.
 
-Each run is a process of its own (``benchmarks.fetch``) beside an emulator of its own. An older file is at the place of
-the video, but for pooch, which would take it for the video.
+Each run has its own process (``benchmarks.fetch``) and its own emulator. An older file exists at the destination, except
+for pooch, which would keep it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from airflow_provider_manxue.testing import Emulator, Response
 from benchmarks.fetch import RETRIES, TIMEOUT, TOOLS
+from benchmarks.table import print_table
 from benchmarks.waits import NO_LOG, ROOT
 
 if TYPE_CHECKING:
@@ -55,17 +56,17 @@ COLUMNS = (*TOOLS, *COMMANDS)
 @dataclass(frozen=True)
 class Fault:
     """
-    What happens.
+    A fault of a download.
 
-    :param name: for the table.
-    :param answers: makes the answers that spoil the first requests, from the whole video.
-    :param always: the last of them is given to all further requests too.
+    :param name: name in the table.
+    :param responses: function that returns the faulty responses to the first requests, from the content of the video.
+    :param always: whether all further requests get the last of these responses.
     :param expired: the URL has expired before the first request.
     :param full: the disk has no room for the whole video.
     """
 
     name: str
-    answers: Callable[[bytes], Sequence[Response]] = lambda video: ()
+    responses: Callable[[bytes], Sequence[Response]] = lambda video: ()
     always: bool = False
     expired: bool = False
     full: bool = False
@@ -90,8 +91,8 @@ def _faults() -> list[Fault]:
     return [
         Fault("none"),
         *(
-            Fault(f"{name}, {'always' if always else 'once'}", answers, always)
-            for (name, answers), always in product(spoilt.items(), (False, True))
+            Fault(f"{name}, {'always' if always else 'once'}", responses, always)
+            for (name, responses), always in product(spoilt.items(), (False, True))
         ),
         Fault("replaced in the middle", lambda _: [Response(truncate=SIZE // 2, then_replace=True)]),
         Fault(
@@ -106,27 +107,24 @@ def _faults() -> list[Fault]:
 
 
 def main() -> None:
-    """Try all tools with all faults, and print the table."""
+    """Run all tools with all faults, and print the outcomes as a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.downloads", description=__doc__)
     parser.add_argument("--only", default="", help="faults whose name contains this")
     only = parser.parse_args().only
-    # Of the emulators: tools that hang up are part of the plan.
+    # The emulators would log each client that closes its connection.
     logging.disable()
     faults = [fault for fault in _faults() if only in fault.name]
     with ThreadPoolExecutor(4) as pool:
         ends = list(pool.map(lambda pair: attempt(*pair), product(faults, COLUMNS)))
-    print("| fault |", " | ".join(COLUMNS), "|")
-    print("|---" * (len(COLUMNS) + 1) + "|")
-    for number, fault in enumerate(faults):
-        row = ends[number * len(COLUMNS) : (number + 1) * len(COLUMNS)]
-        print(f"| {fault.name} |", " | ".join(row), "|")
+    outcomes = iter(ends)
+    print_table(("fault", *COLUMNS), [(fault.name, *islice(outcomes, len(COLUMNS))) for fault in faults])
     curl = subprocess.run(["curl", "--version"], capture_output=True, text=True, check=True).stdout.split()[1]
     versions = [f"{name} {version(name)}" for name in ("huggingface_hub", "pooch", "fsspec", "aiohttp")]
-    print(f"\n{', '.join([*versions, f'curl {curl}'])}")
+    print(", ".join([*versions, f"curl {curl}"]))
 
 
 def attempt(fault: Fault, tool: str) -> str:
-    """Let a tool meet a fault, and return what came of it."""
+    """Run a tool with a fault, and return the outcome."""
     with Emulator() as service, TemporaryDirectory() as folder:
         path = Path(folder, "videos", "video.mp4")
         path.parent.mkdir()
@@ -136,14 +134,14 @@ def attempt(fault: Fault, tool: str) -> str:
         task_id = service.add_task("completed", size=SIZE)
         video = service.task(task_id).video.read(0, SIZE)
         url = service.video_url(task_id)
-        answers = fault.answers(video)
+        responses = fault.responses(video)
         if fault.expired:
             service.clock.advance(86_401)
-        for answer in answers[:-1] if fault.always else answers:
-            service.fail_next(1, answer, on="media")
+        for response in responses[:-1] if fault.always else responses:
+            service.fail_next(1, response, on="media")
         if fault.always:
-            # Those that wait come after a standing answer, so it has to wait as well.
-            service.fail_next(1000, answers[-1], on="media")
+            # Queued responses come after a permanent one, so the permanent one is queued as well.
+            service.fail_next(1000, responses[-1], on="media")
         succeeded = _run(tool, {"id": task_id, "video_url": url}, path, service, full=fault.full)
         found = path.read_bytes() if path.exists() else None
         right = found in (video, service.task(task_id).video.read(0, SIZE))

@@ -1,8 +1,8 @@
 """
-How soon the waits of a triggerer that was killed are polled again, once Airflow has moved them.
+Delay from a triggerer's failure until its waits are polled again by another triggerer.
 
-They wait in an Airflow with all its components and a PostgreSQL database, which is looked at ten times a second to see
-when it moves them; the emulator's record of requests says when each is polled next.
+The waits run in a complete Airflow with PostgreSQL. The benchmark reads the time of each move from the database, ten times
+a second, and the time of the next poll from the emulator's records.
 """
 
 from __future__ import annotations
@@ -34,27 +34,27 @@ RUNS = (("both", 10), ("both", 30), ("normal", 10), ("normal", 30))
 KINDS = {"both": "begun in the triggerer", "normal": "deferred by a worker"}
 
 FIRST_POLL = 2.0
-"""Seconds after the first move in which the first wait is to be polled, and more than an interval for the last."""
+"""Target: seconds from the first move to the first poll, and from each move to the wait's poll beyond an interval."""
 
 LOOK_EVERY = 0.1
-"""Seconds between two looks into Airflow's database."""
+"""Seconds between two queries of Airflow's database."""
 
 PATIENCE = 90.0
-"""Seconds, beside the interval, after which a wait that nobody polls counts as lost."""
+"""Seconds, plus the interval, after which a wait without a poll counts as lost."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Figures:
     """
-    What the death of a triggerer has shown.
+    Measurements of one failover.
 
-    :param kind: how the waits began: both (in the triggerer), or normal (deferred by a worker).
+    :param kind: start of the waits: both (in the triggerer), or normal (deferred by a worker).
     :param interval: seconds between two polls of a wait.
-    :param what: which triggerer died, and who took its waits.
-    :param moved: how many waits it had.
-    :param detection: seconds from the kill until Airflow gave the first of them to another triggerer.
-    :param moving: seconds from then until it gave away the last.
-    :param start: seconds from a wait's move until Airflow ran its trigger, the median.
+    :param what: the triggerer that was killed, and the one that took its waits.
+    :param moved: number of its waits.
+    :param detection: seconds from the kill until Airflow moved the first wait to another triggerer.
+    :param moving: seconds from the first move to the last.
+    :param start: median of the seconds from a wait's move until Airflow started its trigger.
     :param first_poll: seconds from the first move to the first poll.
     :param last_poll: seconds from a wait's move to its poll, the longest.
     :param first_own: seconds from the first start of a trigger to the first poll.
@@ -76,11 +76,11 @@ class Figures:
 
 class Waits:
     """
-    A hundred waits that never end, in an Airflow whose triggerers can be killed.
+    A hundred endless waits in an Airflow whose triggerers can be killed.
 
-    :param airflow: it runs, and has the Dag.
+    :param airflow: a running Airflow with the Dag.
     :param emulator: the service.
-    :param kind: how the waits begin.
+    :param kind: start of the waits, as in `Figures`.
     :param interval: seconds between two polls of a wait.
     """
 
@@ -93,7 +93,7 @@ class Waits:
         self.videos = {f"wait_{number}": video for number, video in enumerate(videos)}
         self.run_id = airflow.trigger("waits", conf={"videos": videos})
         airflow.wait_until(self._all_wait, 20.0 * WAITS, f"triggerers have {WAITS} waits")
-        # Each is polled where it is, as in a system that has run for a while.
+        # Until each wait has been polled in its triggerer, as in a system that has run for a while.
         emulator.clear_requests()
         airflow.wait_until(lambda: set(videos) <= self.polls().keys(), 10 * PATIENCE, "all are polled")
 
@@ -103,7 +103,7 @@ class Waits:
         return len(self.owners()) == WAITS
 
     def owners(self) -> dict[str, int]:
-        """Return which triggerer has each wait, by the id of its job."""
+        """Return the job id of the triggerer of each wait."""
         rows = self.airflow.query(
             "SELECT ti.task_id, t.triggerer_id FROM task_instance ti JOIN trigger t ON t.id = ti.trigger_id"
             " WHERE ti.run_id = ? AND t.triggerer_id IS NOT NULL",
@@ -112,7 +112,7 @@ class Waits:
         return dict(rows)
 
     def polls(self) -> dict[str, float]:
-        """Return when each video was polled first, of all requests that the emulator remembers."""
+        """Return the time of each video's first poll in the emulator's records."""
         polls: dict[str, float] = {}
         for request in self.emulator.requests:
             polls.setdefault(str(request.task_id), request.time)
@@ -120,12 +120,12 @@ class Waits:
 
     def kill(self, name: str, job: int, what: str, *, restart: bool = False) -> Figures:
         """
-        ProcessKilled a triggerer, and watch until each of its waits is polled again.
+        Kill a triggerer, and measure until each of its waits is polled again.
 
         :param name: name of the component.
         :param job: id of its job.
-        :param what: what is tried, in words.
-        :param restart: start it again at once; if not, another one is there.
+        :param what: description of the case.
+        :param restart: restart the triggerer immediately; otherwise another triggerer takes its waits.
         """
         lost = {task: self.videos[task] for task, owner in self.owners().items() if owner == job}
         killed_at = time.time()
@@ -161,16 +161,16 @@ class Waits:
         )
 
     def started_again(self, task: str, since: float) -> float:
-        """Return when the trigger of a wait was started after a moment, as Airflow says in the task's log."""
+        """Return when the trigger of a wait was first started after a time, from the task's log."""
         log = self.airflow.task_log("waits", self.run_id, task)
         for began_at in moments(log, r"trigger .* starting"):
             if began_at > since:
                 return began_at
-        raise RuntimeError(f"the log of {task} does not say that its trigger was started again")
+        raise RuntimeError(f"The log of {task} contains no further start of its trigger.")
 
 
 def measure(kind: str, interval: float) -> Iterator[Figures]:
-    """Let a hundred waits begin in a fresh Airflow, and kill its triggerers one after the other."""
+    """Start a hundred waits in a fresh Airflow, and kill its triggerers one after another."""
     with (
         Emulator() as emulator,
         postgres_database(POSTGRES) as url,
@@ -196,8 +196,8 @@ def measure(kind: str, interval: float) -> Iterator[Figures]:
         yield waits.kill("triggerer", one, "one of two that share the waits")
         airflow.start("triggerer")
         one = newest_triggerer(airflow)
-        yield waits.kill("triggerer:2", two, "the one that has all, another stands by")
-        yield waits.kill("triggerer", one, "the only one, started again at once", restart=True)
+        yield waits.kill("triggerer:2", two, "the one with all waits, another is idle")
+        yield waits.kill("triggerer", one, "the only one, restarted immediately", restart=True)
 
 
 def newest_triggerer(airflow: LocalAirflow) -> int:
@@ -207,7 +207,7 @@ def newest_triggerer(airflow: LocalAirflow) -> int:
 
 
 def targets(runs: list[Figures]) -> list[tuple[str, str, str, str]]:
-    """Return the figures beside their targets, the worst of all failovers."""
+    """Return the worst figures of all failovers, with their targets."""
     first = max(one.first_poll for one in runs)
     beyond = max(one.last_poll - one.interval for one in runs)
     return [
@@ -227,7 +227,7 @@ def targets(runs: list[Figures]) -> list[tuple[str, str, str, str]]:
 
 
 def main() -> int:
-    """Measure, print and write; the exit status says whether all targets were reached."""
+    """Measure, print and write the figures. The exit status is 1 if a target was missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.failover", description=__doc__)
     parser.add_argument(
         "--only", nargs=2, metavar=("KIND", "INTERVAL"), action="append", help="one run; nothing is written"

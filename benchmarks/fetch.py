@@ -1,8 +1,8 @@
 """
-One download by one tool, in a process of its own: ``python -m benchmarks.fetch TOOL TASK PATH``.
+One download by one tool in its own process: ``python -m benchmarks.fetch TOOL TASK PATH``.
 
-``TASK`` is a finished task of the service, as JSON; ``PATH`` is where its video shall be. Each tool is used as its
-documentation recommends for a URL, with retries where it has any. Prints seconds and mebibytes as JSON.
+``TASK`` is a completed task of the service as JSON, ``PATH`` the destination of its video. Each tool is used as its
+documentation recommends for a URL, with retries if it has them. Prints seconds and mebibytes as JSON.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def manxue(task: Mapping[str, Any], path: Path) -> Download:
 
 
 def huggingface_hub(task: Mapping[str, Any], path: Path) -> Download:
-    """Take its function for a URL, and finish the file as its download of a model does."""
+    """Prepare its function for a URL, with the rename that its download of a model does."""
     from huggingface_hub.file_download import http_get
 
     def download() -> None:
@@ -54,7 +54,7 @@ def huggingface_hub(task: Mapping[str, Any], path: Path) -> Download:
 
 
 def pooch(task: Mapping[str, Any], path: Path) -> Download:
-    """Without a known checksum, since nobody knows one before."""
+    """Prepare a download without a checksum, since the service publishes none."""
     import pooch
 
     registry = pooch.create(
@@ -68,7 +68,7 @@ def pooch(task: Mapping[str, Any], path: Path) -> Download:
 
 
 def fsspec(task: Mapping[str, Any], path: Path) -> Download:
-    """The file system for HTTP; it has no retries."""
+    """Prepare its file system for HTTP, which has no retries."""
     import fsspec
 
     files = fsspec.filesystem("http", encoded=True)
@@ -87,7 +87,7 @@ def main() -> None:
     began = time.perf_counter()
     download()
     seconds = time.perf_counter() - began
-    # Not by `getrusage`, whose peak is also that of the process that started this one.
+    # `getrusage` is not used, since its peak includes the parent process before exec.
     print(json.dumps({"seconds": seconds, "mebibytes": memory("VmHWM") - before}))
 
 

@@ -1,4 +1,4 @@
-"""The cheapest task that starts and ends in the triggerer: what Airflow itself costs there."""
+"""The cheapest task that starts and ends in the triggerer. It shows Airflow's own cost."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from airflow.triggers.base import BaseTrigger, StartTriggerArgs, TaskSuccessEven
 
 class FileAppearedTrigger(BaseTrigger):
     """
-    Ends its task when a file is there, and does nothing else: no request, no XCom, no log line.
+    Ends its task when a file exists. Sends no request, pushes no XCom and logs nothing.
 
-    :param path: where the file will be.
+    :param path: path of the file.
     """
 
     def __init__(self, path: str):
@@ -24,7 +24,7 @@ class FileAppearedTrigger(BaseTrigger):
         return f"{__name__}.FileAppearedTrigger", {"path": self.path}
 
     async def run(self):
-        while not Path(self.path).exists():  # noqa: ASYNC110, ASYNC240 - a look takes microseconds
+        while not Path(self.path).exists():  # noqa: ASYNC110, ASYNC240 - the check takes microseconds
             await asyncio.sleep(1)
         yield TaskSuccessEvent()
 
@@ -33,7 +33,7 @@ class FileAppearedSensor(BaseSensorOperator):
     """
     Waits for a file in the triggerer.
 
-    :param path: where the file will be.
+    :param path: path of the file.
     """
 
     start_from_trigger = True

@@ -1,8 +1,8 @@
 """
-What a wait costs that starts and ends in the triggerer, beside waits that start a worker process twice.
+Cost of a wait that starts and ends in the triggerer, compared with waits that start two worker processes.
 
-Each figure comes from a fresh Airflow with all its components. The videos become ready only when all waits have
-begun, so that every wait really defers. CPU is that of all of Airflow's processes, those that have ended included.
+Each figure comes from a fresh Airflow with all its components. The videos complete only after all waits have begun, so
+that every wait defers. CPU time is that of all processes of Airflow, including those that have ended.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ RESULTS = Path(__file__).parent / "from_trigger.json"
 BLOCKED = re.compile(r"async thread was blocked for ([\d.]+) seconds")
 TICKS = os.sysconf("SC_CLK_TCK")
 SIZES = (20, 120)
-"""Numbers of waits between which the cost of a further one is taken."""
+"""The two numbers of waits from which the cost of an additional wait is computed."""
 
 PATIENCE = 300.0
-"""Seconds for what does not grow with the number of waits."""
+"""Seconds: the part of a timeout that does not depend on the number of waits."""
 
 SETTLE = 10.0
-"""Seconds from the last deferral to the videos of the peer."""
+"""Seconds from the last deferral to the completion of the videos, for HttpSensor."""
 
 RUNS = (
     *((kind, size) for kind in ("both", "normal", "http", "floor") for size in SIZES),
@@ -45,16 +45,16 @@ RUNS = (
 @dataclasses.dataclass(frozen=True)
 class Figures:
     """
-    What one run has shown.
+    Measurements of one run.
 
     :param kind: both, normal (deferral), http (the peer), floor (the cheapest task in a triggerer), or batch (one task
         for all).
-    :param waits: how many videos were awaited.
-    :param worker_starts: worker processes that were started for the waits.
+    :param waits: number of awaited videos.
+    :param worker_starts: number of worker processes started for the waits.
     :param cpu: CPU seconds of all of Airflow, from the start of the Dag run to its end.
     :param wall: seconds from the start of the Dag run to its end.
-    :param blocks: moments for which the triggerer's loop was blocked for 0.2 s and more.
-    :param longest_block: the longest of them, in seconds.
+    :param blocks: number of blocks of the triggerer's loop of 0.2 s or longer.
+    :param longest_block: seconds of the longest block.
     """
 
     kind: str
@@ -67,9 +67,9 @@ class Figures:
 
 
 def measure(kind: str, waits: int) -> Figures:
-    """Let so many videos be awaited in a fresh Airflow."""
+    """Wait for this many videos in a fresh Airflow."""
     with Emulator(record_requests=False) as emulator, tempfile.TemporaryDirectory() as home:
-        # HttpSensor takes any answer but 404 for the end of its wait.
+        # HttpSensor ends its wait at any response except 404.
         pending = Step(status="processing", response=Response(status=404) if kind == "http" else None)
         videos = [emulator.add_task(script=Script((pending,))) for _ in range(waits)]
         ready = Path(home, "ready")
@@ -101,8 +101,8 @@ def measure(kind: str, waits: int) -> Figures:
                 what=f"{tasks} tasks are deferred",
             )
             if kind == "http":
-                # Its trigger asks at once, and a task that resumes right after it has deferred can lose a race in
-                # Airflow's scheduler, which then takes it for killed: without this pause most of them fail.
+                # Its trigger polls immediately. A task that resumes right after its deferral can lose a race in Airflow's
+                # scheduler, which then fails the task as killed: without this pause most tasks fail.
                 time.sleep(SETTLE)
             ready.touch()
             for video in videos:
@@ -134,25 +134,25 @@ def measure(kind: str, waits: int) -> Figures:
 
 
 def cpu_seconds(airflow: LocalAirflow) -> float:
-    """Return the CPU seconds of all processes of an Airflow, and of those of their children that have ended."""
+    """Return the CPU seconds of all processes of an Airflow, including their children that have ended."""
     total = 0
     for pid in airflow.leftover_processes():
         try:
             fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except OSError:
-            continue  # it has ended just now, and its parent counts it
+            continue  # the process has just ended, and its parent's time includes it
         total += sum(map(int, fields[11:15]))
     return total / TICKS
 
 
 def slope(runs: dict[tuple[str, int], Figures], kind: str) -> float:
-    """Return the CPU seconds of a further wait."""
+    """Return the CPU seconds of an additional wait."""
     few, many = SIZES
     return (runs[kind, many].cpu - runs[kind, few].cpu) / (many - few)
 
 
 def targets(runs: dict[tuple[str, int], Figures]) -> list[tuple[str, str, str, str]]:
-    """Return the figures beside their targets."""
+    """Return the figures and their targets."""
 
     def row(figure: str, target: str, measured: str, reached: bool) -> tuple[str, str, str, str]:
         return figure, target, measured, "reached" if reached else "MISSED"
@@ -203,7 +203,7 @@ def targets(runs: dict[tuple[str, int], Figures]) -> list[tuple[str, str, str, s
 
 
 def main() -> int:
-    """Measure, print and write; the exit status says whether all targets were reached."""
+    """Measure, print and write the figures. The exit status is 1 if a target was missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.from_trigger", description=__doc__)
     parser.add_argument(
         "--only", nargs=2, metavar=("KIND", "WAITS"), action="append", help="one run, and no table of targets"

@@ -1,8 +1,8 @@
 """
 100,000 videos in ten batches on one event loop, as in one triggerer: ``python -m benchmarks.hundred_thousand``.
 
-What a video weighs, how late the loop is, and whether the limit of the connection is shared so that each video is polled
-as often as the limit allows. The service is the emulator in a process of its own.
+Measures memory per video, the lag of the event loop, and whether each video is polled as often as the limit of the
+connection allows. The service is the emulator in a separate process.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from benchmarks.waits import percentiles
 BATCHES = 10
 INTERVAL = 30.0
 ROUNDS = 2.1
-"""Times that each video is polled, by the limit."""
+"""Number of polls of each video that the limit allows during the measurement."""
 
 
 async def wait_for(ids: list[str], until: float) -> tuple[list[float], list[float]]:
-    """Let ten batches wait for these videos, and return the lags of the loop, with and without garbage collection."""
+    """Wait for these videos in ten batches. Return the lags of the loop, with and without garbage collection."""
     lags: list[float] = []
     own_lags: list[float] = []
     ticking = asyncio.create_task(tick(lags, own_lags))
@@ -70,7 +70,7 @@ def main() -> None:
         os.environ["AIRFLOW_CONN_MANXUE_DEFAULT"] = json.dumps(
             {"conn_type": "manxue", "host": base_url, "password": api_key, "extra": extra}
         )
-        # What the first wait of all loads, and the ids themselves, are not what a video weighs.
+        # The first wait loads libraries. Their memory, and that of the ids, does not count.
         asyncio.run(wait_for(ids[:BATCHES], time.time() + 3))
         idle, begun = resident_memory(), time.time()
         lags, own_lags = asyncio.run(wait_for(ids, begun + ROUNDS * one_round))

@@ -1,4 +1,4 @@
-"""What the import of a sensor's module costs a Dag processor, beyond what Airflow itself has loaded."""
+"""Cost of importing a sensor in the Dag processor, in addition to Airflow's own imports."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Bucket:
 
 @dataclass
 class FixedWindow:
-    """So many requests in each window of so many seconds. Throttled requests are counted too."""
+    """A fixed number of requests per window of fixed length. Throttled requests count too."""
 
     allowed: int
     seconds: float
@@ -187,7 +187,7 @@ def play(
 @dataclass(frozen=True)
 class Row:
     """
-    A figure beside its target.
+    A figure and its target.
 
     :param case: what was played.
     :param measured: the figure, of the worst seed.

@@ -1,4 +1,4 @@
-"""Good manners towards the service: its limits, a restart, and a pause that it asks for."""
+"""Load on the service: its limits, a restart, and a ``Retry-After`` pause."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ DEFAULT_LIMIT = 10
 """Requests per second of a connection without extra fields."""
 
 ON_THEIR_WAY = 0.05
-"""Seconds by which one request may take longer than another to the service, as for a new TLS connection."""
+"""Seconds: maximum difference in the time that two requests take to the service, such as for a new TLS connection."""
 
 
 def all_scenarios() -> dict[str, Any]:
-    """Play all scenarios at the same time: none of them is about speed, and none keeps a core busy."""
+    """Run all scenarios at the same time, since none measures speed or needs a whole core."""
     scenarios = (restart, pause, low_limit, look_ups)
     with ThreadPoolExecutor(len(scenarios)) as threads:
         running = [threads.submit(scenario) for scenario in scenarios]
@@ -32,7 +32,7 @@ def all_scenarios() -> dict[str, Any]:
 
 
 def restart() -> dict[str, Any]:
-    """Start 10,000 waits at once, with the shipped limits; the first minute counts."""
+    """Start 10,000 waits together with the default limits, and measure the first minute."""
     requests, _ = _play(waits=10_000, interval=30.0, seconds=60.0)
     most = max(requests_within(requests, 1.0 - ON_THEIR_WAY))
     return {"restart_requests": len(requests), "restart_most_per_second": most}
@@ -53,7 +53,7 @@ def low_limit() -> dict[str, Any]:
     begin = requests[0].time
     settled = [one for one in requests if one.time >= begin + 60.0]
     refused = sum(one.status == 429 for one in settled)
-    # The last windows would reach beyond the end.
+    # The last windows would end after the measurement.
     rates = [
         sum(start <= one.time < start + 60 for one in settled) / 60
         for start in (begin + 60 + second for second in range(60))

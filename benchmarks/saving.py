@@ -1,5 +1,5 @@
 """
-Saving a video of the largest usual size, beside curl on the same disk: ``python -m benchmarks.saving``.
+Saving a video of the largest usual size, compared with curl on the same disk: ``python -m benchmarks.saving``.
 
 The emulator sends it at 50 MB a second, in this process, which only waits meanwhile. Both save by turns, since other
 programs load the machine.
@@ -22,6 +22,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from airflow_provider_manxue.testing import Emulator, Response
+from benchmarks.table import print_table
 from benchmarks.waits import NO_LOG, ROOT
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ class Round:
 
 
 def main() -> int:
-    """Measure and print; the exit status says whether the targets were reached."""
+    """Measure and print the figures. The exit status is 1 if a target was missed."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.saving", description=__doc__)
     parser.add_argument(
         "--folder", type=Path, help="on the disk to use; by default the one for temporary files"
@@ -67,7 +68,7 @@ def main() -> int:
 
 
 def measure(folder: Path, rounds: int) -> Iterator[Round]:
-    """Save the video again and again, by turns."""
+    """Save the video with the operator and with curl, in alternating order."""
     with Emulator() as service:
         task_id = service.add_task("completed", size=SIZE)
         service.respond_with(Response(bytes_per_second=BYTES_PER_SECOND), on="media")
@@ -113,7 +114,7 @@ def _curl(url: str, path: Path) -> tuple[float, float]:
 
 @contextlib.contextmanager
 def _room_for(path: Path) -> Iterator[None]:
-    """Begin with a disk that is idle, check the length, and end without the file."""
+    """Flush the disk before the download; check the size of the file afterwards, and delete it."""
     os.sync()
     yield
     if path.stat().st_size != SIZE:
@@ -125,23 +126,33 @@ def _room_for(path: Path) -> Iterator[None]:
 
 
 def _report(rounds: list[Round]) -> bool:
-    """Print the figures beside their targets; return whether those were reached."""
+    """Print the figures and their targets. Return whether all targets are reached."""
     curl, ours, synced = (
         statistics.median(getattr(one, name) for one in rounds) for name in ("curl", "ours", "curl_and_sync")
     )
     share = curl / ours
     shares = sorted(one.curl / one.ours for one in rounds)
     memory = max(one.memory for one in rounds)
-    print(f"{SIZE / 1e6:.0f} MB at {BYTES_PER_SECOND / 1e6:.0f} MB/s, {len(rounds)} rounds, medians:")
-    for name, seconds in (("the operator", ours), ("curl", curl), ("curl && sync", synced)):
-        print(f"  {name:<14}{seconds:6.2f} s {SIZE / MIB / seconds:7.0f} MiB/s")
-    fast, small = share >= LEAST_SHARE, memory < MOST_MEMORY
-    print(
-        f"throughput beside curl: {share:.0%} (single rounds {shares[0]:.0%} to {shares[-1]:.0%}), at least "
-        f"{LEAST_SHARE:.0%}: {_verdict(fast)}"
+    print(f"{SIZE / 1e6:.0f} MB at {BYTES_PER_SECOND / 1e6:.0f} MB/s, medians of {len(rounds)} rounds")
+    medians = (("the operator", ours), ("curl", curl), ("curl && sync", synced))
+    print_table(
+        ("download", "seconds", "MiB/s"),
+        [(name, f"{seconds:.2f}", f"{SIZE / MIB / seconds:.0f}") for name, seconds in medians],
     )
-    print(f"throughput beside curl && sync: {synced / ours:.0%}")
-    print(f"peak growth of memory: {memory:.1f} MiB, under {MOST_MEMORY} MiB: {_verdict(small)}")
+    fast, small = share >= LEAST_SHARE, memory < MOST_MEMORY
+    print_table(
+        ("figure", "target", "measured", ""),
+        [
+            (
+                "throughput relative to curl (rounds)",
+                f"at least {LEAST_SHARE:.0%}",
+                f"{share:.0%} ({shares[0]:.0%} to {shares[-1]:.0%})",
+                _verdict(fast),
+            ),
+            ("throughput relative to curl && sync", "", f"{synced / ours:.0%}", ""),
+            ("peak growth of memory", f"under {MOST_MEMORY} MiB", f"{memory:.1f} MiB", _verdict(small)),
+        ],
+    )
     return fast and small
 
 

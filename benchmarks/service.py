@@ -1,4 +1,4 @@
-"""The service, played by the emulator over TLS in a process of its own."""
+"""The emulator over TLS in a separate process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Request(NamedTuple):
-    """A request as it arrived: when, over which connection, and how it was answered."""
+    """A received request: its time, its connection and the status of its response."""
 
     time: float
     connection: int
@@ -22,9 +22,9 @@ class Request(NamedTuple):
 
 class Service:
     """
-    Hands the emulator to another process, in few and small answers.
+    The emulator's interface for another process, with few and small return values.
 
-    :param rate_limit: requests per second that are let through; all of them if left out.
+    :param rate_limit: limit in requests per second; None for no limit.
     """
 
     def __init__(self, rate_limit: float | None = None) -> None:
@@ -40,11 +40,11 @@ class Service:
         """
         Add tasks that are completed at random moments.
 
-        :param count: how many.
-        :param first: the earliest moment, in seconds since the epoch.
-        :param last: the latest.
-        :param hidden: answer 404 instead of ``processing`` until then.
-        :returns: the moment of each id.
+        :param count: number of tasks.
+        :param first: earliest completion, in seconds since the epoch.
+        :param last: latest completion, in seconds since the epoch.
+        :param hidden: return 404 instead of ``processing`` before the completion.
+        :returns: the completion time of each id.
         """
         from airflow_provider_manxue.testing import Response, Script, Step
 
@@ -72,7 +72,7 @@ class Service:
         ]
 
     def longest_gap(self, since: float) -> tuple[float, int]:
-        """Return the longest time without a query of a task, from ``since`` on, and how many tasks were asked for."""
+        """Return the longest time between two queries of a task after ``since``, and the number of queried tasks."""
         asked_at: dict[str, float] = {}
         longest = 0.0
         for one in self._emulator.requests:

@@ -1,8 +1,8 @@
 """
-Situations that cost others finished videos, played in real time against the emulator: ``python -m benchmarks.situations``.
+Difficult situations for waits, played in real time against the emulator: ``python -m benchmarks.situations``.
 
-Tasks go through ``execute``, ``serialize``, ``run`` and ``resume_execution``, as Airflow takes them; one event loop stands in
-for the triggerer. Name situations to play only these.
+Tasks run through ``execute``, ``serialize``, ``run`` and ``resume_execution`` as in Airflow, with one event loop as the
+triggerer. Arguments select situations by name.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CONN_ID = "manxue_default"
 
 @dataclass
 class TaskInstance:
-    """What a task asks of its task instance."""
+    """The part of a task instance that tasks use."""
 
     task_id: str
     dag_id: str = "dag"
@@ -56,7 +56,7 @@ class TaskInstance:
 
 
 class Triggerer:
-    """One event loop in a thread, on which all triggers run; it can be away for a while."""
+    """An event loop in a thread that runs all triggers. It can be paused."""
 
     def __init__(self) -> None:
         self.loop = asyncio.new_event_loop()
@@ -82,7 +82,7 @@ class Triggerer:
 
 @dataclass
 class Played:
-    """How a task has ended."""
+    """The result of a task."""
 
     ti: TaskInstance
     result: Any = None
@@ -97,14 +97,14 @@ class Played:
 
 
 def play(task: Any, triggerer: Triggerer) -> Played:
-    """Run a task to its end."""
+    """Run a task until it ends."""
     played = Played(TaskInstance(task.task_id))
     context = {"ti": played.ti}
     deferral = _on_worker(played, lambda: task.execute(context))
     while deferral is not None:
         event = triggerer.fire(deferral.trigger.serialize())
         played.events.append(event)
-        vars(task).pop("hook", None)  # the next worker is another process
+        vars(task).pop("hook", None)  # the next worker is a new process
         resumed = json.loads(json.dumps({**(deferral.kwargs or {}), "event": event}))
         resume = partial(task.resume_execution, deferral.method_name, resumed, context)
         deferral = _on_worker(played, resume)
@@ -112,7 +112,7 @@ def play(task: Any, triggerer: Triggerer) -> Played:
 
 
 def _on_worker(played: Played, work: Callable[[], Any]) -> TaskDeferred | None:
-    """Run what a worker process does; return the deferral with which it ends, if any."""
+    """Run the work of a worker process. Return its deferral, or None if the task has ended."""
     begun = time.monotonic()
     try:
         played.result = work()
@@ -204,7 +204,7 @@ def late_triggerer(triggerer: Triggerer) -> None:
 
 
 def moved_host(triggerer: Triggerer) -> None:
-    """The host moves, and the old one says 401; 60 waits with the same key."""
+    """The host moves, and the old one returns 401; 60 waits with the same key."""
     with Emulator() as old, Emulator(api_key=old.api_key) as new:
         connect(old, requests_per_second=50)
         ids = [old.add_task(script=Script.by_hand("processing")) for _ in range(60)]

@@ -1,8 +1,8 @@
 """
 Situations that take hours, played in virtual time with the shipped code: ``python -m benchmarks.situations_in_virtual_time``.
 
-Whole tasks are played in the world of the simulation (:mod:`soak`); crowds of waits by their triggers alone, over a client that
-answers from memory.
+Single tasks run in the simulation (:mod:`tests.simulation`). Crowds of waits run only their triggers, with a client whose
+responses are computed.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ def batch(name: str, videos: int, *, ready: float, timeout: float = 3 * 3600.0, 
     )  # fmt: skip
     extra = {"requests_per_second": 10.0, "max_connections": 10, "request_timeout": 30.0}
     with installed():
-        _, world, _ = play(1, Schedule(1, (plan,), extra, absences=[[]], **changes))
-    task = world.instances["task_1"]
-    exchanges = world.wire.exchanges
+        _, simulation, _ = play(1, Schedule(1, (plan,), extra, absences=[[]], **changes))
+    task = simulation.instances["task_1"]
+    exchanges = simulation.network.exchanges
     urls = task.xcom.get("video_url") or []
     held = collections.defaultdict(list)
     for exchange in exchanges:
@@ -87,7 +87,7 @@ def one_long_pause() -> None:
 
 
 class Client:
-    """Stands in for the async client: answers after 50 ms, under the real rate limiter."""
+    """Replaces the async client. Responds after 50 ms, limited by the real rate limiter."""
 
     def __init__(self, rate: float, status: Callable[[float], TaskStatus]) -> None:
         self._limiter = AdaptiveRateLimiter(rate, 10)
@@ -95,7 +95,7 @@ class Client:
         self.polls = 0
 
     def prepare(self, conn_id: str) -> None:
-        """Nothing is to be prepared."""
+        """Do nothing."""
 
     async def limiter(self, conn_id: str) -> AdaptiveRateLimiter:
         return self._limiter

@@ -1,4 +1,4 @@
-"""What Airflow has written into the log of a task, and when."""
+"""Times of lines in Airflow's log of a task."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 def moments(log: str, event: str) -> Iterator[float]:
     """
-    Yield when each line was written, in seconds since the epoch, whose text begins as a pattern says.
+    Yield the time, in seconds since the epoch, of each line whose text begins with a match of a pattern.
 
-    :param log: the log of Airflow 3, in which each line is a JSON object.
+    :param log: a log of Airflow 3. Each line is a JSON object.
     :param event: the pattern.
     """
     for line in log.splitlines():
-        with contextlib.suppress(ValueError):  # a line that is no JSON
+        with contextlib.suppress(ValueError):  # the line is not JSON
             entry = json.loads(line)
             if re.match(event, entry["event"]):
                 yield datetime.fromisoformat(entry["timestamp"]).timestamp()

@@ -1,18 +1,18 @@
-"""A real triggerer of Airflow with many waits: is its loop ever blocked, and what does a wait weigh there?
+"""Many waits in a real triggerer of Airflow: blocks of its event loop, and memory per wait.
 
-The same number of tasks that wait for a moment, with a trigger of Airflow's own, is measured beside them.
+For comparison, the same number of tasks waits with Airflow's own ``DateTimeTrigger``.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import re
 import tempfile
 import time
 from pathlib import Path
 
 from airflow_provider_manxue.testing import Emulator, Script
+from benchmarks.table import print_table
 from dev.local_airflow import LocalAirflow
 
 DAGS = Path(__file__).parent / "dags"
@@ -22,7 +22,7 @@ SETTLE = 45.0
 
 
 def measure(dag_id: str, waits: int) -> dict[str, float | int]:
-    """Let so many tasks of a Dag defer in a fresh Airflow, and look at its triggerer."""
+    """Defer this many tasks of a Dag in a fresh Airflow, and measure its triggerer."""
     with Emulator(record_requests=False) as emulator, tempfile.TemporaryDirectory() as home:
         videos = [emulator.add_task(script=Script.by_hand("processing")) for _ in range(waits)]
         with LocalAirflow(
@@ -63,17 +63,20 @@ def resident(airflow: LocalAirflow) -> int:
             if int((status.parent / "stat").read_text().rpartition(")")[2].split()[2]) == group:
                 total += int(re.search(r"VmRSS:\s+(\d+)", status.read_text())[1]) * 1024  # type: ignore[index]
         except (OSError, TypeError):
-            continue  # it has ended meanwhile
+            continue  # the process has ended
     return total
 
 
 def main() -> None:
-    """Measure both, and print a line for each."""
+    """Measure both Dags, and print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.triggerer", description=__doc__)
     parser.add_argument("--waits", type=int, default=200)
     arguments = parser.parse_args()
-    for dag_id in ("waits_for_videos", "waits_for_a_moment"):
-        print(dag_id, json.dumps(measure(dag_id, arguments.waits)), flush=True)
+    figures = {
+        dag_id: measure(dag_id, arguments.waits) for dag_id in ("waits_for_videos", "waits_for_a_moment")
+    }
+    head = ("Dag", *next(iter(figures.values())))
+    print_table(head, [(dag_id, *map(str, figure.values())) for dag_id, figure in figures.items()])
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """
-Waits of one kind, in a process of their own: ``python -m benchmarks.waiters PLAN REPORT``, two files of JSON.
+Waits of one kind in a separate process: ``python -m benchmarks.waiters PLAN REPORT``, two JSON files.
 
-Each kind is driven as it would be by a user. The three asynchronous ones share an event loop, as in the triggerer.
+Each kind is used as a user would use it. Asynchronous waits share one event loop, as in the triggerer.
 """
 
 from __future__ import annotations
@@ -23,30 +23,30 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
 TICK = 0.02
-"""Seconds between two looks at how late the event loop is."""
+"""Seconds between two measurements of the event loop's lag."""
 
 IDLE = 1.0
-"""Seconds in which an idle process is measured."""
+"""Seconds of the measurement of an idle process."""
 
 LATE = 1.0
-"""Seconds by which a plan may be missed, on a busy machine, before its figures mean nothing."""
+"""Seconds: maximum delay of a plan on a busy machine. Later, its figures would be wrong."""
 
 
 @dataclass(frozen=True)
 class Plan:
     """
-    What to do; moments are seconds since the epoch.
+    Parameters of a measurement. Times are seconds since the epoch.
 
     :param kind: ``manxue``, ``http_sensor``, ``aiohttp`` or ``threads``.
     :param base_url: base URL of the service.
     :param api_key: its key.
     :param ca_bundle: file of its certificate authority.
-    :param tasks: ids, each with the moment at which it is completed.
+    :param tasks: completion time of each id.
     :param interval: seconds between two polls.
     :param begins_at: start of the waits.
-    :param measured_from: start of the stretch in which CPU time is taken.
-    :param measured_until: its end; memory is taken there.
-    :param ends_at: when to give up.
+    :param measured_from: start of the measurement of CPU time.
+    :param measured_until: end of it; memory is measured at this time.
+    :param ends_at: timeout of the waits.
     :param extra: extra fields of the Airflow connection of ``manxue``.
     """
 
@@ -63,11 +63,11 @@ class Plan:
     extra: dict[str, Any] = field(default_factory=dict)
 
     def url(self, task_id: str) -> str:
-        """Return where to ask for a task."""
+        """Return the URL of a task."""
         return f"{self.base_url}/{self.endpoint(task_id)}"
 
     def endpoint(self, task_id: str) -> str:
-        """Return the same without the base URL."""
+        """Return the URL of a task without the base URL."""
         return f"v1/result/{task_id}"
 
     @property
@@ -79,15 +79,15 @@ class Plan:
 @dataclass
 class Report:
     """
-    What was measured.
+    Measurements.
 
-    :param cpu: CPU seconds in the measured stretch, less those of the idle process.
+    :param cpu: CPU seconds of the measured time, minus those of the idle process.
     :param resident: bytes of resident memory at its end.
-    :param lags: by how many seconds the event loop was late, for each tick from start to end.
-    :param own_lags: the same without the time of Python's garbage collector, which the whole heap of Airflow decides.
-    :param look_ups: how often Airflow was asked for the connection.
+    :param lags: seconds of the event loop's lag at each tick.
+    :param own_lags: the same without the time of Python's garbage collector, which depends on Airflow's whole heap.
+    :param look_ups: number of look-ups of the Airflow connection.
     :param delays: seconds from completion to event.
-    :param refused_at: moments at which a 429 was read.
+    :param refused_at: times of received 429 responses.
     """
 
     cpu: float = 0.0
@@ -100,7 +100,7 @@ class Report:
 
 
 def main() -> None:
-    """Carry out the plan."""
+    """Run the waits of the plan, and write the report."""
     plan_file, report_file = map(Path, sys.argv[1:])
     plan = Plan(**json.loads(plan_file.read_text()))
     report = Report()
@@ -111,11 +111,11 @@ def main() -> None:
     report_file.write_text(json.dumps(dataclasses.asdict(report)))
 
 
-# --- the waits, each kind in its own way --------------------------------------------------------------------
+# --- kinds of waits -----------------------------------------------------------------------------------------
 
 
 async def manxue(plan: Plan, report: Report) -> Callable[[str], Awaitable[None]]:
-    """Return a wait by the trigger of this package, started after its planned first poll, as after a restart."""
+    """Return a wait by the trigger of this package. Its planned first poll has passed, as after a restart."""
     from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
     from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
 
@@ -147,8 +147,8 @@ async def http_sensor(plan: Plan, _: Report) -> Callable[[str], Awaitable[None]]
     """
     Return a wait by the trigger of the http provider.
 
-    It takes every answer but 404 for the end, so the service is told to answer 404 until then. It polls at
-    once; to ask as evenly as the others, its start is spread.
+    It ends at any response except 404, so the service returns 404 until the completion. It polls immediately, so the
+    starts of its waits are spread.
     """
     from airflow.providers.http.triggers.http import HttpSensorTrigger
 
@@ -166,7 +166,7 @@ async def http_sensor(plan: Plan, _: Report) -> Callable[[str], Awaitable[None]]
 
 
 async def aiohttp_loop(plan: Plan, _: Report) -> Callable[[str], Awaitable[None]]:
-    """Return a wait with the least that can be done: a shared session, a GET, the status, a sleep."""
+    """Return the simplest wait: a shared session, a GET, the status, a sleep."""
     import aiohttp
 
     # The session lives as long as the process.
@@ -188,7 +188,7 @@ LOOPS = {"manxue": manxue, "http_sensor": http_sensor, "aiohttp": aiohttp_loop}
 
 
 def wait_in_threads(plan: Plan, report: Report) -> None:
-    """Wait in a thread for each task, with a ``requests`` session of its own."""
+    """Wait for each task in its own thread with its own ``requests`` session."""
     import requests
 
     def wait(task_id: str, completed_at: float) -> None:
@@ -213,11 +213,11 @@ def wait_in_threads(plan: Plan, report: Report) -> None:
         thread.join(max(0.0, plan.ends_at - time.time()))
 
 
-# --- the event loop and its meters --------------------------------------------------------------------------
+# --- measurements on the event loop -------------------------------------------------------------------------
 
 
 async def wait_on_loop(plan: Plan, report: Report) -> None:
-    """Start the waits one after another, as the triggerer does, and measure until all have ended."""
+    """Start the waits one after another like the triggerer, and measure until all have ended."""
     wait = await LOOPS[plan.kind](plan, report)
     _count_look_ups(report)
     ticking = asyncio.create_task(tick(report.lags, report.own_lags))
@@ -244,7 +244,7 @@ async def wait_on_loop(plan: Plan, report: Report) -> None:
 
 
 async def tick(lags: list[float], own_lags: list[float]) -> None:
-    """Measure by how many seconds the event loop is late at each tick, with and without garbage collection."""
+    """Measure the lag of the event loop in seconds at each tick, with and without garbage collection."""
     loop = asyncio.get_running_loop()
     collector = CollectorTime()
     gc.callbacks.append(collector)
@@ -256,7 +256,7 @@ async def tick(lags: list[float], own_lags: list[float]) -> None:
 
 
 class CollectorTime:
-    """Callback of the garbage collector that adds up the seconds of its passes."""
+    """Callback of the garbage collector that sums the seconds of its runs."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -314,7 +314,7 @@ def _sleep_until(moment: float) -> None:
 def _left_until(moment: float) -> float:
     left = moment - time.time()
     if left < -LATE:
-        raise TimeoutError(f"this machine is too slow for the plan: {-left:.1f} s late")
+        raise TimeoutError(f"The machine is too slow for the plan: {-left:.1f} s late.")
     return max(0.0, left)
 
 

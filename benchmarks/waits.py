@@ -1,4 +1,4 @@
-"""The comparison: the same waits by each kind, each in its own process and against a service of its own."""
+"""Comparison of the kinds of waits. Each kind runs in its own process with its own emulator."""
 
 from __future__ import annotations
 
@@ -24,26 +24,25 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).parent.parent
 
 UNLIMITED = {"requests_per_second": 10_000}
-"""Extra fields of a connection that holds nobody back; the number of sockets stays at its default."""
+"""Extra fields of a connection without an effective rate limit, and with the default number of sockets."""
 
 NO_LOG = {"AIRFLOW__LOGGING__LOGGING_LEVEL": "CRITICAL"}
-"""HttpSensorTrigger would write a warning for every 404; what a log costs is left out for all."""
+"""Disables logs for all kinds, since HttpSensorTrigger would log a warning for every 404."""
 
 START_UP = 12.0
-"""Seconds in which a process imports what it needs and measures how much it uses when idle."""
+"""Seconds for the imports of a process and the measurement of its idle load."""
 
 
 @dataclass(frozen=True)
 class Size:
     """
-    How many waits, and which kinds of them.
+    A number of waits, and the kinds to measure.
 
-    :param waits: how many.
+    :param waits: number of waits.
     :param interval: seconds between two polls.
-    :param measured: seconds in which CPU time is taken.
-    :param kinds: the kinds that can do that many.
-    :param together: measure all kinds at the same time, so that whatever else the machine does meets them all.
-        It must have time to spare for that.
+    :param measured: seconds of the measurement of CPU time.
+    :param kinds: the kinds that can run this many waits.
+    :param together: measure all kinds at the same time, so that other load affects all of them. Needs idle CPU time.
     """
 
     waits: int
@@ -66,23 +65,23 @@ QUICK_SIZES = (Size(100, 1.0, 3.0, ("manxue", "aiohttp", "http_sensor", "threads
 @dataclass(frozen=True)
 class Figures:
     """
-    What a kind of waits costs.
+    Cost of one kind of waits.
 
-    :param kind: which kind.
-    :param waits: how many.
+    :param kind: the kind.
+    :param waits: number of waits.
     :param interval: seconds between two polls.
-    :param polls: requests while CPU time was taken.
-    :param cpu_per_poll: CPU milliseconds for each.
+    :param polls: requests during the measurement of CPU time.
+    :param cpu_per_poll: CPU milliseconds of each.
     :param connections_per_1000_polls: new TLS connections.
     :param look_ups_per_1000_polls: look-ups of the Airflow connection.
-    :param lag_p50: milliseconds that the event loop was late; None where there is none.
-    :param lag_p99: the same; one tick of 100 was later.
-    :param lag_max: the longest.
-    :param own_lag_max: the longest without the time of Python's garbage collector.
+    :param lag_p50: median lag of the event loop in milliseconds; None without an event loop.
+    :param lag_p99: 99th percentile of the lag.
+    :param lag_max: maximum of the lag.
+    :param own_lag_max: maximum of the lag without the time of Python's garbage collector.
     :param resident: MiB of memory of the whole process.
-    :param delay_p50: seconds from the completion at the service to the event.
-    :param delay_p99: the same; one wait of 100 took longer.
-    :param undetected: waits that did not notice the completion in time.
+    :param delay_p50: median of the seconds from the completion at the service to the event.
+    :param delay_p99: 99th percentile of these seconds.
+    :param undetected: waits that did not detect the completion before the timeout.
     """
 
     kind: str
@@ -116,8 +115,8 @@ def measure(kind: str, size: Size) -> Figures:
     """
     Measure one kind.
 
-    After one interval every wait has polled; then CPU time is taken, while nothing is completed; then all
-    tasks are completed at random moments within one interval.
+    After one interval every wait has polled. Then CPU time is measured while no task completes. Then all tasks complete
+    at random times within one interval.
     """
     with service() as running:
         preparation = size.waits / 2000
@@ -165,7 +164,7 @@ def _figures(plan: Plan, report: Report, running: Service) -> Figures:
 
 
 def carry_out(plan: Plan) -> Report:
-    """Carry out a plan in a fresh process."""
+    """Run a plan in a new process."""
     with TemporaryDirectory() as home:
         plan_file, report_file = Path(home, "plan.json"), Path(home, "report.json")
         plan_file.write_text(json.dumps(dataclasses.asdict(plan)))
@@ -179,6 +178,6 @@ def carry_out(plan: Plan) -> Report:
 
 
 def percentiles(values: Sequence[float]) -> tuple[float, float, float]:
-    """Return the median, the 99th percentile and the greatest."""
+    """Return the median, the 99th percentile and the maximum."""
     cuts = quantiles(values, n=100, method="inclusive")
     return cuts[49], cuts[98], max(values)

@@ -1,1 +1,1 @@
-"""Tools of this repository's developers: a real Airflow to test against, and the demo."""
+"""Development tools: a real Airflow for tests, the demo, builds, screenshots and reports."""

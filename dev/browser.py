@@ -1,4 +1,4 @@
-"""A real browser: Debian's Chromium, driven by Playwright."""
+"""Debian's Chromium, controlled by Playwright."""
 
 from __future__ import annotations
 
@@ -23,13 +23,14 @@ FLAGS = [
     "--disable-sync",
 ]
 PATIENCE_MS = 60_000
+"""Milliseconds: timeout of each action on a page."""
 VIDEO_TAB = "/plugin/manxue_video"
 USERS = {"admin": "admin", "guest": "viewer", "nobody": ""}
 
 
 @contextlib.contextmanager
 def open_browser() -> Iterator[Browser]:
-    """Start the browser, and end it."""
+    """Start the browser, and close it at the end of the block."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -43,7 +44,7 @@ def open_browser() -> Iterator[Browser]:
 @dataclass
 class Visitor:
     """
-    Opens pages of a running Airflow, each in a session of its own.
+    Opens pages of a running Airflow, each in its own session.
 
     :param browser: the browser.
     :param base_url: Airflow's address.
@@ -57,8 +58,8 @@ class Visitor:
         """
         Open an empty page.
 
-        :param user: who is logged in, with the name as password; None for nobody.
-        :param options: some of Playwright's options for a session.
+        :param user: user to log in, whose password is the name; None for no login.
+        :param options: Playwright's options of the session.
         """
         if user is not None and user not in self.sessions:
             self.sessions[user] = self._log_in(user)
@@ -88,7 +89,7 @@ def task_page(dag_id: str, run_id: str, task_id: str, map_index: int = -1, tab: 
 
 
 def fill_in_connection(page: Page, conn_id: str, base_url: str, api_key: str) -> Locator:
-    """Fill in the form for a new connection, and return it; it is not saved."""
+    """Fill in the form for a new connection, and return the form without saving it."""
     page.get_by_role("button", name="Add Connection").click()
     form = page.get_by_role("dialog")
     form.locator("input[name=connection_id]").fill(conn_id)

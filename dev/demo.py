@@ -1,7 +1,7 @@
-"""Watch a real Airflow wait for a video without holding a worker slot.
+"""Run an example Dag on a real Airflow, and show that the wait for a video occupies no worker slot.
 
-Everything is real but the service, which is the package's own emulator: the scheduler, the triggerer, the
-connection, the HTTP requests and the Dag in ``example_dags``. It runs below the folder ``.demo``.
+Airflow, the connection, the HTTP requests and the Dag in ``example_dags`` are real; the service is the package's
+emulator. All files are in the folder ``.demo``.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ RUN_TIMEOUT = 300
 
 @dataclass
 class Watcher:
-    """Print each change of the run, with the worker slots that are occupied just then."""
+    """Prints each change of a task's state, with the number of occupied worker slots at that time."""
 
     airflow: LocalAirflow
     started: float = field(default_factory=time.monotonic)
     states: dict[TaskKey, str | None] = field(default_factory=dict)
     slots_while_waiting: list[int] = field(default_factory=list)
 
-    def look(self) -> bool:
-        """Look once; true when the run has ended."""
+    def poll(self) -> bool:
+        """Print changes since the last call. Return whether the run has ended."""
         ended = self.airflow.run_state(DAG_ID, RUN_ID) in FINISHED
         states, slots = self._snapshot()
         for task, state in states.items():
@@ -52,7 +52,7 @@ class Watcher:
         return ended
 
     def _snapshot(self) -> tuple[dict[TaskKey, str | None], int]:
-        """Read states and slots that belong together: repeated if something changed in between."""
+        """Return states and slots of the same moment: reads again if a state changed in between."""
         while True:
             states = self.airflow.task_states(DAG_ID, RUN_ID)
             slots = self.airflow.occupied_slots()
@@ -61,60 +61,66 @@ class Watcher:
 
 
 def show_run(airflow: LocalAirflow) -> None:
-    """Run the Dag, show what happens, and raise unless it went as promised."""
+    """
+    Run the Dag and print its progress.
+
+    :raises LocalAirflowError: if the run failed, or the wait occupied a worker slot.
+    """
     airflow.trigger(DAG_ID, run_id=RUN_ID)
-    say(f"\nA run of {DAG_ID}:\n\n     time   task     state        occupied worker slots")
+    say(f"\nRunning the Dag {DAG_ID}:\n\n     time   task     state        occupied worker slots")
     watcher = Watcher(airflow)
-    airflow.wait_until(watcher.look, RUN_TIMEOUT, f"{DAG_ID} has ended")
+    airflow.wait_until(watcher.poll, RUN_TIMEOUT, f"{DAG_ID} has ended")
     if airflow.run_state(DAG_ID, RUN_ID) != "success":
         raise LocalAirflowError(airflow.describe_run(DAG_ID, RUN_ID))
     slots = max(watcher.slots_while_waiting, default=None)
-    say(f"\nWorker slots occupied while the video was awaited: {slots}")
+    say(f"\nOccupied worker slots while the task {AWAITING_TASK} was deferred: {slots}")
     if slots != 0:
-        raise LocalAirflowError("the wait did not leave all worker slots free")
-    say(f"\nXComs of the task {AWAITING_TASK}:\n")
+        raise LocalAirflowError(
+            f"The deferred task {AWAITING_TASK} occupied a worker slot, or was never deferred."
+        )
+    say(f"\nResults of the task {AWAITING_TASK} (XComs):\n")
     for key in XCOM_KEYS:
         say(f"  {key:<16} {airflow.xcom(DAG_ID, RUN_ID, AWAITING_TASK, key=key)}")
 
 
 def keep_running(airflow: LocalAirflow) -> None:
-    """Leave everything as it is until Ctrl-C."""
+    """Keep Airflow running until Ctrl-C."""
     say(
-        f"\nAirflow's pages (no login): {airflow.base_url}/dags/{DAG_ID}/runs/{RUN_ID}\nCtrl-C ends everything."
+        f"\nOpen {airflow.base_url}/dags/{DAG_ID}/runs/{RUN_ID} in a browser (no login).\nPress Ctrl-C to stop."
     )
     airflow.wait_until(lambda: False, timeout=float("inf"))
 
 
 def demo(*, with_ui: bool, distributed: bool) -> None:
-    """Start the emulator and Airflow, show the run, and end both."""
+    """Start the emulator and Airflow, show the run, and stop both."""
     shutil.rmtree(HOME, ignore_errors=True)
     with Emulator() as emulator:
         emulator.default_script = Script.timed(queued=SECONDS_QUEUED, processing=SECONDS_PROCESSING)
         connection = {"AIRFLOW_CONN_MANXUE_DEFAULT": emulator.airflow_connection_json()}
         deployment = distributed_airflow if distributed else LocalAirflow
         version = ".".join(map(str, installed_version(sys.executable)))
-        say(f"Airflow {version} is starting below {HOME.name}/ (half a minute, or a whole one) ...")
+        say(f"Starting Airflow {version} in {HOME.name}/ (30 to 60 seconds) ...")
         started = time.monotonic()
         with deployment(HOME, dags_folder=ROOT / "example_dags", env=connection) as airflow:
-            say(f"Airflow is ready after {time.monotonic() - started:.0f} s: {', '.join(airflow.processes)}.")
+            say(f"Started in {time.monotonic() - started:.0f} s: {', '.join(airflow.processes)}.")
             show_run(airflow)
             if with_ui:
                 keep_running(airflow)
-    say("\nDone; nothing was left running.")
+    say("\nFinished. All processes were stopped.")
 
 
 def say(text: str) -> None:
-    """Print at once, also into a pipe."""
+    """Print a line and flush it."""
     print(text, flush=True)
 
 
 def main() -> int:
-    """Run the demo; the exit code says whether all went well."""
+    """Run the demo. The exit status is 0 on success, 1 on failure, 130 on Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m dev.demo", description=__doc__)
     parser.add_argument(
         "--distributed",
         action="store_true",
-        help="with PostgreSQL, Celery on Redis, two workers, two triggerers",
+        help="use PostgreSQL, Celery on Redis, two workers and two triggerers",
     )
     parser.add_argument("--ui", action="store_true", help="keep Airflow running until Ctrl-C")
     arguments = parser.parse_args()
@@ -124,7 +130,7 @@ def main() -> int:
         print(f"\nThe demo failed: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        say("\nStopped; nothing was left running.")
+        say("\nStopped. All processes were stopped.")
         return 0 if arguments.ui else 130
     return 0
 

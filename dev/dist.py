@@ -1,4 +1,4 @@
-"""Build what is released, and try it as a user would: in clean environments, with the oldest and the newest Airflow."""
+"""Build the release files, and install them in clean environments with the oldest and the newest Airflow."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ for path in sys.argv[1:]:
 
 
 def main() -> int:
-    """Build, check and try; the exit status tells whether all is well."""
+    """Build, check and install the release files. Exits with a message if a check fails."""
     shutil.rmtree(DIST, ignore_errors=True)
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", DIST)
     (wheel,), (sdist,) = DIST.glob("*.whl"), DIST.glob("*.tar.gz")
@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def check_wheel(wheel: Path) -> None:
-    """The wheel holds every file of the package, its license, and nothing else."""
+    """Check that the wheel contains exactly the files of the package and its metadata."""
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.endswith("/")}
     (info,) = {name.partition("/")[0] for name in names if ".dist-info/" in name}
@@ -57,7 +57,7 @@ def check_wheel(wheel: Path) -> None:
 
 
 def check_sdist(sdist: Path) -> None:
-    """The sdist holds the package and what it is built with."""
+    """Check that the sdist contains exactly the package and its build files."""
     with tarfile.open(sdist) as archive:
         names = {member.name.partition("/")[2] for member in archive if member.isfile()}
     generated = {name for name in names if name.startswith(f"{PACKAGE}.egg-info/") or name == "PKG-INFO"}
@@ -69,7 +69,7 @@ def check_sdist(sdist: Path) -> None:
 
 
 def files_of_package() -> set[str]:
-    """Return all files of the package, but for what Python leaves behind."""
+    """Return all files of the package except caches."""
     paths = (path for path in (ROOT / PACKAGE).rglob("*") if path.is_file())
     return {str(path.relative_to(ROOT)) for path in paths if "__pycache__" not in path.parts}
 
@@ -83,8 +83,8 @@ def compare(archive: Path, found: set[str], expected: set[str]) -> None:
 
 
 def try_with(airflow: str, wheel: Path) -> None:
-    """Install the wheel beside one Airflow, and let that Airflow say what it sees."""
-    say(f"Trying {wheel.name} with Airflow {airflow} ...")
+    """Install the wheel with one version of Airflow, and check what that Airflow lists."""
+    say(f"Installing {wheel.name} with Airflow {airflow} ...")
     examples = sorted((ROOT / "example_dags").glob("*.py"))
     with tempfile.TemporaryDirectory(prefix="manxue-dist-") as folder:
         python = Path(folder, "venv/bin/python")
@@ -93,7 +93,7 @@ def try_with(airflow: str, wheel: Path) -> None:
         run(uv, "venv", "--quiet", "--python", sys.executable, python.parents[1])
         run(uv, "pip", "install", "--quiet", "--python", python, "--constraints", constraints, wheel)
         run(uv, "pip", "check", "--quiet", "--python", python)
-        # Neither this checkout nor the caller's environment may help.
+        # Without this checkout and the caller's environment.
         clean = {
             "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
             "HOME": folder,
@@ -105,12 +105,12 @@ def try_with(airflow: str, wheel: Path) -> None:
 
         providers = json.loads(inside("airflow", "providers", "list", "--output", "json"))
         if NAME not in {provider["package_name"] for provider in providers}:
-            raise SystemExit(f"'airflow providers list' of Airflow {airflow} does not show {NAME}")
+            raise SystemExit(f"Airflow {airflow}: 'airflow providers list' does not contain {NAME}")
         hooks = json.loads(inside("airflow", "providers", "hooks", "--output", "json"))
-        # Airflow lists a type that it cannot use as well, with an error in the place of its name.
+        # For a type that Airflow cannot load, the list contains an error instead of its name.
         if [hook["hook_name"] for hook in hooks if hook["connection_type"] == "manxue"] != ["sd2_manxue"]:
             raise SystemExit(
-                f"'airflow providers hooks' of Airflow {airflow} does not know the type 'manxue'"
+                f"Airflow {airflow}: 'airflow providers hooks' does not contain the type 'manxue'"
             )
         inside("python", "-c", IMPORTS, *examples)
         inside("python", "-m", f"{PACKAGE}.testing", "--list")
@@ -118,9 +118,9 @@ def try_with(airflow: str, wheel: Path) -> None:
 
 
 def run(*command: object, cwd: str | None = None, env: dict[str, str] | None = None) -> str:
-    """Run a command, and return what it printed; its log is shown only if it fails."""
+    """Run a command, and return its output. Exits with the output if the command fails."""
     process = subprocess.run(
-        [str(word) for word in command], cwd=cwd, env=env, capture_output=True, text=True, check=False
+        [str(argument) for argument in command], cwd=cwd, env=env, capture_output=True, text=True, check=False
     )
     if process.returncode:
         command_line = " ".join(map(str, command[:4]))

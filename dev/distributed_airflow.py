@@ -1,10 +1,10 @@
-"""Airflow as it is scaled out: PostgreSQL, Celery on Redis, several workers and triggerers, each a process.
+"""A distributed Airflow: PostgreSQL, Celery on Redis, two workers and two triggerers, each a process.
 
     with distributed_airflow(home, dags_folder=dags) as airflow:
         airflow.lose("triggerer:1")
 
-It differs from an installation on many machines in two things only: all processes run on this one, and so they share
-the folder of logs, for which others use remote logging.
+It differs from a production deployment in two ways only: all processes run on one machine, and they share one folder of
+logs instead of using remote logging.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ if TYPE_CHECKING:
 WORKERS = ("worker:1", "worker:2")
 TRIGGERERS = ("triggerer:1", "triggerer:2")
 ENDLESS_LOOP = 5
-"""A component that ended so often by itself is not started again."""
+"""Number of times that a component may stop by itself before it is no longer restarted."""
 DATABASE_PATIENCE = 60.0
 
 
 class DistributedAirflow(LocalAirflow):
     """
-    Airflow with a CeleryExecutor; a component that ends by itself is started again, as systemd or Kubernetes do.
+    Airflow with the CeleryExecutor. A component that stops by itself is restarted, as by systemd or Kubernetes.
 
     :param home: folder for everything that Airflow writes.
     :param postgres: the running database server.
@@ -75,7 +75,7 @@ class DistributedAirflow(LocalAirflow):
         super().__init__(home, postgres=postgres.url, config={**celery, **(config or {})}, env=env, **options)
 
     def lose(self, name: str) -> None:
-        """End a component as if its machine had lost its power: with everything that it started, tasks included."""
+        """Kill a component with all its child processes, including tasks, as if its machine had failed."""
         self.kill(name)
         while remains := self._processes_of(name):
             for pid in remains:
@@ -84,7 +84,7 @@ class DistributedAirflow(LocalAirflow):
             time.sleep(SWEEP_INTERVAL)
 
     def put_connection(self, conn_id: str, **fields: Any) -> None:
-        """Write a connection as people do, through the API: at once, where the command line takes seconds."""
+        """Write a connection through the API, which is faster than the command line."""
         body = {"connection_id": conn_id, **fields}
         known = self.query("SELECT 1 FROM connection WHERE conn_id = ?", conn_id)
         if known:
@@ -93,7 +93,7 @@ class DistributedAirflow(LocalAirflow):
             self._api("POST", "/api/v2/connections", body)
 
     def query(self, sql: str, *values: object) -> list[tuple[Any, ...]]:
-        """Read from the metadata database; a restart of its server is waited for."""
+        """Read from the metadata database. Waits while its server restarts."""
         from psycopg2 import OperationalError
 
         deadline = time.monotonic() + DATABASE_PATIENCE
@@ -131,7 +131,7 @@ class DistributedAirflow(LocalAirflow):
 
     def _check_components(self) -> None:
         if not self.servers["postgres"].is_running:
-            return  # nothing starts without its database
+            return  # no component starts without the database
         for name, component in list(self.processes.items()):
             if failure := component.failure():
                 self.ended.append(failure)
@@ -144,7 +144,7 @@ class DistributedAirflow(LocalAirflow):
 @contextlib.contextmanager
 def distributed_airflow(home: Path | str, **options: Any) -> Iterator[DistributedAirflow]:
     """
-    Run a deployment with servers of its own.
+    Run a deployment with its own PostgreSQL and Redis servers.
 
     :param home: folder for everything that Airflow writes.
     :param options: those of :class:`DistributedAirflow`.

@@ -1,9 +1,8 @@
-"""A real, complete Airflow below one folder: for tests, the demo and measurements.
+"""A complete Airflow in one folder, for tests, the demo and benchmarks.
 
-Nothing is simulated. Scheduler, triggerer, Dag processor and API server run as processes of their own, with
-an SQLite metadata database (or one of PostgreSQL's), free ports and random secrets, so that any number of them can
-live side by side. Only the standard library is used (but for PostgreSQL), so the harness may run in another
-environment than the Airflow it drives.
+Scheduler, triggerer, Dag processor and API server are real processes, with an SQLite or PostgreSQL metadata database,
+free ports and random secrets. Any number of instances can run at the same time. The module needs only the standard
+library (and psycopg2 for PostgreSQL), so it can drive an Airflow in another environment.
 
     with LocalAirflow(home, dags_folder=dags) as airflow:
         run_id = airflow.trigger("my_dag")
@@ -48,7 +47,7 @@ SWEEP_INTERVAL = 0.05
 START_TIMEOUT = 180.0
 SIMPLE_AUTH_MANAGER = "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"
 
-# The entry in the table of jobs that a component makes when it is ready to work.
+# The row that a component adds to the table of jobs when it is ready.
 JOB_TYPES = {
     "scheduler": "SchedulerJob",
     "dag-processor": "DagProcessorJob",
@@ -57,12 +56,12 @@ JOB_TYPES = {
 
 
 class LocalAirflowError(Exception):
-    """Airflow did not do what was asked of it; the message says what it printed."""
+    """Airflow failed or timed out. The message contains its output."""
 
 
 @dataclass
 class Component:
-    """One running Airflow component, the leader of its own process group."""
+    """A running Airflow component, which leads its own process group."""
 
     name: str
     process: subprocess.Popen[bytes]
@@ -71,32 +70,32 @@ class Component:
     last_job_before: int
 
     def printed(self) -> bytes:
-        """Return what it has printed since it was started."""
+        """Return the output since the last start."""
         return self.output.read_bytes()[self.output_before :]
 
     def failure(self) -> str | None:
-        """Say how the component ended, or None while it runs."""
+        """Return how the component ended; None while it runs."""
         code = self.process.poll()
         if code is None:
             return None
-        return f"{self.name} ended with exit code {code}; its last lines:\n{tail(self.output)}"
+        return f"{self.name} ended with exit code {code}. Its last lines:\n{tail(self.output)}"
 
 
 class LocalAirflow:
-    """Start Airflow on entering, and leave no process behind on leaving.
+    """An Airflow that runs inside the ``with`` block and leaves no process behind.
 
     :param home: folder for everything that Airflow writes; created if missing.
     :param python: interpreter of the environment that Airflow is installed in.
     :param dags_folder: folder with Dag files.
     :param env: further environment variables of all components, such as connections.
     :param triggerer: whether to start a triggerer.
-    :param triggerer_queues: queues that triggerers serve (Airflow 3.2 and later); without, they serve all.
+    :param triggerer_queues: queues that triggerers serve (Airflow 3.2 and later); empty for all queues.
     :param pools: further pools, as name and number of slots.
     :param pools_include_deferred: whether deferred tasks take slots of these pools.
     :param config: further settings, as ``{"section.option": value}``.
     :param postgres: URL of an empty PostgreSQL database to use instead of SQLite (Airflow 3).
-    :param users: user names and their roles (Airflow 3), the first an administrator; each one's password is the name.
-        Without, there is no login, and everyone is an administrator.
+    :param users: user names and their roles (Airflow 3); the first is an administrator, and each password is the name.
+        Without users no login is needed, and every visitor is an administrator.
     """
 
     def __init__(
@@ -155,9 +154,9 @@ class LocalAirflow:
 
     def start(self, name: str) -> None:
         """
-        Start a component that was killed, or one more of its kind, and wait until it works.
+        Start a component that was killed, or a further one of its kind, and wait until it is ready.
 
-        :param name: name of the component; one more triggerer is ``triggerer:2``.
+        :param name: name of the component; a second triggerer is ``triggerer:2``.
         """
         self.launch(name)
         self._wait_until_ready(name)
@@ -170,13 +169,13 @@ class LocalAirflow:
         component.process.wait(timeout=60)
 
     def stop(self) -> None:
-        """End every process that belongs to this Airflow, at once: nothing in it is worth keeping."""
+        """Kill all processes of this Airflow."""
         if self._previous_handlers:
             ignore_ending_signals()
         for name in list(self.processes):
             self.kill(name)
-        # Task processes put themselves into process groups of their own, so the groups are not all. The pause
-        # comes first: a process that was being started when the end came gets its mark only a moment later.
+        # Task processes have their own process groups, so killing the components' groups is not enough. The pause
+        # comes first, since a process that is just being started has its mark only a moment later.
         time.sleep(SWEEP_INTERVAL)
         while leftovers := self.leftover_processes():
             for pid in leftovers:
@@ -186,14 +185,14 @@ class LocalAirflow:
         self._restore_signals()
 
     def leftover_processes(self) -> list[int]:
-        """List the processes of this Airflow, its tasks included (Linux only; elsewhere empty)."""
+        """Return the processes of this Airflow, including its tasks (Linux only; elsewhere empty)."""
         return [pid for pid in all_processes() if f"{MARK}={self._mark}".encode() in environment_of(pid)]
 
     def _handle_signals(self) -> None:
-        """Let the first SIGINT or SIGTERM unwind the stack, so that `stop` runs, undisturbed by further ones.
+        """Raise KeyboardInterrupt at the first SIGINT or SIGTERM, so that `stop` runs, and ignore further ones.
 
-        By default Python dies of SIGTERM without cleaning up. And a signal seldom comes alone: on Ctrl-C or
-        ``kill``, `make` passes on to its children what the terminal has sent them already.
+        By default SIGTERM ends Python without cleanup. On Ctrl-C, `make` sends its children a second signal after the
+        terminal's.
         """
         if threading.current_thread() is threading.main_thread():
             self._previous_handlers = {number: signal.signal(number, interrupt) for number in ENDING_SIGNALS}
@@ -203,10 +202,10 @@ class LocalAirflow:
             signal.signal(number, handler)
         self._previous_handlers = {}
 
-    # --- what a test does ---------------------------------------------------------------------------------
+    # --- runs, tasks, XComs -------------------------------------------------------------------------------
 
     def trigger(self, dag_id: str, conf: Mapping[str, Any] | None = None, run_id: str | None = None) -> str:
-        """Start a run of a Dag, as soon as its file has been parsed, and return the run's id."""
+        """Wait until a Dag is parsed, trigger a run of it, and return the run's id."""
         run_id = run_id or f"run_{secrets.token_hex(6)}"
         self.wait_for_dag(dag_id)
         if self.is_3:
@@ -219,7 +218,7 @@ class LocalAirflow:
         return run_id
 
     def set_connection(self, conn_id: str, extra: Mapping[str, Any] | None = None, **fields: Any) -> None:
-        """Write a connection into the metadata database, over the one that may be there."""
+        """Write a connection into the metadata database. Replaces an existing one."""
         file = self.home / f"connection-{conn_id}.json"
         file.write_text(json.dumps({conn_id: {**fields, "extra": json.dumps(extra or {})}}))
         try:
@@ -228,7 +227,7 @@ class LocalAirflow:
             file.unlink()
 
     def wait_for_dag(self, dag_id: str, timeout: float = 90) -> None:
-        """Wait until the Dag is known to Airflow; an import error of any file fails at once."""
+        """Wait until Airflow has parsed the Dag. Raises immediately if any file cannot be imported."""
 
         def known() -> bool:
             if errors := self.query("SELECT filename, stacktrace FROM import_error"):
@@ -239,7 +238,7 @@ class LocalAirflow:
         self.wait_until(known, timeout, f"the Dag {dag_id} is parsed")
 
     def wait_for_run(self, dag_id: str, run_id: str, timeout: float = 180) -> str:
-        """Wait until the run has ended and return its final state."""
+        """Wait until the run has ended, and return its final state."""
         try:
             self.wait_until(lambda: self.run_state(dag_id, run_id) in FINISHED, timeout, "the run has ended")
         except LocalAirflowError as error:
@@ -247,21 +246,21 @@ class LocalAirflow:
         return str(self.run_state(dag_id, run_id))
 
     def wait_until(self, predicate: Callable[[], object], timeout: float, what: str = "it was true") -> None:
-        """Wait until the predicate is true; a component that dies meanwhile fails at once."""
+        """Wait until the predicate is true. Raises immediately if a component has ended."""
         deadline = time.monotonic() + timeout
         while not predicate():
             self._check_components()
             if time.monotonic() > deadline:
-                raise LocalAirflowError(f"waited {timeout:g} s in vain until {what}")
+                raise LocalAirflowError(f"Timed out after {timeout:g} s: waited until {what}")
             time.sleep(POLL_INTERVAL)
 
     def run_state(self, dag_id: str, run_id: str) -> str | None:
-        """Return the state of a run; None if there is no such run."""
+        """Return the state of a run; None if the run does not exist."""
         rows = self.query("SELECT state FROM dag_run WHERE dag_id = ? AND run_id = ?", dag_id, run_id)
         return rows[0][0] if rows else None
 
     def task_states(self, dag_id: str, run_id: str) -> dict[TaskKey, str | None]:
-        """Return the state of each task of a run; a mapped one has the key ``(task_id, map_index)``."""
+        """Return the state of each task of a run; the key of a mapped task is ``(task_id, map_index)``."""
         rows = self.query(
             "SELECT task_id, map_index, state FROM task_instance WHERE dag_id = ? AND run_id = ?"
             " ORDER BY task_id, map_index",
@@ -273,18 +272,18 @@ class LocalAirflow:
     def xcom(
         self, dag_id: str, run_id: str, task_id: str, key: str = "return_value", map_index: int = -1
     ) -> Any:
-        """Return the stored value of an XCom; KeyError if the task pushed none of this key."""
+        """Return the stored value of an XCom. Raises KeyError if the task pushed no such key."""
         where = "FROM xcom WHERE dag_id = ? AND run_id = ? AND task_id = ? AND map_index = ?"
         rows = dict(self.query(f"SELECT key, value {where}", dag_id, run_id, task_id, map_index))
         if key not in rows:
             raise KeyError(f"{task_id} has no XCom {key!r}, but {sorted(rows)}")
-        # PostgreSQL's driver decodes JSON by itself.
+        # psycopg2 decodes JSON.
         return rows[key] if self.postgres else decode_xcom(rows[key])
 
     def task_log(
         self, dag_id: str, run_id: str, task_id: str, try_number: int | None = 1, map_index: int = -1
     ) -> str:
-        """Return all that was logged for one try, or for all (None): by the worker, then by the triggerer."""
+        """Return the log of one try, or of all tries (None): the worker's part, then the triggerer's."""
         folder = self.log_folder / f"dag_id={dag_id}" / f"run_id={run_id}" / f"task_id={task_id}"
         if map_index >= 0:
             folder /= f"map_index={map_index}"
@@ -292,7 +291,7 @@ class LocalAirflow:
         return "".join(file.read_text(errors="replace") for file in files)
 
     def occupied_slots(self, pool: str = "default_pool") -> int:
-        """Count the slots of a pool that are taken, as Airflow counts them."""
+        """Return the number of occupied slots of a pool, as Airflow counts them."""
         [(include_deferred,)] = self.query("SELECT include_deferred FROM slot_pool WHERE pool = ?", pool)
         states = (*OCCUPYING, "deferred") if include_deferred else OCCUPYING
         marks = ", ".join("?" * len(states))
@@ -309,7 +308,7 @@ class LocalAirflow:
             return db.execute(sql, values).fetchall()
 
     def run_python(self, *arguments: str) -> None:
-        """Run Python to its end, with the settings of this Airflow: a script, or a module."""
+        """Run a Python script or module with the settings of this Airflow, and wait for its end."""
         done = subprocess.run(
             [self.python, *arguments],
             cwd=self.home,
@@ -324,7 +323,7 @@ class LocalAirflow:
             raise LocalAirflowError(f"python {' '.join(arguments)} failed:\n{last_lines(done.stdout)}")
 
     def describe_run(self, dag_id: str, run_id: str) -> str:
-        """Say where a run stands, with the end of each unsuccessful task's log."""
+        """Return the states of a run and its tasks, with the end of the log of each task that did not succeed."""
         lines = [f"{dag_id} {run_id}: {self.run_state(dag_id, run_id)}"]
         for key, state in self.task_states(dag_id, run_id).items():
             lines.append(f"--- {key}: {state}")
@@ -344,7 +343,7 @@ class LocalAirflow:
         return self.home / "passwords.json"
 
     def launch(self, name: str) -> None:
-        """Start a component, without waiting until it works."""
+        """Start a component without waiting until it is ready."""
         output = self.home / f"{name}.log"
         last_job = self._last_job(name)
         with output.open("ab") as stream:
@@ -361,9 +360,9 @@ class LocalAirflow:
         self.processes[name] = Component(name, process, output, output_before, last_job)
 
     def _arguments_of(self, name: str) -> list[str]:
-        """Return the arguments of Airflow's command line that start a component."""
+        """Return the arguments of the ``airflow`` command that starts a component."""
         command = kind_of(name)
-        # Task and trigger logs are read from the folder: no need for two more web servers to serve them.
+        # Logs are read from the folder, so no web server has to serve them.
         if command in ("api-server", "dag-processor"):
             return [command]
         serves = command == "triggerer" and self._triggerer_queues
@@ -374,9 +373,9 @@ class LocalAirflow:
 
     def _is_ready(self, name: str) -> bool:
         if name == "api-server":
-            return self._api_answers()
+            return self._api_responds()
         kind, component = kind_of(name), self.processes[name]
-        # Several of a kind that are started at once write their entries in any order, so all are waited for.
+        # Components of one kind that start together add their rows in any order, so each waits for all rows.
         twins = [
             other
             for other in self.processes.values()
@@ -403,7 +402,7 @@ class LocalAirflow:
         if self.postgres:
             return
         with contextlib.closing(sqlite3.connect(self.database)) as db, db:
-            # With a write-ahead log, readers and the writer do not lock each other out.
+            # With a write-ahead log, readers and the writer do not block each other.
             db.execute("PRAGMA journal_mode = WAL")
             db.executemany(
                 "INSERT INTO slot_pool (pool, slots, description, include_deferred) VALUES (?, ?, '', ?)",
@@ -411,10 +410,10 @@ class LocalAirflow:
             )
 
     def _airflow(self, *arguments: str) -> None:
-        """Run one command of Airflow's command line to its end."""
+        """Run an ``airflow`` command and wait for its end."""
         self.run_python("-m", "airflow", *arguments)
 
-    # --- configuration: the one place that knows how Airflow 2 and 3 differ -------------------------------
+    # --- configuration ------------------------------------------------------------------------------------
 
     def _build_environment(
         self, dags_folder: Path, config: Mapping[str, object], env: Mapping[str, str]
@@ -427,13 +426,13 @@ class LocalAirflow:
         settings |= config
         return {
             **inherited,
-            # Airflow 2 runs tasks by the command's name, so the environment's own must come first.
+            # Airflow 2 starts tasks with the command `airflow`, so this environment's folder must come first.
             "PATH": os.pathsep.join([str(Path(self.python).parent), inherited.get("PATH", os.defpath)]),
             "NO_PROXY": LOOPBACK,
             "no_proxy": LOOPBACK,
             "PYTHONUNBUFFERED": "1",
             "SCARF_ANALYTICS": "false",
-            # Process titles would overwrite the environment that `leftover_processes` reads.
+            # Otherwise process titles overwrite the environment that `leftover_processes` reads.
             "SPT_NOENV": "1",
             MARK: self._mark,
             "AIRFLOW_HOME": str(self.home),
@@ -455,7 +454,7 @@ class LocalAirflow:
             "logging.colored_console_log": False,
             "scheduler.scheduler_idle_sleep_time": 0.5,
             "scheduler.trigger_timeout_check_interval": 2,
-            # A trigger moves to a new triggerer when the old one's heartbeat is older than the threshold.
+            # A trigger moves to another triggerer when the last heartbeat of its own is older than the threshold.
             "triggerer.job_heartbeat_sec": 2,
             "triggerer.triggerer_health_check_threshold": 10,
             "usage_data_collection.enabled": False,
@@ -478,7 +477,7 @@ class LocalAirflow:
             "api.workers": 1,
             "api.secret_key": secrets.token_hex(32),
             "api_auth.jwt_secret": secrets.token_hex(32),
-            # New and changed files are found quickly; an unchanged one is not parsed again and again.
+            # New and changed files are found quickly; unchanged files are not parsed again.
             "dag_processor.refresh_interval": 5,
             "dag_processor.min_file_process_interval": 3600,
             "dag_processor.parsing_processes": 1,
@@ -486,7 +485,7 @@ class LocalAirflow:
 
     def _settings_of_2(self) -> dict[str, object]:
         return {
-            # The only executor that Airflow 2 accepts with SQLite: one task at a time.
+            # The only executor that Airflow 2 supports with SQLite. It runs one task at a time.
             "core.executor": "SequentialExecutor",
             "webserver.secret_key": secrets.token_hex(32),
             "scheduler.dag_dir_list_interval": 5,
@@ -496,7 +495,7 @@ class LocalAirflow:
 
     # --- REST API (Airflow 3) -----------------------------------------------------------------------------
 
-    def _api_answers(self) -> bool:
+    def _api_responds(self) -> bool:
         try:
             self._api("GET", "/api/v2/version")
         except OSError:
@@ -505,7 +504,7 @@ class LocalAirflow:
 
     def _api(self, method: str, path: str, body: object = None) -> Any:
         if self._token is None:
-            # Where everyone is an administrator, a token is to be had for the asking.
+            # Without users, Airflow issues a token without a login.
             user = next(iter(self._users), None)
             login = {"username": user, "password": user} if user else None
             self._token = self._http("POST" if user else "GET", "/auth/token", login)["access_token"]
@@ -519,14 +518,14 @@ class LocalAirflow:
         data = None if body is None else json.dumps(body).encode()
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(request, data, timeout=30) as answer:
-                return json.load(answer)
+            with opener.open(request, data, timeout=30) as response:
+                return json.load(response)
         except urllib.error.HTTPError as error:
             raise LocalAirflowError(f"{method} {path}: {error.code} {error.read().decode()}") from error
 
 
 def query_postgres(url: str, sql: str, values: tuple[object, ...] = ()) -> list[tuple[Any, ...]]:
-    """Ask a PostgreSQL server; a statement that returns nothing gives an empty list."""
+    """Run a statement on a PostgreSQL server, and return its rows; an empty list if it returns none."""
     import psycopg2
 
     with contextlib.closing(psycopg2.connect(url.replace("+psycopg2", ""))) as db:
@@ -539,7 +538,7 @@ def query_postgres(url: str, sql: str, values: tuple[object, ...] = ()) -> list[
 @contextlib.contextmanager
 def postgres_database(server: str) -> Iterator[str]:
     """
-    Lend an empty database of a PostgreSQL server, by its URL.
+    Create an empty database on a PostgreSQL server, yield its URL, and drop it.
 
     :param server: URL of the server, without a database.
     """
@@ -559,33 +558,40 @@ def installed_version(python: str) -> tuple[int, ...]:
         done = subprocess.run([python, "-c", source], capture_output=True, text=True, check=False)
         if done.returncode == 0:
             return tuple(int(part) for part in done.stdout.split(".")[:2])
-    raise LocalAirflowError(f"no Airflow is installed for {python}")
+    raise LocalAirflowError(f"Airflow is not installed for {python}.")
 
 
 def kind_of(name: str) -> str:
-    """Return what a component is: ``triggerer`` for ``triggerer:2``."""
+    """Return the kind of a component: ``triggerer`` for ``triggerer:2``."""
     return name.partition(":")[0]
 
 
 def free_port() -> int:
-    """Return a port that is free now."""
+    """Return a port that is currently free."""
     with socket.socket() as probe:
         probe.bind((LOOPBACK, 0))
         return int(probe.getsockname()[1])
 
 
+def is_listening(port: int) -> bool:
+    """Return whether a local port accepts connections."""
+    with contextlib.suppress(OSError), socket.create_connection((LOOPBACK, port), timeout=1):
+        return True
+    return False
+
+
 def decode_xcom(stored: str | bytes | float) -> Any:
-    """Decode an XCom as stored: JSON, but from Airflow 3's JSON column SQLite returns numbers as such."""
+    """Decode a stored XCom: JSON, except that SQLite returns numbers from Airflow 3's JSON column as numbers."""
     return json.loads(stored) if isinstance(stored, str | bytes) else stored
 
 
 def all_processes() -> list[int]:
-    """List the ids of all processes of the machine (Linux only; elsewhere empty)."""
+    """Return the ids of all processes of the machine (Linux only; elsewhere empty)."""
     return [int(entry.name) for entry in Path("/proc").glob("[0-9]*")]
 
 
 def environment_of(pid: int) -> bytes:
-    """Return a process's environment; empty if it has ended or belongs to someone else."""
+    """Return a process's environment; empty if the process has ended or belongs to another user."""
     try:
         return Path(f"/proc/{pid}/environ").read_bytes()
     except OSError:
@@ -603,12 +609,12 @@ def last_lines(text: str, count: int = 40) -> str:
 
 
 def ignore_ending_signals() -> None:
-    """Let nothing disturb what is to be done before the end."""
+    """Ignore further signals during cleanup."""
     for number in ENDING_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
 
 
 def interrupt(signal_number: int, frame: FrameType | None) -> None:
-    """Handle a signal as Python handles Ctrl-C, but only once."""
+    """Raise KeyboardInterrupt, and ignore further signals."""
     ignore_ending_signals()
     raise KeyboardInterrupt

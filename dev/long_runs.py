@@ -1,4 +1,4 @@
-"""What the long runs have shown, beside what they must show: ``python -m dev.long_runs``."""
+"""Report of the long runs, compared with their targets: ``python -m dev.long_runs``."""
 
 from __future__ import annotations
 
@@ -8,19 +8,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 RESULTS = Path(__file__).parent.parent / "tests"
-SCHEDULES, EXECUTIONS, NIGHTS, KINDS, VIDEOS = 1_000_000, 1_000_000, 20, 3, 20
-"""The targets: schedules; executions of each of the fuzzer's; nights, each with so many kinds of fault and videos."""
+SCHEDULES, EXECUTIONS, CHAOS_RUNS, KINDS, VIDEOS = 1_000_000, 1_000_000, 20, 3, 20
+"""Targets: number of schedules; executions per fuzz target; chaos runs, with kinds of fault and videos in each."""
 
 Row = tuple[str, str, str, bool]
-"""A figure, its target, what was measured, and whether the target is reached."""
+"""Figure, target, measured value, and whether the target is reached."""
 
 
 def rows(results: Path) -> Iterator[Row]:
-    """Return the figures of all parts; one that has not run has reached nothing."""
-    parts = {"simulation": of_simulation, "fuzz": of_fuzz, "chaos": of_chaos}
+    """Return the figures of all parts. A part without results misses its target."""
+    parts: dict[str, Callable[[Any], Iterator[Row]]] = {
+        "simulation": of_simulation,
+        "fuzz": of_fuzz,
+        "chaos": of_chaos,
+    }
     for name, read in parts.items():
         file = results / name / "results.json"
         if file.exists():
@@ -30,31 +34,31 @@ def rows(results: Path) -> Iterator[Row]:
 
 
 def of_simulation(result: dict[str, Any]) -> Iterator[Row]:
-    """Read what ``tests.simulation.play --keep`` has written."""
+    """Return the figures of ``python -m tests.simulation --keep``."""
     count, findings = result["schedules"], result["findings"]
     yield "schedules in virtual time", f"{SCHEDULES:,}", f"{count:,}", count >= SCHEDULES
     yield "seeds that broke an invariant", "none", ", ".join(findings) or "none", not findings
 
 
 def of_fuzz(result: dict[str, Any]) -> Iterator[Row]:
-    """Read what ``tests.fuzz`` has written."""
+    """Return the figures of ``python -m tests.fuzz``."""
     for target, figures in sorted(result["targets"].items()):
         executions, finding = figures["executions"], figures["finding"]
         measured = f"{executions:,}, {figures['edges']} edges, {'a finding' if finding else 'no finding'}"
         yield f"fuzz: {target}", f"{EXECUTIONS:,}", measured, executions >= EXECUTIONS and not finding
 
 
-def of_chaos(nights: list[dict[str, Any]]) -> Iterator[Row]:
-    """Read what ``tests.chaos`` has written."""
-    full = [night for night in nights if night["kinds"] >= KINDS and night["videos"] >= VIDEOS]
-    broken = [str(night["seed"]) for night in nights if night["broken"]]
-    target = f"{NIGHTS}, each with {KINDS} kinds of fault and {VIDEOS} videos"
-    yield "nights on the distributed deployment", target, f"{len(full)}", len(full) >= NIGHTS
-    yield "seeds of nights that broke an invariant", "none", ", ".join(broken) or "none", not broken
+def of_chaos(runs: list[dict[str, Any]]) -> Iterator[Row]:
+    """Return the figures of ``python -m tests.chaos``."""
+    full = [run for run in runs if run["kinds"] >= KINDS and run["videos"] >= VIDEOS]
+    broken = [str(run["seed"]) for run in runs if run["broken"]]
+    target = f"{CHAOS_RUNS}, each with {KINDS} kinds of fault and {VIDEOS} videos"
+    yield "chaos runs on the distributed deployment", target, f"{len(full)}", len(full) >= CHAOS_RUNS
+    yield "chaos seeds that broke an invariant", "none", ", ".join(broken) or "none", not broken
 
 
 def as_markdown(figures: list[Row]) -> str:
-    """Return the figures as a table."""
+    """Return the figures as a Markdown table."""
     lines = [
         f"| {figure} | {target} | {measured} | {'reached' if reached else '**MISSED**'} |"
         for figure, target, measured, reached in figures

@@ -1,11 +1,11 @@
 """
-Mutation testing of the pure core: which changes of the code do the tests not notice?
+Mutation testing of the core: the share of code changes that the tests detect.
 
-mutmut makes the changes and runs the tests (``[tool.mutmut]`` in ``pyproject.toml`` says on what, and which). This adds
-the score of each module, and a file with every change that was not noticed.
+mutmut changes the code and runs the tests, as configured in ``[tool.mutmut]`` in ``pyproject.toml``. This module adds the
+score of each module, and a file with all changes that no test detected.
 
-    python -m dev.mutants            # run mutmut, which goes on where it was stopped
-    python -m dev.mutants --report   # say what its last run found
+    python -m dev.mutants            # run mutmut; an interrupted run continues
+    python -m dev.mutants --report   # report the last run
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ if TYPE_CHECKING:
 
 LEAST_SCORE = 0.9
 NOTICED = {"killed", "timeout"}
-"""A change that lets a test run without end is noticed as well; on a busy machine, look whether it does."""
+"""Results of mutmut that count as detected. On a busy machine a timeout may be false."""
 
 RESULTS = Path("benchmarks/mutants.json")
 
 
 def main() -> None:
-    """Run mutmut, and report."""
+    """Run mutmut and report. Exits with a message if the score is too low."""
     parser = argparse.ArgumentParser(prog="python -m dev.mutants", description=__doc__.splitlines()[1])
-    parser.add_argument("--report", action="store_true", help="only report what the last run found")
+    parser.add_argument("--report", action="store_true", help="only report the last run")
     if not parser.parse_args().report:
         subprocess.run([str(Path(sys.executable).with_name("mutmut")), "run"], check=True)
     counts: dict[str, Counter[str]] = {}
@@ -47,7 +47,7 @@ def main() -> None:
         statuses = {
             name: status_by_exit_code[code]
             for name, code in found.exit_code_by_key.items()
-            if code is not None  # where mutmut was stopped before its end
+            if code is not None  # None if mutmut was interrupted
         }
         if statuses:
             counts[path.stem] = Counter(statuses.values())
@@ -55,24 +55,26 @@ def main() -> None:
             if status != "killed":
                 others.setdefault(status, {})[name] = changed_lines(get_diff_for_mutant(name, path=path))
     write(counts, others)
-    score = tell(counts)
+    score = print_scores(counts)
     if score < LEAST_SCORE:
-        sys.exit(f"less than {LEAST_SCORE:.0%} of the changes are noticed; {RESULTS} has the others")
+        sys.exit(
+            f"The tests detected less than {LEAST_SCORE:.0%} of the changes. See {RESULTS} for the others."
+        )
 
 
 def changed_lines(diff: str) -> list[str]:
-    """Return the lines of a diff that tell what it changes."""
+    """Return the added and removed lines of a diff."""
     lines = [line for line in diff.splitlines() if line.startswith(("-", "+"))]
     return [line for line in lines if not line.startswith(("---", "+++"))]
 
 
 def noticed(statuses: Counter[str]) -> int:
-    """Return how many changes were noticed."""
+    """Return the number of detected changes."""
     return sum(count for status, count in statuses.items() if status in NOTICED)
 
 
 def write(counts: dict[str, Counter[str]], others: dict[str, dict[str, list[str]]]) -> None:
-    """Keep what was found: the numbers, and each change that no test has failed on."""
+    """Write the numbers, and each change that no test detected."""
     modules = {
         module: {"mutants": statuses.total(), "noticed": noticed(statuses)}
         for module, statuses in counts.items()
@@ -80,8 +82,8 @@ def write(counts: dict[str, Counter[str]], others: dict[str, dict[str, list[str]
     RESULTS.write_text(json.dumps({"modules": modules, **others}, indent=1, ensure_ascii=False) + "\n")
 
 
-def tell(counts: dict[str, Counter[str]]) -> float:
-    """Print a table of the scores, and return the one of all modules together."""
+def print_scores(counts: dict[str, Counter[str]]) -> float:
+    """Print a table of the scores, and return the score of all modules together."""
     print("| module | mutants | noticed | score |\n|---|---|---|---|")
     for module, statuses in counts.items():
         print(row(f"`{module}`", [statuses]))
@@ -90,7 +92,7 @@ def tell(counts: dict[str, Counter[str]]) -> float:
 
 
 def row(name: str, statuses: Iterable[Counter[str]]) -> str:
-    """Return one line of the table."""
+    """Return a row of the table."""
     together = sum(statuses, Counter[str]())
     return f"| {name} | {together.total():,} | {noticed(together):,} | {noticed(together) / together.total():.1%} |"
 

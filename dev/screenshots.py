@@ -1,4 +1,4 @@
-"""Take the pictures of the real UI that the docs show: a real Airflow, a real browser, the emulated service."""
+"""Take the screenshots of Airflow's UI for the documentation, with a real Airflow and the emulator."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RUN = "episode_1"
 
 
 def run_dags(airflow: LocalAirflow, emulator: Emulator, destination: str) -> None:
-    """Run what is to be seen: videos that are there, and one that is awaited."""
+    """Run the Dags for the screenshots: completed videos, and one wait in progress."""
     emulator.default_script = Script.timed(queued=2, processing=20)
     videos = [emulator.add_task(script="completed", actual_duration=length) for length in (5.17, 4, 8, 6.5)]
     airflow.trigger(SAVE, conf={"destination": destination}, run_id=RUN)
@@ -37,14 +37,14 @@ def run_dags(airflow: LocalAirflow, emulator: Emulator, destination: str) -> Non
 
 
 def take(page: Page, name: str) -> None:
-    """Save what the page shows, and forget the page."""
+    """Save a screenshot of the page, and close the page."""
     page.screenshot(path=PICTURES / f"{name}.png")
     print(f"{name}.png: {(PICTURES / f'{name}.png').stat().st_size // 1024} KiB")
     page.context.close()
 
 
 def show_form(visitor: Visitor) -> None:
-    """The form of a new connection, with all its fields open."""
+    """Take the form of a new connection, with all fields visible."""
     for name, section in (("form", None), ("form-extra", "Extra Fields")):
         page = visitor.page("admin", viewport={"width": 1000, "height": 840 if section is None else 1320})
         page.goto(f"{visitor.base_url}/connections")
@@ -57,8 +57,8 @@ def show_form(visitor: Visitor) -> None:
 
 
 def show_connection_test(visitor: Visitor, airflow: LocalAirflow, emulator: Emulator) -> None:
-    """The answer to *Test Connection*."""
-    # With a port, without which Airflow 3.3.1 and 3.3.2 refuse to test.
+    """Take the result of *Test Connection*."""
+    # With a port: without it, Airflow 3.3.1 and 3.3.2 reject the test.
     airflow.set_connection("manxue_default", **json.loads(emulator.airflow_connection_json()) | {"port": 0})
     page = visitor.page("admin", viewport={"width": 1000, "height": 440})
     page.goto(f"{visitor.base_url}/connections")
@@ -69,7 +69,7 @@ def show_connection_test(visitor: Visitor, airflow: LocalAirflow, emulator: Emul
 
 
 def show_task_pages(visitor: Visitor) -> None:
-    """The page of a task, with its buttons and its tab."""
+    """Take the page of a task, with its buttons and its tab."""
     page = visitor.page("admin", viewport=WIDE)
     page.goto(visitor.base_url + task_page(SAVE, RUN, "order", tab="/details"))
     page.get_by_role("link", name="Watch video").scroll_into_view_if_needed()
@@ -85,7 +85,7 @@ def show_task_pages(visitor: Visitor) -> None:
 
 
 def show_tab(visitor: Visitor, name: str, place: tuple[str, str, int], options: dict[str, Any]) -> None:
-    """The tab on the page of a task."""
+    """Take the tab on the page of a task."""
     page = visitor.page("admin", **{"viewport": WIDE, **options})
     dag_id, task_id, map_index = place
     page.goto(visitor.base_url + task_page(dag_id, RUN, task_id, map_index, VIDEO_TAB))
@@ -99,7 +99,7 @@ def show_tab(visitor: Visitor, name: str, place: tuple[str, str, int], options: 
 
 
 def show_small(visitor: Visitor) -> None:
-    """The tab's own page on the screen of a telephone; Airflow's page around it needs a larger one."""
+    """Take the tab's own page at the size of a phone. Airflow's page around it needs a larger screen."""
     page = visitor.page("admin", viewport=SMALL)
     query = {"dag_id": SHOTS, "run_id": RUN, "task_id": "batch", "map_index": -1}
     page.goto(f"{visitor.base_url}/manxue-video/?{urlencode(query)}")
@@ -109,17 +109,17 @@ def show_small(visitor: Visitor) -> None:
 
 
 def settle(page: Page) -> None:
-    """Wait until nothing moves any more."""
+    """Wait until all animations have ended."""
     page.wait_for_load_state("networkidle")
     page.mouse.move(0, 0)
     page.wait_for_timeout(1500)
 
 
 def main() -> None:
-    """Take all pictures."""
+    """Take all screenshots."""
     PICTURES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="manxue-") as folder, Emulator() as emulator:
-        saved = Path("/tmp/manxue")  # noqa: S108 - as in the examples; nothing of this machine is to be seen
+        saved = Path("/tmp/manxue")  # noqa: S108 - the path in the examples; the screenshots show no path of this machine
         airflow = LocalAirflow(
             Path(folder) / "airflow",
             dags_folder=ROOT / "tests" / "browser" / "dags",

@@ -1,7 +1,7 @@
-"""PostgreSQL and Redis of one's own: private data, free ports of this machine, random passwords.
+"""Temporary servers for tests and the demo: PostgreSQL, Redis and S3, each with private data and a free local port.
 
-The programs are those that the system has installed (on Debian: ``postgresql`` and ``redis-server``). Nothing of a
-server that the system runs itself is touched.
+PostgreSQL and Redis are the system's programs (on Debian: ``postgresql`` and ``redis-server``). Servers that the system
+itself runs are not touched.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from dev.local_airflow import LOOPBACK, free_port, tail
-from dev.local_s3 import answers
+from dev.local_airflow import LOOPBACK, free_port, is_listening, tail
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -31,15 +31,17 @@ SERVER_USER = "postgres"
 
 
 class ServerError(Exception):
-    """A server is not installed, or does not start; the message says what it printed."""
+    """A server is not installed or failed to start. The message contains its output."""
 
 
 class Server(ABC):
     """
-    One server process with a temporary folder, which is there while the ``with`` block lasts.
+    A server process with a temporary folder. Both exist inside the ``with`` block.
 
-    :param name: what it is, for messages and the folder's name.
+    :param name: name in messages and in the folder's name.
     """
+
+    STOP_SIGNAL = signal.SIGTERM
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -66,16 +68,16 @@ class Server(ABC):
 
     @property
     def log(self) -> Path:
-        """The file with what it printed."""
+        """The file with the server's output."""
         return self.folder / "log"
 
     @property
     def is_running(self) -> bool:
-        """Whether its process lives."""
+        """Whether the process is running."""
         return self._process is not None and self._process.poll() is None
 
     def start(self) -> None:
-        """Start, and wait until it accepts connections."""
+        """Start the server, and wait until it accepts connections."""
         with self.log.open("ab") as output:
             self._process = subprocess.Popen(
                 self._command(),
@@ -90,34 +92,38 @@ class Server(ABC):
         deadline = time.monotonic() + START_TIMEOUT
         while not self._is_ready():
             if not self.is_running or time.monotonic() > deadline:
-                raise ServerError(f"{self.name} does not start; its last lines:\n{tail(self.log)}")
+                raise ServerError(f"{self.name} failed to start. Its last lines:\n{tail(self.log)}")
             time.sleep(PAUSE)
 
-    def stop(self, signal_number: int = signal.SIGQUIT) -> None:
-        """Send a signal that ends it, and wait until it has ended; what it stores stays for :meth:`start`."""
+    def stop(self, signal_number: int | None = None) -> None:
+        """
+        Stop the server, and wait until it has ended. Its data are kept for :meth:`start`.
+
+        :param signal_number: signal to send instead of :attr:`STOP_SIGNAL`.
+        """
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal_number)
+                self._process.send_signal(signal_number or self.STOP_SIGNAL)
             self._process.wait(timeout=START_TIMEOUT)
             self._process = None
 
-    @abstractmethod
-    def _prepare(self) -> None:
-        """Write what it needs before its first start."""
+    def _prepare(self) -> None:  # noqa: B027 - optional
+        """Write files that the server needs before its first start."""
 
     @abstractmethod
     def _command(self) -> list[str]:
-        """Return its command line."""
+        """Return the command line."""
 
-    @abstractmethod
     def _is_ready(self) -> bool:
-        """Return whether it accepts connections."""
+        """Return whether the server accepts connections."""
+        return is_listening(self.port)
 
 
 class PostgresServer(Server):
-    """A PostgreSQL server with one empty database; as it refuses to run as root, root starts it as ``postgres``."""
+    """A PostgreSQL server with one empty database. It refuses to run as root, so root starts it as ``postgres``."""
 
     DATABASE = "airflow"
+    STOP_SIGNAL = signal.SIGQUIT
 
     def __init__(self) -> None:
         super().__init__("postgres")
@@ -126,7 +132,7 @@ class PostgresServer(Server):
 
     @property
     def url(self) -> str:
-        """SQLAlchemy's URL of the database."""
+        """URL of the database for SQLAlchemy."""
         return f"postgresql+psycopg2://{self.DATABASE}:{self.password}@{LOOPBACK}:{self.port}/{self.DATABASE}"
 
     def _prepare(self) -> None:
@@ -146,7 +152,7 @@ class PostgresServer(Server):
             "--no-sync",
         )
         password.unlink()
-        # In single-user mode, before anyone can connect.
+        # In single-user mode, since the server does not run yet.
         self._run("postgres", "--single", "-D", "data", "postgres", text=f"CREATE DATABASE {self.DATABASE}\n")
 
     def _run(self, program: str, *arguments: str, text: str = "") -> None:
@@ -168,14 +174,14 @@ class PostgresServer(Server):
             "listen_addresses": LOOPBACK,
             "unix_socket_directories": self.folder,
             "max_connections": 200,
-            # Its data need not outlive a loss of power, only of its process.
+            # The data must survive a crash of the process, not a loss of power.
             "fsync": "off",
         }
         options = [f"--{name}={value}" for name, value in settings.items()]
         return [str(self._programs / "postgres"), "-D", "data", "-p", str(self.port), *options]
 
     def _is_ready(self) -> bool:
-        # It listens before it lets anyone in.
+        # PostgreSQL listens before it accepts logins.
         probe = [str(self._programs / "pg_isready"), "-q", "-h", LOOPBACK, "-p", str(self.port)]
         return subprocess.run(probe, check=False).returncode == 0
 
@@ -189,15 +195,11 @@ class RedisServer(Server):
 
     @property
     def url(self) -> str:
-        """Its URL."""
+        """URL of the server."""
         return f"redis://:{self.password}@{LOOPBACK}:{self.port}/0"
 
-    def stop(self, signal_number: int = signal.SIGTERM) -> None:
-        """Send a signal that ends it, and wait until it has ended; what it stores stays for :meth:`start`."""
-        super().stop(signal_number)
-
     def _prepare(self) -> None:
-        # In a file, since a command line is for all to read.
+        # In a file, since every user can read a command line.
         (self.folder / "redis.conf").write_text(
             f'bind {LOOPBACK}\nport {self.port}\nrequirepass {self.password}\nappendonly yes\nsave ""\n'
         )
@@ -205,15 +207,27 @@ class RedisServer(Server):
     def _command(self) -> list[str]:
         return [self._program, "redis.conf"]
 
-    def _is_ready(self) -> bool:
-        return answers(self.port)
+
+class S3Server(Server):
+    """An emulated S3 service (moto)."""
+
+    def __init__(self) -> None:
+        super().__init__("s3")
+
+    @property
+    def url(self) -> str:
+        """URL of the server."""
+        return f"http://{LOOPBACK}:{self.port}"
+
+    def _command(self) -> list[str]:
+        return [sys.executable, "-m", "moto.server", "-H", LOOPBACK, "-p", str(self.port)]
 
 
 def postgres_programs() -> Path:
     """
-    Return the folder of PostgreSQL's programs: of the newest version that Debian has, or where the path leads.
+    Return the folder of PostgreSQL's programs: the newest version in Debian's folder, otherwise the one on ``PATH``.
 
-    :raises ServerError: if there is none.
+    :raises ServerError: if PostgreSQL is not installed.
     """
     versions = sorted(DEBIAN_POSTGRES.glob("*/bin/initdb"), key=lambda path: int(path.parts[-3]))
     return versions[-1].parent if versions else Path(found("initdb")).parent
@@ -223,9 +237,9 @@ def found(program: str) -> str:
     """
     Return the path of a program.
 
-    :raises ServerError: if it is not installed.
+    :raises ServerError: if the program is not installed.
     """
     path = shutil.which(program)
     if path is None:
-        raise ServerError(f"{program} is not installed; on Debian: apt-get install postgresql redis-server")
+        raise ServerError(f"{program} is not installed. On Debian: apt-get install postgresql redis-server")
     return path

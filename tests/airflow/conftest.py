@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from dev.local_airflow import LocalAirflow
-from dev.local_s3 import local_s3
+from dev.servers import S3Server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,6 +54,6 @@ def local_airflow(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) 
 
 @pytest.fixture(scope="session")
 def s3_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of a local S3 server."""
-    with local_s3(tmp_path_factory.mktemp("s3") / "log") as url:
-        yield url
+    """The URL of a stand-in for S3."""
+    with S3Server() as server:
+        yield server.url

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 import requests
 
-from tests.chaos.invariants import Invariants, what_is_left
-from tests.chaos.run import ChaosRun, stage
+from tests.chaos.invariants import Invariants, leftovers
+from tests.chaos.run import ChaosRun, deployment
 from tests.chaos.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -33,10 +33,10 @@ def test_chaos_run_passes_and_invariants_find_damage(tmp_path: Path) -> None:
     """After the run, each kind of damage is made by hand, so that the invariants are themselves tested."""
     videos = tmp_path / "videos"
     videos.mkdir()
-    log: list[str] = []
-    with stage(tmp_path) as (airflow, emulator):
-        run = ChaosRun(Schedule.of(SEED), airflow, emulator, videos, log.append)
-        assert run.play() == [], log
+    output: list[str] = []
+    with deployment(tmp_path) as (airflow, emulator):
+        run = ChaosRun(Schedule.of(SEED), airflow, emulator, videos, output.append)
+        assert run.play() == [], output
         assert Invariants(run).broken() == []
 
         # A component that exits is restarted.
@@ -56,7 +56,7 @@ def test_chaos_run_passes_and_invariants_find_damage(tmp_path: Path) -> None:
         broken = "\n".join(Invariants(run).broken())
 
     for sign in (
-        "single[0] is not saved as it was made",
+        "single[0] is not saved completely",
         "in the folder for the videos: ['.manxue-0.mp4']",
         "a key is in ",
         f"{run.prompt(run.videos[0])} was bought ",
@@ -64,4 +64,4 @@ def test_chaos_run_passes_and_invariants_find_damage(tmp_path: Path) -> None:
         "end_in_triggerer[0].wait has",
     ):
         assert sign in broken
-    assert what_is_left(airflow) == []
+    assert leftovers(airflow) == []

@@ -101,5 +101,5 @@ def test_dead_component_is_shown_with_its_output(tmp_path: Path) -> None:
 
 
 def test_environment_without_airflow_is_named(tmp_path: Path) -> None:
-    with pytest.raises(LocalAirflowError, match="no Airflow is installed for /bin/false"):
+    with pytest.raises(LocalAirflowError, match="Airflow is not installed for /bin/false"):
         LocalAirflow(tmp_path, dags_folder=tmp_path, python="/bin/false")

@@ -1,1 +1,1 @@
-"""Faults on a real deployment: twenty videos, several kinds of fault, and what must hold afterwards."""
+"""Faults in a real deployment: runs of twenty videos, random faults, and the invariants checked afterwards."""

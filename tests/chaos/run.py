@@ -1,4 +1,4 @@
-"""One night: a run of twenty videos, while what its schedule says goes wrong."""
+"""One chaos run: a Dag run of twenty videos during the faults of a schedule."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
 
     from tests.chaos.schedule import Fault, Schedule
 
-DAG_ID = "night"
+DAG_ID = "chaos_run"
 CONNECTION = "manxue_default"
 REQUESTS_PER_SECOND = 1
 ORDERED = {"ordered_and_awaited": 5, "ordered": 4}
-"""The groups of tasks that order their videos, and how many."""
+"""Number of videos in each group of tasks that orders its videos."""
 AWAITED = {"batch": 8, "single": 1, "end_in_triggerer": 1, "all_in_triggerer": 1}
-"""Those that wait for videos that are ordered already."""
+"""Number of videos in each group of tasks that waits for existing videos."""
 FAILING = {("ordered_and_awaited", 1), ("ordered", 2), ("batch", 3), ("batch", 6)}
 MAX_RUNNING = 6
-"""Ordered videos that the account runs at a time: fewer than are ordered at once, so that some orders wait for room."""
+"""Videos that the account runs at a time: fewer than the run orders, so that some orders wait for room."""
 VIDEOS = sum(ORDERED.values()) + sum(AWAITED.values())
 LONGEST_RUN = 1500.0
 TICK = 0.2
@@ -39,7 +39,7 @@ TASKS_AT_ONCE = 3
 
 DAGS = Path(__file__).parent / "dags"
 
-# Airflow notices within seconds what it notices within minutes by default, so that a night is short.
+# Shorter than Airflow's defaults, which are minutes, so that a run is short.
 CONFIG: dict[str, object] = {
     "scheduler.task_instance_heartbeat_timeout": 30,
     "scheduler.task_instance_heartbeat_timeout_detection_interval": 5,
@@ -48,17 +48,17 @@ CONFIG: dict[str, object] = {
     "scheduler.task_queued_timeout": 90,
     "scheduler.task_queued_timeout_check_interval": 10,
     "scheduler.num_stuck_in_queued_retries": 10,
-    # The machine is busy, and its API server is one process.
+    # The machine is busy, and the API server is one process.
     "workers.execution_api_timeout": 20,
 }
 
 
 @contextlib.contextmanager
-def stage(folder: Path) -> Iterator[tuple[DistributedAirflow, Emulator]]:
+def deployment(folder: Path) -> Iterator[tuple[DistributedAirflow, Emulator]]:
     """
-    Run a deployment and the service, for any number of nights.
+    Start a deployment and the emulator, for any number of chaos runs.
 
-    :param folder: where everything is kept.
+    :param folder: folder for all files.
     """
     with (
         Emulator(max_running=MAX_RUNNING) as emulator,
@@ -72,13 +72,13 @@ def stage(folder: Path) -> Iterator[tuple[DistributedAirflow, Emulator]]:
 @dataclass
 class Video:
     """
-    One of the twenty.
+    One of the twenty videos.
 
-    :param group: the tasks that it goes through.
-    :param index: which of the group.
-    :param ready_at: when the service is done with it, in seconds since the run was triggered.
-    :param id: its id, as soon as the service has it.
-    :param is_ready: whether the service was told that it is done.
+    :param group: its group of tasks.
+    :param index: its number in the group.
+    :param ready_at: when the service ends it, in seconds since the run was triggered.
+    :param id: its id; None until it is ordered.
+    :param is_ready: whether it has ended.
     """
 
     group: str
@@ -89,27 +89,27 @@ class Video:
 
     @property
     def fails(self) -> bool:
-        """Whether the service cannot make it."""
+        """Whether the video fails."""
         return (self.group, self.index) in FAILING
 
     @property
     def is_ordered(self) -> bool:
-        """Whether the run orders it."""
+        """Whether the run orders the video."""
         return self.group in ORDERED
 
 
 @dataclass
 class ChaosRun:
     """
-    What happens in a night.
+    One chaos run.
 
-    :param schedule: what goes wrong.
+    :param schedule: its faults.
     :param airflow: the deployment.
     :param emulator: the service.
-    :param destination: the folder for the videos.
-    :param say: told what goes wrong, when it does.
-    :param videos: the twenty, as soon as it is played.
-    :param keys: the API keys that were valid in it, the last one at the end.
+    :param destination: folder for the videos.
+    :param say: function that prints each fault when it begins and ends.
+    :param videos: the twenty videos; empty before the run.
+    :param keys: the API keys that were valid during the run; the last one is the current key.
     """
 
     schedule: Schedule
@@ -121,13 +121,13 @@ class ChaosRun:
     keys: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        """Name the run and its orders so that no other night has them."""
-        self.name = f"night-{self.schedule.seed}-{secrets.token_hex(3)}"
-        self._mending: dict[Fault, contextlib.ExitStack] = {}
-        self._to_come = list(self.schedule.faults)
+        """Choose a unique name for the run. The name is part of its prompts."""
+        self.name = f"chaos-{self.schedule.seed}-{secrets.token_hex(3)}"
+        self._active: dict[Fault, contextlib.ExitStack] = {}
+        self._pending = list(self.schedule.faults)
 
     def play(self) -> list[str]:
-        """Trigger the run, let everything go wrong, and wait until the run has ended; say if it does not."""
+        """Trigger the run, inject the faults, and wait for the end. Return an error message if the run does not end."""
         self._prepare()
         conf: dict[str, Any] = {"destination": f"file://{self.destination}/"}
         for group in ORDERED:
@@ -141,13 +141,13 @@ class ChaosRun:
         except LocalAirflowError as error:
             return [f"{error}\n{self.airflow.describe_run(DAG_ID, self.name)}"]
         finally:
-            for stack in self._mending.values():
+            for stack in self._active.values():
                 stack.close()
             self.took = time.monotonic() - self.started
         return []
 
     def prompt(self, video: Video) -> str:
-        """Return the prompt by which an order is known again."""
+        """Return the prompt of a video, which identifies its order."""
         return f"{self.name} {video.group} {video.index}"
 
     def _of(self, group: str) -> list[Video]:
@@ -156,44 +156,44 @@ class ChaosRun:
     def _prepare(self) -> None:
         self.emulator.clear_faults()
         self.emulator.clear_requests()
-        # What a video does is said here, by real time: the emulator's clock is one of the things that go wrong.
+        # This class ends the videos by real time, since a fault may step the emulator's clock.
         self.emulator.default_script = Script.by_hand("processing")
         self._make_room()
         self._rotate_key()()
         groups = [(group, index) for group, count in {**ORDERED, **AWAITED}.items() for index in range(count)]
         spread = self.schedule.end / len(groups)
         for place, (group, index) in enumerate(groups):
-            # Some are ready while things go wrong, the last ones afterwards.
+            # Some videos end during the faults, the last ones afterwards.
             video = Video(group, index, ready_at=20 + spread * ((place * 7) % len(groups)))
             if not video.is_ordered:
                 video.id = self.emulator.add_task()
             self.videos.append(video)
 
     def _make_room(self) -> None:
-        """End the videos of earlier nights that no task awaits any more: they take room in the account."""
+        """End the videos left by earlier runs, which take room in the account."""
         for order in self.emulator.ledger.orders:
             if self.emulator.task(order.id).status == "processing":
                 self.emulator.set_status(order.id, "completed")
 
-    # --- while it lasts ---------------------------------------------------------------------------------
+    # --- during the run ---------------------------------------------------------------------------------
 
     @property
     def _now(self) -> float:
         return time.monotonic() - self.started
 
     def _tick(self) -> bool:
-        for fault in [fault for fault in self._to_come if fault.at <= self._now]:
-            self._to_come.remove(fault)
+        for fault in [fault for fault in self._pending if fault.at <= self._now]:
+            self._pending.remove(fault)
             self._begin(fault)
-        for fault in [fault for fault in self._mending if fault.until <= self._now]:
-            self.say(f"  {self._now:6.1f} s  mended: {fault.kind}")
-            self._mending.pop(fault).close()
-        self._work_of_the_service()
-        if self._to_come or self._mending:
+        for fault in [fault for fault in self._active if fault.until <= self._now]:
+            self.say(f"  {self._now:6.1f} s  ended: {fault.kind}")
+            self._active.pop(fault).close()
+        self._end_videos()
+        if self._pending or self._active:
             return False
         return self.airflow.run_state(DAG_ID, self.name) in FINISHED
 
-    def _work_of_the_service(self) -> None:
+    def _end_videos(self) -> None:
         orders = {order.request["prompt"]: order.id for order in self.emulator.ledger.orders}
         for video in self.videos:
             if video.id is None:
@@ -205,17 +205,17 @@ class ChaosRun:
     def _begin(self, fault: Fault) -> None:
         self.say(f"  {self._now:6.1f} s  {fault.kind}")
         stack = contextlib.ExitStack()
-        self._mending[fault] = stack
-        stack.callback(self._break(fault))
+        self._active[fault] = stack
+        stack.callback(self._inject(fault))
 
-    def _break(self, fault: Fault) -> Callable[[], object]:
-        """Let something go wrong, and return what mends it."""
+    def _inject(self, fault: Fault) -> Callable[[], object]:
+        """Begin a fault, and return the function that ends it."""
         servers, lost = self.airflow.servers, _LOST.get(fault.kind)
         if lost:
             names = lost if fault.kind.startswith("both") else lost[fault.which % len(lost) :][:1]
             for name in names:
                 self.airflow.lose(name)
-            return lambda: self._start_again(names)
+            return lambda: self._restart(names)
         if fault.kind.startswith("PostgreSQL"):
             servers["postgres"].stop(signal.SIGQUIT if "crashed" in fault.kind else signal.SIGINT)
             return servers["postgres"].start
@@ -231,17 +231,17 @@ class ChaosRun:
         outage.__enter__()
         return lambda: outage.__exit__(None, None, None)
 
-    def _start_again(self, names: Sequence[str]) -> None:
+    def _restart(self, names: Sequence[str]) -> None:
         for name in names:
             self.airflow.launch(name)
 
     def _rotate_key(self) -> Callable[[], object]:
-        """Make the old key invalid; the new one comes into the connection when this is mended."""
+        """Replace the service's API key, and return the function that updates the connection."""
         self.keys.append(f"key-{self.schedule.seed}-{secrets.token_hex(12)}")
         self.emulator.api_key = self.keys[-1]
-        return self._tell_airflow_the_key
+        return self._update_connection
 
-    def _tell_airflow_the_key(self) -> None:
+    def _update_connection(self) -> None:
         self.airflow.put_connection(
             CONNECTION,
             conn_type="manxue",

@@ -1,11 +1,9 @@
-"""What goes wrong in a night, and when: drawn from a seed, and nothing but the seed."""
+"""Schedules of chaos runs: the faults and their times, drawn from a seed alone."""
 
 from __future__ import annotations
 
 import random
 from dataclasses import dataclass
-
-Draw = random.Random
 
 DEPLOYMENT: dict[str, tuple[float, float]] = {
     "triggerer killed": (5, 20),
@@ -16,7 +14,7 @@ DEPLOYMENT: dict[str, tuple[float, float]] = {
     "PostgreSQL crashed": (1, 6),
     "key rotated": (0, 3),
 }
-"""What can happen to the deployment, and the seconds until it is mended: least and most."""
+"""Faults of the deployment, with the shortest and longest duration in seconds."""
 
 SERVICE: dict[str, tuple[float, float]] = {
     "refuse": (4, 15),
@@ -34,22 +32,22 @@ SERVICE: dict[str, tuple[float, float]] = {
     "media_cut": (10, 40),
     "media_503": (10, 40),
 }
-"""What the service can do, by the names of the emulator's catalogue where it has one."""
+"""Faults of the service, with the shortest and longest duration in seconds. Most are names of emulator scenarios."""
 
 EARLIEST, PAUSE = (5.0, 45.0), (3.0, 15.0)
-"""Orders are sent in the first half a minute or so: some nights begin with them, others leave them alone."""
+"""Seconds: range of the first fault, and of the pause between faults. Orders are sent in about the first 30 s."""
 DEPLOYMENT_FAULTS, SERVICE_FAULTS = 2, 3
 
 
 @dataclass(frozen=True)
 class Fault:
     """
-    One thing that goes wrong.
+    One fault.
 
     :param kind: a key of `DEPLOYMENT` or `SERVICE`.
-    :param at: when, in seconds since the run was triggered.
-    :param until: when it is mended.
-    :param which: a number that chooses among several of a kind (the first or second triggerer, how far a clock steps).
+    :param at: start, in seconds since the run was triggered.
+    :param until: end, in seconds since the run was triggered.
+    :param which: number that selects the component, or the size of a clock step.
     """
 
     kind: str
@@ -58,17 +56,17 @@ class Fault:
     which: int
 
     def __str__(self) -> str:
-        """Return a line of the printed schedule."""
+        """Return the fault as a line of the printed schedule."""
         return f"{self.at:6.1f} s to {self.until:6.1f} s  {self.kind} ({self.which})"
 
 
 @dataclass(frozen=True)
 class Schedule:
     """
-    A night: its faults, and when each of the videos is ready.
+    The faults of one chaos run.
 
-    :param seed: what it is drawn from.
-    :param faults: what goes wrong, by time.
+    :param seed: the seed.
+    :param faults: the faults, ordered by start.
     """
 
     seed: int
@@ -76,39 +74,41 @@ class Schedule:
 
     @classmethod
     def of(cls, seed: int) -> Schedule:
-        """Draw a schedule: twenty seeds in a row meet each kind."""
-        draw = random.Random(seed)
-        # The first kinds come in turn, so that none is left to chance; the others are drawn.
-        deployment = _kinds(draw, list(DEPLOYMENT), seed, DEPLOYMENT_FAULTS)
-        service = _kinds(draw, list(SERVICE), seed, SERVICE_FAULTS)
+        """Draw a schedule. Twenty consecutive seeds cover each kind of fault."""
+        rng = random.Random(seed)
+        # The first kind of each side rotates with the seed; the others are random.
+        deployment = _kinds(rng, list(DEPLOYMENT), seed, DEPLOYMENT_FAULTS)
+        service = _kinds(rng, list(SERVICE), seed, SERVICE_FAULTS)
         faults = [
-            *_one_after_another(draw, deployment, DEPLOYMENT),
-            *_one_after_another(draw, service, SERVICE),
+            *_one_after_another(rng, deployment, DEPLOYMENT),
+            *_one_after_another(rng, service, SERVICE),
         ]
         return cls(seed, tuple(sorted(faults, key=lambda fault: fault.at)))
 
     @property
     def end(self) -> float:
-        """When the last fault is mended."""
+        """End of the last fault, in seconds since the run was triggered."""
         return max(fault.until for fault in self.faults)
 
     def __str__(self) -> str:
-        """Return the printed form."""
-        return "\n".join([f"night {self.seed}:", *(f"  {fault}" for fault in self.faults)])
+        """Return the schedule as printed."""
+        return "\n".join([f"seed {self.seed}:", *(f"  {fault}" for fault in self.faults)])
 
 
-def _kinds(draw: Draw, kinds: list[str], seed: int, count: int) -> list[str]:
+def _kinds(rng: random.Random, kinds: list[str], seed: int, count: int) -> list[str]:
     first = kinds[seed % len(kinds)]
-    chosen = [first, *draw.sample([kind for kind in kinds if kind != first], count - 1)]
-    draw.shuffle(chosen)
+    chosen = [first, *rng.sample([kind for kind in kinds if kind != first], count - 1)]
+    rng.shuffle(chosen)
     return chosen
 
 
-def _one_after_another(draw: Draw, kinds: list[str], lengths: dict[str, tuple[float, float]]) -> list[Fault]:
-    """Place faults that must not overlap; those of the deployment and of the service overlap each other."""
-    faults, at = [], draw.uniform(*EARLIEST)
+def _one_after_another(
+    rng: random.Random, kinds: list[str], lengths: dict[str, tuple[float, float]]
+) -> list[Fault]:
+    """Return faults of one side that do not overlap each other. Faults of the two sides may overlap."""
+    faults, at = [], rng.uniform(*EARLIEST)
     for kind in kinds:
-        until = at + draw.uniform(*lengths[kind])
-        faults.append(Fault(kind, round(at, 1), round(until, 1), draw.randrange(2)))
-        at = until + draw.uniform(*PAUSE)
+        until = at + rng.uniform(*lengths[kind])
+        faults.append(Fault(kind, round(at, 1), round(until, 1), rng.randrange(2)))
+        at = until + rng.uniform(*PAUSE)
     return faults

@@ -1,8 +1,8 @@
 """
-Lets a coverage-guided fuzzer loose on every place where foreign bytes come in: ``python -m tests.fuzz``.
+Run the coverage-guided fuzzer atheris on all code that parses foreign input: ``python -m tests.fuzz``.
 
-Each target of ``tests/fuzz/targets.py`` runs in a process of its own, whose modules are instrumented by atheris. A run ends
-at the first input that breaks a property, and prints it; the same seed makes the same run.
+Each target of ``tests/fuzz/targets.py`` runs in a separate process with instrumented modules. The run of a target ends at
+the first input that breaks a property, and prints this input. The same seed repeats the same run.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from tests.fuzz.inputs import FINDINGS, SEEDS
 ROOT = Path(__file__).parents[2]
 RESULTS = Path(__file__).parent / "results.json"
 CORPUS = ROOT / ".fuzz"
-"""Inputs that reach something new, by target, and what was found; made anew by each run."""
+"""Folder for the inputs that reached new code, and for findings. Each run replaces it."""
 
 MODULES = (
     "_airflow/start_from_trigger", "_airflow/templates", "_airflow/xcoms", "_core/batch", "_core/bodies",
@@ -32,16 +32,16 @@ MODULES = (
     "_core/media", "_core/media_urls", "_core/mp4", "_core/order_outcomes", "_core/order_record", "_core/orders",
     "_core/poller", "_core/polling", "_core/reasons", "_core/responses", "_core/signed_urls", "_core/status_log",
 )  # fmt: skip
-"""Those that read what comes from outside."""
+"""Modules that parse foreign input, whose coverage is reported."""
 
 LIMITS = {"max_len": 4096, "timeout": 25, "report_slow_units": 25, "rss_limit_mb": 1024}
-"""Bytes of an input; seconds after which it counts as endless; MiB after which it counts as taking all memory."""
+"""Limits of an input: its length in bytes, seconds of run time, and MiB of memory. Exceeding the last two is a finding."""
 
 
 def main() -> None:
-    """Run the targets that are asked for, one after the other, and write what was measured."""
+    """Run the selected targets one after another, and write the results."""
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
-    parser.add_argument("--target", choices=SEEDS, action="append", help="a target; all if it is left out")
+    parser.add_argument("--target", choices=SEEDS, action="append", help="a target; default: all targets")
     parser.add_argument("--runs", type=int, default=1_000_000, help="executions of each target")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--step", choices=["fuzz", "coverage"], help=argparse.SUPPRESS)
@@ -55,7 +55,7 @@ def main() -> None:
 
 
 def run(targets: list[str], runs: int, seed: int) -> int:
-    """Run each target in a process of its own, keep its figures in the results, and return the exit status."""
+    """Run each target in a separate process, write its figures to the results, and return the exit status."""
     results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"targets": {}}
     found = False
     for target in targets:
@@ -108,7 +108,7 @@ def _child(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def read_figures(output: str) -> dict[str, int]:
-    """Read what libFuzzer has printed: its executions, and how many edges and features of the code it has seen."""
+    """Parse libFuzzer's output: the numbers of executions and of reached edges and features."""
     progress = re.findall(r"cov: (\d+) ft: (\d+) corp: (\d+)/", output)
     edges, features, corpus = map(int, progress[-1]) if progress else (0, 0, 0)
     return {
@@ -125,13 +125,13 @@ def _statistic(name: str, output: str) -> int:
     return int(match[1]) if match else 0
 
 
-# --- in processes of their own --------------------------------------------------------------------------
+# --- in child processes ---------------------------------------------------------------------------------
 
 
 def fuzz(target: str, runs: int, seed: int) -> None:
-    """Run one target in this process, which ends with it."""
+    """Run one target, and end the process."""
     import atheris
-    import requests  # noqa: F401 - large, and not ours: not instrumented
+    import requests  # noqa: F401 - imported before, so that it is not instrumented
     import yarl  # noqa: F401
 
     import airflow.providers.common.compat.sdk  # noqa: F401
@@ -143,7 +143,7 @@ def fuzz(target: str, runs: int, seed: int) -> None:
         try:
             TARGETS[target](data)
         except BaseException:
-            # Before libFuzzer does it, whose timer may end the process first.
+            # libFuzzer's timer may end the process before it writes the input itself.
             (CORPUS / f"{target}-finding").write_bytes(data)
             raise
 
@@ -160,7 +160,7 @@ def fuzz(target: str, runs: int, seed: int) -> None:
 
 
 def coverage_of_corpus() -> dict[str, float]:
-    """Return how much of each module, lines and branches, the inputs of all corpora reach together, in percent."""
+    """Return the line and branch coverage of each module by the inputs of all targets, in percent."""
     from coverage import Coverage
 
     report = CORPUS / "coverage.json"

@@ -1,4 +1,4 @@
-"""Values read off the bytes of a fuzzer. The same bytes always give the same values, so a finding is a few bytes."""
+"""Decoding of a fuzzer's bytes into values. The same bytes always give the same values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T")
 
 class ByteReader:
     """
-    Reads values from the front of some bytes; behind their end there are only zeros, the simplest values.
+    Reads values from bytes. After the last byte it reads zeros, which decode to the simplest values.
 
     :param data: the bytes.
     """
@@ -29,7 +29,7 @@ class ByteReader:
         return self._at < len(self._data)
 
     def take(self, count: int) -> bytes:
-        """Return so many bytes, or what is left of them."""
+        """Return this number of bytes, or fewer at the end."""
         taken = self._data[self._at : self._at + count]
         self._at += count
         return taken
@@ -39,11 +39,11 @@ class ByteReader:
         return self.take(len(self._data))
 
     def number(self, size: int = 1) -> int:
-        """Return a number of so many bytes."""
+        """Return a number of this size in bytes."""
         return int.from_bytes(self.take(size))
 
     def pick(self, choices: Sequence[T]) -> T:
-        """Return one of some values."""
+        """Return one of the choices."""
         return choices[self.number() % len(choices)]
 
     def text(self) -> str:
@@ -57,10 +57,10 @@ class ByteReader:
 
     def json(self, words: Sequence[str], depth: int = 4) -> Any:
         """
-        Return any value that Python's JSON knows.
+        Return any JSON value.
 
-        :param words: texts and names of fields that mean something where the value goes.
-        :param depth: how deep lists and objects may lie in each other.
+        :param words: texts and field names that the parser under test knows.
+        :param depth: maximum nesting of lists and objects.
         """
         match self.number() % (9 if depth else 7):
             case 0:
@@ -88,7 +88,7 @@ class ByteReader:
 
 
 def json_of(data: bytes, words: Sequence[str]) -> Any:
-    """Return the value of a JSON text, so that seeds can be read; of any other bytes, a value drawn from them."""
+    """Parse JSON text, as in the first inputs. Decode any other bytes into a JSON value."""
     try:
         return json.loads(data)
     except (ValueError, RecursionError):

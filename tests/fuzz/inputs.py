@@ -1,4 +1,4 @@
-"""What the fuzzer starts from, and what it has found: small inputs that every run of the unit tests tries as well."""
+"""The fuzzer's first inputs and its findings. The unit tests run them too."""
 
 from __future__ import annotations
 
@@ -106,7 +106,7 @@ SEEDS: dict[str, tuple[bytes, ...]] = {
         b"2002:a00:1::", b"93.184.216.34", b"2606:2800:220:1::1", b"fe80::1%eth0", b"224.0.0.1", b"a.localhost",
     ),
 }  # fmt: skip
-"""For each target, inputs from the documentation of the service and of HTTP."""
+"""First inputs of each target, from the documentation of the service and of HTTP."""
 
 FINDINGS: dict[str, dict[str, bytes]] = {
     "answer": {
@@ -133,6 +133,7 @@ FINDINGS: dict[str, dict[str, bytes]] = {
         "an error whose status is a list": b'{"version":1,"status":"ended","errors":{"p":{"status":[]}}}',
     },
     "template": {
+        "braces in the id of a task": b"{{ ti.xcom_pull('a{{ b }', k=1) }}",
         "braces nested without end": b"{{ ti.xcom_pull(k)" + b"[{" * 400,
     },
     "media_answer": {
@@ -147,4 +148,4 @@ FINDINGS: dict[str, dict[str, bytes]] = {
         "a NUL": b"2219\0\7",
     },
 }  # fmt: skip
-"""For each target, inputs that once broke a property, by a name that says what they showed."""
+"""Inputs of each target that once broke a property, by a description."""

@@ -1,4 +1,4 @@
-"""What the fuzzer is let loose on: each target makes values of bytes and hands them to a property."""
+"""The fuzzer's targets. Each decodes bytes into values and checks a property."""
 
 from __future__ import annotations
 
@@ -90,12 +90,12 @@ _VERSIONS = (
 
 
 def answer(data: bytes) -> None:
-    """The answer to a query: status, ``Retry-After`` and body, by lines."""
+    """Check a response to a query. Its lines are status, ``Retry-After`` and body."""
     check_answer(*_exchange(data))
 
 
 def order_answer(data: bytes) -> None:
-    """The answer to an order."""
+    """Check a response to an order."""
     check_order_answer(*_exchange(data))
 
 
@@ -114,17 +114,17 @@ def _header(value: bytes) -> list[str]:
 
 
 def retry_after(data: bytes) -> None:
-    """``Retry-After`` headers, by lines."""
+    """Check ``Retry-After`` headers, one per line."""
     check_retry_after([line.decode("latin-1") for line in data.split(b"\n")])
 
 
 def text(data: bytes) -> None:
-    """Words of the service that go into a log."""
+    """Check text of the service for a log."""
     check_text(data.decode("utf-8", "surrogateescape"))
 
 
 def video_task_id(data: bytes) -> None:
-    """An id as text, or whatever else is given as one."""
+    """Check an id: text, or any JSON value."""
     if data[:1] in {b"{", b"[", b"\0"}:
         check_video_task_id(json_of(data, _TASK_WORDS))
     else:
@@ -132,11 +132,11 @@ def video_task_id(data: bytes) -> None:
 
 
 def connection(data: bytes) -> None:
-    """The fields of a connection: host, port, schema and key by lines, then the extra fields."""
+    """Check a connection. Its lines are host, port, schema, API key and extra fields."""
     host, port, schema, password, extra = [*data.split(b"\n", 4), b"", b"", b"", b"", b""][:5]
     fields = json_of(extra, _EXTRA_WORDS) if extra else None
     if KEY in json.dumps(fields):
-        return  # an error repeats the value of a field in which no key belongs
+        return  # an error quotes the values of these fields, which never contain the key
     check_connection(
         host.decode("utf-8", "surrogateescape"),
         int(port) if port.isdigit() and len(port) < 7 else None,
@@ -147,7 +147,7 @@ def connection(data: bytes) -> None:
 
 
 def order(data: bytes) -> None:
-    """The parameters of an order."""
+    """Check the parameters of an order."""
     value = json_of(data, _ORDER_WORDS)
     names = set(_ORDER_WORDS[:9])
     check_order(
@@ -156,40 +156,40 @@ def order(data: bytes) -> None:
 
 
 def order_record(data: bytes) -> None:
-    """What a person has put into the task state store; the first byte is the number of tries that Airflow knows."""
+    """Check a record in the task state store. The first byte is ``max_tries`` of the task."""
     now = {"prompt": "0123456789abcdef", "model": "fedcba9876543210"}
     check_order_record(json_of(data[1:], _RECORD_WORDS), now, data[0] % 4 if data else 0)
 
 
 def event(data: bytes) -> None:
-    """What a trigger has handed over."""
+    """Check the event of a trigger."""
     check_event(json_of(data, _EVENT_WORDS))
 
 
 def reference(data: bytes) -> None:
-    """The argument of a trigger, and the XCom that it refers to, by lines."""
+    """Check an argument of a trigger, and the XCom that it refers to, on two lines."""
     argument, _, pulled = data.partition(b"\n")
     check_reference(json_of(argument, _REFERENCE_WORDS), json_of(pulled, _REFERENCE_WORDS))
 
 
 def template(data: bytes) -> None:
-    """A template in an argument of a trigger."""
+    """Check a template in an argument of a trigger."""
     check_template(data.decode("utf-8", "surrogateescape"))
 
 
 def wait(data: bytes) -> None:
-    """A whole history of polls."""
-    draw = ByteReader(data)
-    interval = draw.pick((0.0, 1.0, 10.0, 30.0, 60.0, 400.0))
+    """Check a wait through a history of polls."""
+    reader = ByteReader(data)
+    interval = reader.pick((0.0, 1.0, 10.0, 30.0, 60.0, 400.0))
     policy = PollPolicy(
-        interval, exponential_backoff=draw.pick((False, True)), max_wait=draw.pick((None, 0.0, 45.0))
+        interval, exponential_backoff=reader.pick((False, True)), max_wait=reader.pick((None, 0.0, 45.0))
     )
     usual = interval if policy.max_wait is None else min(interval, policy.max_wait)
     timeout = (
-        max(usual, 1.0) * (draw.number() % 128) / 8
+        max(usual, 1.0) * (reader.number() % 128) / 8
     )  # so that a history takes some tens of polls at most
-    jitter = draw.take(2).ljust(2, b"\0")
-    steps = draw.take(60) or b"\0\0\0"
+    jitter = reader.take(2).ljust(2, b"\0")
+    steps = reader.take(60) or b"\0\0\0"
     history = [
         (step % len(ANSWERS), _RETRY_AFTERS[pause % len(_RETRY_AFTERS)], _LATE[late % len(_LATE)])
         for step, pause, late in zip(*[iter(steps + b"\0\0")] * 3, strict=False)
@@ -199,37 +199,37 @@ def wait(data: bytes) -> None:
 
 
 def media_answer(data: bytes) -> None:
-    """The answer of a media host."""
-    draw = ByteReader(data)
-    status = draw.pick((200, 206, 416, 404, 429, 503))
-    length = draw.pick((None, 5, 10, draw.number()))
-    offset = draw.pick((0, 5, 10, draw.number()))
-    known = draw.pick(_VERSIONS)
+    """Check a response of a media host."""
+    reader = ByteReader(data)
+    status = reader.pick((200, 206, 416, 404, 429, 503))
+    length = reader.pick((None, 5, 10, reader.number()))
+    offset = reader.pick((0, 5, 10, reader.number()))
+    known = reader.pick(_VERSIONS)
     headers: list[tuple[str, str]] = []
-    while draw.more and len(headers) < 8:
-        name = draw.pick(_HEADERS)
-        if name == "Content-Range" and draw.number() % 2:
-            value = f"bytes {draw.number()}-{draw.number()}/{draw.number()}"
+    while reader.more and len(headers) < 8:
+        name = reader.pick(_HEADERS)
+        if name == "Content-Range" and reader.number() % 2:
+            value = f"bytes {reader.number()}-{reader.number()}/{reader.number()}"
         else:
-            value = draw.pick(_HEADER_VALUES) or draw.take(draw.number() % 64).decode("latin-1")
+            value = reader.pick(_HEADER_VALUES) or reader.take(reader.number() % 64).decode("latin-1")
         headers.append((name, value.translate({10: " ", 13: " "})))
     check_part(status, headers, length, offset, known)
 
 
 def mp4(data: bytes) -> None:
-    """The body of a video; the first byte tells whether its length was announced."""
+    """Check the body of a video. The first byte selects the announced length."""
     announced = {0: None, 1: len(data) - 1, 2: len(data)}.get(data[0] % 4 if data else 0, 0)
     check_mp4(data[1:], announced)
 
 
 def redirect(data: bytes) -> None:
-    """The URL of a video and the place that its host redirects to, by lines."""
+    """Check the URL of a video, and the target of a redirect, on two lines."""
     url, _, location = data.partition(b"\n")
     check_redirect(url.decode("utf-8", "surrogateescape"), location.decode("latin-1") if location else None)
 
 
 def address(data: bytes) -> None:
-    """A host in the URL of a video."""
+    """Check a host in the URL of a video."""
     check_address(data.decode("utf-8", "surrogateescape"))
 
 

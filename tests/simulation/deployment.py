@@ -1,8 +1,8 @@
 """
-Airflow, as far as a waiting task notices it: tries on workers, deferrals, triggerers that come and go, reschedules.
+Simulated Airflow: tries on workers, deferrals, triggerers that fail and return, reschedules.
 
-Each step on a worker is done by a new copy of the operator, each run of a trigger by one that was made from its
-serialized form, and nothing but what Airflow stores goes from one process to the next.
+Each step on a worker runs a new copy of the operator, and each trigger is built from its serialized form. Processes
+exchange only what Airflow stores.
 """
 
 from __future__ import annotations
@@ -30,36 +30,36 @@ from tests.support.virtual_time import Worker
 
 FAILED_DEFERRAL = "__fail__"
 CLEAR = "a clear"
-"""Why a deferral ends that a person clears."""
+"""The reason for the end of a deferral that a person clears."""
 
 DETECTION = 30.0
-"""Seconds after which Airflow notices that a process is gone."""
+"""Seconds after which Airflow detects a dead process."""
 
 
 @dataclass
 class Returned:
-    """A task that has ended well."""
+    """The result of a successful try."""
 
     value: object
 
 
 class Killed:
-    """A worker that was killed; Airflow finds the task without a process, and counts a failed try."""
+    """The result of a try whose worker was killed. Airflow detects the missing process and fails the try."""
 
     def __str__(self):
         return "the worker was killed"
 
 
 class Cleared:
-    """A try that a person has ended while it was deferred, by a clear."""
+    """The result of a try that a person cleared while it was deferred."""
 
     def __str__(self):
-        return "a person has cleared the task"
+        return "a person cleared the task"
 
 
 @dataclass
 class Attempt:
-    """One try of a task, as the oracle needs it."""
+    """One try of a task, with the times that the oracle checks."""
 
     number: int
     begun_at: float = 0.0
@@ -79,7 +79,7 @@ class Attempt:
 
 
 class Store:
-    """A task state store: JSON that outlives tries. Each call is a boundary, and may fail."""
+    """A task state store: JSON that is kept across tries. Each call is a boundary and may fail."""
 
     def __init__(self, instance):
         self._instance = instance
@@ -87,13 +87,13 @@ class Store:
         self.calls = 0
 
     def _call(self, name, act):
-        process = self._instance.world.process_here()
+        process = self._instance.simulation.process_here()
         process.boundary(f"before store.{name}")
         self.calls += 1
         if self.calls in self._instance.plan.store_fails_at:
-            raise RuntimeError("the API server does not answer")
+            raise RuntimeError("the API server does not respond")
         result = act()
-        self._instance.world.note(process, f"store.{name} {self.values}")
+        self._instance.simulation.record(process, f"store.{name} {self.values}")
         process.boundary(f"after store.{name}")
         return result
 
@@ -109,24 +109,24 @@ class Store:
 
 class TaskInstance:
     """
-    One task instance, through all of its tries.
+    One task instance and all its tries.
 
-    :param world: the world.
-    :param plan: what it is, and what happens to it.
-    :param template: the operator as the Dag file makes it.
+    :param simulation: the simulation.
+    :param plan: the task and its faults.
+    :param template: the operator as parsed from the Dag file.
     :param triggerers: Airflow's triggerers.
     """
 
     dag_id, run_id, map_index = "dag", "run", -1
 
-    def __init__(self, world, plan, template, triggerers):
-        self.world, self.plan, self.task, self._triggerers = world, plan, template, triggerers
+    def __init__(self, simulation, plan, template, triggerers):
+        self.simulation, self.plan, self.task, self._triggerers = simulation, plan, template, triggerers
         self.task_id = plan.name
         self.try_number, self.max_tries = 0, plan.retries
         self.upstream = None
         self.xcom = {}
         self.all_xcoms = []
-        self.stored = []  # the arguments of its triggers and their events, as the database holds them
+        self.stored = []  # arguments and events of its triggers, as stored in the database
         self.store = Store(self) if plan.has_store else None
         self.first_start = None
         self.attempts = []
@@ -134,41 +134,45 @@ class TaskInstance:
         self.pushes = 0
         self.last_step = None
         self.lost_workers = 0
-        self.held = []  # for how long each worker had the task, in seconds
+        self.held = []  # seconds that each worker was occupied
         self.trigger_runs = 0
-        self.reorders = 0  # orders that a person has asked for
-        self.settled = []  # orders that are over and known
+        self.reorders = 0  # further orders that a person requested
+        self.settled = []  # ids of the orders before the last such request
         self.videos = {}
         self.was_cleared = False
         self.state = None
-        world.instances[self.task_id] = self
+        simulation.instances[self.task_id] = self
 
     @property
     def orders(self):
-        """What the service has taken from this task instance."""
-        return [order for order in self.world.wire.service.orders if order.request["prompt"] == self.task_id]
+        """The orders that the service accepted from this task instance."""
+        return [
+            order
+            for order in self.simulation.network.service.orders
+            if order.request["prompt"] == self.task_id
+        ]
 
-    # --- what an operator asks of a task instance -----------------------------------------------------------
+    # --- the interface that operators use -------------------------------------------------------------------
 
     def xcom_push(self, key, value):
-        process = self.world.process_here()
+        process = self.simulation.process_here()
         process.boundary("before xcom_push")
         self.pushes += 1
         if self.pushes in self.plan.xcom_fails_at:
-            raise RuntimeError("the XCom backend does not answer")
+            raise RuntimeError("the XCom backend does not respond")
         self.keep_xcom(key, value)
         if key == "video_task_id" and self.attempts[-1].waits_since is None:
-            self.attempts[-1].waits_since = self.world.loop.time()
+            self.attempts[-1].waits_since = self.simulation.loop.time()
         process.boundary("after xcom_push")
 
     def xcom_pull(self, *, task_ids, key, map_indexes):
         assert (task_ids, map_indexes) == (self.task_id, self.map_index)
-        self.world.process_here().boundary("before xcom_pull")
+        self.simulation.process_here().boundary("before xcom_pull")
         return as_stored(self.xcom.get(key))
 
     @property
     def start_date(self):
-        """When the try began, as some versions of Airflow tell a worker that resumes."""
+        """The start of the try. Some versions of Airflow give it to a worker that resumes."""
         if not self.plan.has_start_date:
             return None
         return datetime.fromtimestamp(self.attempts[-1].began, tz=UTC)
@@ -183,10 +187,10 @@ class TaskInstance:
     def get_first_reschedule_date(self, context):
         return self.first_start
 
-    # --- its tries ------------------------------------------------------------------------------------------
+    # --- tries ----------------------------------------------------------------------------------------------
 
     async def live(self):
-        """Run try after try, until none is left or one has ended well."""
+        """Run tries until one succeeds or no retry is left."""
         await asyncio.sleep(self.plan.starts_at)
         await self.run_tries()
 
@@ -198,9 +202,9 @@ class TaskInstance:
             attempt = Attempt(self.try_number)
             self.attempts.append(attempt)
             attempt.result = await self._run_try(attempt)
-            attempt.ended_at = self.world.loop.time()
+            attempt.ended_at = self.simulation.loop.time()
             self.state = state_after(attempt.result)
-            self.world.note(self.task_id, f"try {self.try_number}: {self.state}: {attempt.result}")
+            self.simulation.record(self.task_id, f"try {self.try_number}: {self.state}: {attempt.result}")
             if self.state == "cleared":
                 self.clear()
                 continue
@@ -214,20 +218,20 @@ class TaskInstance:
             await asyncio.sleep(self.plan.retry_delay)
 
     def clear(self):
-        """Do what Airflow does when a person clears the task. Where nothing binds its order, it orders again then."""
+        """Clear the task as Airflow does. Without a task state store, it then orders again."""
         self.max_tries = self.try_number + self.plan.retries
         self.last_step = None
         if self.store is None:
             self.give_up_orders()
 
     def give_up_orders(self):
-        """Note that a person wants another order beside those that are there."""
+        """Record that a person requests another order."""
         known = [order.id for order in self.orders]
         self.reorders += known != self.settled
         self.settled = known
 
     async def _run_try(self, attempt):
-        # Airflow 3.0 resumes a retry with what the try before has deferred with.
+        # Airflow 3.0 resumes a retry with the deferral of the previous try.
         step = self.last_step if self.plan.resumes_stale else None
         if self.task.start_from_trigger:
             step = await self._start_in_triggerer(attempt)
@@ -244,43 +248,42 @@ class TaskInstance:
     async def _start_in_triggerer(self, attempt):
         arguments = self.task.start_trigger_args
         self._begin(attempt)
-        timeout = self.world.clock.time() + arguments.timeout.total_seconds()
+        timeout = self.simulation.clock.time() + arguments.timeout.total_seconds()
         if self.plan.execution_timeout:
-            timeout = min(timeout, self.world.clock.time() + self.plan.execution_timeout)
+            timeout = min(timeout, self.simulation.clock.time() + self.plan.execution_timeout)
         return await self._in_triggerer(
             arguments.trigger_cls, arguments.trigger_kwargs, timeout, (arguments.next_method, {}), attempt
         )
 
     def _begin(self, attempt):
         if not attempt.began:
-            attempt.begun_at, attempt.began = self.world.loop.time(), self.world.clock.time()
+            attempt.begun_at, attempt.began = self.simulation.loop.time(), self.simulation.clock.time()
 
     async def _rescheduled(self, pause, attempt):
         moment = pause.reschedule_date.timestamp()
         self.first_start = self.first_start or datetime.fromtimestamp(attempt.began, tz=UTC)
-        self.world.note(self.task_id, f"rescheduled to {moment - attempt.began:.3f} s after the start")
-        attempt.rescheduled.append((self.world.loop.time(), moment))
-        self.xcom.clear()  # as Airflow does before each poke
-        await asyncio.sleep(self.world.clock.until(moment))
+        self.simulation.record(self.task_id, f"rescheduled to {moment - attempt.began:.3f} s after the start")
+        attempt.rescheduled.append((self.simulation.loop.time(), moment))
+        self.xcom.clear()  # Airflow does the same before each poke
+        await asyncio.sleep(self.simulation.clock.until(moment))
 
     # --- on a worker ----------------------------------------------------------------------------------------
 
     async def _work(self, step, attempt):
-        await asyncio.sleep(self.world.wire.lag() * 10)  # in the queue, and until the process is there
-        process = Process(self.world, f"{self.task_id}'s worker", self._meet, self.task_id)
+        await asyncio.sleep(self.simulation.network.lag() * 10)  # queue and start of the process
+        process = Process(self.simulation, f"{self.task_id}'s worker", self._meet, self.task_id)
         self._begin(attempt)
         attempt.workers.append(process)
-        self.task.retries = (
-            self.plan.retries
-        )  # each process parses the Dag file; the task may change it for its own one
-        worker = Worker(self.world.loop, lambda: self._executed(step, process))
+        # Each process parses the Dag file again, which undoes what the task changed.
+        self.task.retries = self.plan.retries
+        worker = Worker(self.simulation.loop, lambda: self._executed(step, process))
         worker.process = process
         alarm = None
         if self.plan.execution_timeout:
             error = AirflowTaskTimeout("execution_timeout")
-            alarm = self.world.loop.call_later(self.plan.execution_timeout, worker.interrupt, error)
+            alarm = self.simulation.loop.call_later(self.plan.execution_timeout, worker.interrupt, error)
         result = await worker.end
-        process.ended_at = self.world.loop.time()
+        process.ended_at = self.simulation.loop.time()
         self.held.append(process.ended_at - process.begun_at)
         if alarm is not None:
             alarm.cancel()
@@ -289,7 +292,7 @@ class TaskInstance:
             await asyncio.sleep(DETECTION)
         elif not isinstance(result, (TaskDeferred, AirflowRescheduleException)):
             attempt.decided_on_worker = attempt.decided_at is None
-            self._decide(attempt, process, self.world.loop.time())
+            self._decide(attempt, process, self.simulation.loop.time())
         return result
 
     def _decide(self, attempt, process, at):
@@ -297,14 +300,14 @@ class TaskInstance:
             attempt.decided_at, attempt.decider_since = at, process.begun_at
 
     def _meet(self, process, what):
-        """Let a worker die or be interrupted at one of its boundaries, as the plan says."""
+        """Kill or interrupt a worker at the boundaries that the plan lists."""
         number, self.boundaries = self.boundaries, self.boundaries + 1
-        self.world.at_boundary(number, what)
+        self.simulation.at_boundary(number, what)
         if number in self.plan.kills:
-            self.world.note(process, f"killed at boundary {number}, {what}")
+            self.simulation.record(process, f"killed at boundary {number}, {what}")
             process.alive = False
         elif number in self.plan.interrupts:
-            self.world.note(process, f"interrupted at boundary {number}, {what}")
+            self.simulation.record(process, f"interrupted at boundary {number}, {what}")
             raise AirflowTaskTimeout("interrupted")
 
     def _executed(self, step, process):
@@ -314,11 +317,11 @@ class TaskInstance:
             if isinstance(result.value, (dict, list, str)) and self.plan.do_xcom_push:
                 process.boundary("before the result is pushed")
                 self.keep_xcom("return_value", result.value)
-            process.boundary("before the success is told")
-        except BaseException as error:  # noqa: BLE001 - whatever ends a process
+            process.boundary("before the success is reported")
+        except BaseException as error:  # noqa: BLE001 - any error ends the process
             result = error
             with contextlib.suppress(BaseException):
-                process.boundary(error)  # it may be gone before Airflow is told
+                process.boundary(error)  # the process may be killed before it reports the error
         if not process.alive:
             return Killed()
         return result
@@ -335,26 +338,25 @@ class TaskInstance:
 
     async def _deferred(self, deferral, attempt):
         path, kwargs = deferral.trigger.serialize()
-        timeout = self.world.clock.time() + deferral.timeout.total_seconds()
+        timeout = self.simulation.clock.time() + deferral.timeout.total_seconds()
         return await self._in_triggerer(
             path, kwargs, timeout, (deferral.method_name, as_stored(deferral.kwargs or {})), attempt
         )
 
     async def _in_triggerer(self, path, kwargs, timeout_after, resume, attempt):
-        """Return the step that follows: a method with arguments, or the end."""
+        """Return the next step: a method with arguments, or the result of the try."""
         attempt.decided_at = None
         stored = json.dumps(kwargs, allow_nan=False)
         self.stored.append(stored)
-        event = self.world.loop.create_future()
+        event = self.simulation.loop.create_future()
         runs = []
-        until, ending = self._ending_from_outside(timeout_after)
+        until, ending = self._external_end(timeout_after)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(until):
                 while not event.done():
-                    triggerer = await self._triggerers.one_that_is_up(event)
-                    await asyncio.wait(
-                        {event}, timeout=self.world.wire.lag() * 10
-                    )  # until it looks for triggers
+                    triggerer = await self._triggerers.next_running(event)
+                    pickup_delay = self.simulation.network.lag() * 10
+                    await asyncio.wait({event}, timeout=pickup_delay)
                     if event.done() or not triggerer.is_up:
                         continue
                     run = triggerer.start(self, path, json.loads(stored), timeout_after, event)
@@ -373,21 +375,21 @@ class TaskInstance:
             return FAILED_DEFERRAL, {"error": ending}
         payload, run, fired_at = event.result()
         self.stored.append(json.dumps(payload))
-        self.world.note(self.task_id, f"event {payload}")
+        self.simulation.record(self.task_id, f"event {payload}")
         attempt.deciders.append(run.triggerer)
-        # Of videos that are there, a worker makes sure.
+        # A worker reads the videos that an event reports as ended.
         attempt.has_seen_the_end |= payload != "success" and bool({"completed", "failed"} & _states(payload))
-        if payload == "success" or not _is_left_to_a_worker(payload):
+        if payload == "success" or not _needs_worker(payload):
             self._decide(attempt, run.process, fired_at)
         if payload == "success":
             return Returned(self.xcom.get("return_value"))
         method, arguments = resume
         return method, {**arguments, "event": as_stored(payload)}
 
-    def _ending_from_outside(self, timeout_after):
-        """Return the seconds after which a deferral ends that no event ends, and why: Airflow's reason, or a clear."""
-        # The scheduler looks for deferrals that have timed out now and then.
-        endings = [(self.world.clock.until(timeout_after) + 15.0, "Trigger timeout")]
+    def _external_end(self, timeout_after):
+        """Return the seconds after which a deferral ends without an event, and the reason: Airflow's, or a clear."""
+        # The scheduler checks for deferrals that timed out at intervals.
+        endings = [(self.simulation.clock.until(timeout_after) + 15.0, "Trigger timeout")]
         if self.plan.airflow_ends_at is not None:
             endings.append((self.plan.airflow_ends_at, self.plan.airflow_reason))
         if self.plan.cleared_after is not None and not self.was_cleared:
@@ -396,17 +398,17 @@ class TaskInstance:
 
 
 def _states(event):
-    """Return the words for all states in an event."""
+    """Return all states in an event."""
     return {event["status"], *(status for status, _ in event.get("table", {}).values())}
 
 
-def _is_left_to_a_worker(event):
-    """Return whether it is a worker that may find that the deadline has passed, and not the trigger."""
+def _needs_worker(event):
+    """Return whether a worker, not the trigger, may still detect that the deadline passed."""
     return "timeout" not in _states(event) or event.get("final_poll") is False
 
 
 def state_after(result):
-    """Return the state that Airflow gives to a task after a try."""
+    """Return the state that Airflow sets after a try."""
     if isinstance(result, Returned):
         return "success"
     if isinstance(result, Cleared):
@@ -420,7 +422,7 @@ def state_after(result):
 
 @dataclass
 class Run:
-    """A trigger in a triggerer; ``lost`` is done when Airflow has to do without that triggerer."""
+    """A trigger that runs in a triggerer. ``lost`` is done when Airflow has lost that triggerer."""
 
     process: Process
     triggerer: Process
@@ -435,34 +437,34 @@ class Run:
 
 class Triggerer:
     """
-    A triggerer that is there, or killed, or cut off: then it goes on for a while as if it were in charge.
+    A triggerer that is running, killed, or cut off. A triggerer that is cut off still runs its triggers.
 
-    :param world: the world.
-    :param name: its name.
-    :param absences: from, until, and whether it is only cut off.
-    :param came_up: called when it is back.
+    :param simulation: the simulation.
+    :param name: name in the trace.
+    :param absences: start, end, and whether the triggerer is cut off instead of killed.
+    :param came_up: called when it runs again.
     """
 
-    def __init__(self, world, name, absences, came_up):
-        self._world, self._name, self._came_up = world, name, came_up
+    def __init__(self, simulation, name, absences, came_up):
+        self._simulation, self._name, self._came_up = simulation, name, came_up
         self._timers = []
         self._runs = []
         self._come_up()
         for begin, end, cut_off in absences:
-            self._timers.append(world.loop.call_later(begin, self._leave, cut_off))
-            self._timers.append(world.loop.call_later(end, self._come_up))
+            self._timers.append(simulation.loop.call_later(begin, self._leave, cut_off))
+            self._timers.append(simulation.loop.call_later(end, self._come_up))
 
     def _come_up(self):
         self._end_runs()
-        self.process = Process(self._world, self._name)
+        self.process = Process(self._simulation, self._name)
         self.is_up = True
-        self._world.note(self._name, "up")
+        self._simulation.record(self._name, "up")
         self._came_up()
 
     def _leave(self, cut_off):
-        self._world.note(self._name, "cut off" if cut_off else "killed")
+        self._simulation.record(self._name, "cut off" if cut_off else "killed")
         self.is_up = False
-        self.process.lost_at = self._world.loop.time()
+        self.process.lost_at = self._simulation.loop.time()
         self._lose_runs()
         if not cut_off:
             self._end_runs()
@@ -481,7 +483,7 @@ class Triggerer:
 
     def kill(self, seconds):
         self._leave(cut_off=False)
-        self._timers.append(self._world.loop.call_later(seconds, self._come_up))
+        self._timers.append(self._simulation.loop.call_later(seconds, self._come_up))
 
     def close(self):
         for timer in self._timers:
@@ -492,9 +494,9 @@ class Triggerer:
         trigger = getattr(importlib.import_module(module), name)(**kwargs)
         trigger.task_instance = instance
         trigger.timeout_after = datetime.fromtimestamp(timeout_after, tz=UTC)
-        loop = self._world.loop
-        # Of its own only for the times; what it shares with the others of its triggerer is bound to ``self.process``.
-        process = Process(self._world, f"{self._name} for {instance.task_id}", task_id=instance.task_id)
+        loop = self._simulation.loop
+        # Separate only for its times. State shared by the triggers of a triggerer is bound to ``self.process``.
+        process = Process(self._simulation, f"{self._name} for {instance.task_id}", task_id=instance.task_id)
         run = Run(process, self.process, loop.create_future())
         context = contextvars.copy_context()
         context.run(PROCESS.set, self.process)
@@ -507,28 +509,28 @@ class Triggerer:
         try:
             run.events = trigger.run()
             events = [one.payload async for one in run.events]
-        except Exception as error:  # noqa: BLE001 - none may come
-            self._world.findings.append(f"{run.process.name}: the trigger raised {error!r}")
+        except Exception as error:  # noqa: BLE001 - any exception is a finding
+            self._simulation.findings.append(f"{run.process.name}: the trigger raised {error!r}")
             events = [{"status": "raised"}]
         finally:
-            run.process.ended_at = self._world.loop.time()
+            run.process.ended_at = self._simulation.loop.time()
         if run in self._runs:
             self._runs.remove(run)
         if len(events) != 1:
-            self._world.findings.append(f"{run.process.name}: the trigger fired {len(events)} events")
+            self._simulation.findings.append(f"{run.process.name}: the trigger fired {len(events)} events")
         if run.process.alive and not event.done():
-            event.set_result((events[0], run, self._world.loop.time()))
+            event.set_result((events[0], run, self._simulation.loop.time()))
 
 
 class Triggerers:
     """All triggerers of a deployment."""
 
-    def __init__(self, world, absences):
-        self._world = world
+    def __init__(self, simulation, absences):
+        self._simulation = simulation
         self._waiting = []
         self._all = []
         self._all = [
-            Triggerer(world, f"triggerer {number}", times, self._wake)
+            Triggerer(simulation, f"triggerer {number}", times, self._wake)
             for number, times in enumerate(absences, 1)
         ]
 
@@ -538,19 +540,19 @@ class Triggerers:
                 waiting.set_result(None)
         self._waiting.clear()
 
-    async def one_that_is_up(self, event):
-        """Return one that is up, as soon as there is one; or any, if the event has come."""
-        while not (up := [one for one in self._all if one.is_up or event.done()]):
-            waiting = self._world.loop.create_future()
+    async def next_running(self, event):
+        """Wait for a running triggerer and return it. Return any triggerer once the event has fired."""
+        while not (up := [triggerer for triggerer in self._all if triggerer.is_up or event.done()]):
+            waiting = self._simulation.loop.create_future()
             self._waiting.append(waiting)
             await asyncio.wait({event, waiting}, return_when=asyncio.FIRST_COMPLETED)
-        return up[int(self._world.wire.random.random() * len(up))]
+        return up[int(self._simulation.network.random.random() * len(up))]
 
     def kill(self, seconds):
-        """ProcessKilled all of them now, for so many seconds."""
-        for one in self._all:
-            one.kill(seconds)
+        """Kill all triggerers for this many seconds."""
+        for triggerer in self._all:
+            triggerer.kill(seconds)
 
     def close(self):
-        for one in self._all:
-            one.close()
+        for triggerer in self._all:
+            triggerer.close()

@@ -1,8 +1,8 @@
 """
-The edge that moves bytes, in virtual time: between the shipped transports and the emulator's own service.
+A network in virtual time, between the shipped clients and the emulator's service.
 
-Both HTTP libraries are replaced at their sessions, so that everything on our side of them is the shipped code, and
-everything on the other side is the emulator's.
+The sessions of both HTTP libraries are replaced. The code on the client's side is the shipped code; the code on the
+service's side is the emulator's.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _PIECE = 65536
 
 
 class _Minutes:
-    """A limit for each minute, in the place of the emulator's bucket."""
+    """A rate limit per calendar minute. Replaces the emulator's token bucket."""
 
     def __init__(self, most, now):
         self.limit = SimpleNamespace(retry_after="seconds")
@@ -41,7 +41,7 @@ class _Minutes:
         self._minute, self._count = 0, 0
 
     def take(self):
-        """Let a request through and return 0, or return the seconds until the next minute."""
+        """Return 0 if a request is allowed, otherwise the seconds until the next minute."""
         minute, since = divmod(self._now(), 60.0)
         if minute != self._minute:
             self._minute, self._count = minute, 0
@@ -51,7 +51,7 @@ class _Minutes:
 
 @dataclass(eq=False)
 class Exchange:
-    """One request: when it was sent, to whom it belongs, and what came back."""
+    """One request and its response."""
 
     process: object
     at: float
@@ -65,53 +65,53 @@ class Exchange:
     session: object = None
     waits_in: object = None
     is_whole: bool = False
-    """Whether the body was read to its end."""
+    """Whether the client read the whole body."""
 
     def __str__(self):
-        answer = (
-            "no answer"
+        response = (
+            "no response"
             if self.status is None
             else f"{self.status} {self.body[:200].decode(errors='replace')}"
         )
-        return f"{self.method} {self.task_id or ''} since {self.at:.1f}: {answer}"
+        return f"{self.method} {self.task_id or ''} since {self.at:.1f}: {response}"
 
 
 @dataclass
 class FaultPlan:
     """
-    What goes wrong on the way, and when; times are seconds since the start of the schedule.
+    The faults of a schedule. Times are seconds since its start.
 
-    :param windows: from, until, target, answer; "refused" closes the port, "slow" makes every step of a request slow.
-    :param dice: random faults for single requests.
+    :param windows: start, end, target and response; "refused" closes the port, "slow" delays each step of a request.
+    :param random_faults: random faults of single requests.
     :param random: source of delays.
     """
 
     windows: list
-    dice: RandomFaults
+    random_faults: RandomFaults
     random: object
 
     def at(self, now, *targets):
-        for begin, end, target, answer in self.windows:
+        for begin, end, target, response in self.windows:
             if begin <= now < end and target in targets:
-                return answer
+                return response
         return None
 
 
 class WindowedFaults(Faults):
-    """The emulator's faults, and before them those of the schedule's windows."""
+    """The faults of the schedule's windows, then those of the emulator."""
 
-    def __init__(self, weather, now):
-        super().__init__(weather.dice)
-        self._weather, self._now = weather, now
+    def __init__(self, fault_plan, now):
+        super().__init__(fault_plan.random_faults)
+        self._fault_plan, self._now = fault_plan, now
 
     def meet(self, record):
-        answer = self._weather.at(self._now(), record.place, "all")
-        return answer if isinstance(answer, Response) else super().meet(record)
+        response = self._fault_plan.at(self._now(), record.place, "all")
+        return response if isinstance(response, Response) else super().meet(record)
 
 
 @dataclass
 class Arrival:
-    """What the service sends back: nothing at all, or a head after ``delay`` and pieces of a body."""
+    """The service's response as the client receives it: nothing, or a head after ``delay`` and pieces of a body."""
 
     delay: float
     hang: bool = False
@@ -124,21 +124,21 @@ class Arrival:
 
 class SimulatedNetwork:
     """
-    The network of one schedule, with the service at its end.
+    The network of one schedule, with the service.
 
-    :param clock: the service's clock; nothing steps it.
-    :param weather: what goes wrong.
-    :param api_key: the valid key.
-    :param rate_limit: limit of the service, or None.
-    :param per_minute: requests that it takes in each minute, or None.
-    :param worker_fault_rate: part of the workers' requests that get a 500.
+    :param clock: the service's clock.
+    :param fault_plan: the faults of the schedule.
+    :param api_key: the valid API key.
+    :param rate_limit: rate limit of the service, or None.
+    :param per_minute: requests allowed per minute, or None.
+    :param worker_fault_rate: share of the workers' requests that get a 500.
     :param max_running: videos that the account runs at a time, or None.
     """
 
     def __init__(
         self,
         clock,
-        weather,
+        fault_plan,
         api_key,
         rate_limit=None,
         per_minute=None,
@@ -148,14 +148,14 @@ class SimulatedNetwork:
         self._now = clock.elapsed
         self._worker_fault_rate = worker_fault_rate
         self.gone_host = None
-        self._weather = weather
-        self.random = weather.random
+        self._fault_plan = fault_plan
+        self.random = fault_plan.random
         self.exchanges = []
-        self.scripts = {}  # what becomes of an order, by its prompt
+        self.scripts = {}  # the emulator's script of each order, by prompt
         self.service = Service(
             clock=clock,
             api_key=api_key,
-            faults=WindowedFaults(weather, clock.elapsed),
+            faults=WindowedFaults(fault_plan, clock.elapsed),
             signer=UrlSigner(clock, 86400.0, exact=True),
             rate_limit=rate_limit,
             record_requests=False,
@@ -171,17 +171,17 @@ class SimulatedNetwork:
         return exchange
 
     def lag(self):
-        """Return how long a step of a request takes."""
-        slow = self._weather.at(self._now(), "all") == "slow"
-        chance = self._weather.random.random()
+        """Return the seconds that a step of a request takes."""
+        slow = self._fault_plan.at(self._now(), "all") == "slow"
+        chance = self._fault_plan.random.random()
         return chance * 40.0 if slow else 0.01 + 0.1 * chance
 
     @property
     def is_closed(self):
-        return self._weather.at(self._now(), "all") == "refused"
+        return self._fault_plan.at(self._now(), "all") == "refused"
 
     def arrive(self, exchange, url, headers, body):
-        """Hand a request to the service, and return what it sends back."""
+        """Send a request to the service and return the response."""
         service = self.service
         record, fault = service.arrive(exchange.method, urlsplit(url).path, headers, 1)
         exchange.task_id = record.task_id
@@ -199,49 +199,49 @@ class SimulatedNetwork:
         if body is not None:
             service.default_script = self.scripts[json.loads(body)["prompt"]]
         orders = len(service.orders)
-        reply, answer = service.reply(record, fault)
+        reply, response = service.reply(record, fault)
         if len(service.orders) > orders:
             exchange.accepted, exchange.task_id = True, record.task_id
-        return self._spoilt(exchange, reply, answer or _REGULAR, headers["Authorization"])
+        return self._with_faults(exchange, reply, response or _REGULAR, headers["Authorization"])
 
-    def _spoilt(self, exchange, reply, answer, authorization):
-        delay = self.lag() + answer.delay
-        if answer.hang or (answer.reset and answer.truncate is None):
-            return Arrival(delay, hang=answer.hang, reset=bool(answer.reset))
+    def _with_faults(self, exchange, reply, response, authorization):
+        delay = self.lag() + response.delay
+        if response.hang or (response.reset and response.truncate is None):
+            return Arrival(delay, hang=response.hang, reset=bool(response.reset))
         body = reply.body().replace(YOUR_KEY.encode(), authorization.removeprefix("Bearer ").encode())
         exchange.status, exchange.body = reply.status, body
         retry_after = reply.headers.get("Retry-After", "")
         exchange.pause = float(retry_after) if retry_after.isdigit() else 0.0
-        body = gzip.compress(exchange.body) if answer.gzip else exchange.body
-        headers = {**reply.headers, **({"Content-Encoding": "gzip"} if answer.gzip else {})}
-        if answer.truncate is not None:
-            body = body[: answer.truncate]
+        body = gzip.compress(exchange.body) if response.gzip else exchange.body
+        headers = {**reply.headers, **({"Content-Encoding": "gzip"} if response.gzip else {})}
+        if response.truncate is not None:
+            body = body[: response.truncate]
         pieces = [(self.lag(), body)]
-        if answer.endless:
+        if response.endless:
             pieces = [(0.0, (body or b" ") * (_PIECE // max(len(body), 1)))] * 40
-        elif answer.bytes_per_second:
-            pieces = [(len(body) / answer.bytes_per_second, body)]
+        elif response.bytes_per_second:
+            pieces = [(len(body) / response.bytes_per_second, body)]
         return Arrival(
-            delay, status=reply.status, headers=headers, pieces=pieces, cut=answer.truncate is not None
+            delay, status=reply.status, headers=headers, pieces=pieces, cut=response.truncate is not None
         )
 
 
-# --- in the triggerer, and wherever else asyncio runs -------------------------------------------------------
+# --- aiohttp ------------------------------------------------------------------------------------------------
 
 
 class AsyncSession:
-    """In the place of aiohttp's session."""
+    """Replaces ``aiohttp.ClientSession``."""
 
-    def __init__(self, world):
-        self._world = world
+    def __init__(self, simulation):
+        self._simulation = simulation
         self.closed = False
         self.exchanges = []
-        world.sessions.append(self)
+        simulation.sessions.append(self)
 
     async def get(self, url, *, headers, allow_redirects, proxy, timeout):  # noqa: ASYNC109 - as in aiohttp
         assert not allow_redirects
         assert not self.closed
-        response = _AsyncResponse(self._world, str(url), headers, timeout.total, self)
+        response = _AsyncResponse(self._simulation, str(url), headers, timeout.total, self)
         try:
             await response.begin()
         except BaseException:
@@ -255,26 +255,26 @@ class AsyncSession:
 
 
 class _AsyncResponse:
-    """A request over aiohttp, and its response."""
+    """A request through aiohttp, and its response."""
 
-    def __init__(self, world, url, headers, timeout, session):
-        self._world, self._url, self._headers = world, url, headers
-        self._loop = world.loop
-        self._until = world.loop.time() + timeout
-        self._exchange = world.begin("GET", session)
+    def __init__(self, simulation, url, headers, timeout, session):
+        self._simulation, self._url, self._headers = simulation, url, headers
+        self._loop = simulation.loop
+        self._until = simulation.loop.time() + timeout
+        self._exchange = simulation.begin("GET", session)
         session.exchanges.append(self._exchange)
 
     def release(self):
         exchange = self._exchange
         exchange.ended_at = self._loop.time()
-        self._world.note(exchange.process, exchange)
+        self._simulation.record(exchange.process, exchange)
 
     async def begin(self):
-        wire = self._world.wire
-        await self._lapse(wire.lag())
-        if wire.is_closed:
+        network = self._simulation.network
+        await self._lapse(network.lag())
+        if network.is_closed:
             raise aiohttp.ClientOSError(errno.ECONNREFUSED, "refused")
-        arrival = wire.arrive(self._exchange, self._url, self._headers, None)
+        arrival = network.arrive(self._exchange, self._url, self._headers, None)
         await self._lapse(float("inf") if arrival.hang else arrival.delay)
         if arrival.reset:
             raise aiohttp.ClientOSError(errno.ECONNRESET, "reset")
@@ -307,14 +307,14 @@ class _Headers(dict):
         return self.getall(name, [])
 
 
-# --- on a worker --------------------------------------------------------------------------------------------
+# --- requests -----------------------------------------------------------------------------------------------
 
 
 class Session:
-    """In the place of a session of ``requests``; each wait for the network is a boundary of the worker."""
+    """Replaces ``requests.Session``. Each wait for the network is a boundary of the worker."""
 
-    def __init__(self, world):
-        self._world = world
+    def __init__(self, simulation):
+        self._simulation = simulation
 
     def __enter__(self):
         return self
@@ -325,37 +325,37 @@ class Session:
     def request(self, method, url, *, data, headers, auth, timeout, allow_redirects, stream, verify, proxies):
         assert not allow_redirects
         assert stream
-        world, process = self._world, self._world.process_here()
+        simulation, process = self._simulation, self._simulation.process_here()
         process.boundary(f"before {method}")
-        exchange = world.begin(method)
+        exchange = simulation.begin(method)
         request = auth(SimpleNamespace(headers=dict(headers or {})))
         try:
             return self._exchanged(exchange, url, request, data, timeout)
         finally:
-            exchange.ended_at = world.loop.time()
-            world.note(process, exchange)
+            exchange.ended_at = simulation.loop.time()
+            simulation.record(process, exchange)
 
     def _exchanged(self, exchange, url, request, data, timeout):
-        wire, process, method = self._world.wire, exchange.process, exchange.method
-        socket = _Socket(process, timeout, self._world.loop.time)
-        socket.lapse(wire.lag(), requests.ConnectTimeout, "connect")
+        network, process, method = self._simulation.network, exchange.process, exchange.method
+        socket = _Socket(process, timeout, self._simulation.loop.time)
+        socket.lapse(network.lag(), requests.ConnectTimeout, "connect")
         socket.connected()
-        if wire.is_closed:
+        if network.is_closed:
             raise requests.ConnectionError("refused") from ConnectionRefusedError(
                 errno.ECONNREFUSED, "refused"
             )
         body = b"".join(data) if data is not None else None
-        arrival = wire.arrive(exchange, url, request.headers, body)
-        process.boundary(f"after {method} was taken")
-        socket.lapse(float("inf") if arrival.hang else arrival.delay, requests.ReadTimeout, "answer")
-        process.boundary(f"after {method} was answered")
+        arrival = network.arrive(exchange, url, request.headers, body)
+        process.boundary(f"after {method} was received")
+        socket.lapse(float("inf") if arrival.hang else arrival.delay, requests.ReadTimeout, "response")
+        process.boundary(f"after the response to {method}")
         if arrival.reset:
             raise requests.ConnectionError("reset") from ConnectionResetError(errno.ECONNRESET, "reset")
         return _Response(arrival, socket, exchange)
 
 
 class _Socket:
-    """The socket of a request on a worker: what it may wait for, in each step and in all."""
+    """The socket of a request on a worker, with its timeouts for each step and for the whole request."""
 
     def __init__(self, process, timeout, now):
         self._process, self._now = process, now
@@ -365,7 +365,7 @@ class _Socket:
         self._cut_at = float("inf")
 
     def connected(self):
-        """Leave to the following steps what connecting has left of the time."""
+        """Limit the following steps to the remaining time."""
         self._longest = max(0.0, self._until - self._now())
 
     def cut_later(self, cutoff, at):
@@ -383,7 +383,7 @@ class _Socket:
 
 
 class SocketDeadline:
-    """In the place of the thread that cuts a connection."""
+    """Replaces the thread that closes a connection at its deadline."""
 
     def __init__(self, sock, seconds):
         self.expired = False

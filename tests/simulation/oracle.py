@@ -1,4 +1,4 @@
-"""The oracle: knows what was true in a schedule, and says which invariants its outcome breaks."""
+"""The oracle: compares the outcome of a schedule with the service's true state, and returns the broken invariants."""
 
 from __future__ import annotations
 
@@ -34,10 +34,10 @@ from tests.simulation.order_oracle import order_findings
 from tests.simulation.schedule import Video
 
 PROGRESS_INTERVAL = 10.0
-"""Seconds after which a line of a batch's log is no longer true, as the documentation promises."""
+"""Seconds: the documented maximum age of the progress in a batch's log."""
 
 EPSILON = 0.01
-"""Seconds that do not count: times since the epoch are no finer than a part of a microsecond."""
+"""Seconds: the tolerance of all checks. Covers the rounding of times since the epoch."""
 
 CAUSES = {
     ManxueAuthenticationError: {401},
@@ -47,44 +47,53 @@ CAUSES = {
     ManxueResultMissingError: {200},
     ManxueMediaTypeError: {200},
 }
-"""What the service must have answered for a wait to end with an error."""
+"""The statuses of responses that explain each error of a wait."""
 
 
-def findings(world, schedule, instances, left):
-    """Return what is wrong; ``left`` is what the schedule has left on the loop."""
-    found = list(world.findings)
+def findings(simulation, schedule, instances, left):
+    """Return the broken invariants. ``left`` lists the tasks and timers that remain on the loop."""
+    found = list(simulation.findings)
     if left:
         found.append(f"left over: {left}")
-    if world.clients or not all(session.closed for session in world.sessions):
+    if simulation.clients or not all(session.closed for session in simulation.sessions):
         found.append("a session was left open")
     for instance in instances:
-        found += [f"{instance.task_id}: {text}" for text in _Judgement(world, schedule, instance).findings()]
+        found += [
+            f"{instance.task_id}: {text}" for text in _TaskChecks(simulation, schedule, instance).findings()
+        ]
     return [
         *found,
-        *_secrets(world, instances),
-        *_pace(world, schedule),
-        *_pauses(world, schedule),
-        *_refusals(world, schedule),
-        *_progress(world, schedule),
-        *(text for turns in world.turns for text in turns.findings),
+        *_secrets(simulation, instances),
+        *_rate_limits(simulation, schedule),
+        *_pauses(simulation, schedule),
+        *_refusals(simulation, schedule),
+        *_progress(simulation, schedule),
+        *(text for grants in simulation.grants for text in grants.findings),
     ]
 
 
-class _Judgement:
-    """Judges one task instance."""
+class _TaskChecks:
+    """The checks of one task instance."""
 
-    def __init__(self, world, schedule, instance):
-        self.world, self.schedule, self.instance, self.plan = world, schedule, instance, instance.plan
+    def __init__(self, simulation, schedule, instance):
+        self.simulation, self.schedule, self.instance, self.plan = (
+            simulation,
+            schedule,
+            instance,
+            instance.plan,
+        )
         self.orders = instance.orders
         self.videos = dict(instance.videos)
         self.begins = dict.fromkeys(self.videos, 0.0)
         for order in self.orders:
             fails_at_once = self.plan.on_create == "create_answers_failed"
             self.videos[order.id] = Video(0.0, completes=False) if fails_at_once else self.plan.videos[0]
-            self.begins[order.id] = order.time - world.clock.now() + world.loop.time()
-        self.asked = [exchange for exchange in world.wire.exchanges if exchange.task_id in self.videos]
+            self.begins[order.id] = order.time - simulation.clock.now() + simulation.loop.time()
+        self.exchanges = [
+            exchange for exchange in simulation.network.exchanges if exchange.task_id in self.videos
+        ]
         self.polls = {}
-        for exchange in self.asked:
+        for exchange in self.exchanges:
             if exchange.method == "GET" and exchange.is_whole:
                 self.polls.setdefault(exchange.task_id, []).append(exchange)
 
@@ -93,12 +102,12 @@ class _Judgement:
             yield from self._end(attempt)
             yield from self._reschedules(attempt)
         if self.instance.state == "success":
-            yield from self._handed_over(self.instance.attempts[-1])
+            yield from self._result(self.instance.attempts[-1])
         if self.plan.kind == "order":
-            yield from order_findings(self.world, self.schedule, self.instance)
-        yield from self._manners()
+            yield from order_findings(self.simulation, self.schedule, self.instance)
+        yield from self._load()
 
-    # --- how a try has ended --------------------------------------------------------------------------------
+    # --- the end of a try -----------------------------------------------------------------------------------
 
     def _end(self, attempt):
         result = attempt.result
@@ -127,8 +136,8 @@ class _Judgement:
 
     def _failed_video(self, attempt):
         has_failed = any(self._is_over(video, attempt.ended_at, completes=False) for video in self.videos)
-        # A batch says the same of an id that belongs to no video.
-        is_no_video = self.plan.kind == "batch" and any(b"image.gen" in one.body for one in self.asked)
+        # A batch raises the same error for an id of another object.
+        is_no_video = self.plan.kind == "batch" and any(b"image.gen" in one.body for one in self.exchanges)
         if not has_failed and not is_no_video:
             yield "failed as if its video had"
 
@@ -154,15 +163,15 @@ class _Judgement:
                 yield f"false success for {video}"
 
     def _timeout(self, attempt, error):
-        # Where a retry would order again, an order that is interrupted ends as a timeout, with more words than Airflow's.
+        # If a retry would order again, an interrupted order ends with a timeout error that extends Airflow's message.
         if str(error).startswith(("interrupted", "execution_timeout")):
             return
         earliest, latest = self._starts(attempt)
-        clock = self.world.clock
+        clock = self.simulation.clock
         seen = GRACE_TIME if self._has_seen_the_end(attempt, attempt.decided_at) else 0.0
         deadline = self._deadline(attempt, latest)
         at, steps = attempt.decided_at, self.schedule.steps
-        # Airflow's own timeout of the trigger may strike while its clock is ahead for a moment.
+        # Airflow's own trigger timeout may fire while its clock is briefly ahead.
         latest_shown = max(
             clock.at(at), *(clock.before(moment) for moment, _ in steps if earliest < moment <= at), 0.0
         )
@@ -183,8 +192,8 @@ class _Judgement:
         """
         Return the earliest and the latest moment from which the wait of a try can count its time.
 
-        The wait for an order begins when the order is accepted. Airflow drops the arguments of a deferral that it ends, and
-        tells a worker only when the try began. The record has the time of the order.
+        The wait for an order begins when the order is accepted. When Airflow ends a deferral it drops the arguments, and the
+        worker gets only the start of the try. The record has the time of the order.
         """
         if self.plan.kind != "order":
             return attempt.begun_at, attempt.begun_at
@@ -204,7 +213,7 @@ class _Judgement:
         return min(deadline, shown_at(attempt.begun_at) + self.plan.execution_bound)
 
     def _airflow_may_end(self, attempt):
-        """Return whether Airflow has ended a deferral of this try and said that its time is over, in whatever way."""
+        """Return whether Airflow ended a deferral of this try with a timeout as the reason."""
         return self.plan.airflow_ends_at is not None and "timeout" in self.plan.airflow_reason.lower()
 
     def _reschedules(self, attempt):
@@ -215,32 +224,32 @@ class _Judgement:
                 yield f"rescheduled to {late:.3f} s after the deadline"
 
     def _has_seen_the_end(self, attempt, at):
-        """Return whether a video was seen completed, so that its URL is read after the deadline as well."""
+        """Return whether a poll saw a completed video, so that its URL may be read after the deadline."""
         return attempt.has_seen_the_end or any(
             exchange.at <= at and exchange.status == 200 and b'"completed"' in exchange.body
-            for exchange in self.asked
+            for exchange in self.exchanges
         )
 
     def _overshoot(self, at):
-        """Return the seconds after the deadline in which a timeout is decided at the latest, as docs/engine.md has it."""
+        """Return the maximum seconds from the deadline to the decision of a timeout (docs/engine.md)."""
         timeout = max(self.schedule.settings("request_timeout"))
         polls = sum(len(plan.videos) for plan in self.schedule.plans)
         each = max(
             1 / self.schedule.extra["requests_per_second"], timeout / self.schedule.extra["max_connections"]
         )
-        seen = {exchange.status for exchange in self.world.wire.exchanges if exchange.at <= at}
+        seen = {exchange.status for exchange in self.simulation.network.exchanges if exchange.at <= at}
         trouble = GRACE_TIME if seen & {401, 403} or self.schedule.look_ups or self.schedule.edits else 0.0
         pause = MAX_OVERSHOOT if seen & {429, 503} else trouble
         return 1 + FINAL_POLL_WINDOW + 3 * timeout + 7 * polls * each + pause
 
     def _lost(self, attempt, text, deadline):
-        """A video that was there, and could be polled, before its wait ended with a timeout is never lost."""
+        """No wait times out if its video completed and could be polled before."""
         deadline = min(deadline, attempt.decider_since) if self._airflow_may_end(attempt) else deadline
         if any("allow_http" in edit for _, edit in self.schedule.edits):
-            return  # workers cannot read the connection any more
-        is_throttled = any(exchange.status == 429 for exchange in self.asked)
+            return  # workers can no longer read the connection
+        is_throttled = any(exchange.status == 429 for exchange in self.exchanges)
         if is_throttled and attempt.decided_at > deadline + GRACE_TIME + MAX_OVERSHOOT:
-            return  # docs/engine.md bounds what a pause may move
+            return  # docs/engine.md limits the delay by a pause
         for video in self.videos:
             if f"The video {video!r} was not ready" not in text:
                 continue
@@ -249,12 +258,12 @@ class _Judgement:
                 for exchange in self.polls.get(video, ())
                 if exchange.at >= deadline - EPSILON
                 and exchange.ended_at <= attempt.decided_at + EPSILON
-                and not self._reaches_nobody(attempt, exchange)
+                and not self._is_discarded(attempt, exchange)
             ]
             sightings = [
                 one for one in polls if b'"completed"' in one.body and b'"video_url": "http' in one.body
             ]
-            if sightings and not self._was_read_in_vain(attempt, sightings, deadline):
+            if sightings and not self._could_not_be_read(attempt, sightings, deadline):
                 yield f"{video} is lost: a final poll has seen it"
             elif not self._is_troubled(deadline - 1, attempt.decided_at) and not any(
                 one.status == 200 for one in polls
@@ -262,18 +271,18 @@ class _Judgement:
                 yield f"{video} timed out without a final poll"
 
     @staticmethod
-    def _reaches_nobody(attempt, exchange):
-        """Return whether a triggerer got a response that was killed or cut off before it could tell how the wait ended."""
+    def _is_discarded(attempt, exchange):
+        """Return whether the triggerer that received this response was lost before it could fire the event."""
         lost_at = exchange.process.lost_at
         is_lost = lost_at is not None and lost_at <= attempt.decided_at
         return is_lost and exchange.process not in attempt.deciders
 
-    def _was_read_in_vain(self, attempt, sightings, deadline):
+    def _could_not_be_read(self, attempt, sightings, deadline):
         """
-        Return whether the triggerer alone has seen a video, and the URL could not be read for as long as that is tried.
+        Return whether only the triggerer saw the completed video, and the worker's time for reading its URL has passed.
 
-        Events have no URL, so a worker reads the video again, until five minutes later, or for as long as a pause may move
-        a final poll. ``execution_timeout`` bounds the whole.
+        Events contain no URL, so a worker reads the video again: for five minutes, or as long as a pause may delay a final
+        poll. ``execution_timeout`` limits both.
         """
         if any(one.session is None or "worker" in one.process.name for one in sightings):
             return False
@@ -282,7 +291,7 @@ class _Judgement:
         return attempt.decided_at >= tried_until - EPSILON
 
     def _is_troubled(self, begin, end):
-        """Return whether anything could keep a request in a span of time from an ordinary response."""
+        """Return whether any fault could affect a request in a span of time."""
         schedule = self.schedule
         spans = [(start, stop) for start, stop, *_ in (*schedule.windows, *schedule.look_ups)]
         spans += [span for span in (schedule.rotation, schedule.move) if span]
@@ -308,17 +317,19 @@ class _Judgement:
             if self.plan.kind != "batch":
                 yield f"ended with {error!r}"
             return
-        # A key that another wait has tried is refused for all.
-        asked = self.world.wire.exchanges if type(error) is ManxueAuthenticationError else self.asked
+        # A refused key is refused for all waits.
+        exchanges = (
+            self.simulation.network.exchanges if type(error) is ManxueAuthenticationError else self.exchanges
+        )
         seen = {
             exchange.status
-            for exchange in asked
+            for exchange in exchanges
             if exchange.ended_at is None or exchange.ended_at <= attempt.ended_at + EPSILON
         }
         if not seen & CAUSES[kinds[0]]:
-            yield f"ended with {error!r}, and the service has answered {seen}"
+            yield f"ended with {error!r}, and the statuses of the service were {seen}"
         is_missing = type(error) is ManxueResultMissingError
-        if is_missing and not any(b'"completed"' in exchange.body for exchange in self.asked):
+        if is_missing and not any(b'"completed"' in exchange.body for exchange in self.exchanges):
             yield f"ended with {error!r}, and the service never said that it is completed"
         if type(error) in {ManxueAuthenticationError, ManxuePermissionError}:
             yield from self._within_grace(attempt, error)
@@ -335,30 +346,28 @@ class _Judgement:
         yield from self._within_grace(attempt, error)
 
     def _is_expected(self, attempt, error):
-        if isinstance(
-            error, ManxueTransientError
-        ):  # nothing is ordered over a connection that cannot be read
+        if isinstance(error, ManxueTransientError):  # no order is sent over a connection that cannot be read
             return self.plan.kind == "order" and attempt.waits_since is None
-        # Airflow has ended the deferral before the video was there, and a retry waits again.
+        # Airflow ended the deferral before the video was ready, and a retry waits again.
         return self.plan.airflow_ends_at is not None and "not ready yet" in str(error)
 
     def _within_grace(self, attempt, error):
-        """Trouble with the connection ends a wait that has worked after its time of grace."""
+        """An error of the connection ends a wait that has worked before only after the grace period."""
         since = [
             exchange.ended_at
-            for exchange in self.asked
+            for exchange in self.exchanges
             if exchange.method == "GET"
             and exchange.status == 200
             and exchange.is_whole
             and b'"object": "video"' in exchange.body
-            # Completed without a URL is trouble with the same id, whose grace period goes on with a 403.
+            # A completed video without a URL starts a grace period of its id, which a 403 continues.
             and (b'"completed"' not in exchange.body or b'"video_url": "http' in exchange.body)
             and attempt.begun_at <= exchange.at
             and exchange.ended_at <= attempt.ended_at
             and not self._is_forgotten(attempt, exchange)
         ]
         if since and isinstance(error, ManxueConfigurationError):
-            # Waits that share a client go on with its last settings, and it begins for them when Airflow fails.
+            # Waits that share a client use its last settings; their grace period begins when Airflow fails.
             began = [at for at, _ in self.schedule.edits] + [begin for begin, *_ in self.schedule.look_ups]
             since = [min(max(since), max(at for at in began if at <= attempt.ended_at))]
         if since and not self.schedule.steps and attempt.ended_at < max(since) + GRACE_TIME - EPSILON:
@@ -366,17 +375,17 @@ class _Judgement:
 
     def _is_forgotten(self, attempt, exchange):
         """
-        Return whether a triggerer was lost in the first interval of a wait that began there.
+        Return whether a wait that began in a triggerer lost that triggerer in its first interval.
 
-        Nothing is stored of such a wait, so the next triggerer takes it for a new one.
+        Such a wait has stored nothing, so the next triggerer starts it as a new wait.
         """
         lost_at = exchange.process.lost_at
         is_early = lost_at is not None and lost_at <= attempt.begun_at + self.plan.interval
         return self.plan.mode == "from_trigger" and is_early
 
-    # --- what it hands over ---------------------------------------------------------------------------------
+    # --- results --------------------------------------------------------------------------------------------
 
-    def _handed_over(self, attempt):
+    def _result(self, attempt):
         instance, plan = self.instance, self.plan
         if not plan.do_xcom_push:
             if set(instance.xcom) - {OUTCOMES_KEY}:
@@ -384,20 +393,20 @@ class _Judgement:
             return
         pushed = [key for number, key, _ in instance.all_xcoms if number == attempt.number]
         cut_off = any(is_cut for triggerer in self.schedule.absences for *_, is_cut in triggerer)
-        # A triggerer that is gone before it has told the end leaves the same XComs to be stored once more.
+        # If a triggerer is lost before its event is stored, the next one stores the same XComs again.
         may_repeat = cut_off or plan.mode == "from_trigger"
         if (count := pushed.count("return_value")) != 1 and not (count and may_repeat):
             yield f"handed over {count} times"
         result = instance.xcom.get("return_value")
         if plan.kind == "batch":
-            yield from self._list_handed_over(result)
+            yield from self._list_result(result)
         elif not plan.waits:
             if result != self.orders[-1].id:
                 yield f"returned {result!r}"
         else:
-            yield from self._task_handed_over(result, instance.xcom)
+            yield from self._task_result(result, instance.xcom)
 
-    def _task_handed_over(self, task, xcom):
+    def _task_result(self, task, xcom):
         if self.plan.kind == "order" and task["id"] != xcom.get("video_task_id"):
             yield f"{task['id']} instead of the ordered {xcom.get('video_task_id')}"
         if task["id"] not in self.videos:
@@ -408,24 +417,24 @@ class _Judgement:
         if (xcom.get("video_url"), xcom.get("actualDuration")) != (task["video_url"], task["actualDuration"]):
             yield "its XComs are not those of the task"
 
-    def _list_handed_over(self, tasks):
+    def _list_result(self, tasks):
         ids = self.instance.upstream
-        ids = [ids] if isinstance(ids, str) else ids  # a list of one id that is read from an XCom
+        ids = [ids] if isinstance(ids, str) else ids  # one id from an XCom becomes a list
         if [task["id"] for task in tasks] != ids:
             yield f"{[task['id'] for task in tasks]} instead of {ids}"
         for task in tasks:
             if task["status"] == "completed":
                 xcom = {"video_url": task["video_url"], "actualDuration": task["actualDuration"]}
-                yield from self._task_handed_over(task, xcom)
+                yield from self._task_result(task, xcom)
                 if not self._is_over(task["id"], self.instance.attempts[-1].ended_at, completes=True):
                     yield f"false success for {task['id']}"
             elif not self.plan.tolerate:
                 yield f"succeeded with {task}"
 
-    # --- manners --------------------------------------------------------------------------------------------
+    # --- load -----------------------------------------------------------------------------------------------
 
     def _held(self):
-        """A worker holds its slot for one pass and a minute, whatever the service does."""
+        """A worker occupies its slot for at most one pass and a minute."""
         longest = (
             MAX_EXTRA_TIME
             + len(self.videos) / min(self.schedule.settings("requests_per_second"))
@@ -437,34 +446,34 @@ class _Judgement:
             if seconds > longest + EPSILON:
                 yield f"held a worker for {seconds:.0f} s"
 
-    def _manners(self):
+    def _load(self):
         if self.plan.mode != "poke" and self.plan.kind != "order":
             yield from self._held()
         last = {}
-        for exchange in self.asked:
+        for exchange in self.exchanges:
             if exchange.method != "GET":
                 continue
             key = exchange.process, exchange.task_id
             before, was_short = last.get(key, (None, False))
             gap = float("inf") if before is None or self._may_repeat(before) else exchange.at - before.at
             is_short = gap < MIN_INTERVAL - EPSILON
-            if is_short and was_short:  # a single one is the poll at the deadline
+            if is_short and was_short:  # a single short gap is the poll at the deadline
                 yield f"asked again and again, after {gap:.3f} s"
             last[key] = exchange, is_short
         span = max(attempt.ended_at - attempt.begun_at for attempt in self.instance.attempts)
-        # Each worker, and each run of a trigger, begins with a few polls of its own.
+        # Each worker and each trigger run begins with a few extra polls.
         runs = len(self.instance.held) + self.instance.trigger_runs
         each = 4 + 4 * runs + 2.5 * span / self.plan.interval
         most = len(self.videos) * len(self.instance.attempts) * each
-        turned_away = sum(map(self._is_turned_away, self.asked))
-        if len(self.asked) - turned_away > most:
-            yield f"asked {len(self.asked)} times in {span:.0f} s, and was turned away {turned_away} times"
+        throttled = sum(map(self._is_throttled, self.exchanges))
+        if len(self.exchanges) - throttled > most:
+            yield f"asked {len(self.exchanges)} times in {span:.0f} s, and was turned away {throttled} times"
 
     def _may_repeat(self, exchange):
-        """Whether a request may be sent anew at once: with a new key, or at the pace that a 429 has taught."""
-        return exchange.status == 401 or self._is_turned_away(exchange)
+        """Return whether a request may be repeated immediately: with a new key, or at the lower rate after a 429."""
+        return exchange.status == 401 or self._is_throttled(exchange)
 
-    def _is_turned_away(self, exchange):
+    def _is_throttled(self, exchange):
         return exchange.status == 429 and self.plan.kind == "batch"
 
 
@@ -472,8 +481,8 @@ def _may_be_skipped(error):
     return isinstance(error, (ManxueVideoFailedError, ManxueTimeoutError, AirflowTaskTimeout))
 
 
-def _secrets(world, instances):
-    texts = list(world.lines)
+def _secrets(simulation, instances):
+    texts = list(simulation.lines)
     for instance in instances:
         texts += instance.stored
         texts += [
@@ -489,13 +498,13 @@ def _secrets(world, instances):
                 yield f"the key in the XCom {key}"
 
 
-def _pace(world, schedule):
-    """Check the limits of the connection, which hold for all waits that share a client."""
-    limit, at_once = (
+def _rate_limits(simulation, schedule):
+    """Check the limits of the connection across all waits that share a client."""
+    limit, max_concurrency = (
         max(schedule.settings("requests_per_second")),
         max(schedule.settings("max_connections")),
     )
-    for session in world.sessions:
+    for session in simulation.sessions:
         for before, after in itertools.pairwise(_without_repeats(session.exchanges)):
             if after.at - before.at < 1 / limit - EPSILON:
                 yield f"{after.process.name}: {after.at - before.at:.3f} s between two requests"
@@ -504,16 +513,16 @@ def _pace(world, schedule):
             while ends and ends[0] <= exchange.at:
                 heapq.heappop(ends)
             heapq.heappush(ends, exchange.ended_at or exchange.at)
-            if len(ends) > at_once:
+            if len(ends) > max_concurrency:
                 yield f"{exchange.process.name}: {len(ends)} requests at a time"
 
 
 def _without_repeats(exchanges):
-    """Leave out what was repeated at once with an edited connection, in the slot of the request that was refused."""
+    """Leave out requests that were repeated immediately with an edited connection after a 401."""
     refused = {}
     for exchange in exchanges:
         task_id = exchange.task_id
-        if not task_id and len(refused) == 1:  # it never came to the service, which would have read the id
+        if not task_id and len(refused) == 1:  # the service sets the id, and this request never reached it
             (task_id,) = refused
         ended_at = refused.pop(task_id, None)
         if ended_at is None or exchange.at > ended_at + LOOKUP_TIMEOUT:
@@ -522,31 +531,31 @@ def _without_repeats(exchanges):
             refused[exchange.task_id] = exchange.ended_at
 
 
-def _pauses(world, schedule):
-    """No request is sent into a pause that the service has asked this process for, or the worker before this trigger."""
+def _pauses(simulation, schedule):
+    """No request is sent during a pause that the service requested from this process."""
     paused = {}
-    for exchange in sorted(world.wire.exchanges, key=lambda one: one.at):
+    for exchange in sorted(simulation.network.exchanges, key=lambda one: one.at):
         if exchange.method != "GET":
             continue
         for key in ((exchange.process, None), (exchange.process, exchange.task_id)):
-            for told_at, until in paused.get(key, ()):
-                if told_at + EPSILON < exchange.at < until - EPSILON:
+            for received_at, until in paused.get(key, ()):
+                if received_at + EPSILON < exchange.at < until - EPSILON:
                     yield f"{exchange.process.name}: {exchange.task_id} was polled {until - exchange.at:.1f} s before a pause ended"
         if exchange.pause and exchange.is_whole and exchange.status in {429, 503}:
-            told_at, pause = exchange.ended_at, min(exchange.pause, MAX_RETRY_AFTER)
-            # Videos wait one by one after a 503, and all of the connection after a 429, if they share a rate limiter.
+            received_at, pause = exchange.ended_at, min(exchange.pause, MAX_RETRY_AFTER)
+            # A 503 pauses one video. A 429 pauses all videos that share a rate limiter.
             is_shared = exchange.status == 429 and exchange.session is not None
             key = exchange.process, None if is_shared else exchange.task_id
-            paused.setdefault(key, []).append((told_at, told_at + pause))
+            paused.setdefault(key, []).append((received_at, received_at + pause))
 
 
-def _refusals(world, schedule):
-    """A connection whose key is refused is tried five times by a process, beside what was in flight, until it is edited."""
+def _refusals(simulation, schedule):
+    """A process sends at most five requests with a refused key, plus those in flight, until the connection is edited."""
     edited_at = [moment for span in (schedule.rotation, schedule.move) if span for moment in span]
     edited_at += [at for at, _ in schedule.edits]
     most = 5 + max(schedule.settings("max_connections")) - 1
     counts = {}
-    for exchange in sorted(world.wire.exchanges, key=lambda one: one.ended_at or 0.0):
+    for exchange in sorted(simulation.network.exchanges, key=lambda one: one.ended_at or 0.0):
         if exchange.session is None or exchange.status is None:
             continue
         since, count = counts.get(exchange.session, (exchange.at, 0))
@@ -561,42 +570,42 @@ def _refusals(world, schedule):
             yield f"{exchange.process.name}: {count} requests with a key that is refused"
 
 
-def _progress(world, schedule):
-    """Lines about the progress of a batch are true, and at most ten seconds old."""
-    for process, lines in world.progress.items():
-        videos = world.instances[process.task_id].videos
+def _progress(simulation, schedule):
+    """The progress in the log of a batch is true and at most ten seconds old."""
+    for process, lines in simulation.progress.items():
+        videos = simulation.instances[process.task_id].videos
         for at, done, total in lines:
             if total != len(videos):
                 yield f"{process.name}: progress of {total} videos, and there are {len(videos)}"
             over = sum(video.completes and video.seconds <= at + EPSILON for video in videos.values())
             if done > over:
                 yield f"{process.name}: {done} videos completed in its log, and {over} are"
-    for process, seen in _sightings(world).items() if not schedule.steps else ():
-        lines = _lines_of_try(world, process)
+    for process, seen in _sightings(simulation).items() if not schedule.steps else ():
+        lines = _lines_of_try(simulation, process)
         for number, at in enumerate(sorted(seen.values()), 1):
             until = at + PROGRESS_INTERVAL + EPSILON
-            is_told = any(done >= number and told_at <= until for told_at, done, _ in lines)
-            if until < process.ended_at and not is_told:
+            is_logged = any(done >= number and received_at <= until for received_at, done, _ in lines)
+            if until < process.ended_at and not is_logged:
                 yield f"{process.name}: {number} videos were seen completed at {at:.1f} s, and no line says so within 10 s"
 
 
-def _lines_of_try(world, process):
-    """Return the lines about a batch's progress that this try has written: a process goes on where the one before it ended."""
-    attempts = world.instances[process.task_id].attempts
+def _lines_of_try(simulation, process):
+    """Return the progress lines of this try. A process continues the log of the process before it."""
+    attempts = simulation.instances[process.task_id].attempts
     began_at = max(attempt.begun_at for attempt in attempts if attempt.begun_at <= process.begun_at)
     return [
         line
-        for other, lines in world.progress.items()
+        for other, lines in simulation.progress.items()
         if other.task_id == process.task_id
         for line in lines
         if line[0] >= began_at
     ]
 
 
-def _sightings(world):
-    """Return when each video of a batch was first seen completed in each process that waited for it."""
+def _sightings(simulation):
+    """Return, for each process that waited, when it first saw each video of its batch completed."""
     sightings = {}
-    for exchange in world.wire.exchanges:
+    for exchange in simulation.network.exchanges:
         process = exchange.waits_in
         if (
             exchange.is_whole
@@ -604,7 +613,7 @@ def _sightings(world):
             and b'"completed"' in exchange.body
             and b'"object": "video"' in exchange.body
             and b'"video_url": "http' in exchange.body
-            and len(world.instances[process.task_id].videos) > 1
+            and len(simulation.instances[process.task_id].videos) > 1
         ):
             sightings.setdefault(process, {}).setdefault(exchange.task_id, exchange.ended_at)
     return sightings

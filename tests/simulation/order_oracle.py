@@ -1,4 +1,4 @@
-"""The part of the oracle that judges orders: what was bought, what became of it, and when it was sent."""
+"""The oracle's checks of orders: purchases, outcomes, and times of requests."""
 
 from __future__ import annotations
 
@@ -20,27 +20,32 @@ from tests.simulation.deployment import Cleared, Killed
 EPSILON = 0.01
 
 FIRST_DELAY = 2.0
-"""Seconds after which an order that was not accepted is sent again at the earliest, as docs/ordering.md has it."""
+"""Seconds: shortest delay before an order that was not accepted is sent again (docs/ordering.md)."""
 
 MOST_ON_ONE_WORKER = 3
-"""Requests: the first one, the one after 2 s, and one that the end of the time has moved near."""
+"""Requests: the first, the one after 2 s, and one that the deadline has moved forward."""
 
 STORE_RETRIES = 14.0
-"""Seconds for which a change of the record is tried again."""
+"""Seconds for which a change of the record is retried."""
 
 
-def order_findings(world, schedule, instance):
-    """Return what is wrong with the orders of a task instance."""
-    return _OrderJudgement(world, schedule, instance).findings()
+def order_findings(simulation, schedule, instance):
+    """Return the broken invariants of the orders of a task instance."""
+    return _OrderChecks(simulation, schedule, instance).findings()
 
 
-class _OrderJudgement:
-    def __init__(self, world, schedule, instance):
-        self.world, self.schedule, self.instance, self.plan = world, schedule, instance, instance.plan
+class _OrderChecks:
+    def __init__(self, simulation, schedule, instance):
+        self.simulation, self.schedule, self.instance, self.plan = (
+            simulation,
+            schedule,
+            instance,
+            instance.plan,
+        )
         self.orders = instance.orders
         self.sent = [
             exchange
-            for exchange in world.wire.exchanges
+            for exchange in simulation.network.exchanges
             if exchange.method == "POST" and exchange.process.task_id == instance.task_id
         ]
 
@@ -61,7 +66,7 @@ class _OrderJudgement:
     # --- money ----------------------------------------------------------------------------------------------
 
     def _bought(self):
-        """Nothing is bought twice. Without a task state store, a try after a worker that was killed orders again."""
+        """No order is bought twice. Without a task state store, a try after a killed worker orders again."""
         allowed = 1 + self.instance.reorders
         if self.instance.store is None:
             allowed += sum(isinstance(attempt.result, Killed) for attempt in self.instance.attempts)
@@ -70,7 +75,7 @@ class _OrderJudgement:
             yield f"bought {billed} times"
 
     def _not_lost(self):
-        """The last order that nobody has given up is in the record, or the task says what to do about it."""
+        """The last order that no person has given up is in the record, or the task's error names the next step."""
         if self.instance.store is None or not self.orders or self.orders[-1].id in self.instance.settled:
             return
         order = self.orders[-1]
@@ -80,10 +85,10 @@ class _OrderJudgement:
             record = {"id": record}
         if record.get("id") == order.id or record.get("state") == "failed":
             return
-        is_told = any(repr(order.id) in line and "By hand" in line for line in self.world.lines)
+        is_logged = any(repr(order.id) in line and "By hand" in line for line in self.simulation.lines)
         result = self.instance.attempts[-1].result
         stops = record.get("state") == "intent" and self.instance.state != "success"
-        if not (stops or is_told or isinstance(result, ManxueOrderUnknownError)):
+        if not (stops or is_logged or isinstance(result, ManxueOrderUnknownError)):
             yield f"the order {order.id} is lost: {record}, {result!r}"
         if isinstance(result, ManxueOrderUnknownError) and "Check with the service" not in str(result):
             yield f"the error does not say what to check: {result}"
@@ -91,7 +96,7 @@ class _OrderJudgement:
             yield f"refused, but it was taken: {result}"
 
     def _named(self, attempt, sent):
-        """An order that nothing binds is awaited to its end, or the error of its try names it, or says what to check."""
+        """Without a task state store, the try awaits its order to the end, or its error names the order or what to check."""
         result = _cause(attempt.result)
         if attempt.was_executed or isinstance(result, (Killed, Cleared, ManxueOrderUnknownError)):
             return
@@ -103,7 +108,7 @@ class _OrderJudgement:
     # --- waiting for room -----------------------------------------------------------------------------------
 
     def _held(self, attempt, sent):
-        """A deferrable task waits for room without a worker slot, but for short delays."""
+        """A deferrable task releases its worker slot while it waits for room. Short delays are an exception."""
         request = max(self.schedule.settings("request_timeout"))
         longest = request + MAX_DELAY_ON_WORKER + (STORE_RETRIES if self.plan.store_fails_at else 0.0)
         for worker in attempt.workers:
@@ -117,7 +122,7 @@ class _OrderJudgement:
                 yield f"sent {len(here)} times by one worker"
 
     def _in_time(self, attempt, sent):
-        """Nothing is sent after ``order_timeout``, or with too little of ``execution_timeout`` left to await the video."""
+        """No order is sent after ``order_timeout``, or with too little of ``execution_timeout`` left to await the video."""
         for exchange in sent:
             since = exchange.at - attempt.begun_at
             if since > self._order_timeout + EPSILON:
@@ -127,7 +132,7 @@ class _OrderJudgement:
                 yield f"ordered with {left:.1f} s left of execution_timeout"
 
     def _spaced(self, sent):
-        """An order that was turned away is sent again after a delay, which the service may prolong."""
+        """An order that was not accepted is sent again after a delay, or after the service's ``Retry-After``."""
         for before, after in itertools.pairwise(sent):
             gap = after.at - before.ended_at
             if gap < FIRST_DELAY - EPSILON:
@@ -136,7 +141,7 @@ class _OrderJudgement:
                 yield f"ordered again {self._pause(before) - gap:.1f} s before a pause ended"
 
     def _given_up(self, attempt, sent):
-        """An order is not given up while there is time for another attempt."""
+        """No order is given up while another attempt would fit."""
         if not isinstance(_cause(attempt.result), ManxueOrderTimeoutError):
             return
         if self.plan.airflow_ends_at is not None:
@@ -151,7 +156,7 @@ class _OrderJudgement:
         return self.plan.timeout if self.plan.order_timeout is None else self.plan.order_timeout
 
     def _reserve(self, which):
-        """Return the seconds of ``execution_timeout`` that an attempt needs at least, or at most: the connection is edited."""
+        """Return the ``min`` or ``max`` of the seconds that an attempt needs; edits of the connection change them."""
         first_polls = 2 * self.plan.interval if self.plan.waits else 0.0
         return which(self.schedule.settings("request_timeout")) + first_polls
 
@@ -161,5 +166,5 @@ class _OrderJudgement:
 
 
 def _cause(result):
-    """Return the error of a try, also of one that was skipped."""
+    """Return the error of a try, including a skipped one."""
     return result.__cause__ if isinstance(result, AirflowSkipException) else result

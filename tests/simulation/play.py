@@ -1,5 +1,5 @@
 """
-Seeded schedules of the shipped polling, trigger and order code, in virtual time.
+Play seeded schedules of the shipped polling, trigger and order code in virtual time.
 
 One seed is one schedule::
 
@@ -43,15 +43,15 @@ RESULTS = Path(__file__).parent / "results.json"
 
 
 class Upstream(BaseOperator):
-    """Stands in the Dag for the task from which a sensor takes its id."""
+    """The upstream task whose output a sensor waits for. It never runs."""
 
     def execute(self, context):
-        """Is never run."""
+        raise NotImplementedError
 
 
 @functools.cache
 def _operator(kind, name, deferrable, mode):
-    """Return an operator as a Dag file makes it; that takes long, so it is done once for each kind."""
+    """Return an operator as parsed from a Dag file. Cached, since its construction is slow."""
     arguments = {"task_id": name, "deferrable": deferrable, "mode": mode}
     if kind == "order":
         return ManxueCreateVideoOperator(model="sd2_manxue_720p", prompt=name, **arguments)
@@ -93,7 +93,7 @@ _AWAITED = {
 
 
 def script_of(plan, video):
-    """Return what the service does with a video."""
+    """Return the emulator's script for a video."""
     if plan.on_create == "create_answers_failed":
         return Script((Step(status="failed"),), create=ON_CREATE[plan.on_create])
     return Script(
@@ -107,7 +107,7 @@ def script_of(plan, video):
 
 
 def _put_videos(plan, instance, service):
-    """Let the service have the videos that a sensor waits for; an order brings its own."""
+    """Add the videos that a sensor waits for to the service. Orders add their own."""
     if plan.kind == "order":
         return
     ids = [
@@ -118,44 +118,44 @@ def _put_videos(plan, instance, service):
     ]
     instance.videos = dict(zip(ids, plan.videos, strict=True))
     instance.upstream = ids + ids[: plan.named_twice] if plan.kind == "batch" else ids[0]
-    vars(instance.task)[_AWAITED[plan.kind][0]] = instance.upstream  # as it is rendered on a worker
+    vars(instance.task)[_AWAITED[plan.kind][0]] = instance.upstream  # the value after rendering on a worker
 
 
-async def _play(world, schedule):
-    triggerers = world.triggerers = Triggerers(world, schedule.absences)
-    loop, service = world.loop, world.wire.service
+async def _play(simulation, schedule):
+    triggerers = simulation.triggerers = Triggerers(simulation, schedule.absences)
+    loop, service = simulation.loop, simulation.network.service
     instances = []
     for plan in schedule.plans:
-        instance = TaskInstance(world, plan, operator_of(plan), triggerers)
+        instance = TaskInstance(simulation, plan, operator_of(plan), triggerers)
         _put_videos(plan, instance, service)
-        world.wire.scripts[plan.name] = script_of(plan, plan.videos[0])
+        simulation.network.scripts[plan.name] = script_of(plan, plan.videos[0])
         instances.append(instance)
     if schedule.rotation:
         at_service, in_airflow = schedule.rotation
         loop.call_later(at_service, setattr, service, "api_key", KEYS[1])
-        loop.call_later(in_airflow, setattr, world.connection, "password", KEYS[1])
+        loop.call_later(in_airflow, setattr, simulation.connection, "password", KEYS[1])
     if schedule.move:
         at_service, in_airflow = schedule.move
-        loop.call_later(at_service, setattr, world.wire, "gone_host", "service.example")
-        loop.call_later(in_airflow, setattr, world.connection, "host", "https://moved.example")
+        loop.call_later(at_service, setattr, simulation.network, "gone_host", "service.example")
+        loop.call_later(in_airflow, setattr, simulation.connection, "host", "https://moved.example")
     for at, edit in schedule.edits:
-        loop.call_later(at, world.connection.extra_dejson.update, edit)
-    await asyncio.gather(*(_live(instance, world) for instance in instances))
+        loop.call_later(at, simulation.connection.extra_dejson.update, edit)
+    await asyncio.gather(*(_live(instance, simulation) for instance in instances))
     triggerers.close()
-    await asyncio.sleep(2000)  # what has been cancelled is gone by then
+    await asyncio.sleep(2000)  # until all cancelled tasks have ended
     return instances
 
 
-async def _live(instance, world):
+async def _live(instance, simulation):
     await instance.live()
     if instance.plan.person and instance.state == "failed":
         await asyncio.sleep(600)
-        _set_right(instance, world)
+        _recover_by_hand(instance, simulation)
         await instance.run_tries()
 
 
-def _set_right(instance, world):
-    """Do what the documentation tells a person to do about an order that has failed."""
+def _recover_by_hand(instance, simulation):
+    """Apply the documented recovery steps for a failed order, then clear the task."""
     values = instance.store.values if instance.store else {}
     record = json.loads(values[KEY]) if KEY in values else None
     if record is not None and record["state"] == "intent":
@@ -166,7 +166,7 @@ def _set_right(instance, world):
     elif record is not None and record["state"] in {"done", "failed"}:
         instance.give_up_orders()
     instance.clear()
-    world.note("a person", f"clears {instance.task_id}, with {values}")
+    simulation.record("a person", f"clears {instance.task_id}, with {values}")
 
 
 @functools.cache
@@ -174,25 +174,25 @@ def _loop():
     return VirtualLoop()
 
 
-def play(seed, schedule=None, prepare=lambda world: None):
+def play(seed, schedule=None, prepare=lambda simulation: None):
     """
-    Run a schedule.
+    Play a schedule.
 
-    :param seed: its seed.
-    :param schedule: the schedule, if it is not the one of the seed.
-    :param prepare: called with the world before it begins.
-    :return: the schedule, its world, and what is wrong with how it went.
+    :param seed: seed of the schedule and of the random faults.
+    :param schedule: a schedule to play instead of the one drawn from the seed.
+    :param prepare: called with the simulation before it starts.
+    :return: the schedule, its simulation, and the findings.
     """
     loop = _loop()
     schedule = schedule or draw(seed)
-    weather = FaultPlan(
+    fault_plan = FaultPlan(
         schedule.windows, RandomFaults(seed, schedule.fault_rate, RANDOM_FAULTS), random.Random(seed + 1)
     )
 
-    def make_wire(clock):
+    def make_network(clock):
         return SimulatedNetwork(
             clock,
-            weather,
+            fault_plan,
             KEYS[0],
             schedule.rate_limit,
             schedule.per_minute,
@@ -200,31 +200,34 @@ def play(seed, schedule=None, prepare=lambda world: None):
             schedule.max_running,
         )
 
-    world = Simulation(loop, schedule.steps, make_wire, KEYS[0], dict(schedule.extra))
-    world.look_ups = schedule.look_ups
-    world.least = min(schedule.settings("requests_per_second")), min(schedule.settings("max_connections"))
-    prepare(world)
-    with current(world, seed):
+    simulation = Simulation(loop, schedule.steps, make_network, KEYS[0], dict(schedule.extra))
+    simulation.look_ups = schedule.look_ups
+    simulation.least = (
+        min(schedule.settings("requests_per_second")),
+        min(schedule.settings("max_connections")),
+    )
+    prepare(simulation)
+    with current(simulation, seed):
         try:
-            instances = loop.run_until_complete(_play(world, schedule))
-        except Exception as error:  # noqa: BLE001 - a schedule that does not come to its end is a finding
+            instances = loop.run_until_complete(_play(simulation, schedule))
+        except Exception as error:  # noqa: BLE001 - a schedule that does not end is a finding
             _loop.cache_clear()
-            return schedule, world, [*world.findings, f"the schedule did not end: {error!r}"]
+            return schedule, simulation, [*simulation.findings, f"the schedule did not end: {error!r}"]
         left = [task for task in asyncio.all_tasks(loop) if not task.done()]
-        return schedule, world, oracle.findings(world, schedule, instances, [*left, *loop.rewind()])
+        return schedule, simulation, oracle.findings(simulation, schedule, instances, [*left, *loop.rewind()])
 
 
-# --- many of them -------------------------------------------------------------------------------------------
+# --- many schedules -----------------------------------------------------------------------------------------
 
 
 def play_range(seeds):
-    """Run schedules; returns the number of runs, and findings by seed."""
+    """Play schedules and return the findings by seed."""
     with installed():
         return {seed: found for seed in seeds if (found := play(seed)[2])}
 
 
-def _settle():
-    """Let the garbage collector pass over Airflow's own objects, which stay: that saves a tenth of the time."""
+def _freeze_imports():
+    """Exclude Airflow's own objects from garbage collection, which saves a tenth of the time."""
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000)
@@ -238,22 +241,22 @@ def _parts(first, count, jobs):
 def _arguments():
     parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__.split("\n\n")[0])
     parser.add_argument("--count", type=int, default=1000, help="number of schedules")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the first one")
-    parser.add_argument("--jobs", type=int, default=2, help="processes")
-    parser.add_argument("--verbose", action="store_true", help="print schedules, and what happened")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the first schedule")
+    parser.add_argument("--jobs", type=int, default=2, help="number of processes")
+    parser.add_argument("--verbose", action="store_true", help="print each schedule and its trace")
     parser.add_argument(
-        "--keep", action="store_true", help="write the outcome to tests/simulation/results.json"
+        "--keep", action="store_true", help="write the result to tests/simulation/results.json"
     )
     return parser.parse_args()
 
 
-def _tell(seed):
+def _play_verbosely(seed):
     with installed():
-        schedule, world, found = play(seed)
+        schedule, simulation, found = play(seed)
     print(schedule)
-    for at, who, what in world.notes:
+    for at, who, what in simulation.trace:
         print(f"{at:9.3f}  {who}: {what}")
-    for instance in world.instances.values():
+    for instance in simulation.instances.values():
         print(
             f"{instance.task_id}: {instance.state} after {instance.try_number} tries, XComs {instance.xcom}"
         )
@@ -263,15 +266,15 @@ def _tell(seed):
 
 
 def main():
-    """Run schedules, and say what was found."""
+    """Play schedules and print the findings. The exit status is 1 if there are any."""
     arguments = _arguments()
     if arguments.verbose:
         seeds = range(arguments.seed, arguments.seed + arguments.count)
-        sys.exit(sum(map(_tell, seeds)) > 0)
+        sys.exit(sum(map(_play_verbosely, seeds)) > 0)
     begun_at = time.monotonic()
     findings, done = {}, 0
     parts = _parts(arguments.seed, arguments.count, arguments.jobs)
-    with multiprocessing.get_context("spawn").Pool(arguments.jobs, _settle) as pool:
+    with multiprocessing.get_context("spawn").Pool(arguments.jobs, _freeze_imports) as pool:
         for part, found in zip(parts, pool.imap(play_range, parts), strict=True):
             findings |= found
             done += len(part)
@@ -282,7 +285,7 @@ def main():
     seconds = time.monotonic() - begun_at
     for seed, found in findings.items():
         print(f"seed {seed}: {'; '.join(found)}")
-    outcome = {
+    result = {
         "schedules": done,
         "first_seed": arguments.seed,
         "last_seed": arguments.seed + done - 1,
@@ -292,5 +295,5 @@ def main():
     }
     print(f"{done} schedules in {seconds:.0f} s, {len(findings)} with findings")
     if arguments.keep:
-        RESULTS.write_text(json.dumps(outcome, indent=2) + "\n")
+        RESULTS.write_text(json.dumps(result, indent=2) + "\n")
     sys.exit(bool(findings))

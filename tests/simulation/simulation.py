@@ -1,4 +1,4 @@
-"""One schedule's world: its clock, its processes, and the shipped code put into it."""
+"""The state of one simulated deployment, and the patches that run the shipped code in it."""
 
 from __future__ import annotations
 
@@ -44,32 +44,32 @@ from airflow_provider_manxue.operators import manxue as operator_module
 from airflow_provider_manxue.testing import _response as response_module
 from airflow_provider_manxue.testing import _tasks as emulated_tasks
 from airflow_provider_manxue.triggers import manxue as trigger_module
+from tests.simulation.grants import Grants, ObservedLimiter
 from tests.simulation.network import AsyncSession, Session, SocketDeadline
-from tests.simulation.turns import ObservedLimiter, Turns
 from tests.support.virtual_time import Worker, run_until_complete, sleep
 
 START = 1_800_000_000.0
-"""The time of the clocks at the start of a schedule, in seconds since the epoch."""
+"""Time at the start of a schedule, in seconds since the epoch."""
 
 PROCESS = contextvars.ContextVar("process", default=None)
-"""The process to which code on the event loop belongs."""
+"""The process that the current code on the event loop runs in."""
 
 RUN = contextvars.ContextVar("run", default=None)
-"""The run of a trigger to which code of a triggerer belongs: a process of its own, for the times and for its task."""
+"""The trigger run that the current code belongs to. A `Process` too, since it has its own start, end and task."""
 
 _PROGRESS = re.compile(r"(\d+) of (\d+) videos completed")
 
 
 class ProcessKilled(BaseException):
-    """The process is gone at this moment: nothing that its code does from here on has any effect."""
+    """Raised where a process is killed: nothing that its code does afterwards has any effect."""
 
 
 class Clock:
     """
-    The clocks of a schedule.
+    The clocks of a schedule. The service's clock and all sleeps follow the loop; Airflow's clock is stepped.
 
-    :param loop: the loop, whose time nothing steps: the clock of the service, and that by which all sleep.
-    :param steps: when the clock of Airflow's machines is stepped, and by how much.
+    :param loop: the event loop.
+    :param steps: pairs: the time of a step of Airflow's clock, and the seconds to add.
     """
 
     def __init__(self, loop, steps=()):
@@ -80,7 +80,7 @@ class Clock:
         return self._loop.time()
 
     def now(self):
-        """Return the service's time, as the emulator asks for it."""
+        """Return the service's time; the emulator calls this."""
         return START + self._loop.time()
 
     def time(self):
@@ -93,40 +93,40 @@ class Clock:
         return START + elapsed + sum(by for moment, by in self.steps if moment <= elapsed)
 
     def before(self, moment):
-        """Return what Airflow's machines showed just before their clock was stepped."""
+        """Return the time of Airflow's machines just before a step."""
         return START + moment + sum(by for earlier, by in self.steps if earlier < moment)
 
     def until(self, wall):
-        """Return the seconds until Airflow's machines show a time for the first time."""
+        """Return the seconds until Airflow's clock first reaches a time."""
         now = begin = self._loop.time()
         for end in [*(moment for moment, _ in self.steps if moment > now), float("inf")]:
             due = begin + max(0.0, wall - self.at(begin))
             if due < end:
                 return due - now
             begin = end
-        raise AssertionError("a clock that never gets there")
+        raise AssertionError("the clock never reaches this time")
 
 
 class Process:
     """
-    A process of Airflow's.
+    A process of Airflow.
 
-    :param world: the world.
-    :param name: its name, for the notes.
-    :param meet: called at each boundary between the process and the rest of the world; may raise.
-    :param task_id: its task, if it serves one alone.
+    :param simulation: the simulation.
+    :param name: name in the trace.
+    :param meet: called at each boundary; may raise or mark the process as dead.
+    :param task_id: its task; None for a triggerer, which serves many.
     """
 
-    def __init__(self, world, name, meet=lambda process, what: None, task_id=None):
+    def __init__(self, simulation, name, meet=lambda process, what: None, task_id=None):
         self.name, self.task_id = name, task_id
         self.alive = True
-        self.begun_at = world.loop.time()
-        self.lost_at = None  # since when Airflow does without it
+        self.begun_at = simulation.loop.time()
+        self.lost_at = None  # time at which Airflow lost contact with it
         self.ended_at = float("inf")
-        self._world, self._meet = world, meet
+        self._simulation, self._meet = simulation, meet
 
     def boundary(self, what):
-        """Come to a point at which the process may be gone."""
+        """Pass a boundary: a point at which the process may be killed or interrupted."""
         if self.alive:
             self._meet(self, what)
         if not self.alive:
@@ -139,7 +139,7 @@ class Process:
 
 class Connection:
     """
-    An Airflow connection, which is edited while waits run.
+    An Airflow connection that a schedule may edit.
 
     :param password: the API key.
     :param extra: extra fields.
@@ -159,46 +159,46 @@ class Connection:
 
 class Simulation:
     """
-    All that the processes of a schedule share.
+    The state that the processes of a schedule share.
 
-    :param loop: the loop.
-    :param steps: steps of the clock.
-    :param make_wire: makes the network, from the clock.
-    :param key: the API key in the connection.
+    :param loop: the event loop.
+    :param steps: steps of Airflow's clock.
+    :param make_network: function that makes the network from the clock.
+    :param key: API key in the connection.
     :param extra: extra fields of the connection.
     """
 
-    def __init__(self, loop, steps, make_wire, key, extra):
+    def __init__(self, loop, steps, make_network, key, extra):
         self.loop = loop
         self.clock = Clock(loop, steps)
-        self.wire = make_wire(self.clock)
+        self.network = make_network(self.clock)
         self.connection = Connection(key, extra)
-        self.look_ups = []  # from, until, and how Airflow fails to return the connection
+        self.look_ups = []  # start, end, and kind of each failure of Airflow's connection look-up
         self.sessions = []
         self.clients = {}
         self.throttles = {}
-        self.turns = []  # of each rate limiter
-        self.least = None  # requests per second and connections that the connection allows in any case
+        self.grants = []
+        self.least = None  # lowest requests_per_second and max_connections of the schedule
         self.instances = {}
         self.lines = []
         self.progress = {}
-        self.notes = []
+        self.trace = []
         self.findings = []
         self.at_boundary = lambda number, what: None
 
-    def note(self, who, what):
-        self.notes.append((self.loop.time(), getattr(who, "name", who), what))
+    def record(self, who, what):
+        self.trace.append((self.loop.time(), getattr(who, "name", who), what))
 
-    def note_progress(self, process, line):
-        """Keep a line about the progress of a batch, by the process that waits."""
+    def record_progress(self, process, line):
+        """Store a log line about the progress of a batch, under the process that waits."""
         if process is not None and (match := _PROGRESS.match(line)):
             at, (done, total) = self.loop.time(), map(int, match.groups())
             self.progress.setdefault(RUN.get() or process, []).append((at, done, total))
 
     def begin(self, method, session=None):
-        """Return a new request of the process that is here."""
+        """Begin a request of the current process."""
         process = self.process_here()
-        exchange = self.wire.begin(process, method)
+        exchange = self.network.begin(process, method)
         exchange.session, exchange.waits_in = session, RUN.get() or process
         return exchange
 
@@ -208,29 +208,29 @@ class Simulation:
         return here.process if isinstance(here, Worker) else PROCESS.get()
 
 
-# --- putting the shipped code into it -----------------------------------------------------------------------
+# --- patches of the shipped code ----------------------------------------------------------------------------
 
-_worlds: list[Simulation] = []
+_simulations: list[Simulation] = []
 
 
 def here():
-    """Return the world in which the shipped code lives just now."""
-    return _worlds[-1]
+    """Return the current simulation."""
+    return _simulations[-1]
 
 
 @contextlib.contextmanager
-def current(world, seed):
-    """Let the shipped code live in this world; its random choices follow from the seed."""
-    _worlds.append(world)
+def current(simulation, seed):
+    """Make this the current simulation, and seed the random choices of the shipped code."""
+    _simulations.append(simulation)
     random.seed(seed)
     try:
-        yield world
+        yield simulation
     finally:
-        _worlds.pop()
+        _simulations.pop()
 
 
 class _Time:
-    """In the place of the module ``time``."""
+    """Replaces the module ``time``."""
 
     @staticmethod
     def time():
@@ -246,14 +246,14 @@ class _Time:
 
 
 class _Log:
-    """In the place of all logs."""
+    """Replaces all loggers."""
 
     @staticmethod
     def log(level, text, *args):
         process = here().process_here()
         here().lines.append(text % args if args else text)
-        here().note(process, f"log: {here().lines[-1]}")
-        here().note_progress(process, here().lines[-1])
+        here().record(process, f"log: {here().lines[-1]}")
+        here().record_progress(process, here().lines[-1])
         if isinstance(getcurrent(), Worker):
             process.boundary("after a line in the log")
 
@@ -264,7 +264,7 @@ class _Log:
 
 
 class _Clients:
-    """In the place of the clients by loop: the processes of a schedule share a loop, and nothing else."""
+    """Replaces the table of clients by event loop: all processes of a schedule run on one loop, but share no client."""
 
     def setdefault(self, loop, client):
         return here().clients.setdefault(PROCESS.get(), client)
@@ -274,20 +274,20 @@ class _Clients:
 
 
 class _Throttles:
-    """In the place of what was learnt about connections, by loop."""
+    """Replaces the table of throttles by event loop."""
 
     def setdefault(self, loop, throttles):
         return here().throttles.setdefault(PROCESS.get(), throttles)
 
 
 def _limiter(rate, max_concurrency, *, name):
-    turns = Turns(here().process_here, *here().least)
-    here().turns.append(turns)
-    return ObservedLimiter(rate, max_concurrency, name=name, turns=turns)
+    grants = Grants(here().process_here, *here().least)
+    here().grants.append(grants)
+    return ObservedLimiter(rate, max_concurrency, name=name, grants=grants)
 
 
 class XCom:
-    """In the place of Airflow's XComs."""
+    """Replaces Airflow's XCom model."""
 
     @staticmethod
     def get_one(*, key, dag_id, run_id, task_id, map_index):
@@ -310,7 +310,7 @@ def _connection(conn_id):
     match _look_up_trouble():
         case "missing":
             raise AirflowNotFoundException(conn_id)
-        case "error" | "hangs":  # a worker's own look-up is bounded by Airflow
+        case "error" | "hangs":  # Airflow bounds a look-up on a worker
             raise ConnectionError(conn_id)
     return copy.copy(here().connection)
 
@@ -343,7 +343,7 @@ def _run(coroutine):
 
 @contextlib.contextmanager
 def installed():
-    """Replace all that touches time, the network and Airflow's database; every decision is the shipped one."""
+    """Patch time, network and Airflow's database. All decisions remain those of the shipped code."""
     compat = importlib.import_module("airflow.providers.common.compat.connection")
     replaced = [
         *(
@@ -390,7 +390,7 @@ def installed():
         (asyncio, "to_thread", _to_thread),
         (threaded, "run_interruptibly", _run),
         (xcoms, "XCom", XCom),
-        (emulated_tasks, "_video", lambda *arguments: None),  # nobody downloads one
+        (emulated_tasks, "_video", lambda *arguments: None),  # no schedule downloads a video
     ]
     if CAN_START_AND_END:
         base = importlib.import_module("airflow.sdk.bases.xcom").BaseXCom
@@ -406,7 +406,7 @@ def installed():
 
 @contextlib.contextmanager
 def _quiet_service():
-    """Keep the emulator from logging each fault of a million schedules."""
+    """Silence the emulator's log of faults."""
     logger = logging.getLogger("airflow_provider_manxue.testing")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -417,5 +417,5 @@ def _quiet_service():
 
 
 def as_stored(value):
-    """Send a value through JSON, as the metadata database does."""
+    """Round-trip a value through JSON, as the metadata database does."""
     return json.loads(json.dumps(value, allow_nan=False))

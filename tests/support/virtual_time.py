@@ -1,7 +1,7 @@
 """
-Virtual time: an event loop that jumps to its next timer, and workers that sleep on it.
+Virtual time: an event loop that advances its clock to the next timer, and blocking code that sleeps on it.
 
-What really waits, such as a socket or a thread, must not be used here.
+Sockets and threads cannot be used on this loop.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from greenlet import getcurrent, greenlet
 
 
 class _NoSockets(selectors.BaseSelector):
-    """Stands in for the operating system's selector, which would cost a call in each turn of the loop."""
+    """A selector without files. Saves a system call in each iteration of the loop."""
 
     def register(self, fileobj, events, data=None):
         return selectors.SelectorKey(fileobj, 0, events, data)
@@ -34,10 +34,12 @@ class _NoSockets(selectors.BaseSelector):
 
 class VirtualLoop(asyncio.SelectorEventLoop):
     """
-    Runs hours in moments.
+    An event loop in virtual time.
 
-    A million schedules spend much of their time in the loop, so it has a turn of its own: without sockets, and with timers
-    in a heap of tuples, which are compared faster than handles. Timers of one moment fire in the order of their making.
+    A million schedules spend much of their time in the loop, so this one is optimized: no sockets, and timers in a heap of
+    tuples, which compare faster than handles. Timers with the same time fire in the order of their creation.
+
+    `turns` counts the iterations of the loop. `after_turn` maps such a count to a function that is called after it.
     """
 
     def __init__(self):
@@ -66,7 +68,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         return handle
 
     def rewind(self):
-        """Begin again at zero; returns what was left over of the time before."""
+        """Reset the clock to zero, and return the timers that were still pending."""
         left = [timer for *_, timer in self._timers if not timer.cancelled()]
         self._timers.clear()
         self._now, self.turns = 0.0, 0
@@ -80,7 +82,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             if timers:
                 self._now = max(self._now, timers[0][0])
             elif not self._stopping:
-                raise RuntimeError("everyone waits for something that nobody will do")
+                raise RuntimeError("deadlock: tasks are waiting, and no timer is pending")
         while timers and timers[0][0] <= self._now:
             ready.append(heapq.heappop(timers)[2])
         for _ in range(len(ready)):
@@ -93,17 +95,17 @@ class VirtualLoop(asyncio.SelectorEventLoop):
 
 
 def run(main):
-    """Run a coroutine to its end in virtual time."""
+    """Run a coroutine in virtual time and return its result."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)
 
 
 class Worker(greenlet):
     """
-    Runs blocking code on the loop of the thread that makes it: where the code sleeps, the loop goes on.
+    Blocking code on an event loop. While it sleeps in virtual time, the loop continues.
 
-    :param loop: the loop.
-    :param work: the code; a function without arguments.
+    :param loop: the event loop of the current thread.
+    :param work: function to run.
     """
 
     def __init__(self, loop, work):
@@ -117,11 +119,11 @@ class Worker(greenlet):
     def _work(self):
         try:
             self.end.set_result(self._do())
-        except BaseException as error:  # noqa: BLE001 - a process ends in any way
+        except BaseException as error:  # noqa: BLE001 - any error ends a process
             self.end.set_exception(error)
 
     def interrupt(self, error):
-        """Raise an error where the code sleeps."""
+        """Raise an error in the code, at its current sleep."""
         if not self.dead and self._waits_for is not None:
             self._waits_for.cancel()
             self._loop.call_soon(self.throw, error)
@@ -129,14 +131,14 @@ class Worker(greenlet):
 
 
 def sleep(seconds):
-    """Let virtual time pass; called in a :class:`Worker`."""
+    """Sleep in virtual time. Call this in a :class:`Worker`."""
     worker = getcurrent()
     worker._waits_for = worker._loop.call_later(seconds, worker.switch)
     worker.parent.switch()
 
 
 def run_until_complete(coroutine, context=None):
-    """Run a coroutine to its end; called in a :class:`Worker`, in the place of ``asyncio.run``."""
+    """Run a coroutine and return its result. Call this in a :class:`Worker` instead of ``asyncio.run``."""
     worker = getcurrent()
     task = worker._loop.create_task(coroutine, context=context)
     task.add_done_callback(lambda done: done.cancelled() or worker.switch())

@@ -8,7 +8,7 @@ from dev.long_runs import as_markdown, rows
 
 SCHEDULES = {"schedules": 1_000_000, "findings": {}}
 TARGET = {"executions": 1_000_000, "edges": 20, "finding": None}
-NIGHT = {"kinds": 5, "videos": 20, "broken": []}
+CHAOS_RUN = {"kinds": 5, "videos": 20, "broken": []}
 
 
 @pytest.fixture
@@ -16,8 +16,8 @@ def report(tmp_path):
     """Return the rows of the report on these results that are not reached, by figure."""
 
     def write(**results):
-        nights = [{**NIGHT, "seed": seed} for seed in range(1, 21)]
-        parts = {"simulation": SCHEDULES, "fuzz": {"targets": {"wait": TARGET}}, "chaos": nights, **results}
+        runs = [{**CHAOS_RUN, "seed": seed} for seed in range(1, 21)]
+        parts = {"simulation": SCHEDULES, "fuzz": {"targets": {"wait": TARGET}}, "chaos": runs, **results}
         for name, result in parts.items():
             if result is not None:
                 (tmp_path / name).mkdir()
@@ -48,10 +48,10 @@ def test_part_without_results_is_missed(report):
             {"fuzz": {"targets": {"wait": {**TARGET, "finding": "b'x'"}}}},
             {"fuzz: wait": "1,000,000, 20 edges, a finding"},
         ),
-        ({"chaos": [{**NIGHT, "seed": 1}] * 19}, {"nights on the distributed deployment": "19"}),
+        ({"chaos": [{**CHAOS_RUN, "seed": 1}] * 19}, {"chaos runs on the distributed deployment": "19"}),
         (
-            {"chaos": [{**NIGHT, "seed": 1}] * 20 + [{**NIGHT, "seed": 8, "broken": ["x"]}]},
-            {"seeds of nights that broke an invariant": "8"},
+            {"chaos": [{**CHAOS_RUN, "seed": 1}] * 20 + [{**CHAOS_RUN, "seed": 8, "broken": ["x"]}]},
+            {"chaos seeds that broke an invariant": "8"},
         ),
     ],
 )

@@ -34,7 +34,7 @@ from airflow_provider_manxue.exceptions import (
 )
 from airflow_provider_manxue.testing import Emulator, Response
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
-from dev.local_s3 import local_s3
+from dev.servers import S3Server
 from tests.support.xcoms import XComRecorder
 
 SIZE = 200_000
@@ -109,8 +109,8 @@ class S3Store:
 @pytest.fixture(scope="session")
 def s3_url(tmp_path_factory):
     """The URL of a stand-in for S3."""
-    with local_s3(tmp_path_factory.mktemp("s3") / "log") as url:
-        yield url
+    with S3Server() as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,7 @@ import signal
 
 import pytest
 
-from dev.local_airflow import query_postgres
-from dev.local_s3 import answers
+from dev.local_airflow import is_listening, query_postgres
 from dev.servers import PostgresServer, RedisServer, ServerError, found, postgres_programs
 
 
@@ -23,12 +22,12 @@ def test_postgres_preserves_data_on_restart_then_cleans_up(ending):
     with PostgresServer() as server:
         query_postgres(server.url, "CREATE TABLE kept AS SELECT 7 AS number")
         server.stop(ending)
-        assert not answers(server.port)
+        assert not is_listening(server.port)
         server.start()
         assert query_postgres(server.url, "SELECT number FROM kept") == [(7,)]
 
     assert not server.folder.exists()
-    assert not answers(server.port)
+    assert not is_listening(server.port)
 
 
 @pytest.mark.skipif(not is_installed(lambda: found("redis-server")), reason="Redis is not installed")
@@ -40,9 +39,9 @@ def test_redis_requires_the_password_and_cleans_up():
         assert stranger.recv(100).startswith(b"-NOAUTH")
 
     assert not server.folder.exists()
-    assert not answers(server.port)
+    assert not is_listening(server.port)
 
 
 def test_missing_program_is_named_with_the_remedy():
-    with pytest.raises(ServerError, match="no-such-server is not installed; on Debian: apt-get install"):
+    with pytest.raises(ServerError, match=r"no-such-server is not installed\. On Debian: apt-get install"):
         found("no-such-server")

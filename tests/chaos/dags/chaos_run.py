@@ -15,7 +15,7 @@ ORDER = {"model": "sd2_manxue_720p", "duration": 4}
 WAIT = {"poke_interval": 4, "timeout": timedelta(minutes=30)}
 
 with DAG(
-    "night",
+    "chaos_run",
     schedule=None,
     start_date=datetime(2025, 1, 1, tzinfo=UTC),
     catchup=False,
