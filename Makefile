@@ -52,9 +52,10 @@ demo-distributed: $(VENV)/.with-distributed ## the same on PostgreSQL, Celery on
 
 test: lint types unit airflow-tests ## everything that must pass before a commit (Airflow 3)
 
-lint: $(READY) ## style, common mistakes, and whether the installed packages fit together
+lint: $(VENV)/.with-lint ## style, common mistakes, layers, and whether the installed packages fit together
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --no-cache
 	$(UV) pip check --quiet --python $(VENV)
 
 types: $(READY) ## static types
@@ -127,6 +128,7 @@ constraints: .uv/.ready ## choose the newest versions of everything again
 		{ echo "apache-airflow==$$version"; case $$version in 3.0.*) echo '$(OLD_PATHLIB)';; esac; } \
 			| $(UV) $(COMPILE) --upgrade --universal \
 			--group dev --group bench --group docs --group browser --group distributed --group dist --group fuzz --group mutation --extra testing \
+			$$([ $$version != $(firstword $(AIRFLOWS)) ] || echo --group lint) \
 			--output-file "$$file" pyproject.toml - >/dev/null || exit 1; \
 	done
 	@echo constraints/airflow-lowest.txt
