@@ -52,10 +52,12 @@ demo-distributed: $(VENV)/.with-distributed ## the same on PostgreSQL, Celery on
 
 test: lint types unit airflow-tests ## everything that must pass before a commit (Airflow 3)
 
-lint: $(VENV)/.with-lint ## style, common mistakes, layers, and whether the installed packages fit together
+lint: $(VENV)/.with-lint ## style, common mistakes, layers, spelling, the workflow, and whether the installed packages fit together
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/codespell
+	$(BIN)/zizmor --offline --quiet .github
 	$(UV) pip check --quiet --python $(VENV)
 
 types: $(READY) ## static types
