@@ -1,4 +1,4 @@
-"""What the built wheel holds."""
+"""The built wheel: its files, its metadata, its entry points."""
 
 import configparser
 import os
@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_manxue import __version__
+from dev import dist
 
-ROOT = Path(__file__).parents[2]
-PACKAGE = "airflow_provider_manxue"
+ROOT, PACKAGE = dist.ROOT, dist.PACKAGE
 DIST_INFO = f"{PACKAGE}-{__version__}.dist-info"
 
 
@@ -59,21 +59,19 @@ def test_the_wheel_is_pure_python_and_carries_the_version(wheel):
     assert wheel.name == f"{PACKAGE}-{__version__}-py3-none-any.whl"
 
 
-def test_the_wheel_holds_the_package_and_nothing_else(files):
-    assert {name.partition("/")[0] for name in files} == {PACKAGE, DIST_INFO}
+def test_the_wheel_holds_each_file_of_the_package_and_nothing_else(wheel):
+    """The check of `make dist`."""
+    dist.check_wheel(wheel)
 
 
-def test_the_wheel_holds_every_module(files):
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / PACKAGE).rglob("*.py")}
+def test_a_file_that_is_missing_or_unexpected_is_named(wheel, tmp_path):
+    changed = tmp_path / wheel.name
+    with zipfile.ZipFile(wheel) as archive, zipfile.ZipFile(changed, "w") as copy:
+        for name in archive.namelist():
+            copy.writestr(name.replace("video.css", "other.css"), archive.read(name))
 
-    assert {name for name in files if name.endswith(".py")} == modules
-
-
-def test_the_wheel_holds_the_page_of_the_video_tab(files):
-    page = {str(path.relative_to(ROOT)) for path in (ROOT / PACKAGE / "plugins" / "static").iterdir()}
-
-    assert {"index.html", "video.css", "video.js"} == {Path(name).name for name in page}
-    assert page <= files.keys()
+    with pytest.raises(SystemExit, match=r"missing \['\S+/video.css'\], unexpected \['\S+/other.css'\]"):
+        dist.check_wheel(changed)
 
 
 def test_every_folder_with_modules_is_a_package():
@@ -97,7 +95,7 @@ def test_the_readme_is_the_description(metadata):
 
 
 def test_the_names_are_right(metadata):
-    assert (metadata["Name"], metadata["Version"]) == ("airflow-provider-manxue", __version__)
+    assert (metadata["Name"], metadata["Version"]) == (dist.NAME, __version__)
 
 
 def test_the_declared_entry_points_are_in_the_wheel(entry_points):
