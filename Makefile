@@ -33,13 +33,16 @@ COVERAGE = --cov --cov-report=term
 OLD_PATHLIB = universal-pathlib<0.3
 COMPILE = pip compile --quiet --python-version 3.11 --no-header --no-annotate
 
-.PHONY: help demo demo-ui demo-distributed test lint types unit airflow-tests services-tests heavy-tests browser-tests matrix
+.PHONY: help quick-start demo demo-ui demo-distributed test lint types unit airflow-tests services-tests heavy-tests browser-tests matrix
 .PHONY: docs screenshots audit dist soak mutants bench bench-from-trigger bench-failover bench-saving constraints clean
 .PHONY: $(UNIT_CELLS) $(EXAMPLE_CELLS)
 .SECONDEXPANSION:
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
+
+quick-start: $(VENV)/.installed ## make the environment, and try it with one file of unit tests
+	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python -m pytest tests/unit/test_poller.py -q
 
 demo: $(READY) ## a real Airflow waits for a video without occupying a worker slot (about 2 minutes)
 	@$(BIN)/python -m dev.demo
@@ -52,9 +55,12 @@ demo-distributed: $(VENV)/.with-distributed ## the same on PostgreSQL, Celery on
 
 test: lint types unit airflow-tests ## all checks that must pass before a commit (Airflow 3)
 
-lint: $(READY) ## ruff, and compatibility of the installed packages
+lint: $(VENV)/.with-lint ## ruff, layers, spelling, the workflow, and compatibility of the installed packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo --no-cache
+	$(BIN)/codespell
+	$(BIN)/zizmor --offline --quiet .github
 	$(UV) pip check --quiet --python $(VENV)
 
 types: $(READY) ## mypy
@@ -127,6 +133,7 @@ constraints: .uv/.ready ## update all pinned versions
 		{ echo "apache-airflow==$$version"; case $$version in 3.0.*) echo '$(OLD_PATHLIB)';; esac; } \
 			| $(UV) $(COMPILE) --upgrade --universal \
 			--group dev --group bench --group docs --group browser --group distributed --group dist --group fuzz --group mutation --extra testing \
+			$$([ $$version != $(firstword $(AIRFLOWS)) ] || echo --group lint) \
 			--output-file "$$file" pyproject.toml - >/dev/null || exit 1; \
 	done
 	@echo constraints/airflow-lowest.txt
@@ -138,25 +145,32 @@ clean: ## remove environments, caches and all other generated files
 	rm -rf .uv $(VENV) $(VENV)-* .demo .fuzz build dist mutants docs/_build *.egg-info .coverage* .hypothesis .*_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# $(call environment,folder,Airflow,interpreter,group of dependencies)
+# $(call environment,folder,Airflow,interpreter,group of dependencies,options)
 define environment
 @echo 'Installing Airflow $(2) and the group $(4) into $(1) ...'
 @$(UV) venv --quiet --clear --python $(3) $(1)
-@$(UV) pip install --quiet --compile-bytecode --python $(1) --group $(4) --editable '.[testing]' \
+@$(UV) pip install --quiet $(5) --python $(1) --group $(4) --editable '.[testing]' \
 	--constraints constraints/airflow-$(2).txt
-@touch $(1)/.ready
+@touch $@
 endef
 
-$(READY): .uv/.ready $(INPUTS) constraints/airflow-3.3.txt
+# Bytecode takes five sixths of the CPU of an installation, so `quick-start` does without it; the components of a real Airflow would
+# all compile the same modules while they start.
+$(VENV)/.installed: .uv/.ready $(INPUTS) constraints/airflow-3.3.txt
 	$(call environment,$(VENV),3.3,.uv/bin/python,dev)
 
+$(READY): $(VENV)/.installed
+	@echo 'Compiling $(VENV) ...'
+	@$(UV) pip install --quiet --compile-bytecode --python $(VENV) --group dev --constraints constraints/airflow-3.3.txt
+	@touch $@
+
 $(READY_BENCH): .uv/.ready $(INPUTS) constraints/airflow-3.3.txt
-	$(call environment,$(VENV_BENCH),3.3,.uv/bin/python,bench)
+	$(call environment,$(VENV_BENCH),3.3,.uv/bin/python,bench,--compile-bytecode)
 
 # .venv-AIRFLOW-pyPYTHON
 .venv-%/.ready: .uv/.ready dev/python $(INPUTS) constraints/airflow-$$(call airflow_of,$$*).txt
 	@dev/python $(call python_of,$*) >/dev/null
-	$(call environment,.venv-$*,$(call airflow_of,$*),"$$(dev/python $(call python_of,$*))",dev)
+	$(call environment,.venv-$*,$(call airflow_of,$*),"$$(dev/python $(call python_of,$*))",dev,--compile-bytecode)
 
 # What only some targets need, on top: the dependency group of that name.
 $(VENV)/.with-%: $(READY)

@@ -44,7 +44,7 @@ def main() -> int:
 
 
 def check_wheel(wheel: Path) -> None:
-    """Check that the wheel contains exactly the files of the package and its metadata."""
+    """Exit if the wheel lacks a file of the package or its metadata, or holds another file."""
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.endswith("/")}
     (info,) = {name.partition("/")[0] for name in names if ".dist-info/" in name}
@@ -57,7 +57,7 @@ def check_wheel(wheel: Path) -> None:
 
 
 def check_sdist(sdist: Path) -> None:
-    """Check that the sdist contains exactly the package and its build files."""
+    """Exit if the sdist lacks a file of the package or of its build, or holds another file."""
     with tarfile.open(sdist) as archive:
         names = {member.name.partition("/")[2] for member in archive if member.isfile()}
     generated = {name for name in names if name.startswith(f"{PACKAGE}.egg-info/") or name == "PKG-INFO"}

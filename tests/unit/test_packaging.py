@@ -1,4 +1,4 @@
-"""Contents of the built wheel."""
+"""The built wheel: its files, its metadata, its entry points."""
 
 import configparser
 import os
@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from airflow_provider_manxue import __version__
+from dev import dist
 
-ROOT = Path(__file__).parents[2]
-PACKAGE = "airflow_provider_manxue"
+ROOT, PACKAGE = dist.ROOT, dist.PACKAGE
 DIST_INFO = f"{PACKAGE}-{__version__}.dist-info"
 
 
@@ -59,21 +59,19 @@ def test_wheel_name_has_version_and_pure_python_tag(wheel):
     assert wheel.name == f"{PACKAGE}-{__version__}-py3-none-any.whl"
 
 
-def test_wheel_contains_only_the_package(files):
-    assert {name.partition("/")[0] for name in files} == {PACKAGE, DIST_INFO}
+def test_wheel_has_exactly_the_files_of_the_package(wheel):
+    """The check of `make dist`."""
+    dist.check_wheel(wheel)
 
 
-def test_wheel_contains_every_module(files):
-    modules = {str(path.relative_to(ROOT)) for path in (ROOT / PACKAGE).rglob("*.py")}
+def test_missing_or_unexpected_file_is_named(wheel, tmp_path):
+    changed = tmp_path / wheel.name
+    with zipfile.ZipFile(wheel) as archive, zipfile.ZipFile(changed, "w") as copy:
+        for name in archive.namelist():
+            copy.writestr(name.replace("video.css", "other.css"), archive.read(name))
 
-    assert {name for name in files if name.endswith(".py")} == modules
-
-
-def test_wheel_contains_the_video_tab_page(files):
-    page = {str(path.relative_to(ROOT)) for path in (ROOT / PACKAGE / "plugins" / "static").iterdir()}
-
-    assert {"index.html", "video.css", "video.js"} == {Path(name).name for name in page}
-    assert page <= files.keys()
+    with pytest.raises(SystemExit, match=r"missing \['\S+/video.css'\], unexpected \['\S+/other.css'\]"):
+        dist.check_wheel(changed)
 
 
 def test_folders_with_modules_have_an_init_file():
@@ -96,8 +94,8 @@ def test_wheel_description_is_the_readme(metadata):
     assert metadata["Description-Content-Type"] == "text/markdown"
 
 
-def test_wheel_metadata_has_name_and_version(metadata):
-    assert (metadata["Name"], metadata["Version"]) == ("airflow-provider-manxue", __version__)
+def test_the_names_are_right(metadata):
+    assert (metadata["Name"], metadata["Version"]) == (dist.NAME, __version__)
 
 
 def test_wheel_declares_the_entry_points(entry_points):

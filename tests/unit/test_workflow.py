@@ -108,3 +108,26 @@ def test_phony_targets_are_complete():
     phony = re.findall(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
 
     assert sorted(" ".join(phony).split()) == sorted({*NAMED, "$(UNIT_CELLS)", "$(EXAMPLE_CELLS)"})
+
+
+def test_each_tool_of_make_lint_is_pinned():
+    """For the newest Airflow only, which lint runs with."""
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text())["dependency-groups"]
+
+    assert {Requirement(line).name for line in groups["lint"]} <= pinned(NEWEST).keys()
+
+
+def test_the_hooks_call_targets_of_the_makefile():
+    """A hook from a repository would need the network."""
+    repositories = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    entries = [hook["entry"] for repository in repositories for hook in repository["hooks"]]
+
+    assert {repository["repo"] for repository in repositories} == {"local"}
+    assert {entry.removeprefix("make ") for entry in entries} == {"lint", "types"} <= NAMED
+
+
+def test_the_actions_of_the_workflow_are_pinned_by_commit():
+    """A tag of an action can be moved."""
+    actions = [step["uses"] for step in JOB["steps"] if "uses" in step]
+
+    assert [action for action in actions if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action)] == []
