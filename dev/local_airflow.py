@@ -94,7 +94,7 @@ class LocalAirflow:
     :param pools: further pools, as name and number of slots.
     :param pools_include_deferred: whether deferred tasks take slots of these pools.
     :param config: further settings, as ``{"section.option": value}``.
-    :param postgres: URL of an empty PostgreSQL database to use instead of SQLite (Airflow 3).
+    :param postgres: URL of an empty PostgreSQL database to use instead of SQLite.
     :param users: user names and their roles (Airflow 3), the first an administrator; each one's password is the name.
         Without, there is no login, and everyone is an administrator.
     """
@@ -400,14 +400,16 @@ class LocalAirflow:
         self.home.mkdir(parents=True, exist_ok=True)
         self._passwords.write_text(json.dumps({user: user for user in self._users}))
         self._airflow("db", "migrate")
+        add_pool = "INSERT INTO slot_pool (pool, slots, description, include_deferred) VALUES (?, ?, '', ?)"
         if self.postgres:
+            for name, slots in self._pools.items():
+                query_postgres(self.postgres, add_pool, (name, slots, self._pools_include_deferred))
             return
         with contextlib.closing(sqlite3.connect(self.database)) as db, db:
             # With a write-ahead log, readers and the writer do not lock each other out.
             db.execute("PRAGMA journal_mode = WAL")
             db.executemany(
-                "INSERT INTO slot_pool (pool, slots, description, include_deferred) VALUES (?, ?, '', ?)",
-                [(name, slots, int(self._pools_include_deferred)) for name, slots in self._pools.items()],
+                add_pool, [(name, slots, self._pools_include_deferred) for name, slots in self._pools.items()]
             )
 
     def _airflow(self, *arguments: str) -> None:
@@ -486,8 +488,8 @@ class LocalAirflow:
 
     def _settings_of_2(self) -> dict[str, object]:
         return {
-            # The only executor that Airflow 2 accepts with SQLite: one task at a time.
-            "core.executor": "SequentialExecutor",
+            # With SQLite, Airflow 2 accepts only the executor that runs one task at a time.
+            "core.executor": "LocalExecutor" if self.postgres else "SequentialExecutor",
             "webserver.secret_key": secrets.token_hex(32),
             "scheduler.dag_dir_list_interval": 5,
             "scheduler.min_file_process_interval": 3600,
