@@ -93,7 +93,7 @@ class LocalAirflow:
     :param pools: further pools, as name and number of slots.
     :param pools_include_deferred: whether deferred tasks take slots of these pools.
     :param config: further settings, as ``{"section.option": value}``.
-    :param postgres: URL of an empty PostgreSQL database to use instead of SQLite (Airflow 3).
+    :param postgres: URL of an empty PostgreSQL database to use instead of SQLite.
     :param users: user names and their roles (Airflow 3); the first is an administrator, and each password is the name.
         Without users no login is needed, and every visitor is an administrator.
     """
@@ -399,14 +399,16 @@ class LocalAirflow:
         self.home.mkdir(parents=True, exist_ok=True)
         self._passwords.write_text(json.dumps({user: user for user in self._users}))
         self._airflow("db", "migrate")
+        add_pool = "INSERT INTO slot_pool (pool, slots, description, include_deferred) VALUES (?, ?, '', ?)"
         if self.postgres:
+            for name, slots in self._pools.items():
+                query_postgres(self.postgres, add_pool, (name, slots, self._pools_include_deferred))
             return
         with contextlib.closing(sqlite3.connect(self.database)) as db, db:
             # With a write-ahead log, readers and the writer do not block each other.
             db.execute("PRAGMA journal_mode = WAL")
             db.executemany(
-                "INSERT INTO slot_pool (pool, slots, description, include_deferred) VALUES (?, ?, '', ?)",
-                [(name, slots, int(self._pools_include_deferred)) for name, slots in self._pools.items()],
+                add_pool, [(name, slots, self._pools_include_deferred) for name, slots in self._pools.items()]
             )
 
     def _airflow(self, *arguments: str) -> None:
@@ -485,8 +487,8 @@ class LocalAirflow:
 
     def _settings_of_2(self) -> dict[str, object]:
         return {
-            # The only executor that Airflow 2 supports with SQLite. It runs one task at a time.
-            "core.executor": "SequentialExecutor",
+            # With SQLite, Airflow 2 supports only the executor that runs one task at a time.
+            "core.executor": "LocalExecutor" if self.postgres else "SequentialExecutor",
             "webserver.secret_key": secrets.token_hex(32),
             "scheduler.dag_dir_list_interval": 5,
             "scheduler.min_file_process_interval": 3600,

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from airflow_provider_manxue.testing import Emulator, Script
-from dev.local_airflow import LocalAirflow
+from dev.local_airflow import LocalAirflow, installed_version, postgres_database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DAGS = Path(__file__).parent / "dags"
 ROOM = 5
+POSTGRES = "postgresql+psycopg2://postgres@127.0.0.1:5432"
 
 
 @pytest.fixture(scope="module")
@@ -33,14 +36,20 @@ def service(account: Emulator) -> Emulator:
 
 @pytest.fixture(scope="module")
 def airflow(account: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAirflow]:
-    with LocalAirflow(
-        tmp_path_factory.mktemp("airflow"),
-        dags_folder=DAGS,
-        env={"AIRFLOW_CONN_MANXUE_DEFAULT": account.airflow_connection_json()},
-        config={"core.parallelism": 4},
-        pools={"videos": ROOM},
-        pools_include_deferred=True,
-    ) as airflow:
+    # Airflow 2 runs one task at a time on SQLite, so that no order would be turned away.
+    is_airflow_2 = installed_version(sys.executable) < (3, 0)
+    with (
+        postgres_database(POSTGRES) if is_airflow_2 else nullcontext() as database,
+        LocalAirflow(
+            tmp_path_factory.mktemp("airflow"),
+            dags_folder=DAGS,
+            env={"AIRFLOW_CONN_MANXUE_DEFAULT": account.airflow_connection_json()},
+            config={"core.parallelism": 4},
+            pools={"videos": ROOM},
+            pools_include_deferred=True,
+            postgres=database,
+        ) as airflow,
+    ):
         yield airflow
 
 
