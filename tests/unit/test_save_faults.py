@@ -109,8 +109,13 @@ class S3Store:
 @pytest.fixture(scope="session")
 def s3_url(tmp_path_factory):
     """The URL of a stand-in for S3."""
-    with S3Server() as server:
-        yield server.url
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "tempfile.tempdir", str(tmp_path_factory.mktemp("s3"))
+        )  # not the folder of the first test
+        with S3Server() as server:
+            patch.undo()
+            yield server.url
 
 
 @pytest.fixture(scope="session")
