@@ -154,7 +154,7 @@ def test_unknown_host_is_reported(emulator, poll, connect):
 
 def test_wrong_key_raises_after_one_request(emulator, poll, connect):
     connect(emulator, password="wrong-key")
-    with pytest.raises(ManxueAuthenticationError, match="field .API key.") as raised:
+    with pytest.raises(ManxueAuthenticationError, match=r"field .API key.") as raised:
         poll()
     assert len(emulator.requests) == 1
     assert "wrong-key" not in str(raised.value)
