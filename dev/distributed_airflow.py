@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 WORKERS = ("worker:1", "worker:2")
 TRIGGERERS = ("triggerer:1", "triggerer:2")
 ENDLESS_LOOP = 5
-"""Number of times that a component may stop by itself before it is no longer restarted."""
+LOOP_WINDOW = 120.0
+"""A component that stops by itself so many times within so many seconds is no longer restarted."""
 DATABASE_PATIENCE = 60.0
 
 
@@ -61,6 +62,7 @@ class DistributedAirflow(LocalAirflow):
     ) -> None:
         self.servers = {"postgres": postgres, "redis": redis}
         self.ended: list[str] = []
+        self._ended_at: dict[str, list[float]] = {}
         celery = {
             "core.executor": "CeleryExecutor",
             "core.parallelism": concurrency * len(WORKERS),
@@ -135,7 +137,10 @@ class DistributedAirflow(LocalAirflow):
         for name, component in list(self.processes.items()):
             if failure := component.failure():
                 self.ended.append(failure)
-                if sum(text.startswith(f"{name} ") for text in self.ended) >= ENDLESS_LOOP:
+                now = time.monotonic()
+                recent = [moment for moment in self._ended_at.get(name, ()) if moment > now - LOOP_WINDOW]
+                self._ended_at[name] = [*recent, now]
+                if len(recent) + 1 >= ENDLESS_LOOP:
                     raise LocalAirflowError(failure)
                 self.lose(name)
                 self.launch(name)
