@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -74,5 +75,5 @@ def test_deferral_of_an_older_version_ends_correctly(
     assert [one["id"] for one in local_airflow.xcom(DAG, run_id, "batch")] == [video]
     assert local_airflow.xcom(DAG, run_id, "batch", key="actualDuration") == [5.17]
     for task in tasks:
-        # The elapsed time counts from the start in the replaced deferral.
-        assert "(after 0:10:" in local_airflow.task_log(DAG, run_id, task)
+        # The elapsed time counts from the start in the replaced deferral; a busy machine adds to the ten minutes.
+        assert re.search(r"\(after 0:1\d:", local_airflow.task_log(DAG, run_id, task))
