@@ -35,7 +35,7 @@ from airflow_provider_manxue.exceptions import (
 from airflow_provider_manxue.testing import Emulator, Response
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
 from dev.servers import S3Server
-from tests.support.xcoms import XComRecorder
+from tests.support.fake_airflow import FakeTaskInstance
 
 SIZE = 200_000
 OLD = b"an older video"
@@ -172,7 +172,7 @@ class Saves:
 
     def __init__(self, emulator, store):
         self.emulator, self.store = emulator, store
-        self.ti = XComRecorder()
+        self.ti = FakeTaskInstance()
         self.new_video()
 
     def new_video(self, size=SIZE):

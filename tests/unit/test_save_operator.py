@@ -38,7 +38,7 @@ from airflow_provider_manxue.transfers.manxue_to_object_storage import (
     DEFAULT_MAX_BYTES,
     ManxueToObjectStorageOperator,
 )
-from tests.support.xcoms import XComRecorder
+from tests.support.fake_airflow import FakeTaskInstance
 
 
 def operator(**arguments):
@@ -56,7 +56,7 @@ def emulator(monkeypatch):
 @pytest.fixture
 def save(emulator, tmp_path):
     def run(task_id, **arguments):
-        ti = XComRecorder()
+        ti = FakeTaskInstance()
         one = operator(video_task_id=task_id, **{"destination": f"file://{tmp_path}/", **arguments})
         uri = one.execute({"ti": ti})
         return uri, ti.xcom
@@ -283,7 +283,7 @@ class TestKnownUrl:
         one = one.prepare_for_execution()  # as Airflow does before it renders the templates
         one.video_task_id = {"id": task_id, "video_url": url, "status": "completed"}
         assert one.video_task_id == {"id": task_id, "status": "completed"}
-        one.execute({"ti": XComRecorder()})
+        one.execute({"ti": FakeTaskInstance()})
 
         assert [name for name, value in vars(one).items() if url in repr(value)] == []
         assert "signature" not in json.dumps(dict(TaskInfoComplete(one)), default=str)

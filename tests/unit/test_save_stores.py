@@ -23,7 +23,7 @@ from airflow_provider_manxue._client import storage
 from airflow_provider_manxue.exceptions import ManxueError, ManxueExistsError, ManxueStorageError
 from airflow_provider_manxue.testing import Emulator
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
-from tests.support.xcoms import XComRecorder
+from tests.support.fake_airflow import FakeTaskInstance
 
 SIZE = 60_000
 OLD = b"an older video"
@@ -257,7 +257,7 @@ def test_save_succeeds_only_with_the_whole_video(emulator, tmp_path, monkeypatch
     store.break_with(fault)
     task_id = emulator.add_task("completed", size=SIZE)
     video = emulator.task(task_id).video.read(0, SIZE)
-    ti = XComRecorder()
+    ti = FakeTaskInstance()
     save = ManxueToObjectStorageOperator(
         task_id="save", video_task_id=task_id, destination=store.uri, if_exists=if_exists
     )
