@@ -1,8 +1,7 @@
 """
 An emulator of the sd2_manxue video service, to test pipelines at no cost.
 
-It never imports Airflow, and aiohttp only when an emulator starts: pytest imports this package in every session, since
-the package contains its plugin. See ``docs/emulator.md``.
+It never imports Airflow, and aiohttp only when an emulator starts. See ``docs/emulator.md``.
 """
 
 from __future__ import annotations

@@ -102,7 +102,7 @@ def test_wheel_declares_the_entry_points(entry_points):
     assert entry_points == {
         "airflow.plugins": {"manxue_video_tab": f"{PACKAGE}.plugins.manxue:ManxueVideoTab"},
         "apache_airflow_provider": {"provider_info": f"{PACKAGE}.get_provider_info:get_provider_info"},
-        "pytest11": {"manxue": f"{PACKAGE}.testing.pytest_plugin"},
+        "pytest11": {"manxue": f"{PACKAGE}._pytest_plugin"},
     }
 
 

@@ -285,7 +285,7 @@ def run_pytest(folder, source):
         "pytest",
         "-q",
         "-p",
-        "airflow_provider_manxue.testing.pytest_plugin",
+        "airflow_provider_manxue._pytest_plugin",
         ".",
     ]
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True).stdout
@@ -293,8 +293,8 @@ def run_pytest(folder, source):
 
 def test_plugin_loads_no_heavy_packages():
     code = (
-        "import sys, airflow_provider_manxue.testing.pytest_plugin;"
-        "print(sorted({'aiohttp', 'airflow', 'requests', 'trustme'} & set(sys.modules)))"
+        "import sys, airflow_provider_manxue._pytest_plugin;"
+        "print(sorted({'aiohttp', 'airflow', 'asyncio', 'requests', 'ssl', 'trustme'} & set(sys.modules)))"
     )
     command = [sys.executable, "-c", code]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}

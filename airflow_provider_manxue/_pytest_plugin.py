@@ -1,4 +1,9 @@
-"""The pytest plugin: a fixture with an emulator."""
+"""
+The pytest plugin: a fixture with an emulator.
+
+Pytest loads this module in every session, also where nothing uses it. So it stands outside of the emulator's package, which
+imports asyncio and ssl, and imports the emulator only in the fixture.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +14,7 @@ import pytest
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from airflow_provider_manxue.testing._emulator import Emulator
+    from airflow_provider_manxue.testing import Emulator
 
 
 @pytest.fixture
@@ -19,8 +24,7 @@ def manxue_emulator(monkeypatch: pytest.MonkeyPatch) -> Iterator[Emulator]:
 
     Each emulator has a separate port, so tests may run in parallel.
     """
-    # Imported here, since pytest loads this module in every session.
-    from airflow_provider_manxue.testing._emulator import Emulator
+    from airflow_provider_manxue.testing import Emulator
 
     with Emulator() as emulator:
         monkeypatch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", emulator.airflow_connection_json())
