@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
-import traceback
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_manxue._client.wait_reporter import WaitReporter
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,
@@ -30,40 +30,6 @@ SUBMIT_CHUNK = 200
 """Polls of a batch that are queued before other work on the event loop runs."""
 
 
-def frames_of(error: BaseException) -> str:
-    """Return where an exception was raised, without its message, which may hold a header or a URL."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return "; ".join(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames[-12:])
-
-
-class _Reporter:
-    """
-    Log of a wait, and conversion of unexpected exceptions into ``ManxueInternalError``.
-
-    :param log: the log of the task.
-    """
-
-    def __init__(self, log: Any) -> None:
-        self._log = log
-        self._reported: set[str] = set()
-
-    def write_lines(self, poller: Poller) -> None:
-        for line in poller.pop_lines(time.time()):
-            self._log.log(line.level, "%s", line.text)
-
-    def unexpected(self, error: BaseException) -> ManxueInternalError:
-        """
-        Log an unexpected exception, once for each kind, and return the error for it.
-
-        Neither its message nor its cause is logged: those of HTTP libraries hold headers and URLs.
-        """
-        kind = f"{type(error).__module__}.{type(error).__qualname__}"
-        if kind not in self._reported:
-            self._reported.add(kind)
-            self._log.error("Unexpected %s while polling, at: %s", kind, frames_of(error))
-        return ManxueInternalError(f"unexpected {kind} while polling; the task log has its frames")
-
-
 class BlockingDriver:
     """
     Driver that polls one video from a worker, through the hook.
@@ -83,7 +49,7 @@ class BlockingDriver:
     ) -> None:
         self._poller = poller
         self._get_video_task = get_video_task
-        self._reporter = _Reporter(log)
+        self._reporter = WaitReporter(log)
         self._pass = worker_pass
 
     def run(self) -> None:
@@ -93,7 +59,7 @@ class BlockingDriver:
         while not poller.done:
             for video_task_id, _ in poller.take_due(time.time()):
                 self._poll(video_task_id)
-                self._reporter.write_lines(poller)
+                self._reporter.write_lines(poller, time.time())
             now, remaining = time.time(), pass_ends_at - time.monotonic()
             if poller.done or (
                 self._pass is not None and (remaining <= 0 or self._pass.is_over(poller, now))
@@ -145,7 +111,7 @@ class AsyncDriver:
         self._client = client
         self._conn_id = conn_id
         self._task = task
-        self._reporter = _Reporter(log)
+        self._reporter = WaitReporter(log)
         self._give_up_at = give_up_at
         self._pass = worker_pass
         self._limiter: AdaptiveRateLimiter | None = None
@@ -154,6 +120,7 @@ class AsyncDriver:
         self._in_flight: set[asyncio.Task[None]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
+        self._give_up_timer: asyncio.TimerHandle | None = None
         self._pass_ends_at = float("inf")
 
     async def run(self) -> None:
@@ -165,14 +132,15 @@ class AsyncDriver:
         self._context = contextvars.copy_context()
         self._finished: asyncio.Future[None] = self._loop.create_future()
         try:
-            self._advance()
+            self._await_give_up()
             await self._finished
         finally:
             await self._stop()
 
     async def _stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._give_up_timer):
+            if timer is not None:
+                timer.cancel()
         for request, _ in self._queued.values():
             self._limiter.cancel(request)  # type: ignore[union-attr] # what is queued, is queued there
         self._queued.clear()  # so that a pending promotion submits nothing
@@ -200,7 +168,7 @@ class AsyncDriver:
             self._promote()
         if now >= self._give_up_at:
             poller.give_up(now)
-        self._reporter.write_lines(poller)
+        self._reporter.write_lines(poller, now)
         if poller.done or self._is_pass_over(now):
             self._finished.set_result(None)
             return
@@ -236,7 +204,7 @@ class AsyncDriver:
         return True
 
     def _set_timer(self, now: float, next_due: float | None) -> None:
-        at = min(float("inf") if next_due is None else next_due, self._poller.next_line_at, self._give_up_at)
+        at = min(float("inf") if next_due is None else next_due, self._poller.next_line_at)
         if self._pass is not None:
             at = min(at, self._pass.ends_at, now + self._pass_ends_at - self._loop.time())
         if self._queued and now < self._poller.deadline:
@@ -253,6 +221,13 @@ class AsyncDriver:
     def _on_timer(self) -> None:
         self._timer, self._timer_at = None, float("inf")
         self._advance()
+
+    def _await_give_up(self) -> None:
+        """Advance, and again at ``give_up_at``. That has its own timer, since the other one is set anew for each poll."""
+        self._advance()
+        remaining = self._give_up_at - time.time()
+        if 0 < remaining < float("inf") and not self._finished.done():
+            self._give_up_timer = self._loop.call_later(remaining, self._await_give_up)
 
     def _promote(self, videos: list[str] | None = None) -> None:
         """Requeue regular polls of before the deadline as final polls, which have precedence."""

@@ -63,8 +63,12 @@ _JSON = json.JSONDecoder(parse_constant=lambda _: None, parse_float=_finite)
 
 def _is_plain(body: bytes, secret: str) -> bool:
     """Return whether no text in a body needs cleaning, as in most responses. A fast path, since a wait reads thousands."""
-    signs = (b"\\", b"\0", *(form.encode() for form in _forms_of(secret)))
-    return body.isascii() and not any(sign in body for sign in signs)
+    return body.isascii() and not any(sign in body for sign in _signs_of(secret))
+
+
+@lru_cache(maxsize=16)
+def _signs_of(secret: str) -> tuple[bytes, ...]:
+    return b"\\", b"\0", *(form.encode() for form in _forms_of(secret))
 
 
 @lru_cache(maxsize=16)

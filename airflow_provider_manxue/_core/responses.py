@@ -245,7 +245,10 @@ def _normalized(word: str) -> str:
 
 
 def _video_url(fields: Mapping[str, Any]) -> str | None:
-    return next(filter(None, (_url(fields.get(name)) for name in _URL_FIELDS)), None)
+    for name in _URL_FIELDS:
+        if (value := fields.get(name)) and (url := _url(value)):
+            return url
+    return None
 
 
 def _is_video(kind: Any) -> bool:

@@ -12,7 +12,8 @@ from airflow.triggers.base import BaseTrigger, TriggerEvent
 from airflow_provider_manxue._airflow.task_trigger import CannotStartInTriggererError, StartFromTrigger
 from airflow_provider_manxue._airflow.xcoms import RETURN_KEY
 from airflow_provider_manxue._client.async_client import AsyncClient, shared_client
-from airflow_provider_manxue._client.drivers import AsyncDriver, frames_of
+from airflow_provider_manxue._client.drivers import AsyncDriver
+from airflow_provider_manxue._client.wait_reporter import frames_of
 from airflow_provider_manxue._core.batch import to_tasks, to_xcoms
 from airflow_provider_manxue._core.deadline import (
     LEGACY_DEFER_TIMEOUT_MARGIN,
