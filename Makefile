@@ -25,8 +25,10 @@ EXAMPLE_CELLS = examples-3.3-py3.13 examples-3.1-py3.13 examples-2.11-py3.12
 airflow_of = $(firstword $(subst -py, ,$(1)))
 python_of = $(lastword $(subst -py, ,$(1)))
 
+# These tests mostly wait for Airflow, so each process of the run has one of its own.
+AIRFLOW_TESTS = -m pytest tests/airflow --dist loadgroup
 # Airflow 2 runs one task at a time on SQLite, so there only the harness, the examples and timeouts are tried.
-EXAMPLE_TESTS = -m pytest tests/airflow -m 'not services and not heavy' -k 'test_harness or example_dag or timeout'
+EXAMPLE_TESTS = $(AIRFLOW_TESTS) -n 2 -m 'not services and not heavy' -k 'test_harness or example_dag or timeout'
 UNIT_TESTS = -m pytest tests/unit -n 2
 COVERAGE = --cov --cov-report=term
 # Airflow 2.11.0 and 3.0 allow newer ones, but their object storage does not work with them.
@@ -53,7 +55,9 @@ demo-ui: $(READY) ## the same, then keep Airflow and its UI running until Ctrl-C
 demo-distributed: $(VENV)/.with-distributed ## the same on PostgreSQL, Celery on Redis, two workers and two triggerers
 	@$(BIN)/python -m dev.demo --distributed
 
-test: lint types unit airflow-tests ## all checks that must pass before a commit (Airflow 3)
+test: lint types ## all checks that must pass before a commit (Airflow 3)
+	@echo 'Unit tests, and tests with a real Airflow beside them (6 to 8 minutes) ...'
+	@$(MAKE) --jobs 2 --output-sync=target unit airflow-tests
 
 lint: $(VENV)/.with-lint ## ruff, layers, spelling, the workflow, and compatibility of the installed packages
 	$(BIN)/ruff check .
@@ -70,13 +74,13 @@ unit: $(READY) ## unit tests with branch coverage
 	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python $(UNIT_TESTS) $(COVERAGE)
 
 airflow-tests: $(READY) ## tests with a real Airflow 3
-	$(BIN)/python -m pytest tests/airflow -m 'not services and not heavy'
+	$(BIN)/python $(AIRFLOW_TESTS) -n 3 -m 'not services and not heavy'
 
 services-tests: $(VENV)/.with-distributed ## tests with a real Airflow that need PostgreSQL and Redis
-	$(BIN)/python -m pytest tests/airflow -m services
+	$(BIN)/python $(AIRFLOW_TESTS) -n 2 -m services
 
 heavy-tests: $(READY) ## tests with a real Airflow that take minutes each
-	$(BIN)/python -m pytest tests/airflow -m heavy
+	$(BIN)/python $(AIRFLOW_TESTS) -n 2 -m heavy
 
 browser-tests: $(VENV)/.with-browser ## tests of the UI in Debian's Chromium
 	$(BIN)/python -m pytest tests/browser

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_manxue._client.wait_reporter import WaitReporter
@@ -260,21 +261,22 @@ class AsyncDriver:
             nonlocal is_started
             is_started = True
             self._queued.pop(video_task_id, None)
-            # Released by a callback: a task that is cancelled before its first step runs no `finally`.
-            self._spawn(self._poll(limiter, video_task_id)).add_done_callback(lambda _: limiter.release())
+            self._spawn(self._poll(limiter, video_task_id), limiter)
 
         request = limiter.submit(self._task, start, final=is_final)
         if not is_started:
             self._queued[video_task_id] = request, is_final
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _spawn(self, work: Coroutine[Any, Any, None], granted_by: AdaptiveRateLimiter | None = None) -> None:
         task = self._loop.create_task(work, context=self._context)
         self._in_flight.add(task)
-        task.add_done_callback(self._on_done, context=self._context)
-        return task
+        # Releases the request as well: a task that is cancelled before its first step runs no `finally`.
+        task.add_done_callback(partial(self._on_done, granted_by), context=self._context)
 
-    def _on_done(self, task: asyncio.Task[None]) -> None:
+    def _on_done(self, granted_by: AdaptiveRateLimiter | None, task: asyncio.Task[None]) -> None:
         self._in_flight.discard(task)
+        if granted_by is not None:
+            granted_by.release()
         if self._finished.done() or task.cancelled():
             return
         if (error := task.exception()) is not None:

@@ -271,8 +271,9 @@ class Poller:
 
     def pop_lines(self, now: float) -> list[LogLine]:
         """Return and remove the log lines that are due."""
-        lines = [*self._lines, *(self._log.progress(now) if now >= self._log.next_line_at else ())]
-        self._lines.clear()
+        if now >= self._log.next_line_at:
+            self._lines += self._log.progress(now)
+        lines, self._lines = self._lines, []
         return lines
 
     # --- outcomes of polls -------------------------------------------------------------------------------------

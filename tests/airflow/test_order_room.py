@@ -16,6 +16,8 @@ from dev.local_airflow import LocalAirflow, installed_version, postgres_database
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.xdist_group("order_room")  # one Airflow for all
+
 DAGS = Path(__file__).parent / "dags"
 ROOM = 5
 POSTGRES = "postgresql+psycopg2://postgres@127.0.0.1:5432"

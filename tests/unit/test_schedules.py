@@ -296,10 +296,10 @@ def test_oracle_detects_false_progress(monkeypatch):
 
 
 def test_oracle_detects_lines_in_another_task_log(monkeypatch):
-    def careless(self, work):
+    def careless(self, work, granted_by=None):
         task = self._loop.create_task(work, context=self._context)
         self._in_flight.add(task)
-        task.add_done_callback(self._on_done)
+        task.add_done_callback(partial(self._on_done, granted_by))
 
     assert is_found("progress of", monkeypatch, (AsyncDriver, "_spawn", careless), first_seed=1700)
 
