@@ -1,4 +1,9 @@
-"""The properties of ``tests.fuzz``, checked by Hypothesis."""
+"""
+The properties of ``tests.fuzz``, checked by Hypothesis.
+
+A test's name is the property, and the function of ``properties`` that it calls has the assertions. An ``@example`` is an input
+that once broke the property, or a limit of Python.
+"""
 
 from __future__ import annotations
 
@@ -80,11 +85,11 @@ headers = st.lists(
 
 @tried
 @given(http_statuses, bodies, headers)
-@example(200, b"[" * 900 + b"]" * 900, [])
+@example(200, b"[" * 900 + b"]" * 900, [])  # near Python's limit of recursion
 @example(200, b'{"code":' + b"[" * 450 + b"]" * 450 + b"}", [])
 @example(200, b'{"id":"p","status":' + b'{"a":' * 450 + b"1" + b"}" * 451, [])
-@example(200, b'{"id":"p","created":1e999,"actualDuration":-1e999,"status":1e999}', [])
-@example(500, b'{"error":' + b"9" * 4000 + b"}", [])
+@example(200, b'{"id":"p","created":1e999,"actualDuration":-1e999,"status":1e999}', [])  # infinite numbers
+@example(500, b'{"error":' + b"9" * 4000 + b"}", [])  # near the digits that Python converts
 def test_any_response_is_a_task_or_a_package_error(http_status, body, retry_after):
     properties.check_answer(http_status, body, retry_after)
 
@@ -290,7 +295,7 @@ boxes = st.builds(
 
 @tried
 @given(st.sampled_from([200, 206, 206, 416, 404, 429, 503]), media_headers, lengths, offsets, versions)
-@example(206, [("Content-Range", "bytes 5-5/0")], None, 5, None)
+@example(206, [("Content-Range", "bytes 5-5/0")], None, 5, None)  # a byte beyond the announced size
 def test_any_partial_response_fits_or_is_refused(status, headers, length, offset, known):
     properties.check_part(status, headers, length, offset, known)
 
