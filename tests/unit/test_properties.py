@@ -1,8 +1,8 @@
 """
 The properties of ``tests.fuzz``, checked by Hypothesis.
 
-A test's name is the property, and the function of ``properties`` that it calls has the assertions. An ``@example`` is an input
-that once broke the property, or a limit of Python.
+A test's name is the property, and the function of ``properties`` that it calls has the assertions. An ``@example`` is an
+input that once broke the property, or a limit of Python.
 """
 
 from __future__ import annotations
@@ -150,13 +150,15 @@ references = st.fixed_dictionaries(
 
 @tried
 @given(events)
-def test_any_event_without_success_is_no_success(event):
+def test_any_event_is_an_error_unless_valid(event):
+    """An invalid event must fail the task, and not complete it."""
     properties.check_event(event)
 
 
 @tried
 @given(st.recursive(references | scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=8), any_json)  # fmt: skip
 def test_any_trigger_argument_is_ids_or_needs_a_worker(value, pulled):
+    """``pulled`` is the value of an XCom. A reference in it is data, which is not resolved again."""
     properties.check_reference(value, pulled)
 
 
@@ -302,7 +304,7 @@ def test_any_partial_response_fits_or_is_refused(status, headers, length, offset
 
 @tried
 @given(st.binary(max_size=60) | st.lists(boxes, max_size=5).map(b"".join), st.none() | st.integers(0, 80))
-def test_any_whole_mp4_ends_where_its_boxes_end(body, announced):
+def test_any_mp4_is_whole_only_with_its_last_byte(body, announced):
     properties.check_mp4(body, announced)
 
 

@@ -606,6 +606,7 @@ def test_unknown_fields_are_unchanged():
     ],
 )
 def test_task_in_an_envelope_is_parsed(envelope):
+    """Relays use various codes for success, so a task with a status is parsed with any code."""
     fields = {"id": "proj_1", "status": "completed", "video_url": VIDEO}
     for data in (fields, [fields]):
         task = order_task_of({**envelope, "data": data})
@@ -619,6 +620,7 @@ def test_flat_task_with_success_code_is_parsed(code):
 
 
 def test_url_in_data_belongs_to_the_outer_status():
+    """Some relays split a task over two levels of their response."""
     task = task_of({"status": "completed", "data": {"id": "p", "video_url": VIDEO}})
 
     assert (task.status, task.video_url) == (TaskStatus.COMPLETED, VIDEO)
@@ -670,10 +672,12 @@ def test_requested_id_is_never_replaced(responded, reported):
 
 
 def test_envelope_id_is_not_the_task_id():
+    """It is the id of the request."""
     assert task_of({"id": "request-7", "data": {"status": "queued"}}).reported_id is None
 
 
 def test_order_response_with_failure_is_a_failed_task():
+    """The order was accepted and has an id, so it is no rejected order, which a retry would send again."""
     assert order_task_of({"id": "proj_1", "status": "failed", "error": "x"}).status is TaskStatus.FAILED
 
 
