@@ -17,7 +17,7 @@ from airflow_provider_manxue._core.media import Validators
 from airflow_provider_manxue._core.polling import PollPolicy
 from tests.fuzz import properties
 from tests.fuzz.inputs import FINDINGS, SEEDS
-from tests.fuzz.properties import ANSWERS, KEY
+from tests.fuzz.properties import KEY, RESPONSES
 from tests.fuzz.targets import TARGETS
 
 # A slow machine must not fail a test.
@@ -91,13 +91,13 @@ headers = st.lists(
 @example(200, b'{"id":"p","created":1e999,"actualDuration":-1e999,"status":1e999}', [])  # infinite numbers
 @example(500, b'{"error":' + b"9" * 4000 + b"}", [])  # near the digits that Python converts
 def test_any_response_is_a_task_or_a_package_error(http_status, body, retry_after):
-    properties.check_answer(http_status, body, retry_after)
+    properties.check_response(http_status, body, retry_after)
 
 
 @tried
 @given(http_statuses, bodies, headers)
 def test_any_order_response_is_a_task_or_an_outcome(http_status, body, retry_after):
-    properties.check_order_answer(http_status, body, retry_after)
+    properties.check_order_response(http_status, body, retry_after)
 
 
 @tried
@@ -172,7 +172,9 @@ def test_any_template_is_allowed_or_refused_with_remedy(text):
 
 # Most waits would end with one of the first responses, so some histories have only responses that end no wait.
 lasting = [
-    number for number, (meaning, *_) in enumerate(ANSWERS) if meaning not in {"completed", "failed", "fatal"}
+    number
+    for number, (meaning, *_) in enumerate(RESPONSES)
+    if meaning not in {"completed", "failed", "fatal"}
 ]
 retry_afters = st.sampled_from(["", "1", "120", "5000"])
 late = st.floats(0, 5) | st.sampled_from([-0.5, -60.0])
@@ -188,7 +190,9 @@ policies = st.builds(
 @given(
     policy=policies,
     timeout=st.floats(0, 1500),
-    history=st.lists(st.tuples(st.integers(0, len(ANSWERS) - 1), retry_afters, late), min_size=1, max_size=10)
+    history=st.lists(
+        st.tuples(st.integers(0, len(RESPONSES) - 1), retry_afters, late), min_size=1, max_size=10
+    )
     | st.lists(st.tuples(st.sampled_from(lasting), retry_afters, late), min_size=1, max_size=10),
     random=st.randoms(use_true_random=False),
 )

@@ -1186,7 +1186,7 @@ def of_requests(kind, *causes):
     return chained(kind(f"Max retries exceeded with url: {SIGNED}"), *causes)
 
 
-NO_ANSWERS = {
+NO_RESPONSES = {
     "requests, refused": (
         lambda: of_requests(
             requests.ConnectionError,
@@ -1253,7 +1253,7 @@ NO_ANSWERS = {
 }
 
 
-@pytest.mark.parametrize(("make", "reason"), NO_ANSWERS.values(), ids=NO_ANSWERS.keys())
+@pytest.mark.parametrize(("make", "reason"), NO_RESPONSES.values(), ids=NO_RESPONSES.keys())
 def test_request_without_response_names_the_reason(make, reason):
     text = str(no_response(make(), "h.example.com"))
 
