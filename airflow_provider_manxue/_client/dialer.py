@@ -1,7 +1,8 @@
 """
 Connecting to a host within one timeout.
 
-``socket.create_connection`` applies the whole timeout to each address of a name, and none to the look-up.
+``socket.create_connection`` applies the whole timeout to each address of a name, and none to the look-up. The caller
+selects the addresses: ``_core/media_urls.py`` has those that are refused for downloads.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """
 Download of a video from a media host into a file, with retries and resumption.
 
-The design of a save is described in ``docs/saving-design.md``.
+``_core/containers.py`` decides when a download is complete. ``docs/saving-design.md`` describes the design of a save.
 """
 
 from __future__ import annotations
@@ -225,6 +225,12 @@ class Downloader:
             raise
 
     def _verify(self, download: PartialDownload) -> None:
+        """
+        Check that the download is complete: its length and its container, by :func:`judge`.
+
+        :raises BrokenTransferError: if bytes are missing.
+        :raises ChangedVideoError: if bytes are missing, although the length is the announced one.
+        """
         announced = download.validators.size
         verdict = judge(download.read_at, download.received, announced, download.accepted)
         if verdict.state is State.INCOMPLETE:

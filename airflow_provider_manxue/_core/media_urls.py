@@ -1,5 +1,5 @@
 """
-Checks of the URLs, redirects and addresses of downloads. No I/O happens here.
+Refusal of unsafe URLs, redirects and addresses of downloads. No I/O happens here.
 
 The ranges of addresses are listed here, since ``ipaddress.is_global`` differs between versions of Python.
 """

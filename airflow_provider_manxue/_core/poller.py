@@ -1,5 +1,5 @@
 """
-The polling engine: times of polls, and effects of their outcomes. No I/O happens here.
+The polling engine: times of polls, tolerated errors, and ends of waits. No I/O happens here.
 
 Theory of operation: see ``docs/engine.md``. Each video has the moment of its next poll in a heap. A driver polls the
 videos that are due. An outcome either ends the wait for its video or schedules the next poll. Trouble with the
@@ -67,6 +67,7 @@ CONNECTION = ""
 """Key of the connection in :attr:`Poller.grace`. No video has an empty id."""
 
 _OF_ONE_VIDEO = (ManxueRefusedError, ManxueResultMissingError, ManxuePermissionError)
+"""Errors of one video that are tolerated for ``GRACE_TIME``: a refused id (404, other 4xx), a missing URL, a 403."""
 
 
 @dataclass(slots=True)
@@ -448,6 +449,7 @@ class Poller:
         self._schedule(video, at, now, floor=at)
 
     def _handle_in_grace(self, video: _Video, error: ManxueError, sent_at: float, now: float) -> None:
+        """Tolerate a 404 and the other errors of ``_OF_ONE_VIDEO`` during the grace period, and end the wait after it."""
         video.failures = 0
         if video.grace_since is None:
             video.grace_since = now

@@ -11,8 +11,8 @@ DEFAULT_TIMEOUT = 3 * 60 * 60.0
 """Seconds. Other clients of the service wait up to that long."""
 
 GRACE_TIME = 300.0
-"""Seconds of a grace period: temporary trouble shorter than that does not end a wait. A completed video is also read
-for that long after the deadline."""
+"""Seconds of a grace period: temporary trouble shorter than that does not end a wait. The polling engine in
+``poller.py`` decides for which errors, such as a 404. A completed video is also read for that long after the deadline."""
 
 NOT_FOUND_GRACE_TIME = 25.0
 """Seconds of the grace period of a wait that has not worked, if the connection is missing: Airflow's clients report an

@@ -100,7 +100,7 @@ COMPLETED_WORDS = frozenset(
 # --- responses of the service ---------------------------------------------------------------------------
 
 
-def check_answer(http_status: int, body: bytes, retry_after: Sequence[str]) -> None:
+def check_response(http_status: int, body: bytes, retry_after: Sequence[str]) -> None:
     """Check that a response is parsed into a task that can be stored, or an error that can be shown."""
     try:
         task = parse_task(http_status, body, video_task_id="p", retry_after=retry_after, now=NOW, secret=KEY)
@@ -111,7 +111,7 @@ def check_answer(http_status: int, body: bytes, retry_after: Sequence[str]) -> N
     _check_task(task, body)
 
 
-def check_order_answer(http_status: int, body: bytes, retry_after: Sequence[str]) -> None:
+def check_order_response(http_status: int, body: bytes, retry_after: Sequence[str]) -> None:
     """Check that a response to an order is parsed into a task with an id, or an error with the order's outcome."""
     try:
         task = parse_order_response(http_status, body, retry_after=retry_after, now=NOW, secret=KEY)
@@ -160,22 +160,22 @@ def _json(body: bytes) -> Any:
         return None
 
 
-def _places(answer: Any) -> list[Mapping[str, Any]]:
-    if not isinstance(answer, Mapping):
+def _objects(response: Any) -> list[Mapping[str, Any]]:
+    if not isinstance(response, Mapping):
         return []
-    data = answer.get("data")
-    places = [answer, *(data if isinstance(data, list) else [data])]
-    return [place for place in places if isinstance(place, Mapping)]
+    data = response.get("data")
+    objects = [response, *(data if isinstance(data, list) else [data])]
+    return [obj for obj in objects if isinstance(obj, Mapping)]
 
 
-def _names_a_task(answer: Any) -> bool:
-    ids = (place.get("id") for place in _places(answer))
+def _names_a_task(response: Any) -> bool:
+    ids = (obj.get("id") for obj in _objects(response))
     return any(isinstance(task_id, str) and re.fullmatch(r"\w+", task_id, re.ASCII) for task_id in ids)
 
 
-def _status_words(answer: Any) -> set[str]:
+def _status_words(response: Any) -> set[str]:
     """Return all values of ``status`` in a response and in its ``data``, without separators."""
-    words = (str(place["status"]).replace("\0", "") for place in _places(answer) if "status" in place)
+    words = (str(obj["status"]).replace("\0", "") for obj in _objects(response) if "status" in obj)
     plain = (re.sub(r"[\s_.-]+", "", word).lower() for word in words)
     return {re.sub("^(task|job)?(status|state)(?=.)", "", word) for word in plain}
 
@@ -407,10 +407,10 @@ def check_template(text: str) -> None:
 # --- whole waits ----------------------------------------------------------------------------------------
 
 
-ANSWERS: tuple[tuple[str, int, bytes], ...] = (
-    ("goes on", 200, b'{"id":"p","object":"video","status":"queued"}'),
-    ("goes on", 200, b'{"id":"p","object":"video","status":"processing"}'),
-    ("goes on", 200, b'{"id":"p","object":"video","status":"reviewing"}'),
+RESPONSES: tuple[tuple[str, int, bytes], ...] = (
+    ("continues", 200, b'{"id":"p","object":"video","status":"queued"}'),
+    ("continues", 200, b'{"id":"p","object":"video","status":"processing"}'),
+    ("continues", 200, b'{"id":"p","object":"video","status":"reviewing"}'),
     ("completed", 200, b'{"id":"p","status":"completed","video_url":"https://x/a.mp4","actualDuration":5}'),
     ("no url", 200, b'{"id":"p","status":"completed","video_url":null}'),
     ("failed", 200, b'{"id":"p","status":"failed","error":"prompt"}'),
@@ -431,7 +431,7 @@ ANSWERS: tuple[tuple[str, int, bytes], ...] = (
 
 @lru_cache
 def _outcome(number: int, retry_after: str) -> VideoTask | ManxueError:
-    _, http_status, body = ANSWERS[number]
+    _, http_status, body = RESPONSES[number]
     try:
         return parse_task(
             http_status, body, video_task_id="p", retry_after=[retry_after] if retry_after else (), now=NOW
@@ -466,7 +466,7 @@ def check_wait(
             "it went on after its deadline, or polled too often"
         )
         assert [video for video, _ in poller.take_due(now)] == ["p"]
-        meaning, outcome = ANSWERS[number][0], _outcome(number, retry_after)
+        meaning, outcome = RESPONSES[number][0], _outcome(number, retry_after)
         poller.handle("p", outcome, sent_at=now, now=now)
         expected = model.expected(meaning, now)
         if poller.done:
@@ -514,9 +514,9 @@ class _Model:
             return {VideoTask if meaning == "completed" else ManxueVideoFailedError}
         if meaning == "fatal":
             return {ManxueError}
-        if meaning in {"goes on", "no url"}:
+        if meaning in {"continues", "no url"}:
             self.has_worked, self.refused_since = True, None
-        if meaning == "goes on":
+        if meaning == "continues":
             self.grace_since = None
             return {ManxueTimeoutError} if now >= self.deadline else {None}
         if meaning == "trouble":

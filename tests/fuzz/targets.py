@@ -11,19 +11,19 @@ from airflow_provider_manxue._core.media import Validators
 from airflow_provider_manxue._core.polling import PollPolicy
 from tests.fuzz.byte_reader import ByteReader, json_of
 from tests.fuzz.properties import (
-    ANSWERS,
     KEY,
+    RESPONSES,
     check_address,
-    check_answer,
     check_connection,
     check_event,
     check_mp4,
     check_order,
-    check_order_answer,
     check_order_record,
+    check_order_response,
     check_part,
     check_redirect,
     check_reference,
+    check_response,
     check_retry_after,
     check_template,
     check_text,
@@ -91,12 +91,12 @@ _VERSIONS = (
 
 def answer(data: bytes) -> None:
     """Check a response to a query. Its lines are status, ``Retry-After`` and body."""
-    check_answer(*_exchange(data))
+    check_response(*_exchange(data))
 
 
 def order_answer(data: bytes) -> None:
     """Check a response to an order."""
-    check_order_answer(*_exchange(data))
+    check_order_response(*_exchange(data))
 
 
 def _exchange(data: bytes) -> tuple[int, bytes, list[str]]:
@@ -191,7 +191,7 @@ def wait(data: bytes) -> None:
     jitter = reader.take(2).ljust(2, b"\0")
     steps = reader.take(60) or b"\0\0\0"
     history = [
-        (step % len(ANSWERS), _RETRY_AFTERS[pause % len(_RETRY_AFTERS)], _LATE[late % len(_LATE)])
+        (step % len(RESPONSES), _RETRY_AFTERS[pause % len(_RETRY_AFTERS)], _LATE[late % len(_LATE)])
         for step, pause, late in zip(*[iter(steps + b"\0\0")] * 3, strict=False)
     ]
     chances = itertools.cycle(chance / 256 for chance in jitter)

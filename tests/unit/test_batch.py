@@ -428,6 +428,7 @@ def test_event_of_other_ids_is_ignored(ids):
 
 @pytest.mark.parametrize("event", [None, {}, {"version": 1}, {"version": 1, "status": "completed"}])
 def test_unknown_event_fails_the_batch(event):
+    """An event of a newer or broken trigger must never count as a success."""
     with pytest.raises(ManxueError, match="does not understand"):
         parse_batch_event(event, ["a"])
 
@@ -437,6 +438,7 @@ def test_unknown_event_fails_the_batch(event):
 )
 @pytest.mark.parametrize("kind", [ManxueVideoFailedError, ManxueRefusedError, ManxueTimeoutError])
 def test_event_of_10000_videos_stays_below_64_kib(text, kind):
+    """Airflow stores the event, and MySQL's TEXT has 64 KiB. The worker polls the videos that the event leaves out."""
     ids = [f"video_{number}" for number in range(10_000)]
     outcomes = {video: kind(text.replace("{}", str(number))) for number, video in enumerate(ids)}
     outcomes |= dict.fromkeys(ids[5_000:], VideoTask("a", TaskStatus.COMPLETED))

@@ -318,6 +318,7 @@ def test_settings_are_immutable():
 
 @pytest.mark.parametrize("extra", [None, {}, dict.fromkeys(EXTRA), dict.fromkeys(EXTRA, "")])
 def test_empty_extra_field_means_its_default(extra):
+    """Airflow's connection form may store a field that was left empty as null or as an empty text."""
     assert settings_of(extra=extra) == settings_of()
 
 
@@ -346,6 +347,7 @@ NUMBERS = {
     ],
 )
 def test_number_is_parsed_from_number_or_text(name, value, number):
+    """Airflow's connection form may store a number as text. The least and greatest values are the bounds."""
     read = getattr(settings_of(extra={name: value}), name)
 
     assert read == number
@@ -376,6 +378,7 @@ def test_fractional_max_connections_is_rejected(value):
     ("value", "switch"), [(True, True), (False, False), ("true", True), ("False", False), (" FALSE ", False)]
 )
 def test_verify_is_parsed_from_bool_or_text(value, switch):
+    """A connection in an environment variable or a secrets backend often has texts."""
     assert settings_of(extra={"verify": value}).verify is switch
 
 

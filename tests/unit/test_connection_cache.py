@@ -93,6 +93,8 @@ class TestEdit:
         assert line == "Connection 'c' was edited: base URL, API key, limits, proxy."
 
     def test_resets_has_worked(self, service):
+        """The new settings have not worked yet, so an error of theirs has no grace period."""
+
         async def main():
             async with shared_client() as client:
                 seen = [client.has_worked("c")]
@@ -128,6 +130,8 @@ class TestLookup:
         assert [key for _, _, key in service.requests] == ["new-key"]
 
     def test_hanging_refresh_delays_no_request(self, service):
+        """An outage of Airflow's API server must not stop polls, whose settings are known."""
+
         def hang():
             service.look_up_takes = 1e9
 
@@ -144,6 +148,7 @@ class TestLookup:
         assert str(error) == "Airflow did not return the connection 'c' within 10 s"
 
     def test_survives_the_wait_that_started_it(self, service):
+        """Other waits await the same look-up, so the end of the first wait must not cancel it."""
         service.look_up_takes = 5
 
         async def main():
@@ -170,6 +175,7 @@ class TestLookup:
         assert set(service.contexts) == {None}
 
     def test_failure_is_cached_for_all_requests(self, service):
+        """A hundred waits must not look up a failing connection a hundred times."""
         service.connections["c"] = OUTAGE
 
         async def main():
@@ -199,6 +205,8 @@ class TestLookup:
 
 class TestFailedRefresh:
     def test_transient_error_is_never_raised(self, service, caplog):
+        """The cached settings are used for as long as Airflow is unavailable."""
+
         def fail():
             service.connections["c"] = OUTAGE
 
@@ -250,7 +258,10 @@ class TestFailedRefresh:
 
 
 class TestSession:
+    """The HTTP session of a connection. A new one costs TLS handshakes, so it is opened only for new settings."""
+
     def test_failed_opening_is_retried(self, service):
+        """The lack of file descriptors passes, so it ends no wait."""
         service.open_error = OSError(errno.EMFILE, "Too many open files")
 
         def mend():
@@ -264,6 +275,8 @@ class TestSession:
         assert service.requests
 
     def test_replaced_ca_file_opens_a_new_one(self, service):
+        """A session trusts the certificates that it was opened with."""
+
         def replace():
             service.ca_version = 2
 
@@ -273,10 +286,13 @@ class TestSession:
         assert old.closed_at == pytest.approx(new.opened_at, abs=0.1)
 
     def test_survives_an_edit_of_the_key(self, service):
+        """Each request carries the key, so the session and its open connections remain usable."""
         polling(100, lambda: service.connect("c", key="new-key"), 10)
         assert len(service.sessions) == 1
 
     def test_replaced_one_closes_after_its_last_request(self, service):
+        """The slow request begins at 29 s and takes 50 s. The new session is opened in the meantime."""
+
         async def main():
             async with shared_client() as client:
                 await client.get_video_task("c", "v")
@@ -302,6 +318,12 @@ class TestSession:
 
 
 class TestRefusedKey:
+    """
+    The connection is looked up again after a 401, since its key may have been edited while the entry was cached.
+
+    A request is then sent again with the new settings, so that a rotation of the key is no error.
+    """
+
     @pytest.fixture
     def revoked(self, service):
         """The service, which accepts only another key from 100 s on."""
@@ -320,6 +342,7 @@ class TestRefusedKey:
         assert polling(200, lambda: service.connect("c", "https://two.example.com"), 100) == []
 
     def test_thousand_refusals_cause_one_lookup(self, service):
+        """A thousand look-ups at a time would overload Airflow's API server. The other look-up is the first one."""
         service.respond = lambda url, key: (401, {})
 
         async def main():
@@ -331,6 +354,8 @@ class TestRefusedKey:
         assert len(service.look_ups) == 2
 
     def test_is_raised_while_airflow_is_unavailable(self, revoked):
+        """The refusal, not the failed look-up, names the cause."""
+
         def fail():
             revoked.connections["c"] = OUTAGE
 

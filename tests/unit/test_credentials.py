@@ -1,4 +1,9 @@
-"""Probes of refused credentials, shared by all waits of a connection."""
+"""
+Probes of refused credentials, shared by all waits of a connection.
+
+A service may block a client that repeats a refused key, so a 401 holds all requests of the connection, except for one probe
+at a time. The probes are 30, 60, 120 and 300 s after the 401; the last one is the end of the grace period.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +18,12 @@ from tests.support.virtual_time import run
 
 
 class Crowd:
-    """Many waits of one connection that poll again immediately after each result."""
+    """
+    Many waits of one connection that poll again one second after each result.
+
+    ``sent_at`` has the times of requests, ``unsent_at`` those of polls that failed without one, and ``since`` the start of the
+    refusals that their errors name. Times are in seconds from the start.
+    """
 
     def __init__(self, waits=20):
         self.limiter = AdaptiveRateLimiter(100.0, 1)
@@ -55,12 +65,14 @@ class Crowd:
 
 
 def test_refused_credentials_are_probed_five_times():
+    """The first request and four probes, not one request for each of the twenty waits."""
     crowd = Crowd().run(590)
 
     assert crowd.sent_at == pytest.approx([0, 30, 60, 120, 300], abs=0.1)
 
 
 def test_probes_are_rare_after_the_grace_period():
+    """The waits then fail without a request. Each error names the first refusal, so that no grace period begins again."""
     crowd = Crowd().run(1250)
 
     assert crowd.sent_at[5:] == pytest.approx([600, 900, 1200], abs=2)
@@ -69,6 +81,7 @@ def test_probes_are_rare_after_the_grace_period():
 
 
 def test_accepted_probe_resumes_all_waits():
+    """The key is valid from 70 s on, which the probe at 120 s finds."""
     crowd = Crowd()
 
     async def cure():
@@ -82,6 +95,7 @@ def test_accepted_probe_resumes_all_waits():
 
 
 def test_new_settings_end_the_pause_immediately():
+    """A person has entered a new key, so the refusal of the old one means nothing."""
     crowd = Crowd()
 
     async def edit():
@@ -96,6 +110,7 @@ def test_new_settings_end_the_pause_immediately():
 
 
 def test_later_refusal_starts_a_new_grace_period():
+    """An accepted probe ends the first refusals, so the probes begin again: 30, 60 and 120 s after the 401 at 51 s."""
     crowd = Crowd(1)
 
     async def cure_and_break():
@@ -110,6 +125,8 @@ def test_later_refusal_starts_a_new_grace_period():
 
 
 def test_concurrent_refusals_count_as_one():
+    """Ten requests were in flight when the key expired. Their 401s must not postpone the first probe."""
+
     async def main():
         limiter = AdaptiveRateLimiter(100.0, 10)
         credentials = CredentialProbes(limiter)

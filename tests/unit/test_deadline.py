@@ -23,8 +23,11 @@ from airflow_provider_manxue._core.wait_arguments import WaitArguments
 START = 1_800_000_000.0
 
 
-@pytest.mark.parametrize(("now", "begins"), [(0.0, 600.0), (900.0, 900.0)])
+@pytest.mark.parametrize(
+    ("now", "begins"), [(0.0, 600.0), (900.0, 900.0)], ids=["from the deadline", "from a later start"]
+)
 def test_batch_on_worker_gets_one_round_and_overshoot(now, begins):
+    """One poll of each video takes 100 s at the limit of the connection; the overshoot is for pauses of the service."""
     latest = latest_on_worker(START + 600, START + now, round_time=100.0)
     assert latest == START + begins + 100 + MAX_OVERSHOOT
 
@@ -33,11 +36,17 @@ def test_batch_on_worker_gets_one_round_and_overshoot(now, begins):
     ("reason", "ago"), [("Trigger timeout", 300.0), ("Trigger failure", 0.0), ("unknown", 0.0)]
 )
 def test_latest_start_after_a_trigger_timeout(reason, ago):
+    """
+    Airflow drops the stored start with the deferral.
+
+    A deferral that timed out has lasted as long as the shorter limit. Of any other one, nothing is known.
+    """
     assert TimeLimits(600.0, 300.0).latest_start(START, reason) == START - ago
 
 
-@pytest.mark.parametrize("ends_at", [None, START + 5000])
+@pytest.mark.parametrize("ends_at", [None, START + 5000], ids=["older Airflow", "Airflow's end is later"])
 def test_deferred_trigger_gives_up_after_its_deadline(ends_at):
+    """A worker has stored the deadline and its margin, so the end that Airflow reports has no effect."""
     times = PollTimes(START, START + 600, START + 30, resumed_at=START)
     arguments = WaitArguments(
         poke_interval=30.0,
@@ -51,6 +60,7 @@ def test_deferred_trigger_gives_up_after_its_deadline(ends_at):
 
 @pytest.mark.parametrize("ends_at", [START + 1000, START + 5000])
 def test_started_trigger_gives_up_before_airflow(ends_at):
+    """A wait that begins in the triggerer has no stored deadline. Its event must precede the end by Airflow."""
     times = PollTimes(START, START + 600, START, resumed_at=START)
     assert WaitArguments(poke_interval=30.0).gives_up_at(times, ends_at) == ends_at - EVENT_MARGIN
 
@@ -77,18 +87,31 @@ def test_trigger_stops_before_airflow_but_polls_once(ends_at, resumed_at, latest
         (900.0, 700.0, 100.0 + 200.0 + FINAL_POLL_WINDOW + EVENT_MARGIN),
         (900.0, 1000.0, 400.0 + FINAL_POLL_WINDOW + EVENT_MARGIN),
     ],
+    ids=[
+        "no limit",
+        "limit at the deadline",
+        "limit 300 s after the deadline",
+        "deferred between deadline and limit",
+        "deferred after the limit",
+    ],
 )
 def test_execution_timeout_bounds_the_defer_margin(execution_timeout, now, margin):
+    """The deadline is at 600 s. Final polls get the time up to the limit, and one window at least."""
     limits = TimeLimits(600.0, execution_timeout)
     assert limits.defer_timeout_margin(START, START + 600, START + now) == margin
 
 
 @pytest.mark.parametrize(("waited", "is_over"), [(299.0, False), (300.0, True)])
 def test_execution_timeout_ends_the_task(waited, is_over):
+    """Some versions of Airflow do not apply ``execution_timeout`` to a deferral."""
     assert TimeLimits(600.0, 300.0).is_over(START, START + waited) is is_over
 
 
-@pytest.mark.parametrize(("now", "left"), [(0.0, 2400.0), (700.0, 1700.0), (9000.0, EVENT_MARGIN)])
+@pytest.mark.parametrize(
+    ("now", "left"),
+    [(0.0, 2400.0), (700.0, 1700.0), (9000.0, EVENT_MARGIN)],
+    ids=["before the deadline", "within the margin", "after the margin"],
+)
 def test_airflow_timeout_includes_the_margin(now, left):
     assert airflow_timeout(START + 600, DEFER_TIMEOUT_MARGIN, START + now) == left
 
@@ -101,7 +124,14 @@ def test_airflow_timeout_includes_the_margin(now, left):
         (60.0, FINAL_POLL_WINDOW, True),
         (60.0, 60.0, False),
     ],
+    ids=[
+        "window has passed",
+        "within the window",
+        "a retry is due soon",
+        "a pause is longer than the window",
+    ],
 )
 def test_final_polls_fail_after_their_window_unless_paused(waited, pause, failed):
+    """Only a pause that the service requested is longer than the window, and the service may respond after it."""
     deadline, now = START + 600, START + 600 + waited
     assert final_polls_failed(now, deadline, START, resumes_at=now + pause) is failed

@@ -98,6 +98,7 @@ def test_each_lasting_error_has_its_own_status(kind):
 
 @pytest.mark.parametrize("kind", PASSING)
 def test_transient_error_becomes_a_plain_error(kind):
+    """A worker would take a transient error for one that it may retry."""
     arrived = parse_event(through_database(error_event("proj_1", kind("HTTP 503", 5.0))))
 
     assert type(arrived) is ManxueError
@@ -141,6 +142,7 @@ NOT_UNDERSTOOD = [
 
 @pytest.mark.parametrize("event", NOT_UNDERSTOOD)
 def test_unknown_event_is_an_error(event):
+    """An event of a newer or broken trigger must never count as a success."""
     error = parse_event(event)
 
     assert type(error) is ManxueError
@@ -148,6 +150,7 @@ def test_unknown_event_is_an_error(event):
 
 
 def test_unknown_event_is_quoted_within_bounds():
+    """The error is logged, and the event may have any size."""
     error = parse_event({"version": 99, "status": "x" * 100_000})
 
     assert "99" in str(error)
@@ -202,6 +205,7 @@ def test_event_may_hold_the_start_of_the_wait(event_of):
     ],
 )
 def test_bad_start_is_ignored(event):
+    """The worker then takes the current time for the start. A start in the far future would be a wait without a deadline."""
     assert start_of(event) is None
 
 

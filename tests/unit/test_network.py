@@ -99,6 +99,7 @@ class TestProxy:
         assert proxy_for(settings_of("http://127.0.0.1:8080")) is None
 
     def test_no_proxy_host_ignores_unsupported_proxy(self, environment):
+        """A proxy that no request uses must not end a wait."""
         environment.setenv("ALL_PROXY", "socks5://127.0.0.1:9")
         environment.setenv("NO_PROXY", ".example.com")
         assert proxy_for(settings_of()) is None
@@ -136,6 +137,7 @@ class TestCaBundle:
         assert ca_path(settings_of(ca_bundle=str(bundle))) == str(bundle)
 
     def test_is_not_loaded_over_plain_http(self, environment):
+        """A broken bundle that no request needs must not end a wait."""
         environment.setenv("REQUESTS_CA_BUNDLE", "/no/such/file")
         settings = settings_of("http://service.example.com")
         assert ca_path(settings) is None
@@ -143,17 +145,20 @@ class TestCaBundle:
         assert session_key(settings) == ("http",)
 
     def test_is_not_loaded_without_verification(self, environment):
+        """A broken bundle that no request needs must not end a wait."""
         environment.setenv("REQUESTS_CA_BUNDLE", "/no/such/file")
         settings = settings_of(verify=False)
         assert ca_path(settings) is None
         assert ssl_context(settings) is False
 
     def test_may_be_a_folder(self, environment, tmp_path):
+        """As in requests, which reads a folder of certificates, named by their hashes."""
         environment.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))
         assert ca_path(settings_of()) == str(tmp_path)
         assert ssl_context(settings_of()).verify_mode is ssl.CERT_REQUIRED
 
     def test_replaced_file_is_checked_again(self, bundle):
+        """A triggerer runs for weeks, and the bundle is replaced in the meantime."""
         settings = settings_of(ca_bundle=str(bundle))
         good = bundle.read_bytes()
         assert ca_path(settings) == str(bundle)
@@ -165,6 +170,7 @@ class TestCaBundle:
         assert ca_path(settings) == str(bundle)
 
     def test_replaced_file_changes_the_session_key(self, bundle):
+        """A session keeps the certificates that it was opened with, so the new file needs a new session."""
         settings = settings_of(ca_bundle=str(bundle))
         before = session_key(settings)
         assert session_key(settings) == before
@@ -174,6 +180,8 @@ class TestCaBundle:
 
     @pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.EIO])
     def test_lack_of_file_descriptors_is_transient(self, monkeypatch, bundle, number):
+        """It passes, while a configuration error would end all waits of the connection."""
+
         def no_descriptor(path, mode):
             raise OSError(number, "")
 

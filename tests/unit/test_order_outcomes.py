@@ -1,4 +1,9 @@
-"""Outcomes of an order, from its response or the lack of one."""
+"""
+Outcomes of an order, from its response or the lack of one.
+
+An order that was not accepted is sent again, and one of unknown outcome is not, since it may have been accepted and billed.
+In doubt the outcome is unknown: docs/decisions.md, "No automatic retry of an order of unknown outcome".
+"""
 
 from __future__ import annotations
 
@@ -66,6 +71,7 @@ class TestClassification:
     @pytest.mark.parametrize("code", [400, 429, 1001, -1])
     @pytest.mark.parametrize("data", [{"x": 1}, "proj_1", [1], 7])
     def test_error_code_with_data_is_unknown(self, code, data):
+        """The data may be the id of a task, in a form that this package does not know."""
         assert classify(200, {"code": code, "data": data}) is UNKNOWN
 
     @pytest.mark.parametrize("status", [200, 400, 404, 429])
@@ -85,6 +91,7 @@ class TestClassification:
         assert classify(status, response) is UNKNOWN
 
     def test_id_of_a_request_is_no_task_id(self):
+        """Error responses name their request for support. Read as a task, it would make each rejection unknown."""
         assert classify(400, {"error": {"id": "req_1", "message": "no"}}) is REJECTED
 
     @pytest.mark.parametrize(
@@ -98,12 +105,14 @@ class TestClassification:
     )
     @pytest.mark.parametrize("status", [200, 400, 503])
     def test_busy_code_is_not_accepted(self, response, status):
+        """The author has configured the codes with which the service rejects an order for lack of room."""
         assert classify(status, response, busy_codes={"1302", "queue_full"}) is NOT_ACCEPTED
         assert classify(200, response) is UNKNOWN
         assert classify(status, {**response, "id": "proj_1"}, busy_codes={"1302", "queue_full"}) is UNKNOWN
 
     @pytest.mark.parametrize("body", [b"", b"<html>", b"[]", b"null", b"\xff", b"{}", b"[" * 100_000])
     def test_unparsable_200_is_unknown(self, body):
+        """The service or a proxy returned success, and the id was lost on the way."""
         assert classify(200, body) is UNKNOWN
 
 
@@ -118,6 +127,7 @@ class TestWithoutResponse:
         ],
     )
     def test_outcome_depends_on_whether_the_body_was_sent(self, error):
+        """Without the first byte of the body, the service cannot have accepted the order."""
         early = order_without_response(error, "host", body_started=False)
         assert isinstance(early, ManxueOrderNotAcceptedError)
         assert isinstance(order_without_response(error, "host", body_started=True), ManxueOrderUnknownError)
@@ -148,6 +158,7 @@ class TestErrors:
         assert order_error(NOT_ACCEPTED, ManxueRefusedError("the code 429")).retry_after is None
 
     def test_interrupt_as_the_cause_is_raised(self):
+        """Airflow's timeout of the task must end it, also if the order is certainly not accepted."""
         error = ManxueOrderNotAcceptedError("no")
         error.raise_cause()
         error.__cause__ = KeyboardInterrupt()

@@ -87,6 +87,7 @@ class TestRecord:
         assert resumed(record, NOW, REF) == "proj_1"
 
     def test_id_filled_in_by_a_person_is_resumed(self):
+        """This is the documented remedy for an order of unknown outcome."""
         record = parse_record({**INTENT.to_dict(), "id": "proj_9"})
         assert resumed(record, NOW, REF) == "proj_9"
 
@@ -116,12 +117,18 @@ class TestRecord:
         assert problem in str(caught.value)
 
     def test_bad_record_is_quoted_within_bounds(self):
+        """The error is logged, and a person may have stored a value of any size."""
         with pytest.raises(ManxueInputError, match=r"holds \[0(, 0){66}, which is"):
             parse_record([0] * 1000)
 
 
 class TestDecision:
-    """Decisions about an order. A retry has the ``max_tries`` of the record, and a clear has another one."""
+    """
+    Decisions of a starting task: resume the recorded order, order, or stop.
+
+    A retry has the ``max_tries`` of the record, and a clear has another one. Each order is billed, so a task orders again
+    only if no video can be lost or paid twice: docs/ordering.md, "Pay once", has the table of decisions.
+    """
 
     CLEARED = replace(REF, max_tries=3)
 
@@ -147,6 +154,7 @@ class TestDecision:
 
     @pytest.mark.parametrize("ref", [REF, CLEARED])
     def test_intent_without_an_id_is_unknown(self, ref):
+        """The order may have been accepted and billed, so only a person decides. The error names the time and the remedy."""
         with pytest.raises(ManxueOrderUnknownError) as caught:
             resumed(INTENT, NOW, ref)
         text = str(caught.value)
@@ -172,17 +180,20 @@ class TestDecision:
             resume(replace(INTENT, since=None), NOW, REF, None)
 
     def test_known_order_overrides_the_deferral(self):
+        """An id in the record is newer than a deferral for an order that was not accepted."""
         assert resume(ORDERED, NOW, REF, ORDERED.since).id == "proj_1"
 
     OTHER: ClassVar = {"prompt": "other", "model": "m", "ratio": "r"}
 
     def test_clear_with_a_changed_request_raises(self):
+        """The author wants another video, but the recorded one is paid for and not delivered. A person decides."""
         with pytest.raises(
             ManxueOrderMismatchError, match=r"'proj_1'.*: prompt, ratio changed since\. Nothing was"
         ):
             resumed(ORDERED, self.OTHER, self.CLEARED)
 
     def test_retry_with_a_changed_request_warns(self):
+        """No person is there, so the retry takes the video that is paid for."""
         order = resume(ORDERED, self.OTHER, REF)
         assert order.id == "proj_1"
         assert "although prompt, ratio changed" in order.caution
@@ -198,6 +209,7 @@ class TestDecision:
         assert "'retries' was lowered" in order.caution
 
     def test_fingerprint_uses_the_scheme_of_the_record(self):
+        """Otherwise each clear after an upgrade of the package would stop with a changed request."""
         by_scheme = {1: {"first_image": "new"}, 2: {"first_image": "same"}}
         stored = replace(ORDERED, fingerprint={"first_image": "same"})
         assert resumable_order(stored, by_scheme.get, self.CLEARED).id == "proj_1"
@@ -205,6 +217,7 @@ class TestDecision:
             resumable_order(replace(stored, scheme=1), by_scheme.get, self.CLEARED)
 
     def test_record_cannot_forge_a_log_line(self):
+        """The record can be edited in Airflow's UI, and its texts are in errors (docs/threat-model.md)."""
         hostile = "x\nERROR forged \x1b[2J"
         lost = OrderRecord(OrderState.INTENT, since=hostile, max_tries=2)
         other = OrderRecord(OrderState.ORDERED, id="proj_1", max_tries=2, fingerprint={hostile: "0"})

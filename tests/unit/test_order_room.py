@@ -332,6 +332,10 @@ def test_retry_that_returns_a_completed_video_warns(emulator, task, monkeypatch)
 
 
 # --- below Airflow 3.3 ----------------------------------------------------------------------------------
+#
+# There is no task state store, so a retry after an accepted order would pay for a second video. Any error after an order
+# was sent therefore ends the retries, and an error before it does not (docs/ordering.md, "Older Airflow"). `old` is such
+# a task.
 
 
 @pytest.mark.parametrize("key", ["video_task_id", "video_url", "actualDuration"])
@@ -348,7 +352,7 @@ def test_failed_xcom_below_3_3_is_not_retried(emulator, old, key, monkeypatch):
 
 
 def test_failure_after_execute_below_3_3_is_not_retried(emulator, old):
-    """Below Airflow 3.3 there is no task state store, so a retry would order again."""
+    """The error may come from another package, after ``execute`` has returned: from ``post_execute``, say."""
     operator = old._operator({"deferrable": False, "retries": 2})
     context = old.context
     context["ti"].task = operator
@@ -360,6 +364,7 @@ def test_failure_after_execute_below_3_3_is_not_retried(emulator, old):
 
 @pytest.mark.parametrize("signal", [AirflowTaskTimeout, SystemExit, RuntimeError])
 def test_signal_after_the_order_below_3_3_is_not_retried(emulator, old, monkeypatch, signal):
+    """Airflow raises the signal wherever the task is, here between the order and its record."""
     operator, context, server = retried(old)
 
     def end(store, video_task_id):
@@ -378,8 +383,10 @@ def test_signal_after_the_order_below_3_3_is_not_retried(emulator, old, monkeypa
         ((socket, "create_connection"), AirflowTaskTimeout("execution_timeout")),
         ((ManxueHook, "send_order"), ManxueConfigurationError("Connection field 'host': bad.")),
     ],
+    ids=["timeout during the connect", "bad connection"],
 )
 def test_unsent_order_below_3_3_is_retried(emulator, old, monkeypatch, target, error):
+    """Nothing was sent, so a retry pays for no second video."""
     operator, context, server = retried(old)
     monkeypatch.setattr(*target, Mock(side_effect=error))
     with pytest.raises(type(error)):
@@ -398,6 +405,7 @@ def retried(task):
 
 
 def test_retries_remain_with_a_store_or_durable_off(emulator, task, old):
+    """With a store, a retry resumes the order. With ``durable=False``, the author has allowed further orders."""
     for instance, options in ((task, {}), (old, {"durable": False})):
         operator = instance._operator({"deferrable": False, "retries": 2, **options})
         context = instance.context

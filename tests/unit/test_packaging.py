@@ -64,7 +64,7 @@ def test_wheel_has_exactly_the_files_of_the_package(wheel):
     dist.check_wheel(wheel)
 
 
-def test_missing_or_unexpected_file_is_named(wheel, tmp_path):
+def test_error_names_missing_and_unexpected_files(wheel, tmp_path):
     changed = tmp_path / wheel.name
     with zipfile.ZipFile(wheel) as archive, zipfile.ZipFile(changed, "w") as copy:
         for name in archive.namelist():

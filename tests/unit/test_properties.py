@@ -1,4 +1,9 @@
-"""The properties of ``tests.fuzz``, checked by Hypothesis."""
+"""
+The properties of ``tests.fuzz``, checked by Hypothesis.
+
+A test's name is the property, and the function of ``properties`` that it calls has the assertions. An ``@example`` is an
+input that once broke the property, or a limit of Python.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +17,7 @@ from airflow_provider_manxue._core.media import Validators
 from airflow_provider_manxue._core.polling import PollPolicy
 from tests.fuzz import properties
 from tests.fuzz.inputs import FINDINGS, SEEDS
-from tests.fuzz.properties import ANSWERS, KEY
+from tests.fuzz.properties import KEY, RESPONSES
 from tests.fuzz.targets import TARGETS
 
 # A slow machine must not fail a test.
@@ -80,19 +85,19 @@ headers = st.lists(
 
 @tried
 @given(http_statuses, bodies, headers)
-@example(200, b"[" * 900 + b"]" * 900, [])
+@example(200, b"[" * 900 + b"]" * 900, [])  # near Python's limit of recursion
 @example(200, b'{"code":' + b"[" * 450 + b"]" * 450 + b"}", [])
 @example(200, b'{"id":"p","status":' + b'{"a":' * 450 + b"1" + b"}" * 451, [])
-@example(200, b'{"id":"p","created":1e999,"actualDuration":-1e999,"status":1e999}', [])
-@example(500, b'{"error":' + b"9" * 4000 + b"}", [])
+@example(200, b'{"id":"p","created":1e999,"actualDuration":-1e999,"status":1e999}', [])  # infinite numbers
+@example(500, b'{"error":' + b"9" * 4000 + b"}", [])  # near the digits that Python converts
 def test_any_response_is_a_task_or_a_package_error(http_status, body, retry_after):
-    properties.check_answer(http_status, body, retry_after)
+    properties.check_response(http_status, body, retry_after)
 
 
 @tried
 @given(http_statuses, bodies, headers)
 def test_any_order_response_is_a_task_or_an_outcome(http_status, body, retry_after):
-    properties.check_order_answer(http_status, body, retry_after)
+    properties.check_order_response(http_status, body, retry_after)
 
 
 @tried
@@ -145,13 +150,15 @@ references = st.fixed_dictionaries(
 
 @tried
 @given(events)
-def test_any_event_without_success_is_no_success(event):
+def test_any_event_is_an_error_unless_valid(event):
+    """An invalid event must fail the task, and not complete it."""
     properties.check_event(event)
 
 
 @tried
 @given(st.recursive(references | scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3), max_leaves=8), any_json)  # fmt: skip
 def test_any_trigger_argument_is_ids_or_needs_a_worker(value, pulled):
+    """``pulled`` is the value of an XCom. A reference in it is data, which is not resolved again."""
     properties.check_reference(value, pulled)
 
 
@@ -165,7 +172,9 @@ def test_any_template_is_allowed_or_refused_with_remedy(text):
 
 # Most waits would end with one of the first responses, so some histories have only responses that end no wait.
 lasting = [
-    number for number, (meaning, *_) in enumerate(ANSWERS) if meaning not in {"completed", "failed", "fatal"}
+    number
+    for number, (meaning, *_) in enumerate(RESPONSES)
+    if meaning not in {"completed", "failed", "fatal"}
 ]
 retry_afters = st.sampled_from(["", "1", "120", "5000"])
 late = st.floats(0, 5) | st.sampled_from([-0.5, -60.0])
@@ -181,7 +190,9 @@ policies = st.builds(
 @given(
     policy=policies,
     timeout=st.floats(0, 1500),
-    history=st.lists(st.tuples(st.integers(0, len(ANSWERS) - 1), retry_afters, late), min_size=1, max_size=10)
+    history=st.lists(
+        st.tuples(st.integers(0, len(RESPONSES) - 1), retry_afters, late), min_size=1, max_size=10
+    )
     | st.lists(st.tuples(st.sampled_from(lasting), retry_afters, late), min_size=1, max_size=10),
     random=st.randoms(use_true_random=False),
 )
@@ -290,14 +301,14 @@ boxes = st.builds(
 
 @tried
 @given(st.sampled_from([200, 206, 206, 416, 404, 429, 503]), media_headers, lengths, offsets, versions)
-@example(206, [("Content-Range", "bytes 5-5/0")], None, 5, None)
+@example(206, [("Content-Range", "bytes 5-5/0")], None, 5, None)  # a byte beyond the announced size
 def test_any_partial_response_fits_or_is_refused(status, headers, length, offset, known):
     properties.check_part(status, headers, length, offset, known)
 
 
 @tried
 @given(st.binary(max_size=60) | st.lists(boxes, max_size=5).map(b"".join), st.none() | st.integers(0, 80))
-def test_any_whole_mp4_ends_where_its_boxes_end(body, announced):
+def test_any_mp4_is_whole_only_with_its_last_byte(body, announced):
     properties.check_mp4(body, announced)
 
 

@@ -44,12 +44,18 @@ PUBLISHED_SAMPLE = (
 
 
 def task_of(response, http_status=200, **kwargs):
-    return parse_task(http_status, json.dumps(response).encode(), **{"video_task_id": "asked", **kwargs})
+    """Parse the response to a query for the task ``requested``."""
+    return parse_task(http_status, json.dumps(response).encode(), **{"video_task_id": "requested", **kwargs})
+
+
+def order_task_of(response, http_status=200):
+    """Parse the response to an order, for which no id was requested."""
+    return parse_task(http_status, json.dumps(response).encode(), video_task_id="")
 
 
 def error_of(http_status, body=b"", **kwargs):
     with pytest.raises(ManxueError) as caught:
-        parse_task(http_status, body, **{"video_task_id": "asked", **kwargs})
+        parse_task(http_status, body, **{"video_task_id": "requested", **kwargs})
     return caught.value
 
 
@@ -129,8 +135,8 @@ def test_to_xcoms_has_url_and_duration():
 
 
 def test_to_dict_has_none_for_missing_fields():
-    assert task_of({"id": "asked", "status": "queued"}).to_dict() == {
-        "id": "asked",
+    assert task_of({"id": "requested", "status": "queued"}).to_dict() == {
+        "id": "requested",
         "object": None,
         "created": None,
         "model": None,
@@ -261,7 +267,7 @@ def test_missing_status_with_url_is_unknown(response):
 
 def test_order_with_url_without_status_is_unknown():
     for response in ({"id": "p", "url": VIDEO}, {"id": "p", "data": {"url": VIDEO}}):
-        assert task_of(response, video_task_id="").status is TaskStatus.UNKNOWN
+        assert order_task_of(response).status is TaskStatus.UNKNOWN
 
 
 @pytest.mark.parametrize("word", ["failed", "fail", "error"])
@@ -318,11 +324,11 @@ def test_object_video_is_accepted(kind):
 @pytest.mark.parametrize(
     "kind", ["image.generation", "image", "videos", "videogeneration", "audio.video", 5, ["video"]]
 )
-def test_other_object_fails_and_is_named(kind):
+def test_error_names_the_other_kind_of_object(kind):
     with pytest.raises(ManxueMediaTypeError) as caught:
         task_of({"id": "p", "status": "completed", "object": kind, "image_url": "https://x/a.png"})
 
-    assert "'asked'" in str(caught.value)
+    assert "'requested'" in str(caught.value)
     assert clean_text(kind) in str(caught.value)
 
 
@@ -600,19 +606,21 @@ def test_unknown_fields_are_unchanged():
     ],
 )
 def test_task_in_an_envelope_is_parsed(envelope):
+    """Relays use various codes for success, so a task with a status is parsed with any code."""
     fields = {"id": "proj_1", "status": "completed", "video_url": VIDEO}
     for data in (fields, [fields]):
-        task = task_of({**envelope, "data": data}, video_task_id="")
+        task = order_task_of({**envelope, "data": data})
 
         assert (task.id, task.status, task.video_url) == ("proj_1", TaskStatus.COMPLETED, VIDEO)
 
 
 @pytest.mark.parametrize("code", ["0", 0, 200, 200.0, "", "success", "OK"])
 def test_flat_task_with_success_code_is_parsed(code):
-    assert task_of({"code": code, "id": "proj_1"}, video_task_id="").id == "proj_1"
+    assert order_task_of({"code": code, "id": "proj_1"}).id == "proj_1"
 
 
 def test_url_in_data_belongs_to_the_outer_status():
+    """Some relays split a task over two levels of their response."""
     task = task_of({"status": "completed", "data": {"id": "p", "video_url": VIDEO}})
 
     assert (task.status, task.video_url) == (TaskStatus.COMPLETED, VIDEO)
@@ -620,13 +628,13 @@ def test_url_in_data_belongs_to_the_outer_status():
 
 @pytest.mark.parametrize("http_status", [200, 201, 202])
 def test_order_response_is_a_queued_task(http_status):
-    task = task_of({"id": "proj_1", "status": "queued"}, http_status, video_task_id="")
+    task = order_task_of({"id": "proj_1", "status": "queued"}, http_status)
 
     assert (task.id, task.status) == ("proj_1", TaskStatus.QUEUED)
 
 
 def test_older_order_response_is_a_queued_task():
-    task = task_of({"code": "0", "msg": None, "data": {"projectId": "proj_9"}}, video_task_id="")
+    task = order_task_of({"code": "0", "msg": None, "data": {"projectId": "proj_9"}})
 
     assert (task.id, task.status) == ("proj_9", TaskStatus.QUEUED)
 
@@ -641,52 +649,51 @@ def test_older_order_response_is_a_queued_task():
     ],
 )
 def test_order_response_with_another_id_name_is_parsed(response):
-    task = task_of(response, video_task_id="")
+    task = order_task_of(response)
 
     assert (task.id, task.status, task.reported_id) == ("proj_9", TaskStatus.QUEUED, None)
 
 
 @pytest.mark.parametrize(
-    ("answered", "reported"),
+    ("responded", "reported"),
     [
         ("cgt-upstream-77", "cgt-upstream-77"),
-        ("asked", None),
-        (" asked ", None),
+        ("requested", None),
+        (" requested ", None),
         (None, None),
         ("a\nb", None),
     ],
 )
-def test_requested_id_is_never_replaced(answered, reported):
-    task = task_of({"id": answered, "status": "completed", "video_url": VIDEO})
+def test_requested_id_is_never_replaced(responded, reported):
+    task = task_of({"id": responded, "status": "completed", "video_url": VIDEO})
 
-    assert (task.id, task.reported_id) == ("asked", reported)
+    assert (task.id, task.reported_id) == ("requested", reported)
     assert "reported_id" not in task.to_dict()
 
 
 def test_envelope_id_is_not_the_task_id():
+    """It is the id of the request."""
     assert task_of({"id": "request-7", "data": {"status": "queued"}}).reported_id is None
 
 
 def test_order_response_with_failure_is_a_failed_task():
-    assert (
-        task_of({"id": "proj_1", "status": "failed", "error": "x"}, video_task_id="").status
-        is TaskStatus.FAILED
-    )
+    """The order was accepted and has an id, so it is no rejected order, which a retry would send again."""
+    assert order_task_of({"id": "proj_1", "status": "failed", "error": "x"}).status is TaskStatus.FAILED
 
 
 @pytest.mark.parametrize(
     "response", [{"status": "queued"}, {"id": None, "status": "queued"}, {"id": [], "status": "queued"}]
 )
 def test_missing_id_is_the_requested_id(response):
-    assert task_of(response).id == "asked"
+    assert task_of(response).id == "requested"
 
 
 @pytest.mark.parametrize(
     "hostile", ["a\nERROR forged", "a\x1b[2J", "a\u202eb", "..", ".", " ", "a\x7f", "x" * 1001, 10**1001]
 )
 def test_unsafe_id_from_the_service_is_ignored(hostile):
-    assert task_of({"id": hostile, "status": "queued"}).id == "asked"
-    assert task_of({"id": hostile, "status": "queued"}, video_task_id="").id == ""
+    assert task_of({"id": hostile, "status": "queued"}).id == "requested"
+    assert order_task_of({"id": hostile, "status": "queued"}).id == ""
 
 
 def test_byte_order_mark_is_skipped():
@@ -997,14 +1004,14 @@ def test_retry_after_date_without_now_counts_from_epoch():
     assert error_of(503, retry_after=[http_date(90)]).retry_after == 90.0
 
 
-def test_invalid_retry_after_is_named_in_the_error():
+def test_error_quotes_an_invalid_retry_after():
     error = error_of(429, b'{"msg":"too many"}', retry_after=[f"soon\r\n{KEY}"], secret=KEY)
 
     assert error.retry_after is None
     assert str(error) == "HTTP 429: too many (its Retry-After 'soon ***' is neither seconds nor a date)"
 
 
-def test_invalid_retry_after_is_named_without_a_message():
+def test_error_without_message_quotes_retry_after():
     assert str(error_of(503, retry_after=["-5"])) == (
         "HTTP 503: (its Retry-After '-5' is neither seconds nor a date)"
     )
@@ -1179,7 +1186,7 @@ def of_requests(kind, *causes):
     return chained(kind(f"Max retries exceeded with url: {SIGNED}"), *causes)
 
 
-NO_ANSWERS = {
+NO_RESPONSES = {
     "requests, refused": (
         lambda: of_requests(
             requests.ConnectionError,
@@ -1246,7 +1253,7 @@ NO_ANSWERS = {
 }
 
 
-@pytest.mark.parametrize(("make", "reason"), NO_ANSWERS.values(), ids=NO_ANSWERS.keys())
+@pytest.mark.parametrize(("make", "reason"), NO_RESPONSES.values(), ids=NO_RESPONSES.keys())
 def test_request_without_response_names_the_reason(make, reason):
     text = str(no_response(make(), "h.example.com"))
 
@@ -1302,4 +1309,4 @@ class TestDepth:
 
     @pytest.mark.parametrize("many", [[[]] * 300, [{}] * 300, [[1], {"x": {}}] * 300, "[{" * 300])
     def test_width_of_a_response_is_not_limited(self, many):
-        assert task_of({"id": "asked", "status": "processing", "extra": many}).extra == {"extra": many}
+        assert task_of({"id": "requested", "status": "processing", "extra": many}).extra == {"extra": many}

@@ -151,6 +151,7 @@ class TestDeferralEndedByAirflow:
             fail(deferred(), fake_airflow, "Trigger failure")
 
     def test_crash_before_deadline_is_a_retryable_error(self, fake_airflow, service, clock, deferred):
+        """The author has allowed more time, so a retry waits again."""
         clock.now += 60
         service.respond_with("processing")
         with pytest.raises(ManxueError, match=r"Trigger failure.*not ready yet") as raised:
@@ -170,6 +171,7 @@ class TestDeferralEndedByAirflow:
             fail(deferred(), fake_airflow, "Trigger timeout")
 
     def test_batch_reuses_tasks_read_before(self, fake_airflow, service, clock):
+        """A batch stores what it has read in an XCom, so a resumed worker polls only the rest."""
         fake_airflow.ti.start_date = datetime.fromtimestamp(clock.now, tz=UTC)
         kept = {"id": "proj_1", "status": "completed", "video_url": "https://cdn.example.com/kept.mp4"}
         fake_airflow.ti.xcom["manxue_kept"] = {"tasks": {"proj_1": [START, kept]}, "errors": {}}
@@ -214,6 +216,7 @@ class TestOrderDeferralEndedByAirflow:
         assert len(orders) == 1
 
     def test_no_retry_after_execution_timeout_below_3_3(self, fake_airflow, service, orders):
+        """Without a task state store, a retry would order again."""
         fake_airflow.store = None
         service.respond_with("queued")
         with pytest.raises(ManxueTimeoutError, match=r"execution_timeout.*'proj_1' is ordered"):
@@ -231,6 +234,7 @@ class TestOrderDeferralEndedByAirflow:
 
     @pytest.mark.parametrize("store", [True, False])
     def test_order_with_lost_id_is_not_repeated(self, fake_airflow, service, orders, store):
+        """The task has deferred, so an order was accepted and billed."""
         if not store:
             fake_airflow.store = None
         with pytest.raises(ManxueOrderUnknownError, match="neither its record nor its XCom") as raised:
@@ -239,6 +243,8 @@ class TestOrderDeferralEndedByAirflow:
         assert (orders, service.polled_at) == ([], [])
 
     def test_order_is_not_repeated_if_the_store_fails(self, fake_airflow, orders):
+        """Its record may exist."""
+
         def away(key):
             raise RuntimeError("the API server is away")
 
@@ -256,6 +262,7 @@ class TestOrderDeferralEndedByAirflow:
         assert orders == []
 
     def test_order_out_of_time_is_retried_with_a_record(self, fake_airflow, orders):
+        """From Airflow 3.3 on, the retry finds the record and does not order again."""
         fake_airflow.store.get = out_of_time
         with pytest.raises(AirflowTaskTimeout):
             fail(order(), fake_airflow, "Trigger failure")
@@ -318,6 +325,12 @@ class TestStaleTry:
 
 
 class TestFailedXComPush:
+    """
+    A push of the result while the XCom backend or Airflow's API server restarts.
+
+    A failed push fails the task, and with it the steps after a paid video, so the push is retried for ``PUSH_RETRY_TIME``.
+    """
+
     @pytest.mark.parametrize("away_for", [0, 30, 59])
     def test_push_is_retried_for_a_minute(self, fake_airflow, service, clock, make, orders, away_for):
         self._xcoms_are_away(fake_airflow, clock, until=clock.now + away_for)
@@ -327,6 +340,7 @@ class TestFailedXComPush:
         assert fake_airflow.ti.xcom["video_url"]
 
     def test_push_failing_for_a_minute_fails_the_task(self, fake_airflow, service, clock):
+        """The error does not contain the value, which has the signed URL."""
         self._xcoms_are_away(fake_airflow, clock, until=float("inf"))
         service.respond_with(DONE)
         for task in (one(deferrable=False), batch(deferrable=False)):
@@ -343,6 +357,7 @@ class TestFailedXComPush:
 
     @staticmethod
     def _xcoms_are_away(fake_airflow, clock, until):
+        """Let each push fail until a time, with an error that contains the pushed value."""
         real = fake_airflow.ti.xcom_push
 
         def push(key, value):
@@ -355,6 +370,7 @@ class TestFailedXComPush:
 
 class TestResumedState:
     def test_has_worked_is_passed_to_the_trigger(self, fake_airflow, service):
+        """Only a wait that has worked has a grace period. False is not serialized, as in older versions."""
         for response, has_worked in (("queued", True), (ManxueTransientError("HTTP 503"), False)):
             service.respond_with(response)
             with pytest.raises(TaskDeferred) as deferred:
@@ -364,6 +380,7 @@ class TestResumedState:
 
     @pytest.mark.parametrize("has_worked", [True, False])
     def test_has_worked_is_passed_to_the_worker(self, fake_airflow, service, has_worked):
+        """Only a wait that has worked tolerates a missing connection, and defers again."""
         service.respond_with(ManxueConnectionNotFoundError("no such connection"))
         event = error_event("proj_1", ManxueTimeoutError("late"), final_poll=False, has_worked=has_worked)
         kwargs = {"event": event, "started_at": START}

@@ -366,7 +366,7 @@ class TestPersistentFault:
             ("hang", "no answer within|timed out|timeout"),
         ],
     )
-    def test_fault_is_named(self, saves, fault, match, monkeypatch):
+    def test_error_names_the_fault(self, saves, fault, match, monkeypatch):
         connection = json.loads(saves.emulator.airflow_connection_json())
         connection["extra"]["request_timeout"] = 0.1
         monkeypatch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", json.dumps(connection))
@@ -425,7 +425,7 @@ class TestTimeout:
 @pytest.mark.usefixtures("passing_time")
 class TestService:
     @pytest.mark.parametrize("status", ["queued", "processing"])
-    def test_unfinished_video_is_named_with_its_status(self, saves, status):
+    def test_error_names_the_status_of_an_unfinished_video(self, saves, status):
         saves.emulator.set_status(saves.task_id, status)
         saves.assert_fails(ManxueNotCompletedError, f"its status is '{status}'")
 
@@ -688,7 +688,7 @@ class TestS3:
         monkeypatch.setattr(S3FileSystem, "call_s3", call_slowly)
         saves.assert_fails(ManxueDownloadError, "all was received, and is being stored")
 
-    def test_missing_bucket_is_named(self, saves):
+    def test_error_names_the_missing_bucket(self, saves):
         with pytest.raises(ManxueStorageError, match="bucket does not exist"):
             saves.run(destination="s3://no-such-bucket/")
 

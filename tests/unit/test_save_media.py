@@ -248,7 +248,7 @@ class TestPartialResponse:
         with pytest.raises(ChangedVideoError, match=r"not requested \('bytes 1-99/100'\)"):
             parse_part(206, headers(Content_Range="bytes 1-99/100"), 99)
 
-    def test_part_at_another_offset_is_named_with_both(self):
+    def test_error_names_both_offsets_of_a_wrong_part(self):
         with pytest.raises(ChangedVideoError, match=r"part \('bytes 41-99/100'\) than the one from byte 40"):
             continued("bytes 41-99/100", 59)
 
@@ -297,7 +297,8 @@ class TestHead:
         with pytest.raises(NoVideoError):
             check_head(b"\0\1\2\3", kind, "")
 
-    def test_compressed_head_is_named(self):
+    def test_compressed_body_is_refused(self):
+        """It was not requested, and could unpack to gigabytes."""
         with pytest.raises(BrokenTransferError, match=r"compressed the video \(gzip\)"):
             check_head(b"\x1f\x8b" + bytes(40), "video/mp4", "gzip")
 
@@ -347,7 +348,7 @@ class TestContainer:
         assert judged(bytes(100)).state is State.UNKNOWN
         assert judged(bytes(100), announced=False).state is State.INCOMPLETE
 
-    def test_body_shorter_than_announced_is_named(self):
+    def test_error_names_both_lengths_of_a_short_body(self):
         found = judge(io.BytesIO(WEBM).read, len(WEBM), len(WEBM) + 1, {Container.WEBM})
 
         assert found.reason == f"the body ended after {len(WEBM)} of {len(WEBM) + 1} bytes"

@@ -514,7 +514,7 @@ class TestStores:
 
         assert upload("gs", store, if_exists="skip")[1]["size"] == 3
 
-    def test_missing_store_provider_is_named(self, save, emulator):
+    def test_error_names_the_missing_provider(self, save, emulator):
         with pytest.raises(ManxueStorageError, match="Install the provider"):
             save(emulator.add_task("completed"), destination="nosuchstore://bucket/a.mp4")
 

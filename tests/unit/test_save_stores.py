@@ -285,6 +285,7 @@ def test_save_succeeds_only_with_the_whole_video(emulator, tmp_path, monkeypatch
 class TestOwnObject:
     @pytest.mark.parametrize("scheme", ["s3", "gs", "abfs"])
     def test_own_object_is_recognized_after_a_lost_response(self, emulator, tmp_path, monkeypatch, scheme):
+        """The store's library retries, and the conditional write then fails because of the first attempt."""
         store = FaultyStore(scheme, tmp_path, monkeypatch)
         store.break_with("response is lost")
         task_id = emulator.add_task("completed", size=SIZE)
@@ -296,6 +297,7 @@ class TestOwnObject:
 
     @pytest.mark.parametrize("scheme", ["file", "s3", "gs", "abfs"])
     def test_object_of_another_task_is_never_replaced(self, emulator, tmp_path, monkeypatch, scheme):
+        """The other task stores its object between the first check of this task and its write."""
         store = FaultyStore(scheme, tmp_path, monkeypatch)
         store.break_with("another task is faster")
         task_id = emulator.add_task("completed", size=SIZE)
@@ -305,6 +307,11 @@ class TestOwnObject:
             ).execute({})
 
         assert store.content() == OLD
+
+
+def without_hard_links(*_):
+    """Raise the error of link(2) on a file system without hard links, such as exFAT or some FUSE mounts."""
+    raise OSError(errno.EPERM, "no links")
 
 
 class TestLocalStore:
@@ -319,7 +326,13 @@ class TestLocalStore:
         ).execute({})
 
     def test_name_is_reserved_without_hard_links(self, emulator, tmp_path, monkeypatch):
-        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links")))
+        """
+        An existing video is never replaced with ``if_exists="fail"``.
+
+        A hard link fails if the name exists, and a rename replaces it. Without links, an empty file reserves the name:
+        docs/saving-design.md, "The final step".
+        """
+        monkeypatch.setattr(os, "link", without_hard_links)
         self.save(emulator, tmp_path / "a.mp4", "fail")
         assert (tmp_path / "a.mp4").stat().st_size == SIZE
 
@@ -327,13 +340,15 @@ class TestLocalStore:
             self.save(emulator, tmp_path / "a.mp4", "fail")
 
     def test_reserved_name_is_removed_after_a_failure(self, emulator, tmp_path, monkeypatch):
-        monkeypatch.setattr(os, "link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links")))
+        """Otherwise a retry would find the empty file, and skip the save."""
+        monkeypatch.setattr(os, "link", without_hard_links)
         monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError(errno.EIO, "no")))
         with pytest.raises(ManxueStorageError):
             self.save(emulator, tmp_path / "a.mp4", "skip")
         assert list(tmp_path.iterdir()) == []
 
     def test_failed_fsync_of_the_folder_is_a_warning(self, emulator, tmp_path, monkeypatch, caplog):
+        """Some network file systems refuse the fsync of a folder with EINVAL. The video itself has been flushed."""
         real = os.fsync
 
         def fsync(handle):
@@ -347,6 +362,7 @@ class TestLocalStore:
         assert "could not be flushed" in caplog.text
 
     def test_temporary_file_is_not_named_like_a_video(self, emulator, tmp_path, monkeypatch):
+        """A task that reads ``*.mp4`` from the folder must not find a part of a video."""
         seen = []
         put = storage.LocalStore.put
         monkeypatch.setattr(
@@ -360,6 +376,7 @@ class TestLocalStore:
 
 @pytest.mark.parametrize("name", ["[2024]", "a*", "{b}", "~"])
 def test_glob_characters_in_a_name_are_literal(emulator, tmp_path, monkeypatch, name):
+    """Several methods of fsspec expand a path as a pattern, and would write to another object."""
     store = FaultyStore("memory", tmp_path, monkeypatch)
     store.key = f"/films/{name}/shot.mp4"
     task_id = emulator.add_task("completed", size=SIZE)

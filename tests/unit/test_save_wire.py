@@ -255,8 +255,14 @@ class TestRedirect:
 
 
 class TestAddress:
+    """
+    Addresses of a media host. A private one is refused, since a video's URL comes from the service, which could otherwise
+    make a worker request internal services (docs/threat-model.md, "The service, or who has taken it over").
+    """
+
     @pytest.fixture
     def dialled(self, monkeypatch):
+        """Addresses that a connection was attempted to. Each attempt fails."""
         dialled = []
 
         def refuse(address, timeout):
@@ -384,7 +390,7 @@ class TestProxy:
 
         assert fetch(wire(), f"{host.url}/a") == (200, b"video")
 
-    def test_unsupported_proxy_is_named(self, monkeypatch):
+    def test_error_names_an_unsupported_proxy(self, monkeypatch):
         monkeypatch.setenv("http_proxy", "socks5://me:secret@127.0.0.1:1080")
         with pytest.raises(ManxueConfigurationError, match="'socks5' proxy") as caught:
             fetch(wire(), "http://media.example/a")

@@ -124,12 +124,14 @@ class TestInterval:
 
     @pytest.mark.parametrize("mode", ["deferred", "reschedule"])
     def test_first_poll_leaves_the_scheduler_ten_seconds(self, fake_airflow, service, mode):
+        """A task that resumes earlier can be taken for killed (seen on Airflow 3.3.2, see ``MIN_FIRST_POLL_DELAY``)."""
         service.respond_with("queued", DONE)
         with pytest.warns(UserWarning, match="poke_interval=2 is short"):
             fake_airflow.run(sensor(mode, poke_interval=2))
         assert service.polled_at[:2] == [0, 10]
 
     def test_late_trigger_spreads_its_first_poll(self, fake_airflow, service, clock):
+        """A restarted triggerer starts thousands of waits at once. The mean of the spread is half of an interval."""
         service.respond_with("queued", DONE)
         task = sensor(poke_interval=60)
         with pytest.raises(TaskDeferred) as deferred:
@@ -171,6 +173,7 @@ class TestTimeout:
         assert service.polled_at[:3] == [0, 30, 630]
 
     def test_timeout_is_at_most_20_minutes_late(self, fake_airflow, service, mode):
+        """The service may repeat its ``Retry-After`` forever."""
         service.respond_with("queued", ManxueRateLimitError("HTTP 429", retry_after=600))
         with pytest.raises(ManxueTimeoutError, match="429"):
             fake_airflow.run(sensor(mode, timeout=120))
@@ -195,6 +198,7 @@ class TestTimeout:
         assert service.polled_from == ["worker", "triggerer"]
 
     def test_defer_timeout_is_later_than_the_deadline(self, fake_airflow, service):
+        """The trigger ends the wait itself, with a final poll. Airflow's own timeout would drop the state of the wait."""
         service.respond_with("queued")
         with pytest.raises(TaskDeferred) as deferred:
             sensor(timeout=600).execute(fake_airflow.context)
@@ -298,7 +302,9 @@ class TestOutage:
         assert 930 <= service.polled_at[2] <= 935
 
 
-GRACE = [
+# Errors in `MAY_BE_SLOW_WRITE` have a grace period from the start, those in `MAY_PASS` only after a usable response.
+
+MAY_BE_SLOW_WRITE = [
     (ManxueRefusedError("HTTP 404"), ManxueRefusedError, "Likely causes"),
     (
         ManxueRefusedError("HTTP 200 with the error code 500: No handler found"),
@@ -316,6 +322,15 @@ MAY_PASS = [
 
 
 class TestRefusal:
+    """
+    Errors that may end a wait, and their grace periods (docs/waiting.md, "What ends a wait").
+
+    - The service may not know a new id yet, or write a completed task before its URL: 5 minutes in any wait.
+    - A refusal of the key or the settings may be temporary if they have worked: 5 minutes after a usable response. Otherwise
+      they are wrong, and the wait ends immediately.
+    - A redirect would receive the API key, and an id of an image never becomes a video: no grace period.
+    """
+
     @pytest.mark.parametrize(
         "error",
         [ManxueRedirectError("redirect"), ManxueMediaTypeError("an image")],
@@ -336,6 +351,7 @@ class TestRefusal:
 
     @pytest.mark.parametrize("error", MAY_PASS, ids=lambda error: type(error).__name__)
     def test_refusal_at_first_poke_ends_wait_below_3_3(self, fake_airflow, service, error):
+        """The first poke knows, without a task state store, that the wait has not worked."""
         fake_airflow.store = None
         service.respond_with(error)
         with pytest.raises(type(error), match=str(error)):
@@ -356,6 +372,7 @@ class TestRefusal:
         assert fake_airflow.run(sensor(mode)) == RESULT
 
     def test_refused_key_is_probed_four_times(self, fake_airflow, service, mode):
+        """Probes are 30, 60, 120 and 300 s after the 401 at 30 s, since a service may block a client with a wrong key."""
         service.respond_with("queued", ManxueAuthenticationError("401"))
         with pytest.raises(ManxueAuthenticationError):
             fake_airflow.run(sensor(mode))
@@ -373,6 +390,7 @@ class TestRefusal:
         assert service.polled_at[-1] >= 900
 
     def test_grace_of_rescheduled_wait_is_in_task_state_store(self, fake_airflow, service):
+        """Each poke is another process. The empty key is the grace period of the connection."""
         errors = [ManxueRefusedError("HTTP 404"), ManxueAuthenticationError("401")]
         service.respond_with("queued", *errors, "queued")
         seen = []
@@ -387,6 +405,8 @@ class TestRefusal:
         ]
 
     def test_failing_task_state_store_is_survived(self, fake_airflow, service):
+        """Without the start of the grace period, the wait lasts until the deadline: the video is paid for."""
+
         def fail(*args):
             raise RuntimeError("the API server is away")
 
@@ -394,8 +414,8 @@ class TestRefusal:
         service.respond_with(lambda waited: DONE if waited > 400 else NOT_FOUND if waited else "queued")
         assert fake_airflow.run(sensor("reschedule")) == RESULT
 
-    @pytest.mark.parametrize(("response", "error", "message"), GRACE)
-    def test_possible_slow_write_ends_wait_in_five_minutes(
+    @pytest.mark.parametrize(("response", "error", "message"), MAY_BE_SLOW_WRITE)
+    def test_possible_slow_write_is_tolerated_for_5_minutes(
         self, fake_airflow, service, mode, response, error, message
     ):
         service.respond_with(response)
@@ -403,7 +423,7 @@ class TestRefusal:
             fake_airflow.run(sensor(mode))
         assert 300 <= service.polled_at[-1] <= 331
 
-    @pytest.mark.parametrize(("response", "error", "message"), GRACE)
+    @pytest.mark.parametrize(("response", "error", "message"), MAY_BE_SLOW_WRITE)
     def test_possible_slow_write_can_be_temporary(
         self, fake_airflow, service, mode, response, error, message
     ):
@@ -493,6 +513,7 @@ class TestEvents:
         "event", [None, {}, "completed", {"status": "completed"}, {"version": 2, "status": "completed"}]
     )
     def test_unknown_event_fails_the_task(self, fake_airflow, service, event):
+        """An event of a newer or broken trigger must never count as a success."""
         service.respond_with(DONE)
         with pytest.raises(ManxueError, match="does not understand"):
             sensor().execute_complete(fake_airflow.context, event=event, started_at=0.0)
@@ -552,11 +573,13 @@ class TestBadInput:
             sensor(manxue_conn_id=value)
 
     def test_mode_without_effect_warns(self):
+        """A deferrable task ignores ``mode``."""
         with pytest.warns(UserWarning, match="deferrable=False"):
             ManxueVideoSensor(task_id="wait", video_task_id="proj_1", mode="reschedule")
 
 
 def test_import_loads_no_http_library():
+    """The scheduler imports the module each time that it parses a Dag file."""
     code = (
         "import sys\n"
         "from airflow.providers.common.compat.sdk import DAG, BaseSensorOperator, XComArg\n"

@@ -42,6 +42,6 @@ def test_redis_requires_the_password_and_cleans_up():
     assert not is_listening(server.port)
 
 
-def test_missing_program_is_named_with_the_remedy():
+def test_error_names_the_missing_program_and_remedy():
     with pytest.raises(ServerError, match=r"no-such-server is not installed\. On Debian: apt-get install"):
         found("no-such-server")

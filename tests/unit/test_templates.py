@@ -210,7 +210,7 @@ def test_other_name_needs_a_worker(template, named):
         ("{{ logical_date | sum }}", "uses the filter 'sum' on a date"),
     ],
 )
-def test_reason_is_named_in_the_error(template, reason):
+def test_error_has_the_reason_for_a_worker(template, reason):
     with pytest.raises(WorkerOnlyTemplateError) as caught:
         check_template(template)
     assert str(caught.value) == reason

@@ -30,6 +30,7 @@ def load(monkeypatch):
 
 
 def test_tab_is_off_by_default(load):
+    """Airflow loads the plugin of each installed provider, so the tab itself needs a setting."""
     assert (load().fastapi_apps, load().external_views) == ([], [])
     assert (load("False").fastapi_apps, load("False").external_views) == ([], [])
 
@@ -50,6 +51,7 @@ def test_tab_is_on_the_task_instance_page(load):
 
 
 def test_plugin_import_loads_no_web_framework():
+    """Each component of Airflow imports the plugins, also the workers."""
     code = (
         "import sys\n"
         "from airflow_provider_manxue.plugins.manxue import ManxueVideoTab\n"
@@ -95,17 +97,20 @@ class TestPage:
 
 
 def test_page_loads_nothing_from_other_hosts():
+    """An Airflow without internet access shows the page, too, and no other host learns of its users."""
     for file in STATIC.iterdir():
         assert re.findall(r"https?://|//[a-z]+\.|@import|url\(", file.read_text()) == []
 
 
 def test_page_has_no_inline_script_or_style():
+    """The security policy of the page forbids both, so a browser would ignore them."""
     html = (STATIC / "index.html").read_text()
 
     assert re.findall(r"<script(?![^>]*\bsrc=)|<style|\sstyle=|\son[a-z]+=", html) == []
 
 
 def test_script_never_inserts_text_as_html():
+    """XComs have texts of the service, which could otherwise run scripts (docs/threat-model.md)."""
     script = (STATIC / "video.js").read_text()
 
     assert (
@@ -114,6 +119,7 @@ def test_script_never_inserts_text_as_html():
 
 
 def test_script_knows_the_tasks_and_their_links():
+    """The tab finds the tasks of this package by the names of their classes and links, which the script repeats."""
     script = (STATIC / "video.js").read_text()
     known = set(re.findall(r'"(Manxue\w+)"', script))
     links = set(re.findall(r'"(\w+ video)"', script))

@@ -100,7 +100,7 @@ def test_lowest_versions_equal_the_declared_ones():
     }
 
 
-def test_missing_python_is_named_with_the_remedy():
+def test_error_names_the_missing_python_and_remedy():
     """No other Python is used instead."""
     run = subprocess.run([ROOT / "dev/python", "3.99"], capture_output=True, text=True, check=False)
 

@@ -53,7 +53,7 @@ def test_head_has_the_size(emulator, url, content):
     assert response.headers["Content-Length"] == str(len(content))
 
 
-def test_every_query_signs_anew(emulator, customer, task_id):
+def test_every_query_returns_a_new_signature(emulator, customer, task_id):
     first = customer.query(task_id).json()["video_url"]
     emulator.clock.advance(1)
 
@@ -91,6 +91,7 @@ class TestSignature:
             assert get(url).status_code == 403
 
     def test_allows_another_encoding_unless_exact(self, url):
+        """Stores differ: some verify the decoded URL, others its bytes."""
         assert get_unchanged(url.replace("%3D", "=")) == 200
 
     def test_may_be_exact(self):
@@ -114,6 +115,7 @@ def get_unchanged(url):
 
 
 def test_record_of_a_key_sent_to_the_media_host(emulator, url):
+    """A test of a pipeline can assert that the API key is sent to no media host."""
     get(url)
     get(url, Authorization="Bearer something")
     get(url, **{"X-Token": f"<{emulator.api_key}>"})
@@ -130,6 +132,8 @@ def test_record_of_an_old_key(emulator, url):
 
 
 class TestRange:
+    """Range requests, as RFC 9110, section 14, defines them."""
+
     @pytest.mark.parametrize(
         ("wanted", "start", "stop"),
         [
@@ -152,6 +156,7 @@ class TestRange:
 
     @pytest.mark.parametrize("wanted", ["99999999-", "-0"])
     def test_outside_the_file_is_rejected(self, url, content, wanted):
+        """RFC 9110, section 14.1.2: a suffix of no bytes is not satisfiable either."""
         response = get(url, Range=f"bytes={wanted}")
 
         assert (response.status_code, response.content) == (416, b"")
@@ -159,11 +164,13 @@ class TestRange:
 
     @pytest.mark.parametrize("wanted", ["bytes=0-1,5-6", "bytes=9-5", "bytes=-", "lines=1-2", "bytes=a-b"])
     def test_that_is_invalid_is_ignored(self, url, content, wanted):
+        """RFC 9110, section 14.2, also of several ranges, which a server may ignore."""
         response = get(url, Range=wanted)
         assert (response.status_code, len(response.content)) == (200, len(content))
 
     @pytest.mark.parametrize("validator", ["ETag", "Last-Modified"])
-    def test_holds_for_the_same_version_only(self, emulator, task_id, url, validator):
+    def test_with_if_range_needs_the_same_version(self, emulator, task_id, url, validator):
+        """RFC 9110, section 13.1.5: another version is sent whole, so that a client does not mix two versions."""
         known = get(url).headers[validator]
         assert get(url, Range="bytes=5-9", **{"If-Range": known}).status_code == 206
         emulator.replace_video(task_id)
@@ -173,6 +180,7 @@ class TestRange:
         assert changed.headers[validator] != known
 
     def test_without_if_range_gets_any_version(self, emulator, task_id, url):
+        """A client that does not send a validator would mix two versions, as with a real host."""
         emulator.replace_video(task_id)
         assert get(url, Range="bytes=5-9").status_code == 206
 

@@ -159,6 +159,7 @@ def test_duration_must_be_positive(duration):
 
 
 def test_size_must_be_large_enough():
+    """The padding is a box, whose head alone has 16 bytes, so a smaller rest cannot be filled."""
     natural = Video("x", 4.0).size
     for size in (0, natural - 1, natural + 15):
         with pytest.raises(ValueError, match=str(natural)):
