@@ -47,7 +47,7 @@ _CONTAINERS = ("mp4", "quicktime", "webm")
 
 class ManxueToObjectStorageOperator(BaseOperator):
     """
-    Saves a finished video of the sd2_manxue service to any store that ``ObjectStoragePath`` reaches.
+    Operator that saves a finished video of the sd2_manxue service to any store that ``ObjectStoragePath`` reaches.
 
     Requests a fresh URL from the service, and again when it expires. Resumes a broken download. The video appears under
     its final name only when it is complete; a failed save leaves an older file unchanged.
