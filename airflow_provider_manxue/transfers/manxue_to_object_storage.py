@@ -287,7 +287,9 @@ class ManxueToObjectStorageOperator(BaseOperator):
 
 
 def _exists_error(uri: str, existing: Existing) -> ManxueExistsError:
-    return ManxueExistsError(f"{uri} already exists ({existing.size} bytes), and if_exists is 'fail'.")
+    return ManxueExistsError(
+        f"{uri} already exists ({existing.size} bytes), and if_exists is 'fail'. Set 'skip' or 'overwrite', or remove the file."
+    )
 
 
 def _is_selection(value: Any, names: Sequence[str]) -> bool:
