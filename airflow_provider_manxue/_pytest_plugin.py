@@ -1,7 +1,7 @@
 """
 The pytest plugin: a fixture with an emulator.
 
-Pytest loads this module in every session, also where nothing uses it. So it stands outside of the emulator's package, which
+Pytest loads this module in every session, also where nothing uses it. So it is outside of the emulator's package, which
 imports asyncio and ssl, and imports the emulator only in the fixture.
 """
 

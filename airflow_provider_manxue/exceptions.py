@@ -117,7 +117,7 @@ class ManxueOrderNotAcceptedError(ManxueTransientError):
 
 
 class ManxueOrderTimeoutError(ManxueOrderNotAcceptedError):
-    """No order was accepted within ``order_timeout``. A retry may order."""
+    """No order was accepted within ``order_timeout``. A retry sends the order again."""
 
 
 class ManxueOrderError(ManxueError, AirflowFailException):

@@ -110,7 +110,7 @@ class BatchVideoWait(ManxueWaitBase):
         if len(ids) > longest and feeds_mapped_tasks(self):
             raise ManxueInputError(
                 f"A downstream task maps over the results of {len(ids)} videos, and [core] max_map_length allows "
-                f"{longest}. Nothing was awaited. Raise it, split the ids over more tasks, or map over something else."
+                f"{longest}. Nothing was awaited. Raise the limit, split the ids over more tasks, or map over something else."
             )
         stored = stored_length(ids)
         if self.deferrable and stored > MYSQL_TEXT:

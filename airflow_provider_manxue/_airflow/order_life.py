@@ -102,7 +102,7 @@ def _send_once(request: VideoRequest, hook: ManxueHook, store: OrderStore) -> st
 @contextlib.contextmanager
 def track_order(video_task_id: str, store: OrderStore, ti: Any) -> Iterator[None]:
     """
-    Persist how the work on an accepted order ends, so that no retry orders again.
+    Persist the end of the work on an accepted order, so that no retry orders again.
 
     Without a task state store, any exception ends the task without a retry, with the id in its error.
 

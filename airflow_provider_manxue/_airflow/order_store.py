@@ -67,7 +67,7 @@ class OrderStore:
     def resume_id(
         self, request: VideoRequest, not_accepted_since: str | None = None
     ) -> ResumableOrder | None:
-        """Return the order to continue with; None to order. See :func:`resumable_order`."""
+        """Return the order to continue with; None to send a new one. See :func:`resumable_order`."""
         return resumable_order(self.load(), request.fingerprint, self._ref, not_accepted_since)
 
     def mark_intent(self, request: VideoRequest) -> None:

@@ -29,7 +29,7 @@ _ID_KEY = "video_task_id"
 
 class OrderedVideoWait(SingleVideoWait):
     """
-    Wait for an ordered video. How the wait ends is persisted in the record of the order, so that no retry orders again.
+    Wait for an ordered video. Its end is persisted in the record of the order, so that no retry orders again.
 
     :ivar durable: whether the order is bound to the task instance.
     :ivar wait_for_completion: whether the task waits for the video.
@@ -108,7 +108,7 @@ class OrderedVideoWait(SingleVideoWait):
         """
         End a task whose order was waiting for room. Only the record shows that, since Airflow has dropped the deferral.
 
-        :raises ManxueOrderTimeoutError: if no order was accepted. A retry orders.
+        :raises ManxueOrderTimeoutError: if no order was accepted.
         """
         record = None
         with contextlib.suppress(Exception):  # _awaited_id raises an error with the remedy
@@ -116,7 +116,7 @@ class OrderedVideoWait(SingleVideoWait):
         if record is not None and record.state is OrderState.NOT_ACCEPTED:
             raise ManxueOrderTimeoutError(
                 f"Airflow ended the deferral of an order that was waiting for room: {reason or 'no reason given'}. Nothing "
-                f"was ordered. A retry or a clear of the task orders. Check that a triggerer is running and not overloaded."
+                f"was ordered. A retry or a clear sends the order again. Check that a triggerer is running and not overloaded."
             )
 
     def _awaited_id(self, context: Context) -> str:

@@ -32,7 +32,10 @@ def load_grace(store: Any, is_first_poke: Callable[[], bool], log: Any) -> dict[
             store.delete(GRACE_KEY)
             stored = None
     except Exception as error:  # noqa: BLE001 - a store of another package can fail in any way
-        log.warning("The task state store could not be read (%s).", type(error).__name__)
+        log.warning(
+            "The task state store could not be read (%s). Grace periods may take longer.",
+            type(error).__name__,
+        )
         return None
     return {str(name): float(since) for name, since in stored.items()} if isinstance(stored, dict) else {}
 
@@ -42,7 +45,10 @@ def store_grace(store: Any, starts: Mapping[str, float], log: Any) -> None:
     try:
         store.set(GRACE_KEY, dict(starts))
     except Exception as error:  # noqa: BLE001 - a store of another package can fail in any way
-        log.warning("The task state store could not be written (%s).", type(error).__name__)
+        log.warning(
+            "The task state store could not be written (%s). Grace periods may take longer.",
+            type(error).__name__,
+        )
 
 
 def first_reschedule_date(ti: Any, context: Context) -> datetime | None:

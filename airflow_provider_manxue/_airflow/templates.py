@@ -261,7 +261,7 @@ def _constant(node: nodes.Node) -> Any:
 
 
 def _stays_as_it_is(text: Any) -> bool:
-    """Return whether rendering, also to native types, leaves a text of a reference unchanged."""
+    """Return whether rendering leaves a constant unchanged, with and without native types."""
     if not isinstance(text, str) or "{" in text or not text:
         return False
     try:

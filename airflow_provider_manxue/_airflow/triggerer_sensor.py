@@ -78,7 +78,7 @@ class StartFromTriggerSensor(ManxueWaitBase):
         """Return whether the triggerer could not start the task, and log the reason."""
         if not is_begin_event(event):
             return False
-        self.log.info("The triggerer could not start the task, so this worker does: %s.", event["reason"])
+        self.log.info("The triggerer could not start the task: %s. This worker starts it.", event["reason"])
         return True
 
     def _warn_if_mapped(self, context: Context) -> None:

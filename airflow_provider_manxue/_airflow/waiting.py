@@ -322,7 +322,7 @@ def _retry(push: Callable[[], Any], key: str) -> None:
             left = ends_at - time.time()
             if left <= 0:
                 raise ManxueError(
-                    f"The result could not be stored in the XCom {key!r} for {PUSH_RETRY_TIME:g} s: {type(error).__name__}. "
+                    f"The result could not be stored in the XCom {key!r} within {PUSH_RETRY_TIME:g} s: {type(error).__name__}. "
                     f"The video is not lost: a retry of this task reads it again."
                 ) from None  # the text of the error may contain the value, and with it the URL
         time.sleep(min(delay, left))

@@ -115,10 +115,10 @@ def render_pull(pull: XComPull, value: Any, *, native: bool) -> Any:
 
 
 def _refuse_undefined(value: Any) -> None:
-    from jinja2 import Undefined, UndefinedError
+    from jinja2 import Undefined
 
     if isinstance(value, Undefined):
-        raise UndefinedError("a name is undefined")
+        value._fail_with_undefined_error()  # raises an UndefinedError that names it
 
 
 def renders_natively(task: Any) -> bool:

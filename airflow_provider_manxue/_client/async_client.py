@@ -290,7 +290,7 @@ def _set_up_error(error: Exception) -> ManxueTransientError:
 
 
 async def _read_body(response: ClientResponse) -> bytes:
-    """Read a body within bounds: it may be endless, or compressed in spite of the request."""
+    """Read a body up to ``MAX_BODY``, and decode it if it is compressed in spite of the request."""
     body = bytearray()
     async for chunk in response.content.iter_any():
         append_bounded(body, chunk, response.status)

@@ -2,7 +2,7 @@
 The connection cache: Airflow connections and the sessions for them, refreshed in the background.
 
 An entry is an :class:`Endpoint`: the settings of a connection together with a session that was set up from them. Both are
-replaced at once, so that sending a request never waits for Airflow, for TLS or for a file.
+replaced together, so that sending a request never waits for Airflow, for TLS or for a file.
 
 A request that finds its entry older than half of ``CONNECTION_TTL`` starts a look-up, and uses the entry as it is. The
 look-up is bounded in time, reads the connection, and opens another session only if the files or fields that a session is

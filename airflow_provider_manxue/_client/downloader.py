@@ -75,7 +75,9 @@ class Deadline:
         :raises ManxueDownloadError: if it has passed.
         """
         if self.remaining <= 0:
-            raise ManxueDownloadError(f"The video was not saved within timeout={self.timeout:g} s: {doing}.")
+            raise ManxueDownloadError(
+                f"The video was not saved within timeout={self.timeout:g} s: {doing}. Raise timeout if a save takes longer."
+            )
 
 
 @dataclass
@@ -274,7 +276,7 @@ class Downloader:
         if pause >= self._deadline.remaining:
             raise ManxueDownloadError(
                 f"The video was not saved within timeout={self._deadline.timeout:g} s: {error}, received "
-                f"{_progress(download)}."
+                f"{_progress(download)}. Raise timeout if a save takes longer."
             ) from None
         self._log.warning("%s; received %s. Next attempt in %.0f s.", error, _progress(download), pause)
         time.sleep(pause)

@@ -224,7 +224,7 @@ class AsyncDriver:
         self._advance()
 
     def _await_give_up(self) -> None:
-        """Advance, and again at ``give_up_at``. That has its own timer, since the other one is set anew for each poll."""
+        """Advance, and again at ``give_up_at``. It has a separate timer, since each poll sets the other one again."""
         self._advance()
         remaining = self._give_up_at - time.time()
         if 0 < remaining < float("inf") and not self._finished.done():

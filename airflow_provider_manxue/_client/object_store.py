@@ -74,7 +74,8 @@ class ObjectStore:
             if not self._can_create:
                 raise
             log.warning(
-                "The store denied permission to check for an existing object (%s).", clean_text(error)
+                "The store denied permission to check for an existing object (%s). The save assumes that there is none.",
+                clean_text(error),
             )
             return Existing()
         if info is None:

@@ -76,7 +76,7 @@ log = logging.getLogger(__name__)
 
 class AdaptiveRateLimiter:
     """
-    Grants requests at an even rate, in a fair order, and adapts the rate to the service's responses.
+    Limiter that grants requests at an even rate, in a fair order, and adapts the rate to the service's responses.
 
     :param rate: requests per second at most.
     :param max_concurrency: requests in flight at a time.

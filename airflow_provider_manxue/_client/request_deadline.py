@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 class SocketDeadline(threading.Timer):
     """
-    Timer that shuts a connection down, unless it is cancelled before.
+    Timer that shuts a connection down.
 
     :param sock: the connection's socket.
-    :param seconds: seconds until then.
+    :param seconds: seconds until the connection is shut down, unless the timer is cancelled.
     """
 
     def __init__(self, sock: Any, seconds: float) -> None:
@@ -72,7 +72,7 @@ def setup_deadline(sock: socket.socket, seconds: float) -> Iterator[None]:
 
     :param sock: the connection's socket.
     :param seconds: seconds until the connection is cut.
-    :raises TimeoutError: if it was.
+    :raises TimeoutError: if the connection was cut.
     """
     # TLS detaches the socket, so the timer needs a duplicate of its descriptor.
     with sock.dup() as duplicate, _bounded(duplicate, seconds):
@@ -114,7 +114,7 @@ def _bounded_response(connection: HTTPConnection) -> HTTPResponse:
 
 
 class _BoundedConnection(HTTPConnection):
-    """Connects within one timeout: the look-up, all addresses, a proxy's response to ``CONNECT``, and TLS."""
+    """Connection that is set up within one timeout: the look-up, all addresses, a proxy's response to ``CONNECT``, and TLS."""
 
     def connect(self) -> None:
         with contextlib.ExitStack() as self._setup:

@@ -87,7 +87,7 @@ class LocalStore:
         except FileNotFoundError:
             return Existing()
         if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EEXIST, "it is not a regular file")
+            raise OSError(errno.EEXIST, "it is not a regular file; use another name")
         return Existing.file(status.st_size)
 
     def put(self, path: Path, content_type: str, check: Callable[[], None], *, create: bool) -> None:
@@ -106,7 +106,8 @@ class LocalStore:
             log.warning("The folder %s could not be flushed to the disk: %s.", self._path.parent, error)
         if self._path.lstat().st_size != size or path.exists():
             raise OSError(
-                errno.EIO, f"the file system reported success, but there is no file of {size} bytes"
+                errno.EIO,
+                f"the file system reported success, but holds no file of {size} bytes. Save to another file system",
             )
 
     def _create(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The protocol of a store of videos, and what all stores share."""
+"""The protocol of a store of videos, and the code that all stores share."""
 
 from __future__ import annotations
 

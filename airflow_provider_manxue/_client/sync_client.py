@@ -134,7 +134,7 @@ def _proxies(settings: ManxueSettings) -> dict[str, str]:
 
 
 def _read_body(response: Response, content: bytearray, timeout: float, ends_at: float) -> None:
-    """Read a body within bounds: it may be endless, slow, or compressed in spite of the request."""
+    """Read a body up to ``MAX_BODY``, until ``ends_at`` at the latest."""
     raw: Any = response.raw
     deadline = SocketDeadline(raw.sock, ends_at - time.monotonic())
     try:

@@ -1,4 +1,4 @@
-"""What a driver reports about its wait: the lines of the engine, and exceptions that nobody expected."""
+"""The reports of a driver about its wait: log lines of the engine, and unexpected exceptions."""
 
 from __future__ import annotations
 

@@ -22,6 +22,7 @@ from airflow_provider_manxue.models import ManxueSettings
 DEFAULT_CONN_ID = "manxue_default"
 DEFAULT_BASE_URL = "https://zcbservice.aizfw.cn/kyyReactApiServer"
 _DEFAULT_PREFIX = "/kyyReactApiServer"
+_FORM_LABELS = {"host": " (Base URL)", "password": " (API key)"}
 _AUTHORITY = re.compile(r"(\[[\w.:%-]+\]|[\w.-]+)(:\d+)?", re.ASCII)
 
 
@@ -81,7 +82,9 @@ def _parse_extra(conn_id: str, extra: Any) -> Mapping[str, Any]:
 
 
 def _field_error(conn_id: str, name: str, problem: str, remedy: str) -> ManxueConfigurationError:
-    return ManxueConfigurationError(f"Connection {conn_id!r}, field {name!r}: {problem}. {remedy}")
+    return ManxueConfigurationError(
+        f"Connection {conn_id!r}, field {name!r}{_FORM_LABELS.get(name, '')}: {problem}. {remedy}"
+    )
 
 
 def missing_connection(conn_id: str) -> ManxueConnectionNotFoundError:
@@ -143,7 +146,9 @@ class _Reader:
             raise self.error("schema", f"{schema!r} is neither 'https' nor 'http'", "Leave it empty.")
         if "@" in host:
             # Not quoted: the part before the @ may be a password.
-            raise self.error("host", "it holds a user name or a password", "Put the API key into 'password'.")
+            raise self.error(
+                "host", "it holds a user name or a password", "Put the API key into its own field."
+            )
         text = host if "://" in host else f"{schema or 'https'}://{host}"
         if "?" in host or "#" in host:
             # Not quoted: the query may contain the key.

@@ -212,7 +212,7 @@ def _nothing_left(headers: Message, offset: int, known: Validators) -> Part:
     match = re.fullmatch(r"bytes \*/(\d{1,18})", headers.get("Content-Range", "").strip(), re.ASCII)
     reported = replace(_validators(headers, int(match[1]) if match else None), coding=known.coding)
     if reported.size != offset or known.contradict(reported):
-        raise ChangedVideoError(f"the media host has nothing from byte {offset} on")
+        raise ChangedVideoError(f"the media host has no data from byte {offset} on")
     return _continued(offset, known, reported, None)
 
 

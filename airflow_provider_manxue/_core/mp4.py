@@ -271,7 +271,7 @@ def _read_track(reader: _Reader, trak: _Box) -> tuple[int, int]:
     sizes_box, runs_box = boxes.get(b"stsz") or boxes.get(b"stz2"), boxes.get(b"stsc")
     offsets_box = boxes.get(b"stco") or boxes.get(b"co64")
     if sizes_box is None or runs_box is None or offsets_box is None:
-        raise _UnreadableError("a track has no table of samples")
+        raise _UnreadableError("a track has no sample table")
     count, sizes = _sample_sizes(sizes_box.kind, reader.fields(sizes_box))
     offsets_data = reader.fields(offsets_box)
     offsets = _numbers(offsets_data, 8, _number(offsets_data, 4), 4 if offsets_box.kind == b"stco" else 8)
@@ -287,7 +287,7 @@ def _sample_sizes(kind: bytes, data: bytes) -> tuple[int, int | Sequence[int]]:
     size, count = _number(data, 4), _number(data, 8)
     if kind == b"stz2":
         if size not in (8, 16):
-            raise _UnreadableError(f"its sizes of samples have {size} bits")
+            raise _UnreadableError(f"its sample sizes have {size} bits")
         return count, _numbers(data, 12, count, size // 8)
     return count, size or _numbers(data, 12, count, 4)
 

@@ -86,7 +86,7 @@ def parse_record(value: Any) -> OrderRecord | None:
     """
     Parse the value in the task state store.
 
-    :param value: a record, or the value of a person: an id alone, or a record with the id filled in.
+    :param value: a record, or the edit of a person: an id alone, or a record with the id filled in.
     :return: the record; None if there is none.
     :raises ManxueInputError: if the value cannot be parsed.
     """
@@ -183,14 +183,14 @@ def resumable_order(
     not_accepted_since: str | None = None,
 ) -> ResumableOrder | None:
     """
-    Decide whether a starting task continues with the recorded order, orders, or fails before anything is sent.
+    Decide before anything is sent whether a task continues with the recorded order, sends a new one, or fails.
 
     :param record: the record, if there is one.
     :param fingerprint: returns the fingerprint of the task's current request, by scheme.
     :param ref: the task instance.
     :param not_accepted_since: ``since`` of an intent that was certainly not accepted. The record may be older than that
         result.
-    :return: the order; None to order.
+    :return: the recorded order; None to send a new one.
     :raises ManxueOrderUnknownError: if the outcome of the recorded order is unknown.
     :raises ManxueOrderMismatchError: if a person has cleared the task, and its request differs from the recorded one.
     :raises ManxueVideoFailedError: if the recorded order has failed, and no person has cleared the task.

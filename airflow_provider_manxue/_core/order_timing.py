@@ -115,7 +115,7 @@ class OrderBounds:
         else:
             bound = f"within order_timeout ({_duration(self.order_timeout)})"
         return ManxueOrderTimeoutError(
-            f"No order was accepted {bound}: {reason}. Nothing was ordered. A retry or a clear of the task orders; "
+            f"No order was accepted {bound}: {reason}. Nothing was ordered. A retry or a clear sends the order again; "
             f"raise {'execution_timeout' if self._is_cut else 'order_timeout'} if it takes longer."
         )
 

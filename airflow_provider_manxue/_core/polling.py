@@ -51,7 +51,7 @@ class PollPolicy:
 
     :param interval: seconds between two polls.
     :param exponential_backoff: let the interval grow with the time waited.
-    :param max_wait: longest interval in seconds; None for no bound of its own.
+    :param max_wait: longest interval in seconds; None for no limit.
     """
 
     interval: float = DEFAULT_POKE_INTERVAL

@@ -74,7 +74,7 @@ class ManxueHook(BaseHook):
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
-        """Return the form of the connection, for Airflow below 3.2; later ones read the provider's metadata."""
+        """Return the form of the connection, for Airflow below 3.2; later versions read the provider's metadata."""
         behaviour = CONNECTION_TYPE["ui-field-behaviour"]
         return {name.replace("-", "_"): value for name, value in behaviour.items()}
 
@@ -184,7 +184,7 @@ class ManxueHook(BaseHook):
         Order a video: ``POST {base}/v1/sd2_manxue/videos``. **This costs money.**
 
         An order that certainly was not accepted (no connection, 429, 425, a code in ``busy_codes``) is sent again, up
-        to five times in all. One that may have been accepted never is.
+        to five times in all. An order that may have been accepted is never sent again.
 
         :param prompt: what the video shows.
         :param model: name of the model, which decides the resolution, for example ``sd2_manxue_1080p``.

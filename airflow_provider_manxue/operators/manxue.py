@@ -161,7 +161,9 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
         if not any(map(is_rendered_later, self._order_fields.values())):
             parse_video_request(**self._order_fields)
         if self.order_timeout is not None and not self._order_timeout > 0:
-            raise ManxueInputError(f"order_timeout must be a positive time, not {self.order_timeout!r}.")
+            raise ManxueInputError(
+                f"order_timeout must be a positive number of seconds, not {self.order_timeout!r}."
+            )
         if self.durable and self.retries and not _HAS_STATE_STORE:
             warnings.warn(
                 f"retries={self.retries} can order a second video: this Airflow has no task state store (3.3 and later have "
@@ -224,7 +226,7 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
         """
         if self._is_stale(context, try_number) or started_at is None:
             self.log.info(
-                "Airflow resumed this try with the arguments of an earlier try. It starts like any retry."
+                "Airflow resumed this try with the arguments of an earlier try. This try starts like any retry."
             )
             return self._order_and_wait(context, OrderProgress(time.time()))
         return self._order_and_wait(context, OrderProgress(started_at, attempts, since))

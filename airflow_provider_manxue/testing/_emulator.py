@@ -181,7 +181,7 @@ class Emulator(BaseEmulator):
         self._thread = self._loop = self._server = self._authority = None
 
     def __enter__(self) -> Self:
-        """Start."""
+        """Start the emulator."""
         return self.start()
 
     def __exit__(
@@ -190,7 +190,7 @@ class Emulator(BaseEmulator):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        """Stop."""
+        """Stop the emulator."""
         self.stop()
 
     @property

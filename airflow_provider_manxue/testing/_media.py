@@ -78,7 +78,7 @@ def wanted_range(headers: Mapping[str, str], task: Task, size: int) -> tuple[int
     None for the whole file: no ``Range``, an ``If-Range`` for another version, several ranges, or an invalid
     range (RFC 9110, section 14.2).
 
-    :raises ValueError: if the range lies outside the file.
+    :raises ValueError: if the range lies outside the file. Its text is the ``Content-Range`` of the response.
     """
     condition = headers.get("If-Range")
     if condition is not None and condition not in (entity_tag(task), last_modified(task)):

@@ -77,7 +77,7 @@ def _references(order: Mapping[str, Any]) -> None:
         for url in urls:
             _url(name, url)
     if order.get("referenceVideos") and "_video_" not in order["model"]:
-        raise ValueError("referenceVideos need a model with _video_ in its name")
+        raise ValueError(f"model is {order['model']!r}; referenceVideos need one with _video_ in its name")
 
 
 def _url(name: str, value: object) -> None:

@@ -42,7 +42,7 @@ class Scenario:
 
 
 def _flow(response: Response | None, *statuses: str, actual_duration: float | None = None) -> Script:
-    """Advance with each poll, with the same response to all."""
+    """Return a script whose steps last one poll each, with the same response to all."""
     return replace(Script.polls(*statuses, response=response), actual_duration=actual_duration)
 
 
@@ -54,14 +54,14 @@ def _completing(
     origin: Origin = "seen",
     actual_duration: float | None = None,
 ) -> Scenario:
-    """Change fields in every response of a task that completes."""
+    """Return a scenario with changed fields in every response of a task that completes."""
     response = Response(overrides=overrides)
     script = _flow(response, "queued", "processing", "completed", actual_duration=actual_duration)
     return Scenario(name, description, origin, "query", script, response)
 
 
 def _synonym(synonym: str, status: str) -> Scenario:
-    """Send a synonym of a status."""
+    """Return a scenario with a synonym of a status."""
     response = Response(overrides={"status": synonym})
     flow = ("queued", "processing", "failed" if status == "failed" else "completed")
     script = Script(
@@ -73,7 +73,7 @@ def _synonym(synonym: str, status: str) -> Scenario:
 
 
 def _letter_case(name: str, change: Any) -> Scenario:
-    """Send every status in another letter case."""
+    """Return a scenario with every status in another letter case."""
     script = Script(
         tuple(
             Step(status=status, polls=1, response=Response(overrides={"status": change(status)}))
@@ -97,7 +97,7 @@ def _wrapped(name: str, description: str, envelope: Mapping[str, Any]) -> Scenar
 
 
 def _fault(name: str, description: str, response: Response, origin: Origin = "assumed") -> Scenario:
-    """Send the response to two polls; then the task is completed."""
+    """Return a scenario with the response to two polls. The task is completed after them."""
     steps = (Step(status="processing", polls=2, response=response), Step(status="completed"))
     return Scenario(name, description, origin, "query", Script(steps), response)
 

@@ -81,7 +81,7 @@ class Script:
         cls, *, queued: float = 0, processing: float = 0, then: str = "completed", error: str = REJECTED
     ) -> Self:
         """
-        Advance with the emulator's clock.
+        Return a script whose steps end by the emulator's clock.
 
         :param queued: seconds in ``queued``.
         :param processing: seconds in ``processing``.
@@ -99,7 +99,7 @@ class Script:
     @classmethod
     def polls(cls, *statuses: str, response: Response | None = None) -> Self:
         """
-        Advance with each poll, up to the last status.
+        Return a script whose steps last one poll each.
 
         :param statuses: such as ``"queued", "queued", "completed"``.
         :param response: response to all polls.
@@ -108,18 +108,18 @@ class Script:
 
     @classmethod
     def by_hand(cls, *statuses: str) -> Self:
-        """Advance with ``Emulator.advance``. Default statuses: queued, processing, completed."""
+        """Return a script whose steps end with ``Emulator.advance``. Default statuses: queued, processing, completed."""
         return cls(tuple(Step(status=status) for status in statuses or STATUSES[:3]))
 
     @classmethod
     def failing(cls, message: str = REJECTED, *, queued: float = 0, processing: float = 0) -> Self:
-        """Fail with this message, immediately or after some seconds of the emulator's clock."""
+        """Return a script that fails with this message, immediately or after some seconds of the emulator's clock."""
         return cls.timed(queued=queued, processing=processing, then="failed", error=message)
 
     @classmethod
     def always(cls, response: Response | str, *, status: str = "processing") -> Self:
         """
-        Send the same response to every poll.
+        Return a script with the same response to every poll.
 
         :param response: a response, or the name of a scenario.
         :param status: status of the regular body that the response changes.

@@ -47,7 +47,7 @@ _CONTAINERS = ("mp4", "quicktime", "webm")
 
 class ManxueToObjectStorageOperator(BaseOperator):
     """
-    Saves a finished video of the sd2_manxue service to any store that ``ObjectStoragePath`` reaches.
+    Operator that saves a finished video of the sd2_manxue service to any store that ``ObjectStoragePath`` reaches.
 
     Requests a fresh URL from the service, and again when it expires. Resumes a broken download. The video appears under
     its final name only when it is complete; a failed save leaves an older file unchanged.
@@ -287,7 +287,9 @@ class ManxueToObjectStorageOperator(BaseOperator):
 
 
 def _exists_error(uri: str, existing: Existing) -> ManxueExistsError:
-    return ManxueExistsError(f"{uri} already exists ({existing.size} bytes), and if_exists is 'fail'.")
+    return ManxueExistsError(
+        f"{uri} already exists ({existing.size} bytes), and if_exists is 'fail'. Set 'skip' or 'overwrite', or remove the file."
+    )
 
 
 def _is_selection(value: Any, names: Sequence[str]) -> bool:

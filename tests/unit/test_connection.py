@@ -33,7 +33,12 @@ EXTRA = (
 )
 
 
-SENTENCES = r"Connection 'my_conn', field '.+': (?!None).+\. (?!None)[A-Z][a-z].*[.?]"
+LABELS = {"host": " (Base URL)", "password": " (API key)"}
+"""Labels of the connection form, by field."""
+
+SENTENCES = (
+    r"Connection 'my_conn', field '.+'( \((Base URL|API key)\))?: (?!None).+\. (?!None)[A-Z][a-z].*[.?]"
+)
 """Form of an error: the problem, and then the remedy."""
 
 
@@ -185,13 +190,13 @@ def test_port_and_schema_complete_the_host(fields, base_url):
 def test_bad_address_is_reported_with_its_field(fields, field):
     error = error_of(**fields)
 
-    assert error.startswith(f"Connection 'my_conn', field '{field}': ")
+    assert error.startswith(f"Connection 'my_conn', field '{field}'{LABELS.get(field, '')}: ")
 
 
 @pytest.mark.parametrize("query", ["?", "#", "?a=b", "#part", f"?key={KEY}", f"#{KEY}"])
 def test_host_with_a_query_is_rejected_without_quote(query):
     """The query may hold the key."""
-    assert "field 'host': it holds more than a base URL" in error_of(
+    assert "field 'host' (Base URL): it holds more than a base URL" in error_of(
         host=f"https://h.example.com/base{query}"
     )
 
@@ -209,8 +214,9 @@ def test_host_with_a_query_is_rejected_without_quote(query):
     ],
 )
 def test_host_with_a_password_is_rejected_without_quote(host):
-    assert "field 'host': it holds a user name or a password. Put the API key into 'password'." in error_of(
-        host=host
+    assert (
+        "field 'host' (Base URL): it holds a user name or a password. Put the API key into its own field."
+        in error_of(host=host)
     )
 
 
@@ -278,7 +284,7 @@ def test_key_is_stripped(password):
 def test_missing_key_is_reported(password):
     error = error_of(password=password)
 
-    assert "field 'password': no API key is set" in error
+    assert "field 'password' (API key): no API key is set" in error
 
 
 @pytest.mark.parametrize(

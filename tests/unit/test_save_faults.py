@@ -354,7 +354,7 @@ class TestPersistentFault:
     @pytest.mark.parametrize(
         ("fault", "match"),
         [
-            ("media_length_too_long", f"ended after {SIZE} of {SIZE + 10} bytes|nothing from byte"),
+            ("media_length_too_long", f"ended after {SIZE} of {SIZE + 10} bytes|no data from byte"),
             ("media_length_too_short", "the MP4 is longer than the body"),
             ("media_html", r"no video \(text/html; charset=utf-8\)"),
             ("media_empty", "empty body"),
