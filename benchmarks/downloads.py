@@ -137,16 +137,12 @@ class Content:
         return self.video[: start - 4] + bytes(4) + self.video[start : start + length // 2]
 
 
-def _cut(share: float) -> Response:
-    return Response(truncate=int(SIZE * share))
-
-
 def _faults(content: Content) -> list[Fault]:
     as_video = {"Content-Type": "video/mp4"}
     no_data, no_moov = content.without_media_data(), content.without_moov()
-    page, half = Response.named("media_html"), _cut(0.5)
+    page, half = Response.named("media_html"), Response(truncate=SIZE // 2)
     spoilt = {
-        **{f"cut at {share * 100:.0f} %": _cut(share) for share in (0.1, 0.5, 0.99)},
+        **{f"cut at {share * 100:.0f} %": Response(truncate=int(SIZE * share)) for share in (0.1, 0.5, 0.99)},
         "chunked body ends early, no end mark": replace(half, chunked=True),
         "chunked body ends early, with its end mark": Response(body=content.video[: SIZE // 2], chunked=True),
         "`Content-Length` 10 bytes too long": Response(length_error=10),
@@ -199,7 +195,13 @@ def _faults(content: Content) -> list[Fault]:
         ),
         Fault("URL expired", expired=True),
         *(
-            Fault(f"cut at 50 %, then URL expired: {name}", [half, response], always=True, renewable=True)
+            Fault(
+                f"cut at 50 %, then URL expired: {name}",
+                [half, response],
+                always=True,
+                renewable=True,
+                service=Response(delay=0.5),  # so that the fault ends before the tool has the new URL
+            )
             for name, response in expired.items()
         ),
         *(
@@ -228,8 +230,7 @@ def main() -> None:
     only = parser.parse_args().only
     # The emulators would log each client that closes its connection.
     logging.disable()
-    content = Content.read()
-    faults = [fault for fault in _faults(content) if only in fault.name]
+    faults = [fault for fault in _faults(Content.read()) if only in fault.name]
     with ThreadPoolExecutor(4) as pool:
         ends = list(pool.map(lambda pair: attempt(*pair), product(faults, COLUMNS)))
     outcomes = iter(ends)
