@@ -126,7 +126,7 @@ bench-failover: $(READY) ## delay of waits after the failure of a triggerer, and
 	$(BIN)/python -m benchmarks.failover
 	$(BIN)/python -m benchmarks.deadlines
 
-bench-saving: $(READY_BENCH) ## speed of saving, and download tools during faults (about 10 minutes)
+bench-saving: $(READY_BENCH) ## speed of saving, and download tools during faults (about 20 minutes)
 	$(VENV_BENCH)/bin/python -m benchmarks.saving
 	$(VENV_BENCH)/bin/python -m benchmarks.downloads
 
