@@ -29,7 +29,7 @@ python_of = $(lastword $(subst -py, ,$(1)))
 AIRFLOW_TESTS = -m pytest tests/airflow --dist loadgroup
 # Airflow 2 runs one task at a time on SQLite, so there only the harness, the examples and timeouts are tried.
 EXAMPLE_TESTS = $(AIRFLOW_TESTS) -n 2 -m 'not services and not heavy' -k 'test_harness or example_dag or timeout'
-UNIT_TESTS = -m pytest tests/unit -n 2
+UNIT_TESTS = -m pytest tests/unit -n 2 --dist worksteal
 COVERAGE = --cov --cov-report=term
 # Airflow 2.11.0 and 3.0 allow newer ones, but their object storage does not work with them.
 OLD_PATHLIB = universal-pathlib<0.3
