@@ -43,6 +43,14 @@ def emulator() -> Iterator[Emulator]:
         yield emulator
 
 
+@pytest.fixture(autouse=True)
+def default_script(emulator: Emulator) -> Iterator[None]:
+    """Restore the script of new videos after each test, since the emulator is shared."""
+    before = emulator.default_script
+    yield
+    emulator.default_script = before
+
+
 @pytest.fixture(scope="session")
 def local_airflow(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAirflow]:
     """
