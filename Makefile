@@ -56,7 +56,7 @@ demo-distributed: $(VENV)/.with-distributed ## the same on PostgreSQL, Celery on
 	@$(BIN)/python -m dev.demo --distributed
 
 test: lint types ## all checks that must pass before a commit (Airflow 3)
-	@echo 'Unit tests, and tests with a real Airflow beside them (6 to 8 minutes) ...'
+	@echo 'Unit tests, and tests with a real Airflow beside them (15 minutes on two cores) ...'
 	@$(MAKE) --jobs 2 --output-sync=target unit airflow-tests
 
 lint: $(VENV)/.with-lint ## ruff, layers, spelling, the workflow, and compatibility of the installed packages
@@ -74,7 +74,7 @@ unit: $(READY) ## unit tests with branch coverage
 	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python $(UNIT_TESTS) $(COVERAGE)
 
 airflow-tests: $(READY) ## tests with a real Airflow 3
-	$(BIN)/python $(AIRFLOW_TESTS) -n 3 -m 'not services and not heavy'
+	$(BIN)/python $(AIRFLOW_TESTS) -n 2 -m 'not services and not heavy'
 
 services-tests: $(VENV)/.with-distributed ## tests with a real Airflow that need PostgreSQL and Redis
 	$(BIN)/python $(AIRFLOW_TESTS) -n 2 -m services

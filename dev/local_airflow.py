@@ -44,7 +44,9 @@ MARK = "LOCAL_AIRFLOW_MARK"
 COMPONENT = "LOCAL_AIRFLOW_COMPONENT"
 POLL_INTERVAL = 0.2
 SWEEP_INTERVAL = 0.05
-START_TIMEOUT = 180.0
+START_TIMEOUT = 400.0
+SERVER_PORTS = range(20_000, 32_000)
+"""Below the ports that systems choose themselves (from 32,768 on Linux), which another process may get in the meantime."""
 SIMPLE_AUTH_MANAGER = "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"
 
 # The row that a component adds to the table of jobs when it is ready.
@@ -569,10 +571,12 @@ def kind_of(name: str) -> str:
 
 
 def free_port() -> int:
-    """Return a port that is currently free."""
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
+    """Return a port that is currently free, and that the system gives to nobody who asks for any port."""
+    while True:
+        port = secrets.choice(SERVER_PORTS)
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind((LOOPBACK, port))
+            return port
 
 
 def is_listening(port: int) -> bool:

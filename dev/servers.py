@@ -24,7 +24,7 @@ from dev.local_airflow import LOOPBACK, free_port, is_listening, tail
 if TYPE_CHECKING:
     from types import TracebackType
 
-START_TIMEOUT = 60.0
+START_TIMEOUT = 120.0
 PAUSE = 0.05
 DEBIAN_POSTGRES = Path("/usr/lib/postgresql")
 SERVER_USER = "postgres"

@@ -16,7 +16,9 @@ NAMED = set(re.findall(r"^([a-z0-9-]+):", MAKEFILE, re.MULTILINE))
 CELL = r"(unit|examples)-([0-9.]+|lowest)-py([0-9.]+)"
 CELLS = {match[0] for match in re.finditer(CELL, MAKEFILE)}
 SCRIPT = (ROOT / ".ci/run").read_text().replace("\\\n", " ")
-STAGES = set(" ".join(re.findall(r"^ *stages? ([a-z0-9. -]+)", SCRIPT, re.MULTILINE)).split())
+STAGES = set(
+    " ".join(re.findall(r"^(?:make|lane [a-z]+) ([a-z][a-z0-9. -]+)$", SCRIPT, re.MULTILINE)).split()
+)
 JOB = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["checks"]
 MATRIX = JOB["strategy"]["matrix"]
 CALLED = {*MATRIX["target"], *(entry["target"] for entry in MATRIX["include"])}
