@@ -25,7 +25,7 @@ EXAMPLE_CELLS = examples-3.3-py3.13 examples-3.1-py3.13 examples-2.11-py3.12
 airflow_of = $(firstword $(subst -py, ,$(1)))
 python_of = $(lastword $(subst -py, ,$(1)))
 
-# These tests mostly wait for Airflow, so each process of the run has one of its own.
+# Each process of the run has an Airflow of its own: while one waits for its Airflow, the other computes.
 AIRFLOW_TESTS = -m pytest tests/airflow --dist loadgroup
 # Airflow 2 runs one task at a time on SQLite, so there only the harness, the examples and timeouts are tried.
 EXAMPLE_TESTS = $(AIRFLOW_TESTS) -n 2 -m 'not services and not heavy' -k 'test_harness or example_dag or timeout'

@@ -45,6 +45,7 @@ COMPONENT = "LOCAL_AIRFLOW_COMPONENT"
 POLL_INTERVAL = 0.2
 SWEEP_INTERVAL = 0.05
 START_TIMEOUT = 400.0
+"""Seconds. Several Airflows can start together, beside the unit tests, on two cores."""
 SERVER_PORTS = range(20_000, 32_000)
 """Below the ports that systems choose themselves (from 32,768 on Linux), which another process may get in the meantime."""
 SIMPLE_AUTH_MANAGER = "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"

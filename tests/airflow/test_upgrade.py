@@ -38,13 +38,12 @@ def test_deferral_of_an_older_version_ends_correctly(
     local_airflow: LocalAirflow,
     emulator: Emulator,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     version: str,
 ) -> None:
     if local_airflow.version < (3, 2):
         pytest.skip("this Airflow keeps deferrals in another form than the script writes")
     golden = json.loads((GOLDEN / version / "deferrals.json").read_text())
-    monkeypatch.setattr(emulator, "default_script", Script.by_hand("processing", "completed"))
+    emulator.default_script = Script.by_hand("processing", "completed")
     video = emulator.add_task(script=emulator.default_script, actual_duration=5.17)
     local_airflow.kill("triggerer")
     run_id = local_airflow.trigger(DAG, conf={"video": video})

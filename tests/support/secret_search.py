@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from dev.local_airflow import LocalAirflow
 
 IN_XCOM = {"xcom.value", "rendered_task_instance_fields.rendered_fields"}
-"""Where the URL of a video may stand: a task with the whole result as a templated argument has it there, too."""
+"""Columns that may hold the URL of a video. The second has it if the whole result is a templated argument of a task."""
 
 
 def assert_no_secrets(airflow: LocalAirflow, emulator: Emulator) -> None:
