@@ -82,6 +82,16 @@ def test_script_runs_each_airflow_python_and_lowest_versions():
     assert {python for _, python in tried} == set(PYTHONS)
 
 
+def test_script_installs_what_two_lanes_share_before_them():
+    """Two lanes that install into one environment at once break it."""
+    before, *lanes = re.split(r"^lane [a-z]+ ", SCRIPT, flags=re.MULTILINE)
+    environments = [{match[0].partition("-")[2] for match in re.finditer(CELL, lane)} for lane in lanes]
+    shared = {name for name in set().union(*environments) if sum(name in lane for lane in environments) > 1}
+
+    assert shared
+    assert {f".venv-{name}/.ready" for name in shared} <= set(before.split())
+
+
 def pinned(name):
     lines = (ROOT / f"constraints/airflow-{name}.txt").read_text().splitlines()
     return dict(line.partition(" ;")[0].split("==") for line in lines)
