@@ -168,7 +168,7 @@ class BatchVideoWait(ManxueWaitBase):
         try:
             if not poller.done:
                 self._poll(context, poller, now)
-                self._end_if_out_of_time(poller, progress.ended_by_airflow)
+                self._end_if_out_of_time(context, poller, progress.ended_by_airflow)
         except BaseException:
             progress.take(poller)
             self._push_known_results(context, progress)
@@ -252,9 +252,8 @@ class BatchVideoWait(ManxueWaitBase):
         self._defer(context, trigger, arguments, progress.started_at, deadline, due_at, **kept)
 
     def _load_kept(self, context: Context) -> tuple[dict[str, Outcome], dict[str, float]]:
-        ti = context["ti"]
         try:
-            value = ti.xcom_pull(task_ids=ti.task_id, key=OUTCOMES_KEY, map_indexes=ti.map_index)
+            value = self._pull_own_xcom(context, OUTCOMES_KEY)
         except Exception as error:  # noqa: BLE001 - an XCom backend of another package can fail in any way
             self.log.warning(
                 "The earlier results of this task could not be loaded (%s). All videos are read again.",

@@ -121,24 +121,26 @@ class OrderedVideoWait(SingleVideoWait):
 
     def _awaited_id(self, context: Context) -> str:
         """Return the id of the task instance's order: from its record, else from its XCom."""
-        ti, store = context["ti"], self._order_store(context)
-        try:
-            record = store.load()
-            video_task_id = record.id if record else None
-            if video_task_id is None:
-                video_task_id = ti.xcom_pull(task_ids=ti.task_id, key=_ID_KEY, map_indexes=ti.map_index)
-        except (Exception, AirflowTaskTimeout) as error:  # no retry may order again
-            if store.enabled and isinstance(error, AirflowTaskTimeout):
-                raise  # a retry continues with the record
-            self.log.warning("The id of the order could not be loaded (%s).", type(error).__name__)
-            video_task_id = None
-        if not names_a_task(video_task_id):
-            raise ManxueOrderUnknownError(
-                "Airflow ended the deferral of this task, and the id of its order is in neither its record nor its XCom "
-                "'video_task_id'. If the log of this task names an id, wait for it with a ManxueVideoSensor. If the log "
-                "ends with an order that was not accepted, nothing was ordered: clear the task."
-            )
-        return parse_video_task_id(video_task_id)
+        store = self._order_store(context)
+        for name, load in (
+            ("record", lambda: getattr(store.load(), "id", None)),
+            ("XCom", lambda: self._pull_own_xcom(context, _ID_KEY)),
+        ):
+            try:
+                video_task_id = load()
+            except (Exception, AirflowTaskTimeout) as error:  # no retry may order again
+                if store.enabled and isinstance(error, AirflowTaskTimeout):
+                    raise  # a retry continues with the record
+                self.log.warning("The %s of the order could not be loaded (%s).", name, type(error).__name__)
+                continue
+            if names_a_task(video_task_id):
+                return parse_video_task_id(video_task_id)
+        raise ManxueOrderUnknownError(
+            "Airflow ended the deferral of this task, and the id of its order could be loaded neither from its record nor "
+            "from its XCom 'video_task_id'. If the log of this task names an id, wait for it with a ManxueVideoSensor. If "
+            "the log ends with an order that was not accepted, nothing was ordered: clear the task. Check with the service "
+            "before you order again."
+        )
 
     @contextlib.contextmanager
     def _track_order_outcome(self, context: Context, video_task_id: str) -> Iterator[None]:

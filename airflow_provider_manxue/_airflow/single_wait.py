@@ -117,7 +117,7 @@ class SingleVideoWait(ManxueWaitBase):
             self._log_start(f"the video {video_task_id}", started_at)
         worker_pass = None if self._holds_slot else WorkerPass(now, 1, rate=1.0)
         BlockingDriver(poller, self.hook.get_video_task, self.log, worker_pass).run()
-        self._end_if_out_of_time(poller, ended_by_airflow)
+        self._end_if_out_of_time(context, poller, ended_by_airflow)
         if not poller.done:
             self._store_grace(context, grace, poller.grace)
             if ended_by_airflow and time.time() < deadline:

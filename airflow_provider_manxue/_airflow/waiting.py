@@ -27,6 +27,7 @@ from airflow_provider_manxue._core.deadline import (
     TimeLimits,
     airflow_timeout,
     first_poll_at,
+    latest_after_end_by_airflow,
 )
 from airflow_provider_manxue._core.polling import (
     DEFAULT_POKE_INTERVAL,
@@ -53,6 +54,9 @@ if TYPE_CHECKING:
 
 PUSH_RETRY_TIME = 60.0
 """Seconds for which pushing a result to XCom is retried."""
+
+ENDED_AT_KEY = "manxue_deferral_ended_at"
+"""XCom key of the time at which a worker first resumed after Airflow itself had ended the deferral."""
 
 
 class ManxueWaitBase(BaseSensorOperator):
@@ -176,12 +180,36 @@ class ManxueWaitBase(BaseSensorOperator):
             return started_at.timestamp()
         return self._limits.latest_start(time.time(), reason)
 
-    def _end_if_out_of_time(self, poller: Poller, ended_by_airflow: str) -> None:
+    def _end_if_out_of_time(self, context: Context, poller: Poller, ended_by_airflow: str) -> None:
         """End the videos that are still awaited, if a limit of the wait has passed."""
-        limits, started_at, now = self._limits, poller.started_at, time.time()
-        is_late = bool(ended_by_airflow and poller.grace) and limits.is_grace_over(started_at, now)
-        if limits.is_over(started_at, now) or is_late:
+        if poller.done:
+            return
+        now = time.time()
+        if self._limits.is_over(poller.started_at, now) or (
+            ended_by_airflow and now >= latest_after_end_by_airflow(self._first_ended_at(context, now))
+        ):
             poller.give_up(now)
+
+    def _first_ended_at(self, context: Context, now: float) -> float:
+        """
+        Return when a worker of this try first resumed after Airflow itself had ended the deferral.
+
+        An XCom, since nothing else survives such an end in every version of Airflow.
+        """
+        first = None
+        with contextlib.suppress(Exception):  # an XCom backend of another package can fail in any way
+            first = self._pull_own_xcom(context, ENDED_AT_KEY)
+        if isinstance(first, (int, float)):
+            return first
+        with contextlib.suppress(Exception):
+            context["ti"].xcom_push(key=ENDED_AT_KEY, value=now)
+        return now
+
+    @staticmethod
+    def _pull_own_xcom(context: Context, key: str) -> Any:
+        """Return an XCom that an earlier worker of this try has pushed; None if there is none."""
+        ti = context["ti"]
+        return ti.xcom_pull(task_ids=ti.task_id, key=key, map_indexes=ti.map_index)
 
     def _defer(
         self,

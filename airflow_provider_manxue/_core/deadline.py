@@ -101,6 +101,18 @@ def latest_in_trigger(deadline: float, ends_at: float, resumed_at: float) -> flo
     return max(ends_at - EVENT_MARGIN, deadline + FINAL_POLL_WINDOW, resumed_at + EVENT_MARGIN)
 
 
+def latest_after_end_by_airflow(first_ended_at: float) -> float:
+    """
+    Return the latest moment at which a wait defers again, after Airflow itself has ended a deferral.
+
+    The starts of pauses and grace periods are lost each time that Airflow ends a deferral; on some versions also the start of
+    the wait. Without this bound, a wait whose deferrals all end like that would never end.
+
+    :param first_ended_at: when a worker first resumed after such an end.
+    """
+    return latest_final_poll(first_ended_at) + DEFER_TIMEOUT_MARGIN
+
+
 # --- first polls --------------------------------------------------------------------------------------------
 
 
@@ -156,15 +168,6 @@ class TimeLimits:
     def is_over(self, started_at: float, now: float) -> bool:
         """Return whether ``execution_timeout`` has passed. No pause of the service extends it."""
         return now >= started_at + self.execution_timeout
-
-    def is_grace_over(self, started_at: float, now: float) -> bool:
-        """
-        Return whether it is too late to begin a grace period, after Airflow has ended the deferral.
-
-        The start of a grace period is lost each time that Airflow ends a deferral. Without this bound, a wait whose
-        deferrals all end like that would never end.
-        """
-        return now >= latest_final_poll(started_at + self.wait_timeout) + DEFER_TIMEOUT_MARGIN
 
     def deadline(self, started_at: float, now: float, ended_by_airflow: str = "") -> float:
         """

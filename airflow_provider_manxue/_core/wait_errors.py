@@ -31,7 +31,7 @@ def timed_out(video_task_id: str, waited: float, status: str, trouble: str) -> M
     :param status: the last status that the service reported; empty if it reported none.
     :param trouble: the last error; empty if a usable response followed.
     """
-    last_error = f" Last error: {trouble}." if trouble else ""
+    last_error = f" Last error: {trouble.removesuffix('.')}." if trouble else ""
     return ManxueTimeoutError(
         f"The video {video_task_id!r} was not ready after {elapsed(waited)}. Last status from the service: "
         f"{status or 'none'}.{last_error} The video may still be completed: increase 'timeout', or wait for the same id "

@@ -9,6 +9,7 @@ from urllib.parse import quote
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, AirflowTaskTimeout
 
+from airflow_provider_manxue._airflow.waiting import ENDED_AT_KEY
 from airflow_provider_manxue._client.connection_cache import CONNECTION_TTL, LOOKUP_TIMEOUT
 from airflow_provider_manxue._core.batch import OUTCOMES_KEY
 from airflow_provider_manxue._core.deadline import FINAL_POLL_WINDOW, MAX_OVERSHOOT
@@ -388,7 +389,7 @@ class _TaskChecks:
     def _result(self, attempt):
         instance, plan = self.instance, self.plan
         if not plan.do_xcom_push:
-            if set(instance.xcom) - {OUTCOMES_KEY}:
+            if set(instance.xcom) - {OUTCOMES_KEY, ENDED_AT_KEY}:
                 yield f"pushed {list(instance.xcom)}"
             return
         pushed = [key for number, key, _ in instance.all_xcoms if number == attempt.number]
@@ -465,16 +466,14 @@ class _TaskChecks:
         runs = len(self.instance.held) + self.instance.trigger_runs
         each = 4 + 4 * runs + 2.5 * span / self.plan.interval
         most = len(self.videos) * len(self.instance.attempts) * each
-        throttled = sum(map(self._is_throttled, self.exchanges))
+        # Each 429 moves the next poll to the end of its pause.
+        throttled = sum(exchange.status == 429 for exchange in self.exchanges)
         if len(self.exchanges) - throttled > most:
             yield f"asked {len(self.exchanges)} times in {span:.0f} s, and was turned away {throttled} times"
 
     def _may_repeat(self, exchange):
         """Return whether a request may be repeated immediately: with a new key, or at the lower rate after a 429."""
-        return exchange.status == 401 or self._is_throttled(exchange)
-
-    def _is_throttled(self, exchange):
-        return exchange.status == 429 and self.plan.kind == "batch"
+        return exchange.status == 401 or (exchange.status == 429 and self.plan.kind == "batch")
 
 
 def _may_be_skipped(error):

@@ -38,6 +38,9 @@ from tests.support.virtual_time import VirtualLoop
 
 RESULTS = Path(__file__).parent / "results.json"
 
+MAX_TURNS = 100_000
+"""Iterations of the loop. The longest schedules take some 7,000."""
+
 
 # --- one schedule -------------------------------------------------------------------------------------------
 
@@ -171,7 +174,7 @@ def _recover_by_hand(instance, simulation):
 
 @functools.cache
 def _loop():
-    return VirtualLoop()
+    return VirtualLoop(MAX_TURNS)
 
 
 def play(seed, schedule=None, prepare=lambda simulation: None):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import selectors
 
 from greenlet import getcurrent, greenlet
@@ -40,10 +41,13 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     tuples, which compare faster than handles. Timers with the same time fire in the order of their creation.
 
     `turns` counts the iterations of the loop. `after_turn` maps such a count to a function that is called after it.
+
+    :param max_turns: iterations after which the loop raises an error, since its tasks seem to have no end.
     """
 
-    def __init__(self):
+    def __init__(self, max_turns=math.inf):
         super().__init__(_NoSockets())
+        self._max_turns = max_turns
         self._now = 0.0
         self._timers = []
         self._timers_made = 0
@@ -90,6 +94,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
             if not handle.cancelled():
                 handle._run()
         self.turns += 1
+        if self.turns > self._max_turns:
+            raise RuntimeError(f"no end after {self.turns} iterations, at {self._now:.0f} s")
         if act := self.after_turn.pop(self.turns, None):
             act()
 

@@ -142,13 +142,45 @@ class TestDeferralEndedByAirflow:
         result = fake_airflow.run_deferred(deferred(), again.value)
         assert set(status_of(result)) == {"completed"}
 
-    @pytest.mark.parametrize(("later", "ending"), [(3000, TaskDeferred), (3700, ManxueTimeoutError)])
-    def test_no_grace_long_after_the_deadline(self, fake_airflow, service, clock, deferred, later, ending):
-        """Each deferral that Airflow ends loses the start of the grace period, so the wait would never end."""
-        clock.now += later
+    @pytest.mark.parametrize("knows_start", [True, False], ids=["start known", "start unknown"])
+    @pytest.mark.parametrize(
+        "trouble", [ManxueAuthenticationError("HTTP 401"), ManxueRateLimitError("HTTP 429", retry_after=100)], ids=str
+    )
+    def test_deferrals_that_airflow_ends_are_bounded(
+        self, fake_airflow, service, clock, deferred, knows_start, trouble
+    ):
+        """
+        Each of them loses the start of pauses and grace periods, so the wait would never end.
+
+        Airflow 3.0 and 3.1 tell a worker that resumes only when it started itself.
+        """
+        if not knows_start:
+            del fake_airflow.ti.start_date
+        service.respond_with(trouble)
+        clock.now += 3700
+        for _ in range(2):
+            with pytest.raises(TaskDeferred):
+                fail(deferred(), fake_airflow, "Trigger timeout")
+            clock.now += 1400
+        clock.now += 300
+        with pytest.raises(ManxueTimeoutError):
+            fail(deferred(), fake_airflow, "Trigger timeout")
+
+    def test_deferral_does_not_depend_on_the_xcoms(self, fake_airflow, service, clock, deferred, monkeypatch):
+        """An XCom backend may be away while the connection is."""
+
+        def away(*arguments, **others):
+            raise RuntimeError("the XCom backend is away")
+
+        if deferred is order:
+            fake_airflow.ti.xcom_push = lambda key, value: key == "video_task_id" or away()
+        else:
+            fake_airflow.ti.xcom_push = away
+        fake_airflow.ti.xcom_pull = away
         service.respond_with(ManxueAuthenticationError("HTTP 401"))
-        with pytest.raises(ending):
-            fail(deferred(), fake_airflow, "Trigger failure")
+        clock.now += 700
+        with pytest.raises(TaskDeferred):
+            fail(deferred(), fake_airflow, "Trigger timeout")
 
     def test_crash_before_deadline_is_a_retryable_error(self, fake_airflow, service, clock, deferred):
         """The author has allowed more time, so a retry waits again."""
@@ -237,10 +269,24 @@ class TestOrderDeferralEndedByAirflow:
         """The task has deferred, so an order was accepted and billed."""
         if not store:
             fake_airflow.store = None
-        with pytest.raises(ManxueOrderUnknownError, match="neither its record nor its XCom") as raised:
+        with pytest.raises(ManxueOrderUnknownError, match="neither from its record nor from its XCom") as raised:
             fail(order(), fake_airflow, "Trigger timeout")
         assert isinstance(raised.value, AirflowFailException)
         assert (orders, service.polled_at) == ([], [])
+
+    def test_order_resumes_from_its_xcom_if_the_store_fails(self, fake_airflow, service, orders):
+        """The record cannot be loaded, but the id is there."""
+        service.respond_with("queued")
+        with pytest.raises(TaskDeferred):
+            order().execute(fake_airflow.context)
+
+        def away(key):
+            raise RuntimeError("the API server is away")
+
+        fake_airflow.store.get = away
+        service.respond_with(DONE)
+        assert fail(order(), fake_airflow, "Trigger timeout")["id"] == "proj_1"
+        assert len(orders) == 1
 
     def test_order_is_not_repeated_if_the_store_fails(self, fake_airflow, orders):
         """Its record may exist."""

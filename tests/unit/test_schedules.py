@@ -58,6 +58,9 @@ FOUND = [
     561682,
     797292,
     917798,
+    3001672,
+    3007478,
+    3011158,
 ]
 """Seeds that broke an invariant or showed an error of the oracle."""
 
