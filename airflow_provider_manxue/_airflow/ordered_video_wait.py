@@ -17,7 +17,7 @@ from airflow_provider_manxue._core.order_record import OrderState, TaskInstanceR
 from airflow_provider_manxue.exceptions import ManxueOrderTimeoutError, ManxueOrderUnknownError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from airflow.providers.common.compat.sdk import Context
 
@@ -122,10 +122,11 @@ class OrderedVideoWait(SingleVideoWait):
     def _awaited_id(self, context: Context) -> str:
         """Return the id of the task instance's order: from its record, else from its XCom."""
         store = self._order_store(context)
-        for name, load in (
-            ("record", lambda: getattr(store.load(), "id", None)),
-            ("XCom", lambda: self._pull_own_xcom(context, _ID_KEY)),
-        ):
+        sources: dict[str, Callable[[], Any]] = {
+            "record": lambda: getattr(store.load(), "id", None),
+            "XCom": lambda: self._pull_own_xcom(context, _ID_KEY),
+        }
+        for name, load in sources.items():
             try:
                 video_task_id = load()
             except (Exception, AirflowTaskTimeout) as error:  # no retry may order again

@@ -144,7 +144,9 @@ class TestDeferralEndedByAirflow:
 
     @pytest.mark.parametrize("knows_start", [True, False], ids=["start known", "start unknown"])
     @pytest.mark.parametrize(
-        "trouble", [ManxueAuthenticationError("HTTP 401"), ManxueRateLimitError("HTTP 429", retry_after=100)], ids=str
+        "trouble",
+        [ManxueAuthenticationError("HTTP 401"), ManxueRateLimitError("HTTP 429", retry_after=100)],
+        ids=str,
     )
     def test_deferrals_that_airflow_ends_are_bounded(
         self, fake_airflow, service, clock, deferred, knows_start, trouble
@@ -269,7 +271,9 @@ class TestOrderDeferralEndedByAirflow:
         """The task has deferred, so an order was accepted and billed."""
         if not store:
             fake_airflow.store = None
-        with pytest.raises(ManxueOrderUnknownError, match="neither from its record nor from its XCom") as raised:
+        with pytest.raises(
+            ManxueOrderUnknownError, match="neither from its record nor from its XCom"
+        ) as raised:
             fail(order(), fake_airflow, "Trigger timeout")
         assert isinstance(raised.value, AirflowFailException)
         assert (orders, service.polled_at) == ([], [])
