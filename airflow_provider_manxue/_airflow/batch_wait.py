@@ -90,6 +90,8 @@ class BatchVideoWait(ManxueWaitBase):
         return self._wait(context, progress)
 
     def _resume_after_failure(self, context: Context, reason: str) -> list[dict[str, Any]]:
+        if self._repeats_end_of_earlier_try(context):
+            return self._begin(context)
         self.log.warning(
             "Airflow ended the deferral: %s. This worker polls once more.", reason or "no reason given"
         )
@@ -168,7 +170,7 @@ class BatchVideoWait(ManxueWaitBase):
         try:
             if not poller.done:
                 self._poll(context, poller, now)
-                self._end_if_out_of_time(context, poller, progress.ended_by_airflow)
+                self._end_if_out_of_time(poller)
         except BaseException:
             progress.take(poller)
             self._push_known_results(context, progress)

@@ -64,11 +64,13 @@ class SingleVideoWait(ManxueWaitBase):
         return self._wait(context, video_task_id, before or time.time(), has_worked=before is not None)
 
     def _resume_stale(self, context: Context, video_task_id: str) -> dict[str, Any]:
-        """Begin a new wait in a retry that Airflow resumed with the event of an earlier try."""
-        self.log.info("Airflow resumed this try with the event of an earlier try. The wait begins again.")
+        """Begin a new wait in a retry that Airflow resumed with the deferral of an earlier try."""
+        self.log.info("Airflow resumed this try with the deferral of an earlier try. The wait begins again.")
         return self._wait(context, video_task_id, time.time())
 
     def _resume_after_failure(self, context: Context, reason: str) -> dict[str, Any]:
+        if self._repeats_end_of_earlier_try(context):
+            return self._resume_stale(context, self._awaited_id(context))
         started_at = self._started_before_failure(context, reason)
         self.log.warning(
             "Airflow ended the deferral: %s. This worker polls once more.", reason or "no reason given"
@@ -117,7 +119,7 @@ class SingleVideoWait(ManxueWaitBase):
             self._log_start(f"the video {video_task_id}", started_at)
         worker_pass = None if self._holds_slot else WorkerPass(now, 1, rate=1.0)
         BlockingDriver(poller, self.hook.get_video_task, self.log, worker_pass).run()
-        self._end_if_out_of_time(context, poller, ended_by_airflow)
+        self._end_if_out_of_time(poller)
         if not poller.done:
             self._store_grace(context, grace, poller.grace)
             if ended_by_airflow and time.time() < deadline:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import time
 import warnings
 from dataclasses import replace
@@ -55,8 +56,8 @@ if TYPE_CHECKING:
 PUSH_RETRY_TIME = 60.0
 """Seconds for which pushing a result to XCom is retried."""
 
-ENDED_AT_KEY = "manxue_deferral_ended_at"
-"""XCom key of the time at which a worker first resumed after Airflow itself had ended the deferral."""
+END_KEY = "manxue_deferral_end"
+"""XCom key of the try in which Airflow itself ended a deferral, and when a worker first resumed after that."""
 
 
 class ManxueWaitBase(BaseSensorOperator):
@@ -73,6 +74,9 @@ class ManxueWaitBase(BaseSensorOperator):
     """
 
     ui_color = "#e8e0f7"
+
+    _first_ended_at = math.inf
+    """When a worker of this try first resumed after Airflow itself had ended a deferral; infinite without such an end."""
 
     def __init__(
         self,
@@ -140,6 +144,27 @@ class ManxueWaitBase(BaseSensorOperator):
         """
         raise NotImplementedError
 
+    def _repeats_end_of_earlier_try(self, context: Context) -> bool:
+        """
+        Return whether Airflow ended no deferral of this try, but repeats the end of an earlier one, as Airflow 3.0 does.
+
+        The number of the try, and the time at which Airflow first ended a deferral of it, are stored in an XCom: Airflow has
+        dropped everything else, and 3.0 deletes no XCom when it resumes a try.
+        """
+        ti, stored = context["ti"], None
+        with contextlib.suppress(Exception):  # an XCom backend of another package can fail in any way
+            stored = self._pull_own_xcom(context, END_KEY)
+        known = stored if isinstance(stored, dict) else {}
+        number = getattr(ti, "try_number", None)
+        is_earlier = bool(known) and known.get("try_number") != number
+        self._first_ended_at = known.get("at") or math.inf
+        if is_earlier or not known.get("at"):
+            self._first_ended_at = math.inf if is_earlier else time.time()
+            value = {"try_number": number, "at": None if is_earlier else self._first_ended_at}
+            with contextlib.suppress(Exception):
+                ti.xcom_push(key=END_KEY, value=value)
+        return is_earlier
+
     # --- limits and modes -------------------------------------------------------------------------------
 
     @property
@@ -180,30 +205,12 @@ class ManxueWaitBase(BaseSensorOperator):
             return started_at.timestamp()
         return self._limits.latest_start(time.time(), reason)
 
-    def _end_if_out_of_time(self, context: Context, poller: Poller, ended_by_airflow: str) -> None:
+    def _end_if_out_of_time(self, poller: Poller) -> None:
         """End the videos that are still awaited, if a limit of the wait has passed."""
-        if poller.done:
-            return
         now = time.time()
-        if self._limits.is_over(poller.started_at, now) or (
-            ended_by_airflow and now >= latest_after_end_by_airflow(self._first_ended_at(context, now))
-        ):
+        is_late = now >= latest_after_end_by_airflow(self._first_ended_at)
+        if is_late or self._limits.is_over(poller.started_at, now):
             poller.give_up(now)
-
-    def _first_ended_at(self, context: Context, now: float) -> float:
-        """
-        Return when a worker of this try first resumed after Airflow itself had ended the deferral.
-
-        An XCom, since nothing else survives such an end in every version of Airflow.
-        """
-        first = None
-        with contextlib.suppress(Exception):  # an XCom backend of another package can fail in any way
-            first = self._pull_own_xcom(context, ENDED_AT_KEY)
-        if isinstance(first, (int, float)):
-            return first
-        with contextlib.suppress(Exception):
-            context["ti"].xcom_push(key=ENDED_AT_KEY, value=now)
-        return now
 
     @staticmethod
     def _pull_own_xcom(context: Context, key: str) -> Any:

@@ -372,7 +372,8 @@ class Poller:
         has_url = task.status is TaskStatus.UNKNOWN and bool(task.video_url)
         video.url_since = (now if video.url_since is None else video.url_since) if has_url else None
         is_final = sent_at >= video.deadline
-        if has_url and (is_final or (video.url_since or now) + GRACE_TIME <= now):
+        # The trigger has already decided that a video to be read is completed.
+        if has_url and (is_final or video.to_read or (video.url_since or now) + GRACE_TIME <= now):
             self._end(video, replace(task, status=TaskStatus.COMPLETED), now)
         elif is_final:
             self._end(video, self._timed_out(video), now)
@@ -505,7 +506,8 @@ class Poller:
 
     def _postpone(self, until: float, error: ManxueError, now: float) -> None:
         """Poll nothing before a moment, since the connection is not usable."""
-        if now >= latest_connection_trouble(self.deadline):
+        latest_to_read = max((video.deadline for video in self._waiting.values()), default=0.0)
+        if now >= max(latest_connection_trouble(self.deadline), latest_to_read):
             self.give_up(now)
             return
         self._not_before = max(until, now + MIN_INTERVAL)

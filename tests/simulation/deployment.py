@@ -25,6 +25,7 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
+from airflow_provider_manxue._airflow.waiting import END_KEY
 from tests.simulation.simulation import PROCESS, RUN, Process, as_stored
 from tests.support.virtual_time import Worker
 
@@ -71,6 +72,9 @@ class Attempt:
     ended_at: float = 0.0
     deciders: list = field(default_factory=list)
     has_lost_its_start: bool = False
+    repeats_unknown_end: bool = (
+        False  # of an earlier try, whose worker was interrupted before it could store that
+    )
     has_seen_the_end: bool = False
     rescheduled: list = field(default_factory=list)
     workers: list = field(default_factory=list)
@@ -197,7 +201,6 @@ class TaskInstance:
     async def run_tries(self):
         while True:
             self.try_number += 1
-            self.xcom.clear()
             self.first_start = None
             attempt = Attempt(self.try_number)
             self.attempts.append(attempt)
@@ -231,8 +234,13 @@ class TaskInstance:
         self.settled = known
 
     async def _run_try(self, attempt):
-        # Airflow 3.0 resumes a retry with the deferral of the previous try.
-        step = self.last_step if self.plan.resumes_stale else None
+        # Airflow 3.0 resumes a retry with the deferral of the previous try, and deletes no XCom then. It has no task
+        # state store.
+        step = self.last_step if self.plan.resumes_stale and self.store is None else None
+        if step is None:
+            self.xcom.clear()
+        elif step[0] == FAILED_DEFERRAL:
+            attempt.repeats_unknown_end = END_KEY not in self.xcom
         if self.task.start_from_trigger:
             step = await self._start_in_triggerer(attempt)
         while not isinstance(step, (Returned, Cleared)):
@@ -289,6 +297,7 @@ class TaskInstance:
             alarm.cancel()
         if isinstance(result, Killed):
             self.lost_workers += 1
+            self.last_step = None  # here the scheduler itself ends the try, and drops its deferral
             await asyncio.sleep(DETECTION)
         elif not isinstance(result, (TaskDeferred, AirflowRescheduleException)):
             attempt.decided_on_worker = attempt.decided_at is None

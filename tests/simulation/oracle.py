@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, AirflowTaskTimeout
 
-from airflow_provider_manxue._airflow.waiting import ENDED_AT_KEY
+from airflow_provider_manxue._airflow.waiting import END_KEY
 from airflow_provider_manxue._client.connection_cache import CONNECTION_TTL, LOOKUP_TIMEOUT
 from airflow_provider_manxue._core.batch import OUTCOMES_KEY
 from airflow_provider_manxue._core.deadline import FINAL_POLL_WINDOW, MAX_OVERSHOOT
@@ -169,25 +169,33 @@ class _TaskChecks:
             return
         earliest, latest = self._starts(attempt)
         clock = self.simulation.clock
-        seen = GRACE_TIME if self._has_seen_the_end(attempt, attempt.decided_at) else 0.0
         deadline = self._deadline(attempt, latest)
         at, steps = attempt.decided_at, self.schedule.steps
         # Airflow's own trigger timeout may fire while its clock is briefly ahead.
         latest_shown = max(
             clock.at(at), *(clock.before(moment) for moment, _ in steps if earliest < moment <= at), 0.0
         )
-        if self._airflow_may_end(attempt):
+        if self._airflow_may_end(attempt) or attempt.repeats_unknown_end:
             return
         early = self._deadline(attempt, earliest) - at
         if early > EPSILON and latest_shown < self._deadline(attempt, earliest, clock.at) - EPSILON:
             yield f"timed out {early:.3f} s early"
         if steps:
             return
-        late = at - max(deadline + seen, attempt.decider_since)
+        late = at - max(self._deadline_to_read(attempt, deadline), attempt.decider_since)
         slack = self._overshoot(at)
         if self.plan.mode != "reschedule" and late > slack + EPSILON:
             yield f"timed out {late:.3f} s late"
         yield from self._lost(attempt, str(error), deadline)
+
+    def _deadline_to_read(self, attempt, deadline):
+        """Return the deadline of a wait; for a video that was seen completed, the end of the time for reading it."""
+        if not self._has_seen_the_end(attempt, attempt.decided_at):
+            return deadline
+        resumed = [one.begun_at for one in attempt.workers if one.begun_at <= attempt.decided_at]
+        return max(
+            deadline + GRACE_TIME, min(max(resumed, default=0.0) + GRACE_TIME, deadline + MAX_OVERSHOOT)
+        )
 
     def _starts(self, attempt):
         """
@@ -389,7 +397,7 @@ class _TaskChecks:
     def _result(self, attempt):
         instance, plan = self.instance, self.plan
         if not plan.do_xcom_push:
-            if set(instance.xcom) - {OUTCOMES_KEY, ENDED_AT_KEY}:
+            if set(instance.xcom) - {OUTCOMES_KEY, END_KEY}:
                 yield f"pushed {list(instance.xcom)}"
             return
         pushed = [key for number, key, _ in instance.all_xcoms if number == attempt.number]

@@ -751,6 +751,23 @@ def test_completed_without_url_fails_after_grace():
     assert type(ran.end) is ManxueResultMissingError
 
 
+@pytest.mark.parametrize(("late", "ends"), [(299, False), (300, True)])
+def test_video_to_read_outlasts_trouble_of_the_connection(late, ends):
+    """The trigger can see the video 5 minutes after the deadline. A missing connection then leaves the worker 5 more."""
+    poller = Poller(
+        ["a", "b"],
+        PollPolicy(),
+        started_at=START - 500,
+        deadline=START - 400,
+        first_poll_at=START,
+        to_read=["a"],
+        has_worked=True,
+    )
+    poller.connection_failed(ManxueTransientError("the secrets backend is away"), START + late)
+
+    assert poller.done is ends
+
+
 # --- unknown status with a URL ------------------------------------------------------------------------------
 
 
@@ -765,6 +782,14 @@ def test_unknown_status_with_url_completes_at_final_poll():
     ran = run(task("unknown", video_url=URL), timeout=100)
 
     assert ran.times[-1] == 100
+    assert ran.end.status is TaskStatus.COMPLETED
+
+
+def test_unknown_status_with_url_to_read_completes_at_once():
+    """The trigger's final poll has decided that it is completed; the worker that reads the URL decides the same."""
+    ran = run(task("unknown", video_url=URL), timeout=-5, to_read=["v"])
+
+    assert ran.times == [0]
     assert ran.end.status is TaskStatus.COMPLETED
 
 

@@ -374,6 +374,59 @@ class TestStaleTry:
         assert orders == []
 
 
+class TestEndOfEarlierTry:
+    """Airflow 3.0 resumes a retry also with the end of an earlier try's deferral, and deletes no XCom then."""
+
+    @pytest.fixture
+    def retried(self, fake_airflow, service, clock, orders, deferred):
+        """A task whose first try has ended after the end of its deferral, and whose second try resumes with that end."""
+        clock.now += 5000
+        service.respond_with("processing")
+        with pytest.raises(ManxueTimeoutError):
+            fail(deferred(), fake_airflow, "Trigger timeout")
+        fake_airflow.ti.try_number = 2
+        clock.now += 60
+        fake_airflow.ti.start_date = datetime.fromtimestamp(clock.now, tz=UTC)
+        return deferred
+
+    def test_retry_waits_again(self, fake_airflow, service, clock, orders, retried):
+        with pytest.raises(TaskDeferred) as again:
+            fail(retried(), fake_airflow, "Trigger timeout")
+        assert again.value.trigger.arguments.started_at == pytest.approx(START + 5060, abs=1)
+        assert again.value.kwargs["try_number"] == 2
+        assert len(orders) <= 1
+
+    def test_order_is_not_repeated_below_3_3(self, fake_airflow, service, clock, orders):
+        fake_airflow.store = None
+        service.respond_with("queued")
+        with pytest.raises(TaskDeferred):
+            order(retries=1).execute(fake_airflow.context)
+        fake_airflow.ti.xcom["manxue_deferral_end"] = {"try_number": 1, "at": START}
+        fake_airflow.ti.try_number = 2
+        clock.now += 5000
+        with pytest.raises(TaskDeferred) as again:
+            fail(order(retries=1), fake_airflow, "Trigger timeout")
+        assert again.value.trigger.video_task_id == "proj_1"
+        assert again.value.trigger.arguments.started_at == START + 5000
+        assert len(orders) == 1
+
+    def test_own_end_of_the_retry_is_a_timeout(self, fake_airflow, service, clock, orders, retried):
+        with pytest.raises(TaskDeferred):
+            fail(retried(), fake_airflow, "Trigger timeout")
+        clock.now += 5000
+        with pytest.raises(ManxueTimeoutError):
+            fail(retried(), fake_airflow, "Trigger timeout")
+
+    def test_long_wait_of_the_retry_does_not_count(self, fake_airflow, service, clock, orders, retried):
+        """The bound on deferrals counts from the end of the retry's own deferral."""
+        with pytest.raises(TaskDeferred):
+            fail(retried(), fake_airflow, "Trigger timeout")
+        clock.now += 5000
+        service.respond_with(ManxueAuthenticationError("HTTP 401"))
+        with pytest.raises(TaskDeferred):
+            fail(retried(), fake_airflow, "Trigger timeout")
+
+
 class TestFailedXComPush:
     """
     A push of the result while the XCom backend or Airflow's API server restarts.
