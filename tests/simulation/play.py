@@ -281,13 +281,13 @@ def main():
         for part, found in zip(parts, pool.imap(play_range, parts), strict=True):
             findings |= found
             done += len(part)
+            for seed, texts in found.items():  # at once, since a run can take an hour
+                print(f"seed {seed}: {'; '.join(texts)}", flush=True)
             if sys.stderr.isatty():
                 print(
                     f"\r{done} of {arguments.count}, {len(findings)} with findings", end="", file=sys.stderr
                 )
     seconds = time.monotonic() - begun_at
-    for seed, found in findings.items():
-        print(f"seed {seed}: {'; '.join(found)}")
     result = {
         "schedules": done,
         "first_seed": arguments.seed,
