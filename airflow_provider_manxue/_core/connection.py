@@ -22,7 +22,20 @@ from airflow_provider_manxue.models import ManxueSettings
 DEFAULT_CONN_ID = "manxue_default"
 DEFAULT_BASE_URL = "https://zcbservice.aizfw.cn/kyyReactApiServer"
 _DEFAULT_PREFIX = "/kyyReactApiServer"
-_FORM_LABELS = {"host": " (Base URL)", "password": " (API key)"}
+FORM_LABELS = {
+    "host": "Base URL",
+    "password": "API key",
+    "request_timeout": "Request timeout (s)",
+    "requests_per_second": "Requests per second",
+    "max_connections": "Connections",
+    "verify": "Check the certificate",
+    "ca_bundle": "CA bundle",
+    "proxy": "Proxy",
+    "allow_http": "Allow plain HTTP",
+    "busy_codes": "Busy codes",
+}
+"""The labels of the fields in Airflow's form, which are also in the provider's metadata."""
+
 _AUTHORITY = re.compile(r"(\[[\w.:%-]+\]|[\w.-]+)(:\d+)?", re.ASCII)
 
 
@@ -82,9 +95,8 @@ def _parse_extra(conn_id: str, extra: Any) -> Mapping[str, Any]:
 
 
 def _field_error(conn_id: str, name: str, problem: str, remedy: str) -> ManxueConfigurationError:
-    return ManxueConfigurationError(
-        f"Connection {conn_id!r}, field {name!r}{_FORM_LABELS.get(name, '')}: {problem}. {remedy}"
-    )
+    label = f" ({FORM_LABELS[name]})" if name in FORM_LABELS else ""
+    return ManxueConfigurationError(f"Connection {conn_id!r}, field {name!r}{label}: {problem}. {remedy}")
 
 
 def missing_connection(conn_id: str) -> ManxueConnectionNotFoundError:
@@ -135,7 +147,7 @@ class _Reader:
             raise self.error(
                 "host",
                 f"{url.scheme}://{url.hostname} would send the API key unencrypted",
-                "Use https://, or set the extra field 'allow_http' to true if that network is trusted.",
+                "Use https://, or set the field 'allow_http' (Allow plain HTTP) to true if that network is trusted.",
             )
         path = re.sub(r"/+(v1(/+result(/[^/]*)?|/+sd2_manxue/+videos)?)?/*$", "", url.path)
         return f"{url.scheme}://{url.netloc}{path or _DEFAULT_PREFIX}"

@@ -9,6 +9,7 @@ import pytest
 from airflow_provider_manxue._core.connection import (
     DEFAULT_BASE_URL,
     DEFAULT_CONN_ID,
+    FORM_LABELS,
     is_loopback,
     missing_connection,
     parse_connection,
@@ -33,13 +34,13 @@ EXTRA = (
 )
 
 
-LABELS = {"host": " (Base URL)", "password": " (API key)"}
-"""Labels of the connection form, by field."""
-
-SENTENCES = (
-    r"Connection 'my_conn', field '.+'( \((Base URL|API key)\))?: (?!None).+\. (?!None)[A-Z][a-z].*[.?]"
-)
+SENTENCES = r"Connection 'my_conn', field '.+'( \([A-Z][\w ()]+\))?: (?!None).+\. (?!None)[A-Z][a-z].*[.?]"
 """Form of an error: the problem, and then the remedy."""
+
+
+def labelled(field):
+    """Return a field as errors name it, with the label of the connection form."""
+    return f"field {field!r} ({FORM_LABELS[field]})" if field in FORM_LABELS else f"field {field!r}"
 
 
 def settings_of(**fields):
@@ -190,7 +191,7 @@ def test_port_and_schema_complete_the_host(fields, base_url):
 def test_bad_address_is_reported_with_its_field(fields, field):
     error = error_of(**fields)
 
-    assert error.startswith(f"Connection 'my_conn', field '{field}'{LABELS.get(field, '')}: ")
+    assert error.startswith(f"Connection 'my_conn', {labelled(field)}: ")
 
 
 @pytest.mark.parametrize("query", ["?", "#", "?a=b", "#part", f"?key={KEY}", f"#{KEY}"])
@@ -369,7 +370,7 @@ def test_bad_number_is_rejected_with_its_bounds(name, value):
 
     error = error_of(extra={name: value})
 
-    assert error.startswith(f"Connection 'my_conn', field {name!r}: {value!r} is not a number ")
+    assert error.startswith(f"Connection 'my_conn', {labelled(name)}: {value!r} is not a number ")
     assert error.endswith(f"is not a number from {least:g} to {most:g}. The default is {default}.")
 
 
@@ -377,7 +378,10 @@ def test_bad_number_is_rejected_with_its_bounds(name, value):
 def test_fractional_max_connections_is_rejected(value):
     error = error_of(extra={"max_connections": value})
 
-    assert f"field 'max_connections': {float(value):g} is not a whole number. The default is 10." in error
+    assert (
+        f"field 'max_connections' (Connections): {float(value):g} is not a whole number. The default is 10."
+        in error
+    )
 
 
 @pytest.mark.parametrize(
@@ -394,7 +398,7 @@ def test_bad_switch_is_rejected(name, default, value):
     """A guess could turn off the verification of certificates."""
     error = error_of(extra={name: value})
 
-    assert f"field '{name}': {value!r} is neither true nor false. The default is {default}." in error
+    assert f"{labelled(name)}: {value!r} is neither true nor false. The default is {default}." in error
 
 
 def test_ca_bundle_may_be_a_file(tmp_path):

@@ -15,7 +15,12 @@ import pytest
 
 from airflow.providers_manager import ProvidersManager
 
-from airflow_provider_manxue._core.connection import DEFAULT_BASE_URL, DEFAULT_CONN_ID, parse_connection
+from airflow_provider_manxue._core.connection import (
+    DEFAULT_BASE_URL,
+    DEFAULT_CONN_ID,
+    FORM_LABELS,
+    parse_connection,
+)
 from airflow_provider_manxue.exceptions import ManxueConfigurationError
 from airflow_provider_manxue.get_provider_info import CONNECTION_TYPE, get_provider_info
 from airflow_provider_manxue.hooks.manxue import ManxueHook
@@ -260,3 +265,12 @@ def test_form_of_airflow_2_has_the_same_fields():
         assert field.data == declared["schema"].get("default")
         assert field.description == declared["description"]
         assert any(isinstance(check, wtforms.validators.Optional) for check in field.validators)
+
+
+def test_errors_name_the_labels_of_the_form():
+    """Who fills in the form does not know the names of the extra fields."""
+    relabeled = CONNECTION_TYPE["ui-field-behaviour"]["relabeling"]
+
+    assert relabeled | {name: field["label"] for name, field in FIELDS.items()} == FORM_LABELS
+    with pytest.raises(ManxueConfigurationError, match=r"field 'verify' \(Check the certificate\)"):
+        parse_connection("service", host="", password="key", extra={"verify": "perhaps"})
