@@ -310,7 +310,8 @@ ORDERS = {
     "an order that waits for room on a worker": one_task(replace(ORDER, mode="poke"), windows=[FULL]),
     "an order that waits for room without a store": one_task(replace(ORDER, has_store=False), windows=[FULL]),
     "a stale deferral of an order that waits for room": one_task(
-        replace(ORDER, resumes_stale=True), windows=[FULL, (40.0, 60.0, "query", Response.named("redirect"))]
+        replace(ORDER, resumes_stale=True, has_store=False, order_timeout=40.0),
+        windows=[(0.0, 60.0, *FULL[2:])],
     ),
     "an order that is rejected": one_task(replace(ORDER, on_create="http_400")),
     "an order without a response": one_task(replace(ORDER, on_create="create_reset_after_order")),
@@ -319,8 +320,12 @@ ORDERS = {
     "an order that cannot be stored": one_task(replace(ORDER, store_fails_at=frozenset(range(3, 7)))),
     "an order without a store": one_task(replace(ORDER, has_store=False)),
     "an order whose XComs fail": one_task(replace(ORDER, mode="poke", xcom_fails_at=frozenset({1, 3}))),
-    "a stale deferral of an order": one_task(
-        replace(ORDER, resumes_stale=True), windows=[(8.0, 16.0, "query", Response.named("redirect"))]
+    "a stale deferral of a wait": one_task(
+        replace(PLAN, mode="deferred", resumes_stale=True),
+        windows=[(8.0, 16.0, "query", Response.named("redirect"))],
+    ),
+    "an order whose deferral Airflow ends": one_task(
+        replace(ORDER, airflow_ends_at=3.0, airflow_reason="Trigger failure")
     ),
     "an order and a key that is rotated": one_task(replace(ORDER, mode="poke"), rotation=(5.0, 5.5)),
     "a wait on a worker": one_task(replace(PLAN, mode="poke")),
