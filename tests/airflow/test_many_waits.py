@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
+import pytest
+
 from airflow_provider_manxue.testing import Emulator, Script
 from tests.support.airflow_runs import mapped_states
 
@@ -56,6 +58,7 @@ def test_killed_triggerer_costs_at_most_one_poll_each(
     assert local_airflow.wait_for_run("wait_for_many", run_id) == "success"
 
 
+@pytest.mark.heavy
 def test_hundred_waits_with_defaults_succeed(local_airflow: LocalAirflow, emulator: Emulator) -> None:
     """A trigger that fires before the deferral is stored would fail its task."""
     videos = [emulator.add_task(script=Script.polls("processing", "completed")) for _ in range(100)]

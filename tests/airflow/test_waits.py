@@ -109,6 +109,7 @@ def test_execution_timeout_bounds_the_wait(local_airflow: LocalAirflow, emulator
     )
 
 
+@pytest.mark.heavy
 def test_outage_is_survived_with_backoff(local_airflow: LocalAirflow, emulator: Emulator) -> None:
     video = emulator.add_task(script=Script.by_hand("processing", "completed"))
     run_id = local_airflow.trigger("wait_for_many", conf={"videos": [video]})
