@@ -72,6 +72,7 @@ class Attempt:
     ended_at: float = 0.0
     deciders: list = field(default_factory=list)
     has_lost_its_start: bool = False
+    dropped_at: float = float("-inf")  # when Airflow last ended a deferral, and dropped what was known
     repeats_unknown_end: bool = (
         False  # of an earlier try, whose worker was interrupted before it could store that
     )
@@ -381,6 +382,7 @@ class TaskInstance:
             return Cleared()
         if not event.done():
             attempt.has_lost_its_start = self.plan.has_start_date
+            attempt.dropped_at = self.simulation.loop.time()
             return FAILED_DEFERRAL, {"error": ending}
         payload, run, fired_at = event.result()
         self.stored.append(json.dumps(payload))

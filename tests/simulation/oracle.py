@@ -182,20 +182,30 @@ class _TaskChecks:
             yield f"timed out {early:.3f} s early"
         if steps:
             return
-        late = at - max(self._deadline_to_read(attempt, deadline), attempt.decider_since)
+        late = at - max(self._deadline_to_read(attempt, deadline, at), attempt.decider_since)
         slack = self._overshoot(at)
         if self.plan.mode != "reschedule" and late > slack + EPSILON:
             yield f"timed out {late:.3f} s late"
         yield from self._lost(attempt, str(error), deadline)
 
-    def _deadline_to_read(self, attempt, deadline):
-        """Return the deadline of a wait; for a video that was seen completed, the end of the time for reading it."""
-        if not self._has_seen_the_end(attempt, attempt.decided_at):
+    def _deadline_to_read(self, attempt, deadline, at):
+        """
+        Return the deadline of a wait; for a video that was seen completed, the end of the time for reading it.
+
+        That time begins when a process first sees or reads the video. Without a store, a rescheduled process does not know it.
+        """
+        if not self._has_seen_the_end(attempt, at):
             return deadline
-        resumed = [one.begun_at for one in attempt.workers if one.begun_at <= attempt.decided_at]
-        return max(
-            deadline + GRACE_TIME, min(max(resumed, default=0.0) + GRACE_TIME, deadline + MAX_OVERSHOOT)
-        )
+        if self.plan.mode == "reschedule" and self.instance.store is None:
+            return deadline + MAX_OVERSHOOT
+        first_seen = {}
+        for exchange in self._completed_responses(at):
+            first_seen.setdefault(exchange.task_id, exchange.ended_at or exchange.at)
+        begins = [
+            one.begun_at for one in attempt.workers if one.begun_at <= at and self.plan.mode != "reschedule"
+        ]
+        latest = max([*begins, *first_seen.values(), attempt.decider_since])
+        return max(deadline + GRACE_TIME, min(latest + GRACE_TIME, deadline + MAX_OVERSHOOT))
 
     def _starts(self, attempt):
         """
@@ -227,17 +237,22 @@ class _TaskChecks:
 
     def _reschedules(self, attempt):
         for at, moment in attempt.rescheduled if not self.schedule.steps else ():
-            seen = GRACE_TIME if self._has_seen_the_end(attempt, at) else 0.0
-            late = moment - attempt.began - self.plan.timeout - seen
+            # Without steps, Airflow's clock differs from elapsed time by a constant.
+            deadline = self._deadline_to_read(attempt, attempt.begun_at + self.plan.timeout, at)
+            late = moment - attempt.began + attempt.begun_at - deadline
             if late > self._overshoot(at) + EPSILON:
                 yield f"rescheduled to {late:.3f} s after the deadline"
 
     def _has_seen_the_end(self, attempt, at):
         """Return whether a poll saw a completed video, so that its URL may be read after the deadline."""
-        return attempt.has_seen_the_end or any(
-            exchange.at <= at and exchange.status == 200 and b'"completed"' in exchange.body
+        return attempt.has_seen_the_end or bool(self._completed_responses(at))
+
+    def _completed_responses(self, at):
+        return [
+            exchange
             for exchange in self.exchanges
-        )
+            if exchange.at <= at and exchange.status == 200 and b'"completed"' in exchange.body
+        ]
 
     def _overshoot(self, at):
         """Return the maximum seconds from the deadline to the decision of a timeout (docs/engine.md)."""
@@ -272,6 +287,9 @@ class _TaskChecks:
             sightings = [
                 one for one in polls if b'"completed"' in one.body and b'"video_url": "http' in one.body
             ]
+            sightings = [one for one in sightings if one.ended_at > attempt.dropped_at]
+            if self.plan.mode == "reschedule":  # Airflow clears what an earlier process has read
+                sightings = [one for one in sightings if one.process is attempt.workers[-1]]
             if sightings and not self._could_not_be_read(attempt, sightings, deadline):
                 yield f"{video} is lost: a final poll has seen it"
             elif not self._is_troubled(deadline - 1, attempt.decided_at) and not any(
@@ -511,8 +529,10 @@ def _rate_limits(simulation, schedule):
         max(schedule.settings("requests_per_second")),
         max(schedule.settings("max_connections")),
     )
+    repeated = set(_repeated(simulation.network.exchanges))
     for session in simulation.sessions:
-        for before, after in itertools.pairwise(_without_repeats(session.exchanges)):
+        paced = [exchange for exchange in session.exchanges if exchange not in repeated]
+        for before, after in itertools.pairwise(paced):
             if after.at - before.at < 1 / limit - EPSILON:
                 yield f"{after.process.name}: {after.at - before.at:.3f} s between two requests"
         ends = []
@@ -524,18 +544,19 @@ def _rate_limits(simulation, schedule):
                 yield f"{exchange.process.name}: {len(ends)} requests at a time"
 
 
-def _without_repeats(exchanges):
-    """Leave out requests that were repeated immediately with an edited connection after a 401."""
+def _repeated(exchanges):
+    """Return the requests that a process repeated immediately after a 401, with an edited connection or a new session."""
     refused = {}
-    for exchange in exchanges:
+    for exchange in sorted(exchanges, key=lambda one: one.at):
+        of_process = refused.setdefault(exchange.process, {})
         task_id = exchange.task_id
-        if not task_id and len(refused) == 1:  # the service sets the id, and this request never reached it
-            (task_id,) = refused
-        ended_at = refused.pop(task_id, None)
-        if ended_at is None or exchange.at > ended_at + LOOKUP_TIMEOUT:
+        if not task_id and len(of_process) == 1:  # the service sets the id, and this request never reached it
+            (task_id,) = of_process
+        ended_at = of_process.pop(task_id, None)
+        if ended_at is not None and exchange.at <= ended_at + LOOKUP_TIMEOUT:
             yield exchange
         if exchange.status == 401:
-            refused[exchange.task_id] = exchange.ended_at
+            of_process[exchange.task_id] = exchange.ended_at
 
 
 def _pauses(simulation, schedule):
