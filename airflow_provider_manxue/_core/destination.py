@@ -24,7 +24,7 @@ def parse_destination(destination: Any, video_task_id: str) -> str:
         raise ManxueInputError(f"destination must be the URI of a file or folder, not {destination!r}.")
     destination = destination.strip()
     scheme, colon, rest = destination.partition("://")
-    if not colon or not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme, re.ASCII):
+    if not colon or not re.fullmatch(r"[a-z][a-z0-9+.-]*", scheme):
         raise ManxueInputError(
             f"destination {destination!r} has no scheme. Use for example s3://bucket/folder/ or, for a local path, "
             f"file:///data/videos/."
