@@ -29,6 +29,9 @@ class Container(StrEnum):
 
 _EBML_MAGIC = b"\x1a\x45\xdf\xa3"
 _SEGMENT_ID = b"\x18\x53\x80\x67"
+_OPEN_END = 2**64
+"""End of an EBML element of unknown length. It is higher than any known one."""
+
 _QUICKTIME_FIRST = frozenset({b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot"})
 _TEXT_TYPE = re.compile(
     r"text/.*|application/(.*\+)?(json|xml)|image/svg\+xml|application/xhtml\+xml", re.IGNORECASE
@@ -60,8 +63,8 @@ def accepted_containers(
     """
     if wanted is not None:
         return frozenset(wanted)
-    announced = (video_type(content_type) or "").removeprefix("video/")
-    return frozenset({Container.MP4, *(one for one in Container if one == announced)})
+    announced = video_type(content_type)
+    return frozenset({Container.MP4, *(one for one in Container if f"video/{one}" == announced)})
 
 
 def check_head(head: bytes, content_type: str | None, coding: str) -> None:
@@ -83,23 +86,19 @@ def check_head(head: bytes, content_type: str | None, coding: str) -> None:
         raise BrokenTransferError(
             f"the media host compressed the video ({coding}), although that was not requested"
         )
-    kind = (content_type or "").partition(";")[0].strip()
-    if _is_text(head) or _TEXT_TYPE.fullmatch(kind):
+    announced = content_type or "no media type"
+    if _is_text(head) or _TEXT_TYPE.fullmatch(announced.partition(";")[0].strip()):
         raise NoVideoError(
-            f"the media host sent a body that is no video ({clean_text(content_type or 'no media type')}) instead of the video"
+            f"the media host sent a body that is no video ({clean_text(announced)}) instead of the video"
         )
 
 
 def _is_text(head: bytes) -> bool:
     """Return whether a body begins as HTML, XML, JSON or plain text does, in any encoding of Unicode."""
-    for bom, encoding in ((b"\xff\xfe", "utf-16"), (b"\xfe\xff", "utf-16"), (b"", "utf-8")):
-        if head.startswith(bom):
-            # The last character may be cut off.
-            text = head.decode(encoding, "ignore")
-            return (
-                len(text.encode(encoding)) >= len(head) - 3 and re.search(r"[\0-\x08\x0e-\x1f]", text) is None
-            )
-    return False
+    encoding = "utf-16" if head.startswith((b"\xff\xfe", b"\xfe\xff")) else "utf-8"
+    # The last character may be cut off.
+    text = head.decode(encoding, "ignore")
+    return len(text.encode(encoding)) >= len(head) - 3 and re.search(r"[\0-\x08\x0e-\x1f]", text) is None
 
 
 def judge(
@@ -141,29 +140,29 @@ def _judge_container(read_at: ReadAt, size: int, accepted: Collection[Container]
 
 def _assess_webm(read_at: ReadAt, size: int) -> Assessment:
     """Compare the end of the ``Segment`` with the size. It contains all media data of a WebM file (RFC 8794, RFC 9559)."""
-    header_length, header_body = _variable_int(read_at(4, 8), 4)
-    if header_length is not None:
-        segment = header_body + header_length
-        head = read_at(segment, 12)
-        if head[:4] == _SEGMENT_ID:
-            length, body = _variable_int(head[4:], segment + 4)
-            if length is not None and body + length > size:
-                return Assessment(
-                    State.INCOMPLETE, f"the WebM is longer than the body, which ended after {size} bytes"
-                )
-            if length is not None:
-                return Assessment(State.WHOLE)
-            return Assessment(State.PLAUSIBLE, "the WebM does not show where it ends")
-    return Assessment(State.UNKNOWN, "the WebM has no segment")
+    segment, end = _element_end(read_at, 4), None
+    if segment is not None and read_at(segment, 4) == _SEGMENT_ID:
+        end = _element_end(read_at, segment + 4)
+    if end is None:
+        return Assessment(State.UNKNOWN, "the WebM has no readable segment")
+    if end == _OPEN_END:
+        return Assessment(State.PLAUSIBLE, "the WebM does not show where it ends")
+    if end > size:
+        return Assessment(
+            State.INCOMPLETE, f"the WebM is longer than the body, which ended after {size} bytes"
+        )
+    return Assessment(State.WHOLE)
 
 
-def _variable_int(data: bytes, position: int) -> tuple[int | None, int]:
-    """Parse a length in EBML. Return it, or None if it is unknown, and the position after it."""
-    width = 9 - data[0].bit_length() if data and data[0] else 0
-    if not width or len(data) < width:
-        return None, position
-    value = int.from_bytes(data[:width]) & ((1 << 7 * width) - 1)
-    return (None if value == (1 << 7 * width) - 1 else value), position + width
+def _element_end(read_at: ReadAt, position: int) -> int | None:
+    """Return the end of the EBML element whose length is at a position; None if the length cannot be read."""
+    data = read_at(position, 8)
+    width = 9 - int.from_bytes(data[:1]).bit_length()
+    if len(data) < width:
+        return None
+    unknown = (1 << 7 * width) - 1
+    length = int.from_bytes(data[:width]) & unknown
+    return _OPEN_END if length == unknown else position + width + length
 
 
 def video_type(content_type: str | None) -> str | None:

@@ -12,6 +12,7 @@ from airflow_provider_manxue._core.containers import (
     Container,
     accepted_containers,
     check_head,
+    containers_of,
     judge,
     video_type,
 )
@@ -41,6 +42,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueTransientError,
     ManxueUnsafeUrlError,
 )
+from airflow_provider_manxue.testing._mp4 import Video
 
 OLD = "Tue, 01 Jan 2030 00:00:00 GMT"
 NOW = "Tue, 01 Jan 2030 00:00:10 GMT"
@@ -275,8 +277,10 @@ def judged(body, *, announced=True, accepted=frozenset({Container.MP4})):
 
 
 EBML = b"\x1a\x45\xdf\xa3\x84" + bytes(4)
-WEBM = EBML + b"\x18\x53\x80\x67" + b"\x40\x64" + bytes(100)
-OPEN_WEBM = EBML + b"\x18\x53\x80\x67" + b"\x01" + b"\xff" * 7 + bytes(100)
+SEGMENT = b"\x18\x53\x80\x67"
+WEBM = EBML + SEGMENT + b"\x40\x64" + bytes(100)
+LONG_WEBM = EBML + SEGMENT + b"\x01" + bytes(6) + b"\x64" + bytes(100)
+OPEN_WEBM = EBML + SEGMENT + b"\x01" + b"\xff" * 7 + bytes(100)
 
 
 class TestHead:
@@ -284,13 +288,26 @@ class TestHead:
         "head",
         [
             b"<html><body>", b" \n<!DOCTYPE html>", b"<?xml version='1.0'?>", b'{"code":403}', b"[1]", b"Not found",
-            "\ufeff<html>".encode(), "<html>".encode("utf-16"), "{\"消息\": 1}".encode(), b"",
+            "\ufeff<html>".encode(), "<html>".encode("utf-16"), "\ufeff<html>".encode("utf-16-be"),
+            "{\"消息\": 1}".encode(), "🎬🎬".encode()[:-1], b"",
         ],
     )  # fmt: skip
     @pytest.mark.parametrize("content_type", ["text/html", None, "video/mp4"])
     def test_text_or_empty_head_is_no_video(self, head, content_type):
         with pytest.raises(NoVideoError, match="instead of the video"):
             check_head(head, content_type, "")
+
+    @pytest.mark.parametrize(
+        ("content_type", "shown"),
+        [("text/html; charset=x", "text/html; charset=x"), (None, "no media type"), ("", "no media type")],
+    )
+    def test_error_of_a_text_head_names_the_media_type(self, content_type, shown):
+        with pytest.raises(NoVideoError, match=rf"no video \({shown}\) instead of the video"):
+            check_head(b"<html>", content_type, "")
+
+    def test_error_of_an_empty_body_says_so(self):
+        with pytest.raises(NoVideoError, match=r"^the media host sent an empty body instead of the video$"):
+            check_head(b"", "video/mp4", "")
 
     @pytest.mark.parametrize("kind", ["text/plain", "application/json; charset=x", "application/problem+xml"])
     def test_head_with_text_content_type_is_no_video(self, kind):
@@ -303,14 +320,33 @@ class TestHead:
             check_head(b"\x1f\x8b" + bytes(40), "video/mp4", "gzip")
 
     @pytest.mark.parametrize(
-        "head", [b"\0\0\0\x18ftypisom", b"\x1a\x45\xdf\xa3", b"\0\0\0\x08wide", b"\0\xff\1"]
-    )
+        "head",
+        [
+            b"\0\0\0\x18ftypisom", b"\x1a\x45\xdf\xa3", b"\0\0\0\x08wide", b"\0\xff\1",
+            b"abc\xff\xff\xff\xff", b"abc\x0e", b"abc\x1f",
+        ],
+    )  # fmt: skip
     @pytest.mark.parametrize("content_type", ["video/mp4", None, "application/octet-stream"])
     def test_binary_head_is_accepted_with_any_content_coding(self, head, content_type):
-        check_head(head, content_type, "gzip" if b"\xff" not in head else "")
+        check_head(head, content_type, "gzip" if containers_of(head) else "")
 
 
 class TestContainer:
+    @pytest.mark.parametrize(
+        ("head", "containers"),
+        [
+            (b"\0\0\0\x18ftypisom\0\0\2\0", {"mp4"}),
+            (b"\0\0\0\x14ftypqt  \0\0\2\0", {"mp4", "quicktime"}),
+            (b"\0\0\0\x08wide\0\0\2\0mdat", {"quicktime"}),
+            (EBML, {"webm"}),
+            (b"\0\0\0\x08free"[:7], set()),
+            (b"RIFF\0\0\0\0AVI LIST", set()),
+            (b"", set()),
+        ],
+    )
+    def test_containers_are_detected_from_the_first_bytes(self, head, containers):
+        assert containers_of(head) == containers
+
     @pytest.mark.parametrize(
         ("wanted", "content_type", "accepted"),
         [
@@ -332,25 +368,79 @@ class TestContainer:
             (WEBM[:-1], False, State.INCOMPLETE),
             (OPEN_WEBM, True, State.WHOLE),
             (OPEN_WEBM, False, State.INCOMPLETE),
-            (EBML + bytes(100), True, State.UNKNOWN),
+            (LONG_WEBM, False, State.WHOLE),
+            (LONG_WEBM[:-1], False, State.INCOMPLETE),
+            (EBML + SEGMENT + b"\x01" + bytes(6) + b"\x01", True, State.INCOMPLETE),
         ],
     )
     def test_webm_is_judged_by_its_segment(self, body, announced, state):
         assert judged(body, announced=announced, accepted={Container.WEBM}).state is state
 
-    def test_container_of_another_kind_is_unknown(self):
-        found = judged(WEBM)
+    def test_webm_reason_names_its_length_or_that_it_has_none(self):
+        assert judged(WEBM[:-1], accepted={Container.WEBM}).reason == (
+            f"the WebM is longer than the body, which ended after {len(WEBM) - 1} bytes"
+        )
+        assert judged(OPEN_WEBM, announced=False, accepted={Container.WEBM}).reason == (
+            "no length was announced, and the WebM does not show where it ends"
+        )
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            EBML + bytes(100),
+            EBML[:4],
+            EBML[:5],
+            EBML[:4] + b"\0" + SEGMENT + b"\x80",
+            EBML[:4] + b"\xff" + SEGMENT + b"\x80",
+            EBML[:4] + b"\x01" + b"\x7f" * 7 + SEGMENT + b"\x80",
+            EBML + SEGMENT,
+            EBML + SEGMENT + bytes(100),
+            EBML + SEGMENT + b"\x20\x64",
+        ],
+        ids=[
+            "no segment",
+            "magic number only",
+            "header cut off",
+            "zero as length of the header",
+            "header of unknown length",
+            "header longer than the file",
+            "segment without length",
+            "zero as length of the segment",
+            "length of the segment cut off",
+        ],
+    )
+    def test_webm_without_a_readable_segment_is_unknown(self, body):
+        found = judged(body, accepted={Container.WEBM})
 
         assert found.state is State.UNKNOWN
-        assert "a webm file, and accepted are mp4" in found.reason
+        assert found.reason == "the WebM has no readable segment"
+
+    def test_mp4_is_judged_by_its_tables(self):
+        body = Video("v", 2.0).read(0, 10**9)
+
+        assert judged(body, announced=False).state is State.WHOLE
+        assert judged(body[:-1]).state is State.INCOMPLETE
+
+    def test_container_of_another_kind_is_unknown(self):
+        found = judged(b"\0\0\0\x14ftypqt  ", accepted={Container.WEBM})
+
+        assert found.state is State.UNKNOWN
+        assert found.reason.startswith("the body is a mp4/quicktime file, and accepted are webm.")
+
+    def test_reason_of_another_container_names_the_remedy(self):
+        found = judged(WEBM, accepted={Container.MP4, Container.QUICKTIME})
+
+        assert "a webm file, and accepted are mp4, quicktime. Set the argument containers" in found.reason
 
     def test_unknown_container_needs_an_announced_length(self):
         assert judged(bytes(100)).state is State.UNKNOWN
+        assert judged(bytes(100)).reason == "the body is no MP4, QuickTime or WebM file"
         assert judged(bytes(100), announced=False).state is State.INCOMPLETE
 
     def test_error_names_both_lengths_of_a_short_body(self):
         found = judge(io.BytesIO(WEBM).read, len(WEBM), len(WEBM) + 1, {Container.WEBM})
 
+        assert found.state is State.INCOMPLETE
         assert found.reason == f"the body ended after {len(WEBM)} of {len(WEBM) + 1} bytes"
 
 
