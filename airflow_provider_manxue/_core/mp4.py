@@ -110,7 +110,7 @@ def assess_mp4(read_at: ReadAt, size: int) -> Assessment:
         where = "has no 'moov' box" if top.readable else f"cannot be read from byte {top.position} on"
         return Assessment(State.UNKNOWN, f"the MP4 {where}")
     try:
-        return _assess_samples(_Reader(read_at, size), top, size)
+        return _assess_samples(_Reader(read_at), top, size)
     except _UnreadableError as error:
         return Assessment(State.UNKNOWN, f"the MP4 cannot be read: {error}")
 
@@ -133,7 +133,7 @@ def _assess_samples(reader: _Reader, top: _TopLevel, size: int) -> Assessment:
             return Assessment(State.PLAUSIBLE, "a fragmented MP4 without an index may have further fragments")
         return Assessment(State.WHOLE)
     return Assessment(
-        State.UNKNOWN, "the MP4 holds no media data" if movie.tracks else "the MP4 describes no track"
+        State.UNKNOWN, "the MP4 holds no media data" if movie.has_tracks else "the MP4 describes no track"
     )
 
 
@@ -188,7 +188,7 @@ class _Samples:
 
 @dataclass(slots=True)
 class _Movie(_Samples):
-    tracks: int = 0
+    has_tracks: bool = False
     is_fragmented: bool = False
     default_sizes: dict[int, int] = field(default_factory=dict)
 
@@ -196,9 +196,8 @@ class _Movie(_Samples):
 class _Reader:
     """Reader of nested boxes and their tables, within the limits."""
 
-    def __init__(self, read_at: ReadAt, size: int) -> None:
+    def __init__(self, read_at: ReadAt) -> None:
         self._read_at = read_at
-        self._size = size
         self._boxes_left = _MAX_BOXES
 
     def children(self, box: _Box) -> Iterator[_Box]:
@@ -223,9 +222,9 @@ class _Reader:
             )
         return found
 
-    def fields(self, box: _Box, limit: int = _MAX_TABLE) -> bytes:
-        """Return the body of a box, up to a limit in bytes."""
-        if box.end - box.body > limit:
+    def fields(self, box: _Box) -> bytes:
+        """Return the body of a box that is not too long."""
+        if box.end - box.body > _MAX_TABLE:
             raise _UnreadableError(f"its {box.kind.decode('latin-1')!r} table has {box.end - box.body} bytes")
         return self._read_at(box.body, box.end - box.body)
 
@@ -251,7 +250,7 @@ def _read_movie(reader: _Reader, moov: _Box) -> _Movie:
     for box in reader.children(moov):
         position = box.end
         if box.kind == b"trak":
-            movie.tracks += 1
+            movie.has_tracks = True
             movie.add(*_read_track(reader, box))
         elif box.kind == b"mvex":
             movie.is_fragmented = True
@@ -324,7 +323,6 @@ _DATA_OFFSET, _FIRST_FLAGS, _SAMPLE_SIZE, _SAMPLE_FIELDS = 0x1, 0x4, 0x200, (0x1
 
 def _read_fragment(reader: _Reader, moof: _Box, default_sizes: dict[int, int]) -> _Samples:
     found = _Samples()
-    position = moof.start
     for traf in reader.children(moof):
         if traf.kind != b"traf":
             continue
