@@ -102,10 +102,6 @@ class Validators:
                 return False
         return _differ(self.modified, other.modified)
 
-    def merged(self, other: Validators) -> Validators:
-        """Return these validators, with the length of the other response if it is unknown here."""
-        return replace(self, size=other.size if self.size is None else self.size)
-
 
 def _differ(one: object, other: object) -> bool:
     return one is not None and other is not None and one != other
@@ -220,7 +216,7 @@ def _continued(offset: int, known: Validators, reported: Validators, content_typ
     if known.contradict(reported):
         raise ChangedVideoError("the media host sent a part of another version of the video")
     # The validators of the first response are used further, so that each If-Range is about the same version.
-    return Part(offset, known.merged(reported), content_type)
+    return Part(offset, replace(known, size=reported.size), content_type)
 
 
 def _validators(headers: Message, size: int | None) -> Validators:

@@ -95,7 +95,7 @@ def _as_in_browsers(location: str) -> str:
     except UnicodeError:
         location = quote(location.encode("latin-1", "replace"), safe=_VISIBLE_ASCII + " ")
     location = re.sub(r"[\t\r\n]", "", location.strip("".join(map(chr, range(0x21)))))
-    path, mark, query = re.fullmatch(r"([^?#]*)([?#]?)(.*)", location, re.DOTALL).groups()  # type: ignore[union-attr]
+    path, mark, query = re.fullmatch(r"([^?#]*)([?#]?)(.*)", location).groups()  # type: ignore[union-attr]
     path = path.replace("\\", "/")
     # Any number of slashes begins the host, also without any after the scheme.
     path = re.sub(r"^(https?):/*", r"\1://", path, flags=re.IGNORECASE)
@@ -255,7 +255,7 @@ def is_public(address: str) -> bool:
 
 def _parse_address(address: str) -> Address:
     """Parse an address. An IPv6 address with an IPv4 one in it is converted: mapped, NAT64 (RFC 6052), 6to4 (RFC 3056)."""
-    ip = ipaddress.ip_address(address.partition("%")[0])
+    ip = ipaddress.ip_address(address)
     if isinstance(ip, ipaddress.IPv4Address):
         return ip
     if ip in _NAT64:

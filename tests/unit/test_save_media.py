@@ -68,7 +68,7 @@ class TestResponse:
 
     @pytest.mark.parametrize("status", [401, 403, 404, 410])
     def test_response_of_an_expired_url(self, status):
-        with pytest.raises(ExpiredUrlError, match=str(status)):
+        with pytest.raises(ExpiredUrlError, match=rf"HTTP {status}$"):
             parse_part(status, headers(), None)
 
     @pytest.mark.parametrize("status", [204, 304, 400, 408, 416, 429, 500, 503])
@@ -185,6 +185,8 @@ class TestPartialResponse:
     def test_part_without_a_total_size(self):
         assert continued("bytes 40-99/*", None).validators.size == 100
         assert continued("bytes 40-99/*", None, known=Validators('"a"')).validators.size is None
+        with pytest.raises(ChangedVideoError):
+            continued("bytes 40-109/*", 70)
 
     @pytest.mark.parametrize(
         ("content_range", "length"),
@@ -216,6 +218,7 @@ class TestPartialResponse:
             (Validators(None, OLD, 100, is_dated=True), {"Last_Modified": NOW, "Date": NOW}),
             (Validators(None, OLD, 100, is_dated=True), {"Last_Modified": NOW}),
             (Validators('W/"a"', OLD, 100), {"ETag": 'W/"a"', "Last_Modified": NOW}),
+            (Validators('"a"', OLD, 100), {"ETag": 'W/"a"', "Last_Modified": NOW}),
             (KNOWN, {"Content_Encoding": "gzip"}),
         ],
     )
@@ -239,12 +242,35 @@ class TestPartialResponse:
             == 40
         )
 
+    def test_part_with_the_same_weak_validator_resumes(self):
+        known = Validators('W/"a"', OLD, 100, is_dated=True)
+
+        assert continued(known=known, ETag='W/"a"').start == 40
+        assert continued(known=known, ETag='"a"').start == 40
+
+    def test_part_with_a_malformed_validator_resumes(self):
+        assert continued(ETag="b").validators == KNOWN
+
     @pytest.mark.parametrize("offset", [0, 40])
     def test_part_with_the_whole_file_is_accepted(self, offset):
-        received = headers(Content_Range="bytes 0-99/100", ETag='"b"')
+        received = headers(Content_Range="bytes 0-99/100", ETag='"b"', Content_Type="video/webm")
         part = parse_part(206, received, 100, offset=offset, known=KNOWN)
 
         assert (part.start, part.validators.size, part.validators.etag) == (0, 100, '"b"')
+        assert part.content_type == "video/webm"
+
+    @pytest.mark.parametrize(("content_range", "length"), [("bytes 0-100/100", 101), ("bytes 0-99/100", 60)])
+    def test_part_with_a_wrong_length_of_the_whole_file_is_refused(self, content_range, length):
+        with pytest.raises(ChangedVideoError):
+            parse_part(206, headers(Content_Range=content_range), length)
+
+    @pytest.mark.parametrize(
+        ("received", "shown"), [({}, "''"), ({"Content_Range": "items 0-9/9"}, "'items 0-9/9'")]
+    )
+    def test_error_names_an_unreadable_range(self, received, shown):
+        """A response with several ranges has no ``Content-Range`` (RFC 9110, section 15.3.7.2)."""
+        with pytest.raises(ChangedVideoError, match=rf"not requested \({shown}\)"):
+            parse_part(206, headers(**received), 60, offset=40, known=KNOWN)
 
     def test_part_without_a_range_request_is_refused(self):
         with pytest.raises(ChangedVideoError, match=r"not requested \('bytes 1-99/100'\)"):
@@ -260,6 +286,16 @@ class TestPartialResponse:
         part = parse_part(416, received, 0, offset=100, known=Validators('"a"', OLD))
 
         assert (part.start, part.validators) == (100, Validators('"a"', OLD, 100))
+
+    def test_response_416_needs_no_content_coding(self):
+        """It has no part of the video, so that it cannot contradict the coding of the first response."""
+        known = Validators('"a"', OLD, 100, coding="gzip")
+
+        assert parse_part(416, headers(Content_Range="bytes */100"), 0, offset=100, known=known).start == 100
+
+    def test_response_416_without_a_size_restarts(self):
+        with pytest.raises(ChangedVideoError, match="no data from byte 100"):
+            parse_part(416, headers(), 0, offset=100, known=KNOWN)
 
     @pytest.mark.parametrize("content_range", ["bytes */99", "bytes */110", "", "bytes */*", "bytes */١٠٠"])
     def test_response_416_with_another_size_restarts(self, content_range):
@@ -525,6 +561,12 @@ class TestUrl:
             ("https://a/x", "htt\nps://b/y", "https://b/y"),
             ("https://a/x", "/v\u00c3\u00a9.mp4", "https://a/v\u00e9.mp4"),
             ("https://a/x", "/v\u00e9.mp4", "https://a/v%E9.mp4"),
+            ("https://a/x", "/v\u00e9.mp4?s=(1)&t=a b", "https://a/v%E9.mp4?s=(1)&t=a b"),
+            ("https://a/x", "/\u20acx", "https://a/?x"),
+            ("https://a/x", "HTTPS:/b/y", "HTTPS://b/y"),
+            ("https://a/x", "https:\n//b/y", "https://b/y"),
+            ("https://a/x", "\x01/y\x1f", "https://a/y"),
+            ("https://a/x", "/X/y!X", "https://a/X/y!X"),
         ],
     )
     def test_redirect_target_is_resolved(self, url, location, target):
@@ -537,6 +579,7 @@ class TestUrl:
             ("", "The media host responded with a redirect without a target."),
             ("http://b/y", "The media host responded with a redirect from https to http."),
             ("file:///etc/passwd", "The video is at a 'file' URL; only http and https are fetched."),
+            ("//[::1/y", "The media host responded with a redirect that could not be parsed."),
             ("javascript:x", "The video is at a 'javascript' URL; only http and https are fetched."),
         ],
     )
@@ -548,7 +591,7 @@ class TestUrl:
 
 class TestAddress:
     @pytest.mark.parametrize(
-        "address", ["8.8.8.8", "2001:4860:4860::8888", "::ffff:8.8.8.8", "64:ff9b::808:808"]
+        "address", ["8.8.8.8", "2001:4860:4860::8888", "::ffff:8.8.8.8", "64:ff9b::808:808", "2002:808:808::"]
     )
     def test_public_address(self, address):
         assert is_public(address)
@@ -607,6 +650,57 @@ class TestPolicy:
         assert AddressPolicy.parse(["10.0.0.0/8"]).allowed("h", ["::ffff:10.0.0.1", "::1"]) == [
             "::ffff:10.0.0.1"
         ]
+
+    @pytest.mark.parametrize(
+        ("entry", "host"),
+        [
+            ("Media.Internal_1", "media.internal_1"),
+            ("media", "MEDIA."),
+            (" media. ", "media"),
+        ],
+    )
+    def test_policy_of_host_names_ignores_case_and_final_dot(self, entry, host):
+        assert AddressPolicy.parse([entry]).allowed(host, ["10.0.0.1"]) == ["10.0.0.1"]
+
+    @pytest.mark.parametrize("host", ["other", "medi", "x.media", ".media"])
+    def test_policy_of_a_host_name_covers_no_other_host(self, host):
+        with pytest.raises(ManxueUnsafeUrlError):
+            AddressPolicy.parse(["media", "medix"]).allowed(host, ["10.0.0.1"])
+
+    @pytest.mark.parametrize(
+        ("entry", "address"),
+        [("10.1.2.3/8", "10.9.9.9"), ("[fd00::1]", "fd00::1"), (" 10.0.0.1 ", "10.0.0.1")],
+    )
+    def test_policy_of_an_address_in_its_usual_spellings(self, entry, address):
+        assert AddressPolicy.parse((entry,)).allowed("h", [address]) == [address]
+
+    @pytest.mark.parametrize(
+        ("service", "address"),
+        [
+            ("10.0.0.5", "10.0.0.5"),
+            ("127.1", "127.0.0.1"),
+            ("Localhost", "127.0.0.1"),
+            ("localhost", "::1"),
+            ("fd00::1", "fd00::1"),
+        ],
+    )
+    def test_policy_allows_the_address_of_the_service(self, service, address):
+        assert AddressPolicy.parse(False, service).allowed("h", [address]) == [address]
+
+    @pytest.mark.parametrize(
+        ("service", "address"),
+        [("10.0.0.5", "10.0.0.6"), ("10.0.0.5", "127.0.0.1"), ("127.0.0.1", "::1"), ("service", "10.0.0.5")],
+    )
+    def test_policy_allows_no_other_private_address(self, service, address):
+        with pytest.raises(ManxueUnsafeUrlError):
+            AddressPolicy.parse(False, service).allowed("service", [address])
+
+    def test_error_of_a_policy_names_the_addresses_and_the_remedy(self):
+        with pytest.raises(
+            ManxueUnsafeUrlError,
+            match=r"on h, whose address \(10\.0\.0\.1, ::1\) is not public.*allow_private_addresses=\['h'\]",
+        ):
+            AddressPolicy().allowed("h", ["10.0.0.1", "::1"])
 
 
 class TestMediaType:
@@ -682,6 +776,12 @@ class TestRetries:
         assert retries.pause_after(NoVideoError("a page"), 0) == 0
         with pytest.raises(ManxueDownloadError, match="a page, also from a new URL"):
             retries.pause_after(NoVideoError("a page"), 0)
+
+    def test_page_after_progress_counts_as_an_expired_url(self):
+        retries = Retries()
+        retries.pause_after(NoVideoError("a page"), 0)
+
+        assert retries.pause_after(NoVideoError("a page"), 10) == 0
 
     def test_retry_after_is_respected_up_to_a_cap(self):
         assert Retries().pause_after(BrokenTransferError("429", 70), 0) == 70
