@@ -151,7 +151,7 @@ def parse_part(
     if status == 416 and offset:
         return _nothing_left(headers, offset, known or Validators())
     if status == 200:
-        return Part(0, _validators(headers, length), headers.get("Content-Type"))
+        return _whole(headers, length)
     if status == 206:
         return _parse_range(headers, length, offset, known or Validators())
     code = error_code(headers, error_body)
@@ -175,6 +175,10 @@ def error_code(headers: Message, body: bytes) -> str:
     return (found[1] or found[2]).decode() if found else ""
 
 
+def _whole(headers: Message, size: int | None) -> Part:
+    return Part(0, _validators(headers, size), headers.get("Content-Type"))
+
+
 def _parse_range(headers: Message, length: int | None, offset: int, known: Validators) -> Part:
     content_range = headers.get("Content-Range", "")
     match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", content_range.strip(), re.ASCII)
@@ -186,7 +190,7 @@ def _parse_range(headers: Message, length: int | None, offset: int, known: Valid
     total = None if match[3] == "*" else int(match[3])
     if first == 0 and _is_range(first, last, total, length):
         # It begins with the first byte of the video, so that nothing before it is needed.
-        return Part(0, _validators(headers, total), headers.get("Content-Type"))
+        return _whole(headers, total)
     if not offset:
         raise ChangedVideoError(
             f"the media host sent a part that was not requested ({clean_text(content_range)!r})"

@@ -542,3 +542,4 @@ def test_bad_busy_codes_are_rejected(value):
     error = error_of(extra={"busy_codes": value})
     assert re.fullmatch(SENTENCES, error)
     assert "busy_codes" in error
+    assert ": it is not a list of error codes. Use the form" in error

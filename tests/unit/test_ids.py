@@ -9,6 +9,7 @@ from jinja2.nativetypes import NativeEnvironment
 from airflow_provider_manxue._core.ids import (
     MAX_TASK_TEXT,
     as_list,
+    ids_in,
     names_a_task,
     parse_video_task_id,
     parse_video_task_ids,
@@ -268,3 +269,17 @@ def test_set_is_rejected(values):
     """A set has no order, but results follow the order of the ids."""
     with pytest.raises(ManxueInputError, match="sorted"):
         as_list(values)
+
+
+def nested(levels, wrap):
+    response = {"id": "t9"}
+    for _ in range(levels):
+        response = {"data": wrap(response)}
+    return response
+
+
+@pytest.mark.parametrize("wrap", [lambda inner: inner, lambda inner: [inner]], ids=["objects", "lists"])
+def test_ids_are_found_up_to_four_levels_deep(wrap):
+    """A response of a hostile server must not take long."""
+    assert list(ids_in(nested(4, wrap))) == ["t9"]
+    assert list(ids_in(nested(5, wrap))) == []

@@ -31,6 +31,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueTransientError,
     ManxueVideoFailedError,
 )
+from airflow_provider_manxue.models import TaskStatus
 
 NOT_ACCEPTED, REJECTED, UNKNOWN = OrderOutcome.NOT_ACCEPTED, OrderOutcome.REJECTED, OrderOutcome.UNKNOWN
 
@@ -67,6 +68,10 @@ class TestClassification:
     )  # fmt: skip
     def test_error_code_in_a_200_decides(self, code, outcome):
         assert classify(200, {"code": code, "msg": "no", "data": None}) is outcome
+
+    @pytest.mark.parametrize("data", [None, "", {}, []])
+    def test_error_code_with_empty_data_decides(self, data):
+        assert classify(200, {"code": 400, "data": data}) is REJECTED
 
     @pytest.mark.parametrize("code", [400, 429, 1001, -1])
     @pytest.mark.parametrize("data", [{"x": 1}, "proj_1", [1], 7])
@@ -150,6 +155,12 @@ class TestErrors:
         assert "HTTP 502" in str(error)
         assert "Check with the service" in str(error)
 
+    def test_unknown_outcome_quotes_the_response_once(self):
+        reason = ManxueTransientError("HTTP 502: no room")
+        assert str(order_error(UNKNOWN, reason, "no room")).count("no room") == 1
+        assert "unknown: HTTP 502: no room (response: <html>)." in str(order_error(UNKNOWN, reason, "<html>"))
+        assert "(response:" not in str(order_error(UNKNOWN, reason))
+
     def test_unaccepted_order_may_be_retried(self):
         error = order_error(NOT_ACCEPTED, ManxueTransientError("HTTP 429"), retry_after=7.0)
         assert not isinstance(error, AirflowFailException)
@@ -172,7 +183,8 @@ class TestResponse:
         return parse_order_response(http_status, body, retry_after=(), now=0, secret="key", failure=failure)
 
     def test_with_a_task_returns_the_task(self):
-        assert self.parse(id="proj_1", status="queued").id == "proj_1"
+        task = self.parse(id="proj_1", status="processing")
+        assert (task.id, task.status) == ("proj_1", TaskStatus.PROCESSING)
 
     @pytest.mark.parametrize(
         "response",
@@ -190,7 +202,9 @@ class TestResponse:
         ],
     )
     def test_with_another_or_nested_id_field_is_accepted(self, response):
-        assert self.parse(**response).id == "t9"
+        task = self.parse(**response)
+        assert (task.id, task.status) == ("t9", TaskStatus.QUEUED)
+        assert task.status_word in {"", "queued", "submitted"}
 
     @pytest.mark.parametrize(
         "response",
@@ -205,6 +219,22 @@ class TestResponse:
     def test_with_an_ambiguous_id_is_unknown_and_quoted(self, response):
         with pytest.raises(ManxueOrderUnknownError, match="proj_1"):
             self.parse(**response)
+
+    @pytest.mark.parametrize(
+        ("status", "error"),
+        [(300, ManxueOrderUnknownError), (400, ManxueOrderUnknownError), (502, ManxueOrderUnknownError)],
+    )
+    def test_with_a_nested_id_and_an_error_status_is_unknown(self, status, error):
+        with pytest.raises(error, match="t9"):
+            self.parse(status, output={"task_id": "t9"})
+
+    def test_with_the_key_in_a_nested_id_masks_it(self):
+        assert self.parse(output={"task_id": "key-1"}).id == "***-1"
+
+    def test_with_a_busy_code_is_not_accepted(self):
+        body = b'{"code": 1302, "msg": "no room"}'
+        with pytest.raises(ManxueOrderNotAcceptedError, match="no room"):
+            parse_order_response(200, body, retry_after=(), now=0, secret="", busy_codes={"1302"})
 
     def test_with_a_failed_task_raises_a_failed_video(self):
         with pytest.raises(ManxueVideoFailedError, match=r"'proj_1': too dark"):

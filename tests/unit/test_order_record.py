@@ -86,6 +86,13 @@ class TestRecord:
         assert (record.state, record.id) == (OrderState.ORDERED, "proj_1")
         assert resumed(record, NOW, REF) == "proj_1"
 
+    def test_without_details_matches_any_request(self):
+        """A person who writes an id does not know the fingerprint."""
+        record = parse_record({"id": "proj_1", "since": 7})
+        assert record == OrderRecord(OrderState.ORDERED, "proj_1", since=None, scheme=1)
+        assert resume(record, NOW, REF) == ResumableOrder("proj_1")
+        assert resume(replace(record, max_tries=2), NOW, TestDecision.CLEARED) == ResumableOrder("proj_1")
+
     def test_id_filled_in_by_a_person_is_resumed(self):
         """This is the documented remedy for an order of unknown outcome."""
         record = parse_record({**INTENT.to_dict(), "id": "proj_9"})
@@ -94,7 +101,8 @@ class TestRecord:
     @pytest.mark.parametrize(
         "value",
         ["", 7, True, [], ["proj_1"], {}, {"id": ""}, {"id": 7.5}, {"id": "a\nb"}, {"id": "a", "state": "x"},
-         {"state": "done"}, {"id": "a", "max_tries": "2"}, {"id": "a", "fingerprint": 3}],
+         {"state": "done"}, {"id": "a", "max_tries": "2"}, {"id": "a", "fingerprint": 3},
+         {"id": "a", "fingerprint": {"prompt": 1}}],
     )  # fmt: skip
     def test_bad_record_sends_nothing_and_states_the_remedy(self, value):
         with pytest.raises(
@@ -109,6 +117,8 @@ class TestRecord:
         [
             ({"state": "done"}, "(it has no 'id')"),
             ({"id": "a", "max_tries": "2"}, "(its 'max_tries' or 'scheme' is not a number)"),
+            ({"id": "a", "fingerprint": ["b"]}, "(its 'fingerprint' is not an object of texts)"),
+            ({"id": "a", "fingerprint": {"b": 1}}, "(its 'fingerprint' is not an object of texts)"),
         ],
     )
     def test_bad_record_error_names_the_problem(self, value, problem):

@@ -38,6 +38,7 @@ def test_delay_follows_retry_after_up_to_a_cap(delay):
     assert delay(1, 86_400.0, 0.0) == 900
     assert delay(1, 60.0, 1.0) == 75
     assert delay(2, 1.0, 0.0) == delay(2, None, 0.0)
+    assert delay(3, 100.0, 0.0) == 100
 
 
 class TestBounds:
@@ -49,14 +50,18 @@ class TestBounds:
 
     def test_attempt_after_order_timeout_raises(self):
         with pytest.raises(
-            ManxueOrderTimeoutError, match=r"within order_timeout \(0:10:00\).*Nothing was ordered"
+            ManxueOrderTimeoutError,
+            match=r"within order_timeout \(0:10:00\): it was not sent\. Nothing was ordered.*raise order_timeout if",
         ):
             self.bounds().check(1000.0, 1601.0)
 
     def test_attempt_without_time_for_the_wait_raises(self):
         bounds = self.bounds(execution_timeout=300.0)
         bounds.check(1000.0, 1210.0)
-        with pytest.raises(ManxueOrderTimeoutError, match=r"execution_timeout \(0:05:00\) left the 90 s"):
+        with pytest.raises(
+            ManxueOrderTimeoutError,
+            match=r"execution_timeout \(0:05:00\) left the 90 s.*: it was not sent\..*raise execution_timeout if",
+        ):
             bounds.check(1000.0, 1211.0)
 
     def next_at(self, now, attempts=3, retry_after=None):
@@ -64,9 +69,11 @@ class TestBounds:
 
     def test_next_attempt_follows_the_delay(self):
         assert self.next_at(100.0) == 160.0
+        assert self.next_at(100.0, retry_after=200) == 300.0
 
     def test_last_attempt_is_moved_to_the_limit(self):
         assert self.next_at(570.0) == 600.0
+        assert self.next_at(570.0, retry_after=30) == 600.0
 
     def test_last_attempt_is_skipped_without_enough_time(self):
         assert self.next_at(570.0, retry_after=31) is None

@@ -159,6 +159,9 @@ class TestRules:
         with pytest.raises(ManxueInputError) as caught:
             parse_video_request(**SIMPLE, first_image="https://example.com/a b?signature=secret")
         assert "secret" not in str(caught.value)
+        with pytest.raises(ManxueInputError, match=r"first_image is 'cat\.png: it must") as caught:
+            parse_video_request(**SIMPLE, first_image="cat.png?signature=secret")
+        assert "secret" not in str(caught.value)
 
     def test_unknown_model_only_causes_a_caution(self):
         order = parse_video_request(prompt="a cat", model="sd3_manxue_8k", reference_videos=[URL])
@@ -177,7 +180,15 @@ class TestRules:
                 parse_video_request(**SIMPLE, **change)
 
     @pytest.mark.parametrize(
-        "url", ["https://example.com/a", "http://93.184.215.14/a", "asset://a-1", "HTTP://EXAMPLE.COM"]
+        "url",
+        [
+            "https://example.com/a",
+            "http://93.184.215.14/a",
+            "asset://a-1",
+            "asset:///a-1",
+            "ASSET:///A-1",
+            "HTTP://EXAMPLE.COM",
+        ],
     )
     def test_public_reference_is_accepted(self, url):
         parse_video_request(**SIMPLE, first_image=url).check_references("service.example")
@@ -246,6 +257,12 @@ class TestFingerprint:
         for url in (URL, f"{URL}?", f"{URL}?se=1&sp=2&b=%41", "asset://1"):
             assert without_signature(url).removesuffix("?") == url.removesuffix("?")
 
+    def test_ignores_a_signature_with_padding(self):
+        assert without_signature(f"{URL}?a=b==&Signature=Zm9v==") == f"{URL}?a=b=="
+
+    def test_of_a_url_with_only_a_signature_is_that_of_the_plain_url(self):
+        assert self.of(first_image=f"{URL}?Signature=s") == self.of(first_image=URL)
+
     def test_is_equal_in_both_schemes_for_plain_values(self):
         assert self.of(1, model="m") == self.of(2, model="m")
 
@@ -258,3 +275,9 @@ def test_loggable_fields_hide_queries_and_long_text():
     assert shown["first_image"] == f"{URL}?***"
     assert shown["last_image"] == "asset://1"
     assert len(shown["prompt"]) == 200
+    assert shown["prompt"].endswith("…")
+
+
+def test_loggable_fields_have_short_text_in_full():
+    request = parse_video_request(prompt="x" * 200, model="m")
+    assert request.loggable_fields["prompt"] == "x" * 200

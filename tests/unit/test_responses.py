@@ -16,7 +16,7 @@ import urllib3
 import yarl
 from aiohttp.client_reqrep import ConnectionKey
 
-from airflow_provider_manxue._core.bodies import MAX_DEPTH, clean_text
+from airflow_provider_manxue._core.bodies import MAX_DEPTH, clean_text, excerpt_of
 from airflow_provider_manxue._core.connection import DEFAULT_BASE_URL
 from airflow_provider_manxue._core.ids import parse_video_task_id
 from airflow_provider_manxue._core.network_errors import no_response
@@ -1076,6 +1076,34 @@ def test_url_encoded_key_is_masked():
 
 def test_clean_text_masks_a_key_at_the_length_limit():
     assert "sk-" not in clean_text("x" * 490 + KEY, KEY)
+
+
+@pytest.mark.parametrize(
+    ("body", "excerpt"),
+    [
+        ('{"a":"消息 🎬"}', '{"a": "消息 🎬"}'),
+        ('{"a":"\\ud83c\\udfac"}', '{"a": "🎬"}'),
+        ('{"a":"cut \\u003F \\u003f', '{"a":"cut ? ?'),
+        ("x" * 200, "x" * 200),
+        ("x" * 201, "x" * 199 + "…"),
+        ("", ""),
+    ],
+)
+def test_excerpt_is_readable_and_bounded(body, excerpt):
+    assert excerpt_of(body.encode(), KEY) == excerpt
+
+
+@pytest.mark.parametrize(
+    ("body", "key"),
+    [
+        (json.dumps({"note": 'a"b/c'}).replace("/", "\\/"), 'a"b/c'),
+        ('{"note": "a\\u002fb', "a/b"),
+        ('{"note": "a/b', "a/b"),
+    ],
+    ids=["escaped", "escaped in a truncated body", "truncated body"],
+)
+def test_excerpt_masks_a_key_in_any_spelling(body, key):
+    assert excerpt_of(body.encode(), key).startswith('{"note": "***')
 
 
 def test_clean_text_without_key_replaces_nothing():
