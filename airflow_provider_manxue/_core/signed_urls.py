@@ -45,12 +45,9 @@ def without_signature(url: str) -> str:
     address, _, query = url.partition("?")
     parameters = query.split("&")
     names = [parameter.partition("=")[0] for parameter in parameters]
-    is_azure = "sig" in names
-    left = [
-        parameter
-        for name, parameter in zip(names, parameters, strict=True)
-        if not (_SIGNATURE_PARAMETER.fullmatch(name) or (is_azure and name in _AZURE_SAS_PARAMETERS))
-    ]
+    azure_names = _AZURE_SAS_PARAMETERS if "sig" in names else frozenset()
+    signing = {name for name in names if _SIGNATURE_PARAMETER.fullmatch(name) or name in azure_names}
+    left = [parameter for parameter in parameters if parameter.partition("=")[0] not in signing]
     return f"{address}?{'&'.join(left)}" if any(left) else address
 
 

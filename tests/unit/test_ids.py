@@ -283,3 +283,18 @@ def test_ids_are_found_up_to_four_levels_deep(wrap):
     """A response of a hostile server must not take long."""
     assert list(ids_in(nested(4, wrap))) == ["t9"]
     assert list(ids_in(nested(5, wrap))) == []
+
+
+@pytest.mark.parametrize(
+    ("parse", "value", "argument"),
+    [
+        (parse_video_task_id, "{broken: 1", "video_task_id"),
+        (parse_video_task_ids, "[broken", "video_task_ids"),
+        (parse_video_task_ids, "{broken: 1", "video_task_ids"),
+    ],
+)
+def test_error_of_unparsable_text_names_the_argument(parse, value, argument):
+    with pytest.raises(
+        ManxueInputError, match=rf"^{argument} is a text of {len(value)} characters that looks"
+    ):
+        parse(value)

@@ -229,7 +229,8 @@ class TestResponse:
             self.parse(status, output={"task_id": "t9"})
 
     def test_with_the_key_in_a_nested_id_masks_it(self):
-        assert self.parse(output={"task_id": "key-1"}).id == "***-1"
+        task = self.parse(output={"task_id": "key-1"})
+        assert (task.id, task.status_word) == ("***-1", "queued")
 
     def test_with_a_busy_code_is_not_accepted(self):
         body = b'{"code": 1302, "msg": "no room"}'
