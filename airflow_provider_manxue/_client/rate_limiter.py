@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import math
 from typing import TYPE_CHECKING
 
 from airflow_provider_manxue._client.request_queue import Lane, Request
@@ -97,12 +98,11 @@ class AdaptiveRateLimiter:
         self._timer: asyncio.TimerHandle | None = None
         # Throttling
         self._throttled = False  # within an episode
-        self._decreased_at = float("-inf")
-        self._throttled_at = float("-inf")  # when the pause began or was lengthened
+        # Throttling began at `_throttled_at`, or the pause was lengthened then. The ramp begins when the pause ends.
+        self._decreased_at = self._throttled_at = self._ramp_from = -math.inf
         self._pause = FIRST_PAUSE
         self._paused_until = 0.0
         self._resumes_at = 0.0  # end of the pause and of a hold
-        self._ramp_from = float("-inf")
         self._recovers_from: float | None = None  # None: never throttled
         self._low = self._ceiling = rate
         self._shared_episodes = 0
@@ -287,7 +287,7 @@ class AdaptiveRateLimiter:
         if self._recovers_from is None:
             return self._max_rate
         part = max(0.0, now - self._recovers_from) / RECOVERY_TIME
-        growth = part if part <= 1 else part * part
+        growth = max(part, part * part)  # a line up to the ceiling, then a parabola
         return min(self._max_rate, self._low + (self._ceiling - self._low) * growth)
 
     def _ramped_rate_at(self, now: float) -> float:

@@ -560,6 +560,24 @@ def test_high_rate_returns_gradually_after_a_pause():
     assert seconds[30 + int(RAMP)] > 780
 
 
+@pytest.mark.parametrize(("waited", "rate"), [(0, GENTLE_RATE), (RAMP / 2, 60), (RAMP, 100), (2 * RAMP, 100)])
+def test_rate_after_a_hold_rises_in_a_straight_line(waited, rate):
+    async def main():
+        limiter = AdaptiveRateLimiter(100, 10)
+        waits = Waits(limiter)
+        limiter.hold(30.0)
+        await asyncio.sleep(30)
+        limiter.resume()
+        await asyncio.sleep(waited)
+        waits.submit("a")
+        waits.submit("b")
+        await asyncio.sleep(1)
+        first, second = waits.times
+        return second - first
+
+    assert run(main()) == pytest.approx(1 / rate)
+
+
 # --- shared rate limit ----------------------------------------------------------------------------------------
 
 
@@ -741,14 +759,15 @@ def test_probe_in_flight_is_not_repeated():
     assert run(main()) == [(30.0, "a")]
 
 
-def test_resume_ends_a_hold():
+@pytest.mark.parametrize("waited", [0.5, 2])
+def test_resume_ends_a_hold(waited):
     async def main():
         limiter = AdaptiveRateLimiter(10, 10)
         waits = Waits(limiter, duration=5.0)
         limiter.hold(30.0)
         for name in "abc":
             waits.submit(name)
-        await asyncio.sleep(2)
+        await asyncio.sleep(waited)
         limiter.resume()
         assert limiter.resumes_at <= now()
         await asyncio.sleep(1)
@@ -756,7 +775,20 @@ def test_resume_ends_a_hold():
 
     waits = run(main())
     assert waits.names == ["a", "b", "c"]
-    assert waits.times == pytest.approx([2, 2.1, 2.2])
+    assert waits.times == pytest.approx([waited, waited + 0.1, waited + 0.2])
+
+
+def test_first_grant_after_a_hold_is_for_a_final_poll():
+    async def main():
+        limiter = AdaptiveRateLimiter(10, 10)
+        waits = Waits(limiter)
+        limiter.hold(30.0)
+        waits.submit("regular")
+        waits.submit("final", final=True)
+        await asyncio.sleep(30)
+        return waits.names
+
+    assert run(main()) == ["final"]
 
 
 def test_resume_after_the_probe_grants_the_queue():
@@ -1003,13 +1035,17 @@ def test_acquire_and_submit_share_one_queue():
 @pytest.mark.parametrize(
     ("options", "names"), [({}, ["final", "regular"]), ({"final": True}, ["regular", "final"])]
 )
-def test_acquire_counts_as_regular_or_final(options, names):
+@pytest.mark.parametrize("method", ["acquire", "submit"])
+def test_first_request_counts_as_regular_or_final(method, options, names):
     """The grant after an immediate final poll is for a regular one."""
 
     async def main():
         limiter = AdaptiveRateLimiter(1, 10)
         waits = Waits(limiter)
-        await limiter.acquire("first", **options)
+        if method == "acquire":
+            await limiter.acquire("first", **options)
+        else:
+            limiter.submit("first", lambda: None, **options)
         waits.submit("regular")
         waits.submit("final", final=True)
         await asyncio.sleep(5)
@@ -1080,3 +1116,26 @@ def test_estimated_wait_includes_the_rest_of_a_pause(pause):
         return during, limiter.estimated_wait()
 
     assert run(main()) == pytest.approx((20, 0))
+
+
+def test_rate_too_low_for_the_waits_is_logged_once(caplog):
+    """A hundred queued requests take 10 s."""
+
+    async def main():
+        limiter = AdaptiveRateLimiter(10, 10, name="manxue_default")
+        waits = Waits(limiter)
+        for number in range(101):
+            waits.submit(number)
+        limiter.warn_if_slow(10.0)
+        early = len(caplog.records)
+        limiter.warn_if_slow(2.0)
+        limiter.warn_if_slow(1.0)
+        return early
+
+    with caplog.at_level(logging.WARNING):
+        assert run(main()) == 0
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        "Connection 'manxue_default': 10 requests per second are too few for its waits. Each is polled about every 12 s "
+        "instead of every 2 s. More triggerers, a longer poke_interval or a higher 'requests_per_second' help."
+    )
