@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+import math
 import random
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -306,7 +307,9 @@ class Poller:
         :param error: the error.
         :param now: the current time.
         """
-        self._lines += self._log.lines_for(next(iter(self._waiting), ""), error, now)
+        if self.done:  # the final polls were given up while the connection was looked up
+            return
+        self._lines += self._log.lines_for(next(iter(self._waiting)), error, now)
         self._connection_failures += 1
         is_quick = self._quick_retries or not self.has_worked
         if isinstance(error, ManxueTransientError):
@@ -316,7 +319,7 @@ class Poller:
             return
         since = self._connection_trouble_since = _earliest(self._connection_trouble_since or now, error.since)
         is_endless = self.has_worked and not self._grace_ends
-        ends_at = float("inf") if is_endless else since + self._grace_time(error)
+        ends_at = math.inf if is_endless else since + self._grace_time(error)
         if now >= ends_at:
             self._end_all(error)
         elif isinstance(error, ManxueAuthenticationError):
@@ -506,7 +509,7 @@ class Poller:
 
     def _postpone(self, until: float, error: ManxueError, now: float) -> None:
         """Poll nothing before a moment, since the connection is not usable."""
-        latest_to_read = max((video.deadline for video in self._waiting.values()), default=0.0)
+        latest_to_read = max(video.deadline for video in self._waiting.values())
         if now >= max(latest_connection_trouble(self.deadline), latest_to_read):
             self.give_up(now)
             return

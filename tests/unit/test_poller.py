@@ -459,6 +459,18 @@ def test_final_poll_window_excludes_retry_after():
     assert run(lambda waited: pause if waited < 500 else READY, timeout=100).end is READY
 
 
+@pytest.mark.parametrize(("latency", "ends"), [(0, False), (3, False), (7, True)])
+def test_final_poll_window_includes_time_in_flight(latency, ends):
+    """Two final polls and the delays after them, 1 s and 2 s, take 9 s or 17 s of the window of 15 s."""
+    poller, now = poller_of(timeout=0), START
+    for _ in range(2):
+        poller.take_due(now)
+        poller.handle("v", OUTAGE, sent_at=now, now=now + latency)
+        now = poller.next_due or now
+
+    assert poller.done is ends
+
+
 def test_final_poll_completes_at_a_retry():
     assert run(lambda waited: READY if waited > 102 else OUTAGE, timeout=100).end is READY
 
@@ -507,6 +519,7 @@ def test_pause_beyond_the_maximum_overshoot_ends_wait(late, is_over):
     poller.give_up_overdue(START + 100)
 
     assert [type(outcome) for outcome in poller.outcomes.values()] == [ManxueTimeoutError] * is_over
+    assert list(poller.ended_at.values()) == [START + 100] * is_over
 
 
 def test_final_poll_window_restarts_after_retry_after():
@@ -542,6 +555,12 @@ def test_timeout_error_names_last_status_and_remedy(outcome, message):
     assert "'v' was not ready after 1:00:00" in error
     assert message in error
     assert "'timeout'" in error
+
+
+def test_timeout_error_has_one_period_after_last_error():
+    error = str(run(ManxueTransientError("The gateway is down."), timeout=100).end)
+
+    assert "Last error: The gateway is down. The video" in error
 
 
 def test_timeout_error_names_status_and_last_error():
@@ -926,9 +945,12 @@ def test_failed_lookup_is_retried(quick):
 def test_failed_lookup_after_the_end_changes_nothing(error):
     """The last final polls can be given up while the connection is looked up."""
     poller = after(READY)
+    texts(poller, START)
     poller.connection_failed(error, START + 1)
 
     assert poller.outcomes == {"v": READY}
+    assert poller.grace == {}
+    assert texts(poller, START + 1) == []
 
 
 def test_lookup_backoff_restarts_after_a_response():
@@ -1038,9 +1060,28 @@ def test_each_change_is_logged_once(outcome):
 
 def test_completed_without_url_is_logged_in_two_lines():
     poller = after(WITHOUT_URL)
-    poller.handle("v", WITHOUT_URL, sent_at=START + 30, now=START + 30)
-
     assert [text[:24] for text in texts(poller, START)] == ["Video v: completed", "Video v: no usable respo"]
+
+    poller.handle("v", WITHOUT_URL, sent_at=START + 30, now=START + 30)
+    assert texts(poller, START + 30) == []
+
+
+def test_missing_url_in_grace_period_is_not_repeated():
+    """The grace period began in another process, which has logged the missing URL."""
+    poller = after(WITHOUT_URL, grace={"v": START - 30}, last_status="completed")
+
+    assert texts(poller, START) == []
+
+
+def test_other_error_in_grace_period_is_logged():
+    poller = after(UNKNOWN_ID)
+    poller.handle("v", OUTAGE, sent_at=START + 30, now=START + 30)
+
+    assert texts(poller, START + 30)[1:] == ["Video v: no usable response yet: HTTP 503"]
+
+
+def test_status_passed_on_is_not_logged_again():
+    assert texts(after(PROCESSING, last_status="processing"), START) == []
 
 
 def test_connection_error_line_names_one_video():
@@ -1049,6 +1090,29 @@ def test_connection_error_line_names_one_video():
 
     assert texts(poller, START) == [
         "No usable response yet for some of the 2 videos, such as a: HTTP 503",
+    ]
+
+
+def test_error_line_of_a_batch_names_the_video():
+    poller = poller_of("a", "b")
+    poller.handle("b", OUTAGE, sent_at=START, now=START)
+
+    assert texts(poller, START) == [
+        "No usable response yet for some of the 2 videos, such as b: HTTP 503",
+    ]
+
+
+def test_no_line_is_lost_before_it_is_popped():
+    """The line of the progress, and one of the connection, follow lines that are still pending."""
+    poller = poller_of("a", "b", "c", has_worked=True)
+    poller.handle("a", PROCESSING, sent_at=START, now=START)
+    poller.handle("b", UNKNOWN_ID, sent_at=START + 8, now=START + 8)
+    poller.connection_failed(OUTAGE, START + 9)
+
+    assert [text.rpartition(": ")[2] for text in texts(poller, START + 10)] == [
+        "no such task",
+        "HTTP 503",
+        "0 of 3 videos completed, 1 processing, 2 not polled yet",
     ]
 
 
