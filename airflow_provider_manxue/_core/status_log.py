@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -38,7 +39,7 @@ class _TroubleLog:
     def is_due(self, error: ManxueError, now: float) -> bool:
         # The text of the service may differ in each response. The kind of trouble is the part before it.
         kind = str(error).partition(":")[0]
-        if now - self._logged_at.get(kind, float("-inf")) < REPEAT_AFTER:
+        if now - self._logged_at.get(kind, -math.inf) < REPEAT_AFTER:
             return False
         self._logged_at[kind] = now
         return True
@@ -58,7 +59,7 @@ class StatusLog:
     :param last_status: the last status that was logged.
     """
 
-    next_line_at = float("inf")
+    next_line_at = math.inf
     """Moment of the next line without another response: never."""
 
     def __init__(self, video_task_id: str, started_at: float, last_status: str = "") -> None:
@@ -121,7 +122,7 @@ class BatchLog:
         self._started_at = started_at
         self._trouble = _TroubleLog()
         self._logged_at = started_at
-        self.next_line_at = float("inf")
+        self.next_line_at = math.inf
 
     def lines_for(
         self, video_task_id: str, outcome: VideoTask | ManxueError, now: float
@@ -155,7 +156,7 @@ class BatchLog:
         """Return the line for the progress, if the progress changed and the line is due."""
         if now < self.next_line_at:
             return ()
-        self._logged_at, self.next_line_at = now, float("inf")
+        self._logged_at, self.next_line_at = now, math.inf
         return (LogLine(logging.INFO, f"{self._counted()} (after {elapsed(now - self._started_at)})"),)
 
     def _set(self, video_task_id: str, status: str, now: float) -> None:
@@ -165,11 +166,9 @@ class BatchLog:
         self._statuses[video_task_id] = status
         self._counts[before] -= 1
         self._counts[status] += 1
-        is_recent = (
-            self._logged_at <= now < self._logged_at + PROGRESS_INTERVAL
-        )  # not after a clock was set back
-        is_over = self._ended == self._total
-        due_at = self._logged_at + PROGRESS_INTERVAL if is_recent and not is_over else now
+        was_set_back = now < self._logged_at  # the clock
+        is_immediate = was_set_back or self._ended == self._total
+        due_at = now if is_immediate else max(now, self._logged_at + PROGRESS_INTERVAL)
         self.next_line_at = min(self.next_line_at, due_at)
 
     def _counted(self) -> str:

@@ -330,6 +330,30 @@ def test_batch_error_is_logged_as_for_one_video():
     )
 
 
+def test_batch_error_of_another_kind_is_logged_immediately():
+    log = batch_log(2)
+    lines = [
+        *log.lines_for("v0", ManxueTransientError("HTTP 503"), START),
+        *log.lines_for("v1", ManxueRefusedError("HTTP 404"), START + 1),
+    ]
+
+    assert [text.rpartition(", such as ")[2] for text in texts(lines)] == [
+        "v0: HTTP 503 (after 0:00:00)",
+        "v1: HTTP 404 (after 0:00:01)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("moment", "is_logged"), [(-60, True), (0, False), (9, False), (10, True), (60, True)]
+)
+def test_batch_progress_is_logged_if_clock_is_set_back(moment, is_logged):
+    log = batch_log(2)
+    lines = log.lines_for("v0", task("processing"), START + moment)
+
+    assert bool(lines) is is_logged
+    assert log.next_line_at == (float("inf") if is_logged else START + 10)
+
+
 def test_resumed_batch_does_not_repeat_progress():
     log = batch_log(3, "completed")
 
