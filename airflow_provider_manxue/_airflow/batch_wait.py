@@ -66,7 +66,7 @@ class BatchVideoWait(ManxueWaitBase):
         if self.deferrable:
             self._check_connection()
             now = time.time()
-            deadline = self._limits.deadline(progress.started_at, now)
+            deadline = self._limits.deadline(progress.started_at, now, progress.ended_by_airflow)
             self._leave_worker(context, progress, progress.ids, now, deadline)
         return self._wait(context, progress)
 

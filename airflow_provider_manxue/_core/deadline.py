@@ -169,7 +169,7 @@ class TimeLimits:
         """Return whether ``execution_timeout`` has passed. No pause of the service extends it."""
         return now >= started_at + self.execution_timeout
 
-    def deadline(self, started_at: float, now: float, ended_by_airflow: str = "") -> float:
+    def deadline(self, started_at: float, now: float, ended_by_airflow: str) -> float:
         """
         Return the deadline for a worker.
 
@@ -181,9 +181,9 @@ class TimeLimits:
         :param ended_by_airflow: why Airflow has ended the deferral, or an empty text.
         """
         deadline = started_at + self.wait_timeout
-        if ended_by_airflow and (_is_timeout(ended_by_airflow) or now > deadline):
-            return now
-        return deadline
+        if not ended_by_airflow:
+            return deadline
+        return now if _is_timeout(ended_by_airflow) else max(now, deadline)
 
     def latest_start(self, now: float, ended_by_airflow: str) -> float:
         """Return the latest possible start of a wait, if Airflow has just ended its deferral."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from datetime import timedelta
 
 import pytest
 
@@ -17,6 +18,7 @@ from airflow_provider_manxue._core.deadline import (
     final_polls_failed,
     latest_in_trigger,
     latest_on_worker,
+    to_seconds,
 )
 from airflow_provider_manxue._core.wait_arguments import WaitArguments
 
@@ -42,6 +44,28 @@ def test_latest_start_after_a_trigger_timeout(reason, ago):
     A deferral that timed out has lasted as long as the shorter limit. Of any other one, nothing is known.
     """
     assert TimeLimits(600.0, 300.0).latest_start(START, reason) == START - ago
+
+
+@pytest.mark.parametrize(
+    ("reason", "now", "deadline"),
+    [
+        ("", 700.0, 600.0),
+        ("Trigger timeout", 500.0, 500.0),
+        ("Trigger timeout", 700.0, 700.0),
+        ("Trigger failure", 500.0, 600.0),
+        ("Trigger failure", 700.0, 700.0),
+    ],
+)
+def test_deadline_after_an_end_by_airflow_is_not_past(reason, now, deadline):
+    """The worker sends the first final poll after such an end."""
+    assert TimeLimits(600.0).deadline(START, START + now, reason) == START + deadline
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"), [(timedelta(minutes=5), 300.0), (7.5, 7.5), ("{{ params.x }}", "{{ params.x }}")]
+)
+def test_duration_is_converted_to_seconds(value, seconds):
+    assert to_seconds(value) == seconds
 
 
 @pytest.mark.parametrize("ends_at", [None, START + 5000], ids=["older Airflow", "Airflow's end is later"])
