@@ -24,6 +24,7 @@ from airflow_provider_manxue._core.batch import (
 )
 from airflow_provider_manxue._core.events import batch_event, parse_batch_event
 from airflow_provider_manxue._core.ids import parse_video_task_ids
+from airflow_provider_manxue._core.polling import MAX_URL_AGE
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,
@@ -163,6 +164,7 @@ class TestFailures:
         with pytest.raises(ManxueAuthenticationError, match="401"):
             fake_airflow.run(sensor(mode, tolerate_failures=True))
         assert len(service.polled_at) <= 25
+        assert fake_airflow.clock.now - START <= 10
 
     @pytest.mark.parametrize(
         ("option", "expected"), [("soft_fail", AirflowSkipException), (None, ManxueVideoFailedError)]
@@ -319,6 +321,38 @@ def test_error_of_a_large_batch_lists_100_videos(count, end):
 
     assert error.endswith(end)
     assert error.count(": x") == MAX_NAMED
+
+
+def test_video_without_outcome_is_reported_as_not_read():
+    (task,) = to_tasks(["a"], {})
+
+    assert (task["status"], task["error"]) == ("unknown", "The task ended before this video was read.")
+
+
+def test_progress_counts_each_ended_video_by_status():
+    progress = BatchProgress(list("abcdef"), START, START)
+    progress.known = {"a": VideoTask("a", TaskStatus.COMPLETED), "b": ManxueRefusedError("HTTP 404")}
+    progress.completed = {"c", "d"}  # as the trigger reported
+    progress.failed = {"d"}
+
+    assert progress.statuses() == {
+        "a": "completed",
+        "b": "failed",
+        "c": "completed",
+        "d": "failed",
+        "e": "",
+        "f": "",
+    }
+    assert progress.ended_before(["c", "e", "f"]) == {"completed": 1, "failed": 2}
+    assert progress.ended_before(progress.ids) is None
+
+
+@pytest.mark.parametrize(("age", "to_poll"), [(MAX_URL_AGE, ["b"]), (MAX_URL_AGE + 1, ["a", "b"])])
+def test_task_with_an_old_url_is_polled_again(age, to_poll):
+    progress = BatchProgress(["a", "b"], START, START)
+    progress.known["a"], progress.read_at["a"] = VideoTask("a", TaskStatus.COMPLETED), START
+
+    assert progress.to_poll(START + age) == to_poll
 
 
 def test_error_of_a_whole_batch_keeps_known_outcomes():

@@ -20,6 +20,7 @@ from airflow_provider_manxue._core.bodies import MAX_DEPTH, clean_text, excerpt_
 from airflow_provider_manxue._core.connection import DEFAULT_BASE_URL
 from airflow_provider_manxue._core.ids import parse_video_task_id
 from airflow_provider_manxue._core.network_errors import no_response
+from airflow_provider_manxue._core.reasons import raw_code_in
 from airflow_provider_manxue._core.responses import create_url, parse_retry_after, parse_task, result_url
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
@@ -560,6 +561,21 @@ def test_code_is_the_reason_without_a_text(code, error):
 )
 def test_message_of_an_unfailed_task_is_no_error(fields):
     assert task_of({"id": "p", "message": "rendering 51%", "code": 7, **fields}).error is None
+
+
+@pytest.mark.parametrize(
+    ("response", "code"),
+    [
+        ({"code": " 1001 "}, "1001"),
+        ({"error": {"errorCode": 7}}, "7"),
+        ({"code": "0", "error": "text"}, ""),
+        ({}, ""),
+        (["text"], ""),
+        (None, ""),
+    ],
+)
+def test_error_code_is_empty_if_a_response_has_none(response, code):
+    assert raw_code_in(response) == code
 
 
 def test_reason_is_bounded_without_secrets():

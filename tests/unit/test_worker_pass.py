@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from airflow_provider_manxue._core.deadline import MAX_OVERSHOOT
+from airflow_provider_manxue._core.deadline import FINAL_POLL_WINDOW, MAX_OVERSHOOT
 from airflow_provider_manxue._core.poller import Poller
 from airflow_provider_manxue._core.polling import PollPolicy
 from airflow_provider_manxue._core.worker_pass import MAX_EXTRA_TIME, PATIENCE, WorkerPass
@@ -14,13 +14,13 @@ from airflow_provider_manxue.models import TaskStatus, VideoTask
 START = 1_800_000_000.0
 
 
-def poller_of(*ids, **options):
+def poller_of(*ids, timeout=3600.0, first_poll_at=START, **options):
     return Poller(
         ids,
         PollPolicy(),
         started_at=START,
-        deadline=START + 3600,
-        first_poll_at=START,
+        deadline=START + timeout,
+        first_poll_at=first_poll_at,
         quick_retries=True,
         **options,
     )
@@ -38,6 +38,10 @@ def test_pass_continues_while_polls_are_due_or_in_flight(worker_pass):
     poller.take_due(START)
     assert not worker_pass.is_over(poller, START + 1, is_polling=True)
     assert worker_pass.is_over(poller, START + 1)
+
+
+def test_pass_is_over_if_the_first_poll_is_not_due(worker_pass):
+    assert worker_pass.is_over(poller_of("a", first_poll_at=START + 10), START)
 
 
 @pytest.mark.parametrize(
@@ -94,3 +98,28 @@ def test_pass_without_response_ends_the_wait_if_paused_too_long(
     worker_pass.end_overdue(poller, START, is_rescheduled=is_rescheduled)
 
     assert poller.done is ends
+
+
+@pytest.mark.parametrize(
+    ("waited", "is_rescheduled", "ends"),
+    [
+        (FINAL_POLL_WINDOW, True, True),
+        (FINAL_POLL_WINDOW - 1, True, False),
+        (FINAL_POLL_WINDOW, False, False),
+    ],
+)
+def test_rescheduled_pass_ends_after_failed_final_polls(worker_pass, waited, is_rescheduled, ends):
+    """The next pass would begin its final polls again."""
+    poller = poller_of("a", "b", timeout=0)
+    worker_pass.end_overdue(poller, START + waited, is_rescheduled=is_rescheduled)
+
+    assert poller.done is ends
+    assert poller.ended_at == (dict.fromkeys("ab", START + waited) if ends else {})
+
+
+def test_rescheduled_pass_continues_after_a_requested_pause(worker_pass):
+    poller = poller_of("a", timeout=0)
+    poller.hold_until(START + 600)
+    worker_pass.end_overdue(poller, START + FINAL_POLL_WINDOW, is_rescheduled=True)
+
+    assert poller.remaining == ["a"]
