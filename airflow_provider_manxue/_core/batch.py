@@ -155,9 +155,7 @@ class BatchProgress:
     :param has_worked: whether a response was parsed as a task before.
     """
 
-    def __init__(
-        self, ids: list[str], started_at: float, resumed_at: float, *, has_worked: bool = False
-    ) -> None:
+    def __init__(self, ids: list[str], started_at: float, resumed_at: float, *, has_worked: bool) -> None:
         self.ids = ids
         self.unique = list(dict.fromkeys(ids))
         self.started_at = started_at

@@ -330,7 +330,7 @@ def test_video_without_outcome_is_reported_as_not_read():
 
 
 def test_progress_counts_each_ended_video_by_status():
-    progress = BatchProgress(list("abcdef"), START, START)
+    progress = BatchProgress(list("abcdef"), START, START, has_worked=False)
     progress.known = {"a": VideoTask("a", TaskStatus.COMPLETED), "b": ManxueRefusedError("HTTP 404")}
     progress.completed = {"c", "d"}  # as the trigger reported
     progress.failed = {"d"}
@@ -349,14 +349,14 @@ def test_progress_counts_each_ended_video_by_status():
 
 @pytest.mark.parametrize(("age", "to_poll"), [(MAX_URL_AGE, ["b"]), (MAX_URL_AGE + 1, ["a", "b"])])
 def test_task_with_an_old_url_is_polled_again(age, to_poll):
-    progress = BatchProgress(["a", "b"], START, START)
+    progress = BatchProgress(["a", "b"], START, START, has_worked=False)
     progress.known["a"], progress.read_at["a"] = VideoTask("a", TaskStatus.COMPLETED), START
 
     assert progress.to_poll(START + age) == to_poll
 
 
 def test_error_of_a_whole_batch_keeps_known_outcomes():
-    progress = BatchProgress(["a", "b", "a", "c"], START, START)
+    progress = BatchProgress(["a", "b", "a", "c"], START, START, has_worked=False)
     ready, error = VideoTask("a", TaskStatus.COMPLETED), ManxueError("the event is not understood")
     progress.known["a"] = ready
     progress.fail(error)
