@@ -153,13 +153,14 @@ def own_id(fields: Mapping[str, Any]) -> str | None:
 
 def ids_in(response: Any, depth: int = 0) -> Iterator[str]:
     """
-    Yield each id in a response to an order: at the top, and in the objects that relays put around a task.
+    Yield each id in a response to an order: at the top, and in the objects and lists that relays put around a task.
 
     :param response: the decoded response.
     """
-    if isinstance(response, list) and depth:
+    if isinstance(response, list):
         for item in response[:_MAX_ITEMS]:
-            yield from ids_in(item, depth)
+            if isinstance(item, Mapping):
+                yield from ids_in(item, depth)
     elif isinstance(response, Mapping) and depth <= _MAX_NESTING:
         if task_id := own_id(response):
             yield task_id

@@ -89,6 +89,7 @@ class TestClassification:
             {"code": 400, "data": {"task": {"id": "t9"}}},
             {"error": "busy", "output": {"task_id": 7}},
             {"code": 1001, "data": [{"id": "a"}, {"id": "b"}]},
+            [{"id": "proj_1"}],
         ],
     )
     def test_error_with_a_task_id_is_unknown(self, status, response):
