@@ -12,6 +12,7 @@ import os
 import secrets
 import tempfile
 from functools import partial
+from http import HTTPStatus
 from io import FileIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,7 @@ class ObjectStore:
         self._fs: AbstractFileSystem = path.fs
         self._scheme = path.protocol
         self._path = path.path
-        self._can_create = self._scheme in _CREATE_ONLY and _can_create(self._fs)
+        self._can_create = self._scheme in _AZURE or (self._scheme in _CREATE_ONLY and _can_create(self._fs))
 
     def temporary_file(self) -> AbstractContextManager[tuple[FileIO, Path]]:
         """Open a file in the temporary folder, which is shared, so with access for this user only."""
@@ -93,6 +94,10 @@ class ObjectStore:
             return dict(self._fs.info(path))
         except FileNotFoundError:
             return None
+        except Exception as error:
+            if _is_denied(error):
+                raise PermissionError(errno.EACCES, str(error)) from error
+            raise
 
     def web_address(self) -> str | None:
         """
@@ -119,9 +124,9 @@ class ObjectStore:
             elif self._scheme in _AZURE:
                 mark = _md5(path)
                 settings = _azure_settings(content_type, mark)
-                self._put_file(
-                    path, self._path, check, create=create, max_concurrency=1, content_settings=settings
-                )
+                # adlfs has no parameter `mode`, so `_can_create` cannot see whether a release knows it.
+                options = {"overwrite": not create, "max_concurrency": 1, "content_settings": settings}
+                self._put_file(path, self._path, check, **options)
             else:
                 leftover = self._put_and_move(path, check)
         except FileExistsError:
@@ -196,14 +201,17 @@ class ObjectStore:
             self._move(temporary)
             self._check_stored(path.stat().st_size, temporary)
         except BaseException:
-            with contextlib.suppress(Exception):
-                self._fs.rm_file(temporary)
+            # HDFS moves a file into a folder of the final name.
+            for name in (temporary, f"{self._path}/{path.name}"):
+                with contextlib.suppress(Exception):
+                    self._fs.rm_file(name)
             raise
         return temporary
 
     def _move(self, temporary: str) -> None:
-        # The default of fsspec expands patterns in names, and moves into a folder of the final name.
-        if type(self._fs).mv is AbstractFileSystem.mv:
+        # The default of fsspec expands patterns in names, and moves into a folder of the final name. An asynchronous file
+        # system such as sshfs has a method of its own in the instance, not in the class.
+        if getattr(self._fs.mv, "__func__", None) is AbstractFileSystem.mv:
             self._fs.cp_file(temporary, self._path)
             self._fs.rm_file(temporary)
         else:
@@ -215,6 +223,18 @@ def _can_create(fs: AbstractFileSystem) -> bool:
     return "mode" in inspect.signature(getattr(fs, "_put_file", fs.put_file)).parameters
 
 
+def _is_denied(error: Exception) -> bool:
+    """Return whether a store denied permission. The libraries of Azure and Google raise other errors than ``PermissionError``."""
+    return (
+        isinstance(error, PermissionError)
+        or getattr(error, "status_code", None)
+        == HTTPStatus.FORBIDDEN  # azure.core.exceptions.HttpResponseError
+        or (
+            isinstance(error, OSError) and str(error).startswith("Forbidden: ")
+        )  # gcsfs.retry.validate_response
+    )
+
+
 def _md5(path: Path) -> str:
     with path.open("rb") as file:
         return base64.b64encode(
@@ -223,7 +243,7 @@ def _md5(path: Path) -> str:
 
 
 def _azure_settings(content_type: str, md5: str) -> Any:
-    fields = {"content_type": content_type, "content_md5": bytearray(base64.b64decode(md5))}
+    fields: dict[str, Any] = {"content_type": content_type, "content_md5": bytearray(base64.b64decode(md5))}
     try:
         from azure.storage.blob import ContentSettings
     except ImportError:

@@ -2,7 +2,7 @@
 Saves to seven kinds of stores with twelve faults: each success has the whole video under its name.
 
 Local files and ``memory`` are real. The other stores are doubles of fsspec file systems that commit, move and list like
-the libraries of those stores. ``test_save_faults.py`` tests S3 with the real library.
+the libraries of those stores. ``test_save_faults.py`` tests S3 with the real library, ``tests/stores`` the others.
 """
 
 from __future__ import annotations
@@ -116,6 +116,13 @@ class FakePutStore(FakeFileSystem):
         callback.relative_update(1)
 
 
+class FakeAzure(FakePutStore):
+    """As in adlfs, the signature names ``overwrite`` only."""
+
+    def put_file(self, local, remote, callback, overwrite=True, **options):
+        super().put_file(local, remote, callback, "overwrite" if overwrite else "create", **options)
+
+
 class FakeMovingStore(FakeFileSystem):
     """A store that moves. SFTP replaces the target, WebHDFS silently refuses an existing one."""
 
@@ -146,7 +153,7 @@ class FakeWebHdfs(FakeMovingStore):
 
 
 STORES = {
-    "s3": FakeS3, "gs": FakePutStore, "abfs": FakePutStore, "sftp": FakeMovingStore, "webhdfs": FakeWebHdfs,
+    "s3": FakeS3, "gs": FakePutStore, "abfs": FakeAzure, "sftp": FakeMovingStore, "webhdfs": FakeWebHdfs,
 }  # fmt: skip
 FAULTS = (
     "lies", "fails", "stores a part", "response is lost", "replaced afterwards", "removed afterwards", "forbids a look",
