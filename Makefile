@@ -11,6 +11,9 @@ VENV_BENCH = .venv-bench
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 READY_BENCH = $(VENV_BENCH)/.ready
+# Azurite 3.36 and later need Node.js 21 or 22.
+AZURITE = 3.35.0
+STORES = .stores
 INPUTS = pyproject.toml setup.cfg constraints/dev.txt
 
 # The matrix: each Airflow with each Python that it supports, and the oldest of everything that pyproject.toml allows.
@@ -34,7 +37,7 @@ UNIT_TESTS = -m pytest tests/unit -n 2 --dist worksteal
 OLD_PATHLIB = universal-pathlib<0.3
 COMPILE = pip compile --quiet --python-version 3.11 --no-header --no-annotate
 
-.PHONY: help quick-start demo demo-ui demo-distributed test lint types unit coverage airflow-tests services-tests heavy-tests browser-tests matrix
+.PHONY: help quick-start demo demo-ui demo-distributed test lint types unit coverage airflow-tests services-tests heavy-tests stores-tests browser-tests matrix
 .PHONY: docs screenshots audit dist soak mutants bench bench-from-trigger bench-failover bench-saving constraints clean
 .PHONY: $(UNIT_CELLS) $(EXAMPLE_CELLS)
 .SECONDEXPANSION:
@@ -83,6 +86,9 @@ services-tests: $(VENV)/.with-distributed ## tests with a real Airflow that need
 
 heavy-tests: $(READY) ## tests with a real Airflow that take minutes each
 	$(BIN)/python $(AIRFLOW_TESTS) -n 2 -m heavy
+
+stores-tests: $(VENV)/.with-stores $(STORES)/.azurite-$(AZURITE) ## saves with the real libraries of Azure, Google, SFTP and WebHDFS (needs Node.js)
+	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python -m pytest tests/stores
 
 browser-tests: $(VENV)/.with-browser ## tests of the UI in Debian's Chromium
 	$(BIN)/python -m pytest tests/browser
@@ -138,7 +144,7 @@ constraints: .uv/.ready ## update all pinned versions
 		echo "$$file"; \
 		{ echo "apache-airflow==$$version"; case $$version in 3.0.*) echo '$(OLD_PATHLIB)';; esac; } \
 			| $(UV) $(COMPILE) --upgrade --universal \
-			--group dev --group bench --group docs --group browser --group distributed --group dist --group fuzz --group mutation --extra testing \
+			--group dev --group bench --group docs --group browser --group distributed --group dist --group fuzz --group mutation --group stores --extra testing \
 			$$([ $$version != $(firstword $(AIRFLOWS)) ] || echo --group lint) \
 			--output-file "$$file" pyproject.toml - >/dev/null || exit 1; \
 	done
@@ -148,7 +154,7 @@ constraints: .uv/.ready ## update all pinned versions
 		--constraints .uv/lowest.txt --output-file constraints/airflow-lowest.txt pyproject.toml - >/dev/null
 
 clean: ## remove environments, caches and all other generated files
-	rm -rf .uv $(VENV) $(VENV)-* .demo .fuzz build dist mutants docs/_build *.egg-info .coverage* .hypothesis .*_cache
+	rm -rf .uv $(VENV) $(VENV)-* .demo .fuzz $(STORES) build dist mutants docs/_build *.egg-info .coverage* .hypothesis .*_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # $(call environment,folder,Airflow,interpreter,group of dependencies,options)
@@ -182,6 +188,14 @@ $(READY_BENCH): .uv/.ready $(INPUTS) constraints/airflow-3.3.txt
 $(VENV)/.with-%: $(READY)
 	@echo 'Installing the group $* into $(VENV) ...'
 	@$(UV) pip install --quiet --compile-bytecode --python $(VENV) --group $* --constraints constraints/airflow-3.3.txt
+	@touch $@
+
+# The file's name has the version, so that a change of it installs again.
+$(STORES)/.azurite-$(AZURITE):
+	@command -v npm >/dev/null || { echo 'Azurite needs Node.js and npm. On Debian: apt-get install npm' >&2; exit 1; }
+	@echo 'Installing Azurite $(AZURITE) into $(STORES) ...'
+	@rm -rf $(STORES)
+	@npm install --silent --no-audit --no-fund --ignore-scripts --omit=optional --prefix $(STORES) azurite@$(AZURITE)
 	@touch $@
 
 .uv/.ready: constraints/dev.txt
