@@ -225,14 +225,9 @@ def _can_create(fs: AbstractFileSystem) -> bool:
 
 def _is_denied(error: Exception) -> bool:
     """Return whether a store denied permission. The libraries of Azure and Google raise other errors than ``PermissionError``."""
-    return (
-        isinstance(error, PermissionError)
-        or getattr(error, "status_code", None)
-        == HTTPStatus.FORBIDDEN  # azure.core.exceptions.HttpResponseError
-        or (
-            isinstance(error, OSError) and str(error).startswith("Forbidden: ")
-        )  # gcsfs.retry.validate_response
-    )
+    is_azure = getattr(error, "status_code", None) == HTTPStatus.FORBIDDEN  # HttpResponseError of azure.core
+    is_google = isinstance(error, OSError) and str(error).startswith("Forbidden: ")  # gcsfs.retry
+    return isinstance(error, PermissionError) or is_azure or is_google
 
 
 def _md5(path: Path) -> str:

@@ -98,6 +98,9 @@ class SftpServer:
         self._loop.close()
 
     async def _listen(self) -> asyncssh.SSHAcceptor:
+        asyncssh.set_log_level(
+            "WARNING"
+        )  # a client that closes at the end of the process has no stream to log to
         outer = self
 
         class Folder(asyncssh.SFTPServer):
