@@ -131,12 +131,12 @@ class BatchVideoWait(ManxueWaitBase):
         Airflow reports an outage of a secrets backend as a missing connection. So a missing connection is looked up again
         for ``NOT_FOUND_GRACE_TIME``.
         """
-        ends_at = time.time() + NOT_FOUND_GRACE_TIME
+        ends_at = time.monotonic() + NOT_FOUND_GRACE_TIME
         while True:
             try:
                 self.hook.settings  # noqa: B018 - the hook loads them at the first access
             except ManxueConnectionNotFoundError:
-                if time.time() >= ends_at:
+                if time.monotonic() >= ends_at:
                     raise
                 time.sleep(NOT_FOUND_GRACE_TIME / 3)
             except ManxueTransientError:  # the trigger loads the connection again

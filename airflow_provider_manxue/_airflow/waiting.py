@@ -347,14 +347,14 @@ class ManxueWaitBase(BaseSensorOperator):
 
 
 def _retry(push: Callable[[], Any], key: str) -> None:
-    ends_at = time.time() + PUSH_RETRY_TIME
+    ends_at = time.monotonic() + PUSH_RETRY_TIME
     delay = 1.0
     while True:
         try:
             push()
             return
         except Exception as error:  # noqa: BLE001 - an XCom backend of another package can fail in any way
-            left = ends_at - time.time()
+            left = ends_at - time.monotonic()
             if left <= 0:
                 raise ManxueError(
                     f"The result could not be stored in the XCom {key!r} within {PUSH_RETRY_TIME:g} s: {type(error).__name__}. "
