@@ -316,7 +316,8 @@ class TaskInstance:
         if number in self.plan.kills:
             self.simulation.record(process, f"killed at boundary {number}, {what}")
             process.alive = False
-        elif number in self.plan.interrupts:
+        elif number in self.plan.interrupts and not process.was_interrupted:
+            process.was_interrupted = True  # Airflow's alarm rings once
             self.simulation.record(process, f"interrupted at boundary {number}, {what}")
             raise AirflowTaskTimeout("interrupted")
 

@@ -375,8 +375,9 @@ class _TaskChecks:
     def _is_expected(self, attempt, error):
         if isinstance(error, ManxueTransientError):  # no order is sent over a connection that cannot be read
             return self.plan.kind == "order" and attempt.waits_since is None
-        # Airflow ended the deferral before the video was ready, and a retry waits again.
-        return self.plan.airflow_ends_at is not None and "not ready yet" in str(error)
+        # Airflow ended the deferral before the video was ready, perhaps since its clock was ahead, and a retry waits again.
+        may_end = self.plan.airflow_ends_at is not None or self.schedule.steps
+        return bool(may_end) and "not ready yet" in str(error)
 
     def _within_grace(self, attempt, error):
         """An error of the connection ends a wait that has worked before only after the grace period."""
@@ -493,8 +494,8 @@ class _TaskChecks:
         runs = len(self.instance.held) + self.instance.trigger_runs
         each = 4 + 4 * runs + 2.5 * span / self.plan.interval
         most = len(self.videos) * len(self.instance.attempts) * each
-        # Each 429 moves the next poll to the end of its pause.
-        throttled = sum(exchange.status == 429 for exchange in self.exchanges)
+        # Each of these can request a pause, and the window for retries of a final poll begins again after it.
+        throttled = sum(exchange.status in {429, 503} for exchange in self.exchanges)
         if len(self.exchanges) - throttled > most:
             yield f"asked {len(self.exchanges)} times in {span:.0f} s, and was turned away {throttled} times"
 

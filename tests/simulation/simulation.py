@@ -120,6 +120,7 @@ class Process:
     def __init__(self, simulation, name, meet=lambda process, what: None, task_id=None):
         self.name, self.task_id = name, task_id
         self.alive = True
+        self.was_interrupted = False
         self.begun_at = simulation.loop.time()
         self.lost_at = None  # time at which Airflow lost contact with it
         self.ended_at = float("inf")
