@@ -315,7 +315,9 @@ class _TaskChecks:
             return False
         tried_until = min(sightings[-1].ended_at + GRACE_TIME, deadline + MAX_OVERSHOOT)
         tried_until = min(tried_until, attempt.begun_at + self.plan.execution_bound)
-        return attempt.decided_at >= tried_until - EPSILON
+        # The trigger decides a timeout of a batch while other videos of it are still to be read.
+        decided_at = attempt.ended_at if self.plan.kind == "batch" else attempt.decided_at
+        return decided_at >= tried_until - EPSILON
 
     def _is_troubled(self, begin, end):
         """Return whether any fault could affect a request in a span of time."""
@@ -393,6 +395,7 @@ class _TaskChecks:
             and attempt.begun_at <= exchange.at
             and exchange.ended_at <= attempt.ended_at
             and not self._is_forgotten(attempt, exchange)
+            and not self._is_of_another_run(attempt, exchange)
         ]
         if since and isinstance(error, ManxueConfigurationError):
             # Waits that share a client use its last settings; their grace period begins when Airflow fails.
@@ -401,6 +404,16 @@ class _TaskChecks:
             since = [min(max(since), max((at for at in began if at <= attempt.ended_at), default=0.0))]
         if since and not self.schedule.steps and attempt.ended_at < max(since) + GRACE_TIME - EPSILON:
             yield f"worked, and ended within the time of grace with {error!r}"
+
+    @staticmethod
+    def _is_of_another_run(attempt, exchange):
+        """Return whether a triggerer that took over sent this request, while the one that was cut off went on and decided."""
+        is_by_triggerer = exchange.session is not None and "worker" not in exchange.process.name
+        return (
+            is_by_triggerer
+            and exchange.process not in attempt.deciders
+            and exchange.at > attempt.decider_since
+        )
 
     def _is_forgotten(self, attempt, exchange):
         """

@@ -75,6 +75,13 @@ FOUND = [
     6250957,
     7041852,
     7224495,
+    7346464,
+    7361679,
+    7413369,
+    7459637,
+    7554466,
+    7559804,
+    7640402,
 ]
 """Seeds that broke an invariant or showed an error of the oracle."""
 
