@@ -268,7 +268,8 @@ class _TaskChecks:
 
     def _lost(self, attempt, text, deadline):
         """No wait times out if its video completed and could be polled before."""
-        deadline = min(deadline, attempt.decider_since) if self._airflow_may_end(attempt) else deadline
+        if self.plan.airflow_ends_at is not None:  # execution_timeout can pass during the poll that follows
+            deadline = min(deadline, attempt.decider_since)
         if any("allow_http" in edit for _, edit in self.schedule.edits):
             return  # workers can no longer read the connection
         is_throttled = any(exchange.status == 429 for exchange in self.exchanges)
@@ -292,7 +293,7 @@ class _TaskChecks:
                 sightings = [one for one in sightings if one.process is attempt.workers[-1]]
             if sightings and not self._could_not_be_read(attempt, sightings, deadline):
                 yield f"{video} is lost: a final poll has seen it"
-            elif not self._is_troubled(deadline - 1, attempt.decided_at) and not any(
+            elif not self._is_troubled(deadline - 1, self._read_until(attempt)) and not any(
                 one.status == 200 for one in polls
             ):
                 yield f"{video} timed out without a final poll"
@@ -315,9 +316,11 @@ class _TaskChecks:
             return False
         tried_until = min(sightings[-1].ended_at + GRACE_TIME, deadline + MAX_OVERSHOOT)
         tried_until = min(tried_until, attempt.begun_at + self.plan.execution_bound)
-        # The trigger decides a timeout of a batch while other videos of it are still to be read.
-        decided_at = attempt.ended_at if self.plan.kind == "batch" else attempt.decided_at
-        return decided_at >= tried_until - EPSILON
+        return self._read_until(attempt) >= tried_until - EPSILON
+
+    def _read_until(self, attempt):
+        """Return when a try stopped reading. The trigger decides a timeout of a batch while other videos are still to be read."""
+        return attempt.ended_at if self.plan.kind == "batch" else attempt.decided_at
 
     def _is_troubled(self, begin, end):
         """Return whether any fault could affect a request in a span of time."""
@@ -405,15 +408,11 @@ class _TaskChecks:
         if since and not self.schedule.steps and attempt.ended_at < max(since) + GRACE_TIME - EPSILON:
             yield f"worked, and ended within the time of grace with {error!r}"
 
-    @staticmethod
-    def _is_of_another_run(attempt, exchange):
-        """Return whether a triggerer that took over sent this request, while the one that was cut off went on and decided."""
+    def _is_of_another_run(self, attempt, exchange):
+        """Return whether a triggerer that took over sent this, while the one that was cut off went on and decided."""
+        is_cut_off = any(is_cut for triggerer in self.schedule.absences for *_, is_cut in triggerer)
         is_by_triggerer = exchange.session is not None and "worker" not in exchange.process.name
-        return (
-            is_by_triggerer
-            and exchange.process not in attempt.deciders
-            and exchange.at > attempt.decider_since
-        )
+        return is_cut_off and is_by_triggerer and exchange.process not in attempt.deciders
 
     def _is_forgotten(self, attempt, exchange):
         """

@@ -82,6 +82,8 @@ FOUND = [
     7554466,
     7559804,
     7640402,
+    7659095,
+    7725419,
 ]
 """Seeds that broke an invariant or showed an error of the oracle."""
 
