@@ -84,6 +84,7 @@ FOUND = [
     7640402,
     7659095,
     7725419,
+    7850261,
 ]
 """Seeds that broke an invariant or showed an error of the oracle."""
 
