@@ -58,7 +58,7 @@ demo-distributed: $(VENV)/.with-distributed ## the same on PostgreSQL, Celery on
 	@$(BIN)/python -m dev.demo --distributed
 
 test: lint types ## all checks that must pass before a commit (Airflow 3)
-	@echo 'Unit tests, and tests with a real Airflow beside them (15 minutes on two cores) ...'
+	@echo 'Unit tests, and tests with a real Airflow beside them (11 minutes on two cores) ...'
 	@$(MAKE) --jobs 2 --output-sync=target unit airflow-tests
 
 lint: $(VENV)/.with-lint ## ruff, layers, spelling, the workflow, and compatibility of the installed packages
@@ -121,7 +121,7 @@ soak: $(VENV)/.with-distributed $(VENV)/.with-fuzz ## long runs: a million sched
 	-$(BIN)/python -m tests.chaos --seeds 1-20
 	$(BIN)/python -m dev.long_runs
 
-mutants: $(VENV)/.with-mutation ## mutation tests of the core: some 2,800 changes (half an hour)
+mutants: $(VENV)/.with-mutation ## mutation tests of the core: some 6,800 changes (half an hour)
 	@AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python -m dev.mutants
 
 bench: $(READY_BENCH) ## cost of a wait, compared with alternatives (about 10 minutes)
