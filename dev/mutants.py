@@ -26,7 +26,7 @@ from mutmut.utils.file_utils import walk_mutatable_files
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-LEAST_SCORE = 0.9
+LEAST_SCORE = 0.95
 NOTICED = {"killed", "timeout"}
 """Results of mutmut that count as detected. On a busy machine a timeout may be false."""
 

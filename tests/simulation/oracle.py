@@ -239,6 +239,11 @@ class _TaskChecks:
         for at, moment in attempt.rescheduled if not self.schedule.steps else ():
             # Without steps, Airflow's clock differs from elapsed time by a constant.
             deadline = self._deadline_to_read(attempt, attempt.begun_at + self.plan.timeout, at)
+            forbidden = [
+                one.at for one in self.exchanges if one.status == 403 and attempt.begun_at <= one.at <= at
+            ]
+            if forbidden:  # a grace period that began late, since the process started late
+                deadline = max(deadline, min(forbidden) + GRACE_TIME)
             late = moment - attempt.began + attempt.begun_at - deadline
             if late > self._overshoot(at) + EPSILON:
                 yield f"rescheduled to {late:.3f} s after the deadline"

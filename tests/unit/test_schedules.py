@@ -85,6 +85,8 @@ FOUND = [
     7659095,
     7725419,
     7850261,
+    7856685,
+    7858312,
 ]
 """Seeds that broke an invariant or showed an error of the oracle."""
 
