@@ -121,17 +121,17 @@ def _emulator(options: argparse.Namespace) -> Emulator:
 
 
 def _announce(emulator: Emulator, control_file: Path | None) -> None:
-    """Print URLs and connection, and write the control file."""
+    """Write the control file, and print URLs and connection: a program that has read these lines finds the file."""
     connection = emulator.airflow_connection_json()
-    _print(f"base URL: {emulator.base_url}")
-    _print(f"control API: {emulator.url}/_emulator/")
-    _print(f"export AIRFLOW_CONN_MANXUE_DEFAULT={shlex.quote(connection)}")
     if control_file:
         content = {"base_url": emulator.base_url, "connection": json.loads(connection), "pid": os.getpid()}
         # Written atomically: a program that waits for the file must not read half of it.
         draft = control_file.with_name(f"{control_file.name}.part")
         draft.write_text(json.dumps(content))
         draft.replace(control_file)
+    _print(f"base URL: {emulator.base_url}")
+    _print(f"control API: {emulator.url}/_emulator/")
+    _print(f"export AIRFLOW_CONN_MANXUE_DEFAULT={shlex.quote(connection)}")
 
 
 def _print(line: str) -> None:

@@ -74,10 +74,10 @@ def test_wait_for_run_timeout_names_the_state_of_the_run(local_airflow: LocalAir
 def test_signals_leave_no_process_behind(tmp_path: Path, signal_number: signal.Signals) -> None:
     code = f"from dev.local_airflow import LocalAirflow; LocalAirflow({str(tmp_path)!r}, dags_folder='.').__enter__()"
     with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.PIPE, text=True) as harness:
-        while not (tmp_path / "scheduler.log").exists():
+        # The log is created a moment before the process.
+        while not ((tmp_path / "scheduler.log").exists() and processes_of(tmp_path)):
             assert harness.poll() is None
             time.sleep(0.1)
-        assert processes_of(tmp_path)
 
         harness.send_signal(signal_number)
         harness.send_signal(signal_number)
