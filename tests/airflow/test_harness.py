@@ -94,8 +94,9 @@ def processes_of(home: Path) -> list[int]:
 def test_dead_component_is_shown_with_its_output(tmp_path: Path) -> None:
     broken = LocalAirflow(tmp_path, dags_folder=tmp_path, config={"core.executor": "NoSuchExecutor"})
 
+    # A scheduler registers its job before it loads the executor, so that it can be ready for a moment.
     with pytest.raises(LocalAirflowError, match=r"ended with exit code 1.*(?s:.*)NoSuchExecutor"), broken:
-        pass
+        broken.wait_until(lambda: False, 60)
 
     assert broken.leftover_processes() == []
 
