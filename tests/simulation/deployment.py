@@ -26,6 +26,7 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_manxue._airflow.waiting import END_KEY
+from airflow_provider_manxue._core.order_record import KEY
 from tests.simulation.simulation import PROCESS, RUN, Process, as_stored
 from tests.support.virtual_time import Worker
 
@@ -222,10 +223,11 @@ class TaskInstance:
             await asyncio.sleep(self.plan.retry_delay)
 
     def clear(self):
-        """Clear the task as Airflow does. Without a task state store, it then orders again."""
+        """Clear the task as Airflow does. Without a task state store, or with an order that has ended, it then orders again."""
         self.max_tries = self.try_number + self.plan.retries
         self.last_step = None
-        if self.store is None:
+        record = json.loads(self.store.values.get(KEY, "null")) if self.store else None
+        if self.store is None or (isinstance(record, dict) and record["state"] in {"done", "failed"}):
             self.give_up_orders()
 
     def give_up_orders(self):
