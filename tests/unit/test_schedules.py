@@ -87,6 +87,8 @@ FOUND = [
     7850261,
     7856685,
     7858312,
+    8077698,
+    8199455,
 ]
 """Seeds that broke an invariant or showed an error of the oracle."""
 
