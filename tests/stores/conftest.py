@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from types import SimpleNamespace
 
 import gcsfs.retry
@@ -15,23 +14,14 @@ from gcsfs.extended_gcsfs import BucketType
 from airflow_provider_manxue.testing import Emulator
 from tests.stores.servers import AzuriteServer, FaultProxy, GoogleServer, SftpServer, WebHdfsServer
 from tests.stores.stores import AzureStore, GoogleStore, SftpStore, WebHdfsStore
+from tests.support.temporary_folder import own_temporary_folder, running_outside_of_tests
 
 SCHEMES = ("abfs", "gs", "sftp", "webhdfs")
 
 
-@contextlib.contextmanager
-def outside_of_tests(server, tmp_path_factory):
-    """Run a server. Its folder is not in the temporary folder of the first test, which must be empty afterwards."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("tempfile.tempdir", str(tmp_path_factory.mktemp("servers")))
-        with server:
-            patch.undo()
-            yield server
-
-
 @pytest.fixture(scope="session")
 def azurite(tmp_path_factory):
-    with outside_of_tests(AzuriteServer(), tmp_path_factory) as server:
+    with running_outside_of_tests(AzuriteServer(), tmp_path_factory.mktemp("azurite")) as server:
         yield server
 
 
@@ -43,7 +33,9 @@ def google_proxy():
 
 @pytest.fixture(scope="session")
 def google(google_proxy, tmp_path_factory):
-    with outside_of_tests(GoogleServer(google_proxy.url), tmp_path_factory) as server:
+    with running_outside_of_tests(
+        GoogleServer(google_proxy.url), tmp_path_factory.mktemp("google")
+    ) as server:
         yield server
 
 
@@ -54,13 +46,9 @@ def proxy():
 
 
 @pytest.fixture(autouse=True)
-def own_temporary_folder(monkeypatch, tmp_path):
-    """Check that nothing is left in the temporary folder."""
-    folder = tmp_path / "tmp"
-    folder.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(folder))
-    yield
-    assert list(folder.iterdir()) == []
+def temporary_folder(tmp_path):
+    with own_temporary_folder(tmp_path / "tmp"):
+        yield
 
 
 @pytest.fixture(autouse=True)

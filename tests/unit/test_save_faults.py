@@ -36,6 +36,7 @@ from airflow_provider_manxue.testing import Emulator, Response
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
 from dev.servers import S3Server
 from tests.support.fake_airflow import FakeTaskInstance
+from tests.support.temporary_folder import own_temporary_folder, running_outside_of_tests
 
 SIZE = 200_000
 OLD = b"an older video"
@@ -109,13 +110,8 @@ class S3Store:
 @pytest.fixture(scope="session")
 def s3_url(tmp_path_factory):
     """The URL of a stand-in for S3."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "tempfile.tempdir", str(tmp_path_factory.mktemp("s3"))
-        )  # not the folder of the first test
-        with S3Server() as server:
-            patch.undo()
-            yield server.url
+    with running_outside_of_tests(S3Server(), tmp_path_factory.mktemp("s3")) as server:
+        yield server.url
 
 
 @pytest.fixture(scope="session")
@@ -128,13 +124,9 @@ def s3(s3_url):
 
 
 @pytest.fixture(autouse=True)
-def own_temporary_folder(monkeypatch, tmp_path):
-    """Check that nothing is left in the temporary folder."""
-    folder = tmp_path / "tmp"
-    folder.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(folder))
-    yield
-    assert list(folder.iterdir()) == []
+def temporary_folder(tmp_path):
+    with own_temporary_folder(tmp_path / "tmp"):
+        yield
 
 
 @pytest.fixture(params=["local", "s3"])
