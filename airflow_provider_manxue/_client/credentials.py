@@ -6,7 +6,11 @@ import asyncio
 import time
 from typing import TYPE_CHECKING
 
-from airflow_provider_manxue._core.polling import CREDENTIAL_PROBES, next_credential_probe
+from airflow_provider_manxue._core.polling import (
+    GRACE_TIME,
+    LATE_PROBE_INTERVAL,
+    next_credential_probe,
+)
 from airflow_provider_manxue.exceptions import ManxueAuthenticationError
 
 if TYPE_CHECKING:
@@ -18,7 +22,7 @@ class CredentialProbes:
     Schedule of probes after a 401: one request each after 30, 60, 120 and 300 s.
 
     The grace period belongs to the connection and its key, not to a wait. Once it is over, requests fail without being sent,
-    except one every 300 s.
+    except one every ``LATE_PROBE_INTERVAL`` seconds.
 
     :param limiter: the rate limiter of the connection.
     """
@@ -41,7 +45,7 @@ class CredentialProbes:
         now = asyncio.get_running_loop().time()
         if now < self._next_probe_at:
             raise self._error()
-        self._next_probe_at = now + CREDENTIAL_PROBES[-1]
+        self._next_probe_at = now + LATE_PROBE_INTERVAL
 
     def refused(self, error: ManxueAuthenticationError) -> ManxueAuthenticationError:
         """
@@ -56,7 +60,7 @@ class CredentialProbes:
         self._message = str(error)
         probe = next_credential_probe(now - self._refused_at)
         if probe is None:
-            self._next_probe_at = now + CREDENTIAL_PROBES[-1]
+            self._next_probe_at = now + LATE_PROBE_INTERVAL
             self._limiter.resume()
         else:
             self._next_probe_at = self._refused_at + probe
@@ -72,7 +76,7 @@ class CredentialProbes:
     @property
     def _is_final(self) -> bool:
         """Whether the last probe of the grace period was refused."""
-        return self._refused_at is not None and self._next_probe_at > self._refused_at + CREDENTIAL_PROBES[-1]
+        return self._refused_at is not None and self._next_probe_at > self._refused_at + GRACE_TIME
 
     def _error(self) -> ManxueAuthenticationError:
         error = ManxueAuthenticationError(self._message)

@@ -317,7 +317,7 @@ class Poller:
             delay = self._connection_delay(is_quick=self._quick_retries)
             self._postpone(now + max(delay, min(error.retry_after or 0.0, MAX_RETRY_AFTER)), error, now)
             return
-        since = self._connection_trouble_since = _earliest(self._connection_trouble_since or now, error.since)
+        since = self._trouble_since(error, now)
         is_endless = self.has_worked and not self._grace_ends
         ends_at = math.inf if is_endless else since + self._grace_time(error)
         if now >= ends_at:
@@ -328,6 +328,12 @@ class Poller:
         else:
             self._retries_connection = is_quick
             self._postpone(min(now + self._connection_delay(is_quick=is_quick), ends_at), error, now)
+
+    def _trouble_since(self, error: ManxueError, now: float) -> float:
+        """Return the start of the connection's grace period: of its first error, but not before this wait began."""
+        known = [self._connection_trouble_since or now, now if error.since is None else error.since]
+        self._connection_trouble_since = max(min(known), self.started_at)
+        return self._connection_trouble_since
 
     def _connection_delay(self, *, is_quick: bool) -> float:
         failures = self._connection_failures
@@ -538,7 +544,3 @@ class Poller:
 
     def _timed_out(self, video: _Video) -> ManxueTimeoutError:
         return timed_out(video.id, self.deadline - self.started_at, video.status, video.trouble)
-
-
-def _earliest(own: float, known: float | None) -> float:
-    return own if known is None else min(own, known)

@@ -34,6 +34,10 @@ MAX_URL_AGE = 300.0
 CREDENTIAL_PROBES = (30.0, 60.0, 120.0, GRACE_TIME)
 """Times of the probes of refused credentials, in seconds after the 401."""
 
+LATE_PROBE_INTERVAL = 60.0
+"""Seconds between two probes of credentials that were refused for the whole grace period. A wait that begins when the service
+accepts the same key again must not fail from memory for long."""
+
 MIN_INTERVAL = 1.0
 """Seconds. The shortest interval with any settings."""
 

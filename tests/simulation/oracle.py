@@ -13,7 +13,12 @@ from airflow_provider_manxue._airflow.waiting import END_KEY
 from airflow_provider_manxue._client.connection_cache import CONNECTION_TTL, LOOKUP_TIMEOUT
 from airflow_provider_manxue._core.batch import OUTCOMES_KEY
 from airflow_provider_manxue._core.deadline import FINAL_POLL_WINDOW, MAX_OVERSHOOT
-from airflow_provider_manxue._core.polling import GRACE_TIME, MAX_RETRY_AFTER, MIN_INTERVAL
+from airflow_provider_manxue._core.polling import (
+    GRACE_TIME,
+    LATE_PROBE_INTERVAL,
+    MAX_RETRY_AFTER,
+    MIN_INTERVAL,
+)
 from airflow_provider_manxue._core.worker_pass import MAX_EXTRA_TIME
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
@@ -391,8 +396,8 @@ class _TaskChecks:
 
     def _within_grace(self, attempt, error):
         """An error of the connection ends a wait that has worked before only after the grace period."""
-        since = [
-            exchange.ended_at
+        usable = [
+            exchange
             for exchange in self.exchanges
             if exchange.method == "GET"
             and exchange.status == 200
@@ -405,6 +410,11 @@ class _TaskChecks:
             and not self._is_forgotten(attempt, exchange)
             and not self._is_of_another_run(attempt, exchange)
         ]
+        since = [exchange.ended_at for exchange in usable]
+        if since and self.plan.kind == "batch":
+            # The error of one video may be decided long before another video is read.
+            last = {exchange.task_id: exchange.ended_at for exchange in usable}
+            since = [min(last.get(video, attempt.begun_at) for video in self.videos)]
         if since and isinstance(error, ManxueConfigurationError):
             # Waits that share a client use its last settings; their grace period begins when Airflow fails.
             is_edited = "allow_http" in str(error)  # otherwise Airflow did not return the connection
@@ -569,8 +579,8 @@ def _repeated(exchanges):
     for exchange in sorted(exchanges, key=lambda one: one.at):
         of_process = refused.setdefault(exchange.process, {})
         task_id = exchange.task_id
-        if not task_id and len(of_process) == 1:  # the service sets the id, and this request never reached it
-            (task_id,) = of_process
+        if not task_id and of_process:  # the service sets the id, and this request never reached it
+            task_id = next(iter(of_process))
         ended_at = of_process.pop(task_id, None)
         if ended_at is not None and exchange.at <= ended_at + LOOKUP_TIMEOUT:
             yield exchange
@@ -600,7 +610,11 @@ def _pauses(simulation, schedule):
 
 
 def _refusals(simulation, schedule):
-    """A process sends at most five requests with a refused key, plus those in flight, until the connection is edited."""
+    """
+    A process sends at most five requests with a refused key during the grace period, and one a minute after it.
+
+    Those in flight come on top, and an edit of the connection begins anew.
+    """
     edited_at = [moment for span in (schedule.rotation, schedule.move) if span for moment in span]
     edited_at += [at for at, _ in schedule.edits]
     most = 5 + max(schedule.settings("max_connections")) - 1
@@ -609,14 +623,13 @@ def _refusals(simulation, schedule):
         if exchange.session is None or exchange.status is None:
             continue
         since, count = counts.get(exchange.session, (exchange.at, 0))
-        is_over = exchange.status != 401 or exchange.at > since + GRACE_TIME + 60.0
-        is_over = is_over or any(
+        is_over = exchange.status != 401 or any(
             since <= at + LOOKUP_TIMEOUT + CONNECTION_TTL and at <= exchange.at for at in edited_at
         )
         since, count = (exchange.at, 0) if is_over else (since, count)
         count += exchange.status == 401
         counts[exchange.session] = since, count
-        if count > most:
+        if count > most + max(0.0, exchange.at - since - GRACE_TIME) / LATE_PROBE_INTERVAL:
             yield f"{exchange.process.name}: {count} requests with a key that is refused"
 
 

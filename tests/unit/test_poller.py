@@ -867,10 +867,22 @@ def test_next_credential_probe_is_in_the_future(waited):
 
 def test_refusal_since_five_minutes_ends_the_wait():
     error = ManxueAuthenticationError("HTTP 401")
-    error.since = START - 300
-    poller = after(error, has_worked=True)
+    error.since = START
+    poller = poller_of(has_worked=True)
+    poller.connection_failed(error, START + 300)
 
     assert poller.outcomes == {"v": error}
+
+
+def test_refusals_of_before_the_wait_do_not_end_it():
+    """The worker of this wait has just used the key. The triggerer remembers refusals of ten minutes ago."""
+    error = ManxueAuthenticationError("HTTP 401")
+    error.since = START - 600
+    poller = poller_of(has_worked=True)
+    poller.connection_failed(error, START + 20)
+
+    assert poller.remaining == ["v"]
+    assert poller.next_due == START + 30
 
 
 @pytest.mark.parametrize("error", [NO_CONNECTION, BAD_FIELD])

@@ -89,6 +89,9 @@ FOUND = [
     7858312,
     8077698,
     8199455,
+    7790034,
+    8050735,
+    8194363,
 ]
 """Seeds that broke an invariant or showed an error of the oracle."""
 
