@@ -252,7 +252,7 @@ async def _open_endpoint(settings: ManxueSettings, present: Endpoint | None) -> 
         endpoint = Endpoint(
             settings=settings,
             session=session or await _open_session(aiohttp, settings, key),
-            headers=CIMultiDict(_headers(settings)),
+            headers=CIMultiDict(Authorization=f"Bearer {settings.api_key}"),
             proxy=URL(proxy) if proxy else None,
             timeout=aiohttp.ClientTimeout(total=settings.request_timeout),
         )
@@ -265,15 +265,12 @@ async def _open_endpoint(settings: ManxueSettings, present: Endpoint | None) -> 
     return endpoint
 
 
-def _headers(settings: ManxueSettings) -> dict[str, str]:
-    return {"Authorization": f"Bearer {settings.api_key}", **request_headers()}
-
-
 async def _open_session(aiohttp: Any, settings: ManxueSettings, key: tuple[object, ...]) -> Session:
     context = await asyncio.to_thread(ssl_context, settings)
     # No limit here: the rate limiter bounds the number of connections.
     client = aiohttp.ClientSession(
         connector=aiohttp.TCPConnector(ssl=context, limit=0, keepalive_timeout=KEEP_ALIVE),
+        headers=request_headers(),
         cookie_jar=aiohttp.DummyCookieJar(),
         auto_decompress=False,
         max_line_size=MAX_HEADER_LINE,
@@ -292,6 +289,7 @@ def _set_up_error(error: Exception) -> ManxueTransientError:
 async def _read_body(response: ClientResponse) -> bytes:
     """Read a body up to ``MAX_BODY``, and decode it if it is compressed in spite of the request."""
     body = bytearray()
-    async for chunk in response.content.iter_any():
+    while chunk := await response.content.readany():
         append_bounded(body, chunk, response.status)
-    return decode_body(bytes(body), ",".join(response.headers.getall("Content-Encoding", [])), MAX_BODY)
+    codings = response.headers.getall("Content-Encoding", None)
+    return decode_body(bytes(body), ",".join(codings), MAX_BODY) if codings else bytes(body)

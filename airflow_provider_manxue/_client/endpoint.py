@@ -64,7 +64,7 @@ class Endpoint:
 
     :param settings: the connection.
     :param session: the session set up from it.
-    :param headers: headers of each request, the API key among them.
+    :param headers: headers of each request besides those of the session: the API key.
     :param proxy: the proxy, if one is used.
     :param timeout: the request timeout in the HTTP library's form.
     :param has_worked: whether a response was parsed as a task.

@@ -278,7 +278,7 @@ class _AsyncResponse:
         await self._lapse(float("inf") if arrival.hang else arrival.delay)
         if arrival.reset:
             raise aiohttp.ClientOSError(errno.ECONNRESET, "reset")
-        self._arrival = arrival
+        self._arrival, self._pieces = arrival, iter(arrival.pieces)
         self.status = arrival.status
         self.headers = _Headers(arrival.headers)
         self.content = self
@@ -289,14 +289,16 @@ class _AsyncResponse:
         if seconds >= left:
             raise TimeoutError
 
-    async def iter_any(self):
-        for delay, piece in self._arrival.pieces:
+    async def readany(self):
+        for delay, piece in self._pieces:
             if delay:
                 await self._lapse(delay)
-            yield piece
+            if piece:
+                return piece
         if self._arrival.cut:
             raise aiohttp.ClientPayloadError("cut short")
         self._exchange.is_whole = True
+        return b""
 
 
 class _Headers(dict):

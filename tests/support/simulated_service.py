@@ -32,8 +32,9 @@ class FakeResponse:
         self.content = self
         self._body = json.dumps(fields).encode()
 
-    async def iter_any(self):
-        yield self._body
+    async def readany(self):
+        body, self._body = self._body, b""
+        return body
 
     def release(self):
         pass
