@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import Environment, TemplateSyntaxError, nodes
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
-
-    from jinja2 import nodes
 
 
 @dataclass(frozen=True)
@@ -65,17 +65,13 @@ _MACROS = {
         ("macros.ds_add", "macros.ds_format", "macros.json.dumps", "macros.json.loads"), _Kind.DATA
     ),
     **dict.fromkeys(
-        ("macros.datetime", "macros.datetime.strptime", "macros.datetime.fromisoformat"), _Kind.CALENDAR
-    ),
-    **dict.fromkeys(
         (
-            "macros.timedelta",
-            "macros.dateutil.parser.isoparse",
-            "macros.dateutil.relativedelta.relativedelta",
+            "macros.datetime", "macros.datetime.strptime", "macros.datetime.fromisoformat", "macros.timedelta",
+            "macros.dateutil.parser.isoparse", "macros.dateutil.relativedelta.relativedelta",
         ),
         _Kind.CALENDAR,
     ),
-}
+}  # fmt: skip
 """Macros whose result depends on their arguments alone: not on the clock, a time zone, a locale or chance."""
 
 _GLOBALS = frozenset({"dict", "range"})
@@ -145,12 +141,7 @@ _RETURN_KEY = "return_value"
 
 
 def find_xcom_pull(text: str) -> XComPull | None:
-    """
-    Return the XCom pull, if it is the whole template.
-
-    :param text: the template.
-    :return: the pull; None for any other template.
-    """
+    """Return the XCom pull that is the whole template; None for any other template."""
     if "xcom_pull" not in text:
         return None
     try:
@@ -179,8 +170,6 @@ def check_template(text: str, *, own_names: Collection[str] = (), own_filters: C
 
 
 def _parse(text: str) -> nodes.Template:
-    from jinja2 import Environment, TemplateSyntaxError
-
     try:
         return Environment(autoescape=True).parse(text)
     except (TemplateSyntaxError, ValueError):
@@ -191,8 +180,6 @@ def _parse(text: str) -> nodes.Template:
 
 
 def _xcom_pull(tree: nodes.Template) -> XComPull | None:
-    from jinja2 import nodes
-
     match tree.body:
         case [nodes.Output(nodes=[expression])]:
             path, call = _split_path(expression)
@@ -210,8 +197,6 @@ def _xcom_pull(tree: nodes.Template) -> XComPull | None:
 
 def _split_path(expression: nodes.Node) -> tuple[list[str | int], nodes.Node]:
     """Split an expression into constant subscripts, the outermost last, and the expression before them."""
-    from jinja2 import nodes
-
     path: list[str | int] = []
     while isinstance(expression, (nodes.Getattr, nodes.Getitem)):
         step = _constant(expression.arg) if isinstance(expression, nodes.Getitem) else expression.attr
@@ -227,8 +212,6 @@ def _split_path(expression: nodes.Node) -> tuple[list[str | int], nodes.Node]:
 
 
 def _is_pull(node: nodes.Node) -> bool:
-    from jinja2 import nodes
-
     match node:
         case nodes.Call(node=nodes.Getattr(node=nodes.Name(name="ti" | "task_instance"), attr="xcom_pull")):
             return True
@@ -236,12 +219,7 @@ def _is_pull(node: nodes.Node) -> bool:
 
 
 def _pull_arguments(call: Any) -> dict[str, Any] | None:
-    """
-    Return the arguments of an ``xcom_pull`` by name, with None for each that is not a constant.
-
-    :param call: the call.
-    :return: the arguments; None if their names are unknown.
-    """
+    """Return the arguments of a call by name, None for each that is not constant; None if a name is unknown."""
     pairs = [*zip(_PULL_NAMES, call.args, strict=False), *((word.key, word.value) for word in call.kwargs)]
     arguments = {name: _constant(node) for name, node in pairs}
     is_clear = len(arguments) == len(pairs) and len(call.args) <= len(_PULL_NAMES)
@@ -250,8 +228,6 @@ def _pull_arguments(call: Any) -> dict[str, Any] | None:
 
 def _constant(node: nodes.Node) -> Any:
     """Return the value of a constant or of a negative number; None for other nodes."""
-    from jinja2 import nodes
-
     match node:
         case nodes.Const(value=value):
             return value
@@ -287,16 +263,9 @@ def _working_form(call: Any) -> str:
 
 
 class _Checker:
-    """
-    Check of a syntax tree, node by node.
-
-    :param own_names: macros of the Dag.
-    :param own_filters: filters of the Dag.
-    """
+    """Check of a syntax tree, node by node. See :func:`check_template` for the arguments."""
 
     def __init__(self, own_names: Collection[str], own_filters: Collection[str]) -> None:
-        from jinja2 import nodes
-
         self._globals = _GLOBALS.difference(own_names)
         self._filters = _FILTERS.difference(own_filters)
         self._checks: dict[type[nodes.Node], Callable[[Any], _Kind]] = {
@@ -320,8 +289,6 @@ class _Checker:
 
     def check_all(self, statements: Iterable[nodes.Node]) -> None:
         """Check text, output and conditions. Other statements are refused, since they assign names."""
-        from jinja2 import nodes
-
         for statement in statements:
             if isinstance(statement, nodes.If):
                 self._kind(statement.test)
@@ -367,22 +334,15 @@ class _Checker:
         if dotted and not any(dotted.startswith(f"{name}.") for name in _NAMES):
             raise _not_available(node)
         if (kind := self._kind(node.node)) is _Kind.DATA:
-            self._check_subscript(node)
+            if isinstance(node, nodes.Getitem) and self._kind(node.arg) is not _Kind.DATA:
+                raise WorkerOnlyTemplateError("has a date as a subscript")
             return kind
         table = _MOMENT_ATTRIBUTES if kind is _Kind.MOMENT else _CALENDAR_ATTRIBUTES
         if (name := _attribute_name(node)) not in table:
             raise WorkerOnlyTemplateError(f"uses {name or 'a subscript'!r} of a date")
         return table[str(name)]
 
-    def _check_subscript(self, node: nodes.Getattr | nodes.Getitem) -> None:
-        from jinja2 import nodes
-
-        if isinstance(node, nodes.Getitem) and self._kind(node.arg) is not _Kind.DATA:
-            raise WorkerOnlyTemplateError("has a date as a subscript")
-
     def _call(self, node: nodes.Call) -> _Kind:
-        from jinja2 import nodes
-
         if _is_pull(node):
             raise WorkerOnlyTemplateError(
                 f"pulls an XCom in a form that works on a worker only. Write {_working_form(node)} and nothing else, or "
@@ -404,8 +364,6 @@ class _Checker:
 
     def _function(self, node: nodes.Node) -> _Kind | None:
         """Return the kind of the result of a macro or of one of Jinja's functions; None for other calls."""
-        from jinja2 import nodes
-
         if isinstance(node, nodes.Name) and node.name in self._globals:
             return _Kind.DATA
         return _MACROS.get(_dotted(node))
@@ -449,8 +407,6 @@ class _Checker:
 
 def _dotted(node: nodes.Node) -> str:
     """Return a chain of constant attributes of a name, such as ``dag_run.conf``; empty for other nodes."""
-    from jinja2 import nodes
-
     steps: list[str] = []
     while isinstance(node, (nodes.Getattr, nodes.Getitem)):
         if (name := _attribute_name(node)) is None:
@@ -461,8 +417,6 @@ def _dotted(node: nodes.Node) -> str:
 
 
 def _attribute_name(node: nodes.Node) -> str | None:
-    from jinja2 import nodes
-
     match node:
         case nodes.Getattr(attr=str() as name) | nodes.Getitem(arg=nodes.Const(value=str() as name)):
             return name
