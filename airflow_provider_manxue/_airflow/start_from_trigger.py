@@ -12,11 +12,11 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger
 
 from airflow_provider_manxue._airflow.templates import (
     WorkerOnlyTemplateError,
-    XComPull,
     check_template,
     find_xcom_pull,
 )
@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 CAN_START_AND_END = hasattr(BaseTrigger, "render_template_fields")
 """Whether this Airflow renders templates in the triggerer, as 3.3 and later do."""
 
-_TASK_ID, _KEY, _IS_MAPPED = "xcom_task_id", "xcom_key", "xcom_is_mapped"
-_MAP_INDEX, _PATH = "xcom_map_index", "xcom_path"
+XCOM_TASK_ID, XCOM_KEY, XCOM_IS_MAPPED = "xcom_task_id", "xcom_key", "xcom_is_mapped"
+XCOM_MAP_INDEX, XCOM_PATH = "xcom_map_index", "xcom_path"
+"""Fields of a reference to an XCom in a trigger's argument. Only that of a template has the last two."""
 
 _LITERAL = re.compile(r"[\w-]*")
 """Text that is no template, also if the Dag changes the delimiters of templates."""
@@ -49,18 +50,12 @@ def why_not_start(task: BaseOperator, fields: Mapping[str, Any]) -> str | None:
         return "its on_execute_callback or pre_execute runs on a worker"
     if task.max_active_tis_per_dag or task.max_active_tis_per_dagrun:
         return "max_active_tis_per_dag and max_active_tis_per_dagrun limit tasks on workers only"
-    if _has_triggerer_queues():
+    if conf.getboolean("triggerer", "queues_enabled", fallback=False):
         # Airflow 3.3.2: TaskInstance.defer_task creates a trigger without a queue. No triggerer with --queues runs it.
         return "[triggerer] queues_enabled is set, and only a task that defers from a worker is given a queue"
-    if any(map(_is_unreadable, fields.values())):
+    if any(map(_is_unreadable, _leaves(fields))):
         return "its id refers to a result that only a worker can resolve"
     return next(filter(None, (_template_reason(task, *field) for field in fields.items())), None)
-
-
-def _has_triggerer_queues() -> bool:
-    from airflow.providers.common.compat.sdk import conf
-
-    return bool(conf.getboolean("triggerer", "queues_enabled", fallback=False))
 
 
 def why_not_end(task: BaseOperator) -> str | None:
@@ -120,10 +115,11 @@ def to_trigger_argument(value: Any) -> Any:
     :param value: an id, a template, a reference to an XCom of another task, or lists or dicts of these.
     """
     if _is_plain_reference(value):
-        return {_TASK_ID: value.operator.task_id, _KEY: value.key, _IS_MAPPED: bool(value.operator.is_mapped)}
+        operator, key = value.operator, value.key
+        return {XCOM_TASK_ID: operator.task_id, XCOM_KEY: key, XCOM_IS_MAPPED: bool(operator.is_mapped)}
     if isinstance(value, str) and (pull := find_xcom_pull(value)) is not None:
-        reference = {_TASK_ID: pull.task_id, _KEY: pull.key, _IS_MAPPED: False}
-        return {**reference, _MAP_INDEX: pull.map_index, _PATH: list(pull.path)}
+        reference = {XCOM_TASK_ID: pull.task_id, XCOM_KEY: pull.key, XCOM_IS_MAPPED: False}
+        return {**reference, XCOM_MAP_INDEX: pull.map_index, XCOM_PATH: list(pull.path)}
     if isinstance(value, Mapping):
         return {name: to_trigger_argument(inner) for name, inner in value.items()}
     if isinstance(value, (list, tuple)):
@@ -131,27 +127,8 @@ def to_trigger_argument(value: Any) -> Any:
     return value
 
 
-def parse_reference(value: Any) -> tuple[str, str, bool] | XComPull | None:
-    """
-    Parse a reference to an XCom in a trigger's argument.
-
-    :return: for the output of a task its id, the key, and whether the task is mapped; for a template an ``XComPull``; None
-        if the value is no reference.
-    """
-    if not isinstance(value, Mapping) or _TASK_ID not in value:
-        return None
-    task_id, key = str(value[_TASK_ID]), str(value[_KEY])
-    if _MAP_INDEX in value:
-        return XComPull(task_id, key, int(value[_MAP_INDEX]), tuple(value[_PATH]))
-    return task_id, key, bool(value[_IS_MAPPED])
-
-
 def _is_unreadable(value: Any) -> bool:
-    """Return whether a value is, or contains, an object that only a worker can resolve."""
-    if isinstance(value, Mapping):
-        return any(map(_is_unreadable, value.values()))
-    if isinstance(value, (list, tuple)):
-        return any(map(_is_unreadable, value))
+    """Return whether a value is an object that only a worker can resolve."""
     return not isinstance(value, (str, int, float, bool, type(None))) and not _is_plain_reference(value)
 
 
@@ -167,8 +144,8 @@ def _is_plain_reference(value: Any) -> bool:
 def _template_reason(task: BaseOperator, name: str, value: Any) -> str | None:
     """Return the reason why a worker must render an argument; None if the triggerer can."""
     dag = task.get_dag()
-    for text in _texts(value):
-        if _LITERAL.fullmatch(text):
+    for text in _leaves(value):
+        if not isinstance(text, str) or _LITERAL.fullmatch(text):
             continue
         if dag is not None and dag.jinja_environment_kwargs:
             return f"{name} may be a template, and only a worker uses the Dag's jinja_environment_kwargs"
@@ -185,12 +162,12 @@ def _template_reason(task: BaseOperator, name: str, value: Any) -> str | None:
     return None
 
 
-def _texts(value: Any) -> Iterator[str]:
-    if isinstance(value, str):
-        yield value
-    elif isinstance(value, Mapping):
-        for inner in value.values():
-            yield from _texts(inner)
-    elif isinstance(value, (list, tuple)):
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yield the values in nested mappings and lists."""
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    if isinstance(value, (list, tuple)):
         for inner in value:
-            yield from _texts(inner)
+            yield from _leaves(inner)
+    else:
+        yield value

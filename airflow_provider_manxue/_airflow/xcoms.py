@@ -10,9 +10,18 @@ import asyncio
 from collections.abc import Mapping
 from typing import Any
 
+from jinja2 import Undefined
+from jinja2.nativetypes import native_concat
+
 from airflow.providers.common.compat.sdk import XCom
 
-from airflow_provider_manxue._airflow.start_from_trigger import parse_reference
+from airflow_provider_manxue._airflow.start_from_trigger import (
+    XCOM_IS_MAPPED,
+    XCOM_KEY,
+    XCOM_MAP_INDEX,
+    XCOM_PATH,
+    XCOM_TASK_ID,
+)
 from airflow_provider_manxue._airflow.templates import XComPull
 
 RETURN_KEY = "return_value"
@@ -27,12 +36,7 @@ class XComs:
 
     def __init__(self, ti: Any) -> None:
         self._ti = ti
-        self._ti_key = {
-            "dag_id": ti.dag_id,
-            "run_id": ti.run_id,
-            "task_id": ti.task_id,
-            "map_index": ti.map_index,
-        }
+        self._ti_key = {name: getattr(ti, name) for name in ("dag_id", "run_id", "task_id", "map_index")}
 
     async def resolve(self, value: Any) -> Any:
         """
@@ -41,23 +45,25 @@ class XComs:
         :param value: an argument that ``start_from_trigger.to_trigger_argument`` has returned.
         :raises UndefinedError: if a native template consists of an undefined name. Rendering raises no error then.
         """
-        if (reference := parse_reference(value)) is not None:
-            pull = reference if isinstance(reference, XComPull) else XComPull(*reference[:2], map_index=-1)
-            is_mapped = reference is not pull and reference[2]  # type: ignore[index]
-            pulled = await (
-                self._pull_all(pull.task_id, pull.key)
-                if is_mapped
-                else self._pull(pull.task_id, pull.key, pull.map_index)
-            )
-            if reference is not pull:
-                return pulled
-            return render_pull(pull, pulled, native=renders_natively(getattr(self._ti, "task", None)))
+        if isinstance(value, Mapping) and XCOM_TASK_ID in value:
+            return await self._resolve_reference(value)
         if isinstance(value, Mapping):
             return {name: await self.resolve(inner) for name, inner in value.items()}
         if isinstance(value, list):
             return [await self.resolve(inner) for inner in value]
-        _refuse_undefined(value)
+        if isinstance(value, Undefined):
+            value._fail_with_undefined_error()  # names it
         return value
+
+    async def _resolve_reference(self, reference: Mapping[str, Any]) -> Any:
+        task_id, key = str(reference[XCOM_TASK_ID]), str(reference[XCOM_KEY])
+        if XCOM_MAP_INDEX in reference:
+            pull = XComPull(task_id, key, int(reference[XCOM_MAP_INDEX]), tuple(reference[XCOM_PATH]))
+            value = await self._pull(task_id, key, pull.map_index)
+            return render_pull(pull, value, native=renders_natively(getattr(self._ti, "task", None)))
+        if reference[XCOM_IS_MAPPED]:
+            return await self._pull_all(task_id, key)
+        return await self._pull(task_id, key, map_index=-1)
 
     async def _pull(self, task_id: str, key: str, map_index: int) -> Any:
         return await asyncio.to_thread(
@@ -107,26 +113,11 @@ def render_pull(pull: XComPull, value: Any, *, native: bool) -> Any:
     """
     for step in pull.path:
         value = value[step]
-    if not native:
-        return str(value)
-    from jinja2.nativetypes import native_concat
-
-    return native_concat([value])
-
-
-def _refuse_undefined(value: Any) -> None:
-    from jinja2 import Undefined
-
-    if isinstance(value, Undefined):
-        value._fail_with_undefined_error()  # raises an UndefinedError that names it
+    return native_concat([value]) if native else str(value)
 
 
 def renders_natively(task: Any) -> bool:
-    """
-    Return ``render_template_as_native_obj`` of the task; if the task does not set it, of the Dag.
-
-    :param task: the task.
-    """
+    """Return ``render_template_as_native_obj`` of the task; if the task does not set it, of the Dag."""
     own = getattr(task, "render_template_as_native_obj", None)
     dag = getattr(task, "dag", None)
     return bool(getattr(dag, "render_template_as_native_obj", False) if own is None else own)

@@ -22,7 +22,7 @@ from urllib.parse import unquote, urlsplit
 import requests
 import yarl
 
-from airflow_provider_manxue._airflow.start_from_trigger import parse_reference, to_trigger_argument
+from airflow_provider_manxue._airflow.start_from_trigger import to_trigger_argument
 from airflow_provider_manxue._airflow.templates import (
     WorkerOnlyTemplateError,
     find_xcom_pull,
@@ -392,16 +392,16 @@ def check_reference(value: Any, pulled: Any) -> None:
 
 def check_template(text: str) -> None:
     """Check that a template is allowed, a reference, or left to a worker with a suggestion that is a reference."""
-    reference = parse_reference(to_trigger_argument(text))
+    is_reference = to_trigger_argument(text) != text
     try:
         check_for_triggerer(text)
     except WorkerOnlyTemplateError as reason:
-        assert reference is None
+        assert not is_reference
         form = re.search(r"Write (\{\{ .* \}\}) and nothing else", str(reason), re.DOTALL)
         # The id of a task has no braces, so a text with further braces is no template that ever worked.
         assert form is None or "..." in form[1] or "{{" in form[1][2:] or find_xcom_pull(form[1]) is not None
     else:
-        assert (reference is not None) == (find_xcom_pull(text) is not None)
+        assert is_reference == (find_xcom_pull(text) is not None)
 
 
 # --- whole waits ----------------------------------------------------------------------------------------
