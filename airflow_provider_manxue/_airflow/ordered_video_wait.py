@@ -67,10 +67,7 @@ class OrderedVideoWait(SingleVideoWait):
         """
         Resume when the trigger has fired, and read the video.
 
-        :param event: the trigger's event.
-        :param started_at: when the wait began, in seconds since the epoch.
-        :param try_number: number of the try that deferred.
-        :param order_time: seconds from the first start of that try to the acceptance of the order.
+        :param order_time: seconds from the first start of the try that deferred to the acceptance of the order.
         """
         self._order_time = order_time
         video_task_id = str(event.get("video_task_id", "")) if isinstance(event, dict) else ""

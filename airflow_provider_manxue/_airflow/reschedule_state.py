@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from airflow.providers.common.compat.sdk import BaseSensorOperator
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
     from datetime import datetime
 
     from airflow.providers.common.compat.sdk import Context
@@ -14,45 +16,66 @@ GRACE_KEY = "manxue_grace"
 """Key of the starts of the grace periods in the task state store."""
 
 
-def load_grace(store: Any, is_first_poke: Callable[[], bool], log: Any) -> dict[str, float] | None:
-    """
-    Return the starts of the grace periods, in seconds since the epoch, by subject.
+class RescheduledWait(BaseSensorOperator):
+    """Support for ``mode="reschedule"``: the start and the grace periods of a wait of many processes."""
 
-    :param store: the task state store; None below Airflow 3.3.
-    :param is_first_poke: returns whether this is the first poke of the try. The store outlives tries, and an earlier try's
-        starts are deleted then. Only called if something is stored.
-    :param log: log of the task.
-    :return: None if the starts are unknown.
-    """
-    if store is None:
-        return None
-    try:
-        stored = store.get(GRACE_KEY)
-        if stored and is_first_poke():
-            store.delete(GRACE_KEY)
-            stored = None
-    except Exception as error:  # noqa: BLE001 - a store of another package can fail in any way
-        log.warning(
-            "The task state store could not be read (%s). Grace periods may take longer.",
+    deferrable: bool
+
+    @property
+    def _is_rescheduled(self) -> bool:
+        """Whether Airflow starts a new process for each poll."""
+        return bool(self.reschedule and not self.deferrable)
+
+    def _began_before(self, context: Context) -> float | None:
+        """Return when the wait of a rescheduled task began; None in its first poke and in other modes."""
+        first = _first_reschedule_date(context) if self._is_rescheduled else None
+        return first.timestamp() if first else None
+
+    def _load_grace(self, context: Context) -> dict[str, float] | None:
+        """
+        Return the starts of the grace periods, in seconds since the epoch, by subject.
+
+        The task state store outlives tries, so that the first poke of a try deletes the starts of an earlier one.
+
+        :return: None if the starts are unknown, as below Airflow 3.3.
+        """
+        if not self._is_rescheduled:
+            return {}
+        store: Any = context.get("task_state_store")
+        if store is None:
+            return None
+        try:
+            stored = store.get(GRACE_KEY)
+            if stored and self._began_before(context) is None:
+                store.delete(GRACE_KEY)
+                stored = None
+        except Exception as error:  # noqa: BLE001 - a store of another package can fail in any way
+            self._warn_of_store("read", error)
+            return None
+        return {str(name): float(since) for name, since in stored.items()} if isinstance(stored, dict) else {}
+
+    def _store_grace(
+        self, context: Context, before: Mapping[str, float] | None, now: Mapping[str, float]
+    ) -> None:
+        """Store the starts of the grace periods, if they have changed. After an error the wait continues."""
+        if not self._is_rescheduled or before is None or dict(before) == dict(now):
+            return
+        try:
+            context["task_state_store"].set(GRACE_KEY, dict(now))
+        except Exception as error:  # noqa: BLE001 - a store of another package can fail in any way
+            self._warn_of_store("written", error)
+
+    def _warn_of_store(self, action: str, error: Exception) -> None:
+        self.log.warning(
+            "The task state store could not be %s (%s). Grace periods may take longer.",
+            action,
             type(error).__name__,
         )
-        return None
-    return {str(name): float(since) for name, since in stored.items()} if isinstance(stored, dict) else {}
 
 
-def store_grace(store: Any, starts: Mapping[str, float], log: Any) -> None:
-    """Store the starts of the grace periods. An error is logged, and the wait continues."""
-    try:
-        store.set(GRACE_KEY, dict(starts))
-    except Exception as error:  # noqa: BLE001 - a store of another package can fail in any way
-        log.warning(
-            "The task state store could not be written (%s). Grace periods may take longer.",
-            type(error).__name__,
-        )
-
-
-def first_reschedule_date(ti: Any, context: Context) -> datetime | None:
+def _first_reschedule_date(context: Context) -> datetime | None:
     """Return when the first poke of the task started; None in that poke itself."""
+    ti = context["ti"]
     if hasattr(ti, "get_first_reschedule_date"):
         first: datetime | None = ti.get_first_reschedule_date(context)
         return first

@@ -33,7 +33,7 @@ class SingleVideoWait(ManxueWaitBase):
         try_number: int | None = None,
     ) -> dict[str, Any]:
         """
-        Resume when the trigger has fired.
+        Resume when the trigger has fired. If the triggerer could not start the task, begin the wait.
 
         The worker reads the video task again, since events have no URL. If the service is not available, the task defers
         again. A video that was seen completed is read until 5 minutes after the deadline.
@@ -42,6 +42,8 @@ class SingleVideoWait(ManxueWaitBase):
         :param started_at: when the wait began, in seconds since the epoch; None if the event names it.
         :param try_number: number of the try that deferred.
         """
+        if self._begins_on_worker(event):
+            return self.execute(context)  # type: ignore[no-any-return]
         started_at = started_at or start_of(event) or time.time()
         video_task_id = str(event.get("video_task_id", "")) if isinstance(event, dict) else ""
         if self._is_stale(context, try_number):

@@ -18,11 +18,10 @@ from airflow.providers.common.compat.sdk import (
     AirflowSkipException,
     AirflowTaskTimeout,
     BaseOperator,
-    BaseSensorOperator,
     XComArg,
 )
 
-from airflow_provider_manxue._airflow.reschedule_state import first_reschedule_date, load_grace, store_grace
+from airflow_provider_manxue._airflow.reschedule_state import RescheduledWait
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
 from airflow_provider_manxue._core.deadline import (
     TimeLimits,
@@ -60,17 +59,12 @@ END_KEY = "manxue_deferral_end"
 """XCom key of the try in which Airflow itself ended a deferral, and when a worker first resumed after that."""
 
 
-class ManxueWaitBase(BaseSensorOperator):
+class ManxueWaitBase(RescheduledWait):
     """
     Base of the tasks that wait for videos, in the triggerer or on a worker.
 
     ``poke_interval``, ``exponential_backoff``, ``max_wait``, ``timeout``, ``soft_fail`` and ``never_fail`` have the same
-    effect in every mode. Airflow's own base classes differ between modes and versions.
-
-    :param manxue_conn_id: (templated) id of the Airflow connection.
-    :param deferrable: wait in the triggerer. ``[operators] default_deferrable`` is not consulted.
-    :param poke_interval: seconds (or ``timedelta``) between two polls.
-    :param timeout: seconds (or ``timedelta``) from the first poll to the deadline.
+    effect in every mode. Airflow's own base classes differ between modes and versions. For the arguments see the sensors.
     """
 
     ui_color = "#e8e0f7"
@@ -119,11 +113,7 @@ class ManxueWaitBase(BaseSensorOperator):
         return ManxueHook(self.manxue_conn_id)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
-        """
-        Return the videos that this task has awaited. OpenLineage calls it when the task has ended.
-
-        :param task_instance: the task instance.
-        """
+        """Return the videos that this task has awaited. OpenLineage calls it when the task has ended."""
         from airflow_provider_manxue._airflow.lineage import lineage_of
 
         return lineage_of(self._seen)
@@ -137,11 +127,7 @@ class ManxueWaitBase(BaseSensorOperator):
             return BaseOperator.resume_execution(self, next_method, next_kwargs, context)
 
     def _resume_after_failure(self, context: Context, reason: str) -> Any:
-        """
-        Resume after Airflow itself has ended the deferral and dropped its stored arguments.
-
-        :param reason: Airflow's reason, which may be empty.
-        """
+        """Resume after Airflow itself has ended the deferral. Its arguments are lost, and the reason may be empty."""
         raise NotImplementedError
 
     def _repeats_end_of_earlier_try(self, context: Context) -> bool:
@@ -184,19 +170,9 @@ class ManxueWaitBase(BaseSensorOperator):
         return TimeLimits(self.timeout)
 
     @property
-    def _is_rescheduled(self) -> bool:
-        """Whether Airflow starts a new process for each poll."""
-        return bool(self.reschedule and not self.deferrable)
-
-    @property
     def _holds_slot(self) -> bool:
         """Whether the task holds its worker slot until the wait has ended."""
         return not self.deferrable and not self.reschedule
-
-    def _began_before(self, context: Context) -> float | None:
-        """Return when the wait of a rescheduled task began; None in its first poke and in other modes."""
-        first = first_reschedule_date(context["ti"], context) if self._is_rescheduled else None
-        return first.timestamp() if first else None
 
     def _started_before_failure(self, context: Context, reason: str) -> float:
         """Return when the wait began, after Airflow has ended its deferral and dropped the stored start."""
@@ -275,32 +251,18 @@ class ManxueWaitBase(BaseSensorOperator):
         )
         self.log.info(text)
 
-    # --- state between two processes -------------------------------------------------------------
-
-    def _load_grace(self, context: Context) -> dict[str, float] | None:
-        """Return the starts of the grace periods, by subject; None if they are unknown, as below Airflow 3.3."""
-        if not self._is_rescheduled:
-            return {}
-        return load_grace(
-            context.get("task_state_store"), lambda: self._began_before(context) is None, self.log
-        )
-
-    def _store_grace(
-        self, context: Context, before: Mapping[str, float] | None, now: Mapping[str, float]
-    ) -> None:
-        if self._is_rescheduled and before is not None and dict(before) != dict(now):
-            store_grace(context["task_state_store"], now, self.log)
+    # --- start and end of a deferral --------------------------------------------------------------------
 
     def _ending_arguments(self) -> dict[str, Any]:
         """Return the trigger arguments that let the task end in the triggerer; empty by default."""
         return {}
 
-    def _is_stale(self, context: Context, try_number: int | None) -> bool:
-        """
-        Return whether this is a retry that Airflow resumes with the deferral of an earlier try, as Airflow 3.0 does.
+    def _begins_on_worker(self, event: Any) -> bool:
+        """Return whether the triggerer could not start the task; False by default."""
+        return False
 
-        :param try_number: number of the try that deferred.
-        """
+    def _is_stale(self, context: Context, try_number: int | None) -> bool:
+        """Return whether Airflow resumes a retry with the deferral of the try ``try_number``, as Airflow 3.0 does."""
         present = getattr(context["ti"], "try_number", None)
         return try_number is not None and present is not None and present != try_number
 
@@ -320,12 +282,7 @@ class ManxueWaitBase(BaseSensorOperator):
             _retry(lambda key=key, value=value: context["ti"].xcom_push(key=key, value=value), key)  # type: ignore[misc]
 
     def _raise_error(self, error: ManxueError) -> NoReturn:
-        if isinstance(error, ManxueTimeoutError):
-            self._raise_timeout(error)
-        raise error
-
-    def _raise_timeout(self, error: ManxueTimeoutError) -> NoReturn:
-        if self._limits.execution_timeout < self.timeout:
+        if isinstance(error, ManxueTimeoutError) and self._limits.execution_timeout < self.timeout:
             raise AirflowTaskTimeout(f"{error} (execution_timeout={self.execution_timeout})")
         raise error
 

@@ -108,24 +108,6 @@ class ManxueVideoSensor(StartFromTriggerSensor, SingleVideoWait):
         with self._apply_skip_policy():
             return self._begin(context, self._awaited_id(context))
 
-    def execute_complete(
-        self,
-        context: Context,
-        event: Any,
-        started_at: float | None = None,
-        try_number: int | None = None,
-    ) -> dict[str, Any]:
-        """
-        Resume when the trigger has fired. If the triggerer could not start the task, begin the wait.
-
-        :param event: the trigger's event.
-        :param started_at: when the wait began, in seconds since the epoch; None if the event names it.
-        :param try_number: number of the try that deferred.
-        """
-        if self._begins_on_worker(event):
-            return self.execute(context)
-        return super().execute_complete(context, event, started_at, try_number)
-
     def _awaited_id(self, context: Context) -> str:
         return parse_video_task_id(self.video_task_id)
 
