@@ -15,34 +15,28 @@ if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, TaskInstanceKey
 
 
-class ManxueVideoLink(BaseOperatorLink):
+class _XComLink(BaseOperatorLink):
+    """Base of a link whose address is in an XCom of the task."""
+
+    _address_key: str
+
+    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
+        """Return the address in the XCom of the task instance; "" if there is none."""
+        return _web_address(XCom.get_value(ti_key=ti_key, key=self._address_key))
+
+
+class ManxueVideoLink(_XComLink):
     """Link to the completed video. Works for as long as the URL is valid."""
 
     name = "Watch video"
-
-    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """
-        Return the URL of the video; "" if there is none.
-
-        :param operator: the task.
-        :param ti_key: the task instance.
-        """
-        return _web_address(XCom.get_value(ti_key=ti_key, key="video_url"))
+    _address_key = "video_url"
 
 
-class ManxueSavedVideoLink(BaseOperatorLink):
+class ManxueSavedVideoLink(_XComLink):
     """Link to the saved video, if its store shows objects in a browser."""
 
     name = "Saved video"
-
-    def get_link(self, operator: BaseOperator, *, ti_key: TaskInstanceKey) -> str:
-        """
-        Return the address of the saved video's page; "" if there is none.
-
-        :param operator: the task.
-        :param ti_key: the task instance.
-        """
-        return _web_address(XCom.get_value(ti_key=ti_key, key="web_address"))
+    _address_key = "web_address"
 
 
 def video_link_xcom(video_url: Any) -> tuple[str, str]:
