@@ -85,31 +85,24 @@ class OrderStore:
         self._store.set(KEY, intent.to_dict())
         self._intent = intent
         try:
-            self._read_back(intent)
+            if self.load() != intent:
+                raise ManxueError(
+                    f"The task state store did not return the key {KEY!r} that was just written, so it cannot be relied on. "
+                    f"Nothing was sent. Check the connection between this worker and Airflow's API server."
+                )
         except Exception:
             self.mark_not_accepted()
             raise
 
-    def _read_back(self, intent: OrderRecord) -> None:
-        if self.load() != intent:
-            raise ManxueError(
-                f"The task state store did not return the key {KEY!r} that was just written, so it cannot be relied on. "
-                f"Nothing was sent. Check the connection between this worker and Airflow's API server."
-            )
-
     def mark_not_accepted(self) -> None:
         """Persist that the order was certainly not accepted."""
-        if self._intent is not None:
-            record = replace(self._intent, state=OrderState.NOT_ACCEPTED)
-            remedy = f"delete the key {KEY!r}, since nothing was ordered"
-            self._retry(remedy, lambda: self._store.set(KEY, record.to_dict()))
+        remedy = f"delete the key {KEY!r}, since nothing was ordered"
+        self._end_intent(remedy, state=OrderState.NOT_ACCEPTED)
 
     def mark_ordered(self, video_task_id: str) -> None:
         """Persist the id of an accepted order."""
-        if self._intent is not None:
-            record = replace(self._intent, state=OrderState.ORDERED, id=video_task_id)
-            remedy = f"set the key {KEY!r} to {video_task_id!r}"
-            self._retry(remedy, lambda: self._store.set(KEY, record.to_dict()))
+        remedy = f"set the key {KEY!r} to {video_task_id!r}"
+        self._end_intent(remedy, state=OrderState.ORDERED, id=video_task_id)
 
     def mark_done(self, video_task_id: str) -> None:
         """Persist that the task has delivered the video."""
@@ -126,6 +119,11 @@ class OrderStore:
             f"{error} The video is ordered, so it is not ordered again automatically. Look for it in the list of the "
             f"service. {hint}"
         )
+
+    def _end_intent(self, remedy: str, **changes: Any) -> None:
+        if self._intent is not None:
+            record = replace(self._intent, **changes)
+            self._retry(remedy, lambda: self._store.set(KEY, record.to_dict()))
 
     def _change(self, state: OrderState, video_task_id: str | None = None) -> None:
         def change() -> None:
