@@ -217,21 +217,10 @@ class ManxueVideoBatchTrigger(_WaitTrigger):
     :param video_task_ids: (templated) ids of the video tasks. A repeated id is polled once. If the task starts in the
         triggerer, also references to XComs.
     :param ended_before: number of other videos of the batch that have ended, by status, for the log; None for none.
-    :param manxue_conn_id: (templated) id of the Airflow connection.
-    :param poke_interval: seconds between two polls of a video.
-    :param started_at: when the wait began. ``started_at``, ``deadline`` and ``first_poll_at`` are None if the task starts in
-        the triggerer.
-    :param deadline: the moment after which no regular poll begins. A final poll of each video follows it.
     :param first_poll_at: time of the first poll. The rate limiter of the connection spreads the polls after it.
-    :param exponential_backoff: double the interval from poll to poll.
-    :param max_wait: longest interval in seconds; None for no limit.
-    :param has_worked: whether a response was parsed as a task before. Then an error of the connection ends the wait only
-        after a grace period.
-    :param defer_timeout_margin: seconds from the deadline to the time at which Airflow ends the deferral.
-    :param timeout: longest wait in seconds, if the task starts in the triggerer.
-    :param execution_timeout: longest time in seconds from start to end, if the task starts in the triggerer; None for no limit.
     :param end_from_trigger: end the task in the triggerer when all videos are completed.
-    :param do_xcom_push: push the results, if the task ends in the triggerer.
+
+    The other arguments have the meaning that they have in :class:`ManxueVideoTrigger`.
     """
 
     def __init__(
