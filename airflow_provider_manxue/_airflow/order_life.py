@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import random
-import time
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import (
@@ -13,7 +11,6 @@ from airflow.providers.common.compat.sdk import (
     AirflowTaskTimeout,
 )
 
-from airflow_provider_manxue._core.order_timing import OrderProgress
 from airflow_provider_manxue.exceptions import (
     ManxueConfigurationError,
     ManxueError,
@@ -31,59 +28,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from airflow_provider_manxue._airflow.order_store import OrderStore
-    from airflow_provider_manxue._core.order_timing import OrderBounds
     from airflow_provider_manxue._core.orders import VideoRequest
     from airflow_provider_manxue.hooks.manxue import ManxueHook
 
 
-def place_order(
-    request: VideoRequest,
-    progress: OrderProgress,
-    *,
-    hook: ManxueHook,
-    store: OrderStore,
-    bounds: OrderBounds,
-    wait_for_room: Callable[[OrderProgress, float], None],
-    unbound_ti: Any,
-    log: Any,
-) -> str:
+def send_once(request: VideoRequest, hook: ManxueHook, store: OrderStore) -> str:
     """
-    Send an order until it is accepted, and return the id of its video.
+    Send an order once, and persist its outcome. If that is unknown, the intent remains.
 
-    :param request: the request.
-    :param progress: attempts so far.
-    :param hook: sends the order once.
-    :param store: persists the record of the order.
-    :param bounds: limits of the attempts.
-    :param wait_for_room: called with the progress and the time of the next attempt. Returns at that time, or defers.
-    :param unbound_ti: the task instance, if no record is persisted and a retry must not order again; else None.
-    :param log: log of the task.
-    :raises ManxueOrderTimeoutError: if the order was not accepted in time.
-    :raises ManxueOrderError: if the order was rejected, or its outcome is unknown.
+    :return: the id of the video.
     """
-    while True:
-        bounds.check(progress.started_at, time.time())
-        try:
-            with _retry_only_unsent(unbound_ti):
-                return _send_once(request, hook, store)
-        except ManxueOrderNotAcceptedError as error:
-            error.raise_cause()
-            progress = OrderProgress(progress.started_at, progress.attempts + 1, store.intent_since)
-            next_at = bounds.next_attempt_at(
-                progress.started_at,
-                time.time(),
-                progress.attempts,
-                error.retry_after,
-                random.random(),  # noqa: S311
-            )
-            if next_at is None:
-                raise bounds.timeout_error(str(error)) from None
-            log.warning("%s. Sending it again in %.0f s.", error, next_at - time.time())
-        wait_for_room(progress, next_at)
-
-
-def _send_once(request: VideoRequest, hook: ManxueHook, store: OrderStore) -> str:
-    """Send an order once, and persist its outcome. If that is unknown, the intent remains."""
     store.mark_intent(request)
     try:
         task = hook.send_order(request)
@@ -141,15 +95,14 @@ def track_order(video_task_id: str, store: OrderStore, ti: Any) -> Iterator[None
 
 
 @contextlib.contextmanager
-def _retry_only_unsent(ti: Any) -> Iterator[None]:
+def retry_only_unsent(ti: Any) -> Iterator[None]:
     """
     Forbid a retry before the order is sent, and allow it again if the order was certainly not accepted.
 
     So a signal between the response and :func:`track_order` leads to no retry that orders again.
+
+    :param ti: the task instance. No record of its order is persisted.
     """
-    if ti is None:
-        yield
-        return
     allow_retry = _forbid_retry(ti)
     try:
         yield

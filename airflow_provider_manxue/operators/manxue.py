@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import random
 import time
 import warnings
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
-from airflow_provider_manxue._airflow.order_life import place_order
+from airflow_provider_manxue._airflow.order_life import retry_only_unsent, send_once
 from airflow_provider_manxue._airflow.ordered_video_wait import OrderedVideoWait
 from airflow_provider_manxue._airflow.rendering import is_rendered_later
 from airflow_provider_manxue._airflow.start_from_trigger import CAN_START_AND_END
@@ -19,7 +21,7 @@ from airflow_provider_manxue._core.deadline import DEFER_TIMEOUT_MARGIN, EVENT_M
 from airflow_provider_manxue._core.order_timing import MAX_DELAY_ON_WORKER, OrderBounds, OrderProgress
 from airflow_provider_manxue._core.orders import VideoRequest, parse_video_request
 from airflow_provider_manxue._core.polling import DEFAULT_POKE_INTERVAL, DEFAULT_TIMEOUT
-from airflow_provider_manxue.exceptions import ManxueInputError
+from airflow_provider_manxue.exceptions import ManxueInputError, ManxueOrderNotAcceptedError
 from airflow_provider_manxue.links.manxue import ManxueVideoLink
 
 if TYPE_CHECKING:
@@ -257,31 +259,41 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
     def _place_order(
         self, context: Context, store: OrderStore, request: VideoRequest, progress: OrderProgress
     ) -> str:
+        """
+        Send the order until it is accepted, and return the id of its video.
+
+        :raises ManxueOrderTimeoutError: if the order was not accepted in time.
+        :raises ManxueOrderError: if the order was rejected, or its outcome is unknown.
+        """
         from airflow_provider_manxue.operators._downstream_stores import check_downstream_stores
 
         self.hook.check_references(request)
         check_downstream_stores(self, self.log)
-        if self.durable and not store.enabled and not progress.attempts:
+        is_unbound = self.durable and not store.enabled
+        if is_unbound and not progress.attempts:
             self.log.warning(
                 "This Airflow has no task state store (3.3 and later have one): if the worker is killed, a retry orders again."
             )
-
-        def wait_for_room(progress: OrderProgress, next_at: float) -> None:
-            delay = next_at - time.time()
-            if self.deferrable and delay > MAX_DELAY_ON_WORKER:
-                self._defer_order(context, progress, next_at)
-            time.sleep(max(0.0, delay))
-
-        return place_order(
-            request,
-            progress,
-            hook=self.hook,
-            store=store,
-            bounds=self._order_bounds,
-            wait_for_room=wait_for_room,
-            unbound_ti=context["ti"] if self.durable and not store.enabled else None,
-            log=self.log,
-        )
+        bounds = self._order_bounds
+        while True:
+            bounds.check(progress.started_at, time.time())
+            try:
+                with retry_only_unsent(context["ti"]) if is_unbound else nullcontext():
+                    return send_once(request, self.hook, store)
+            except ManxueOrderNotAcceptedError as error:
+                error.raise_cause()
+                progress = OrderProgress(progress.started_at, progress.attempts + 1, store.intent_since)
+                next_at = bounds.next_attempt_at(
+                    progress.started_at,
+                    time.time(),
+                    progress.attempts,
+                    error.retry_after,
+                    random.random(),  # noqa: S311
+                )
+                if next_at is None:
+                    raise bounds.timeout_error(str(error)) from None
+                self.log.warning("%s. Sending it again in %.0f s.", error, next_at - time.time())
+            self._wait_for_room(context, progress, next_at)
 
     @property
     def _order_bounds(self) -> OrderBounds:
@@ -302,12 +314,15 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
         """Seconds of ``execution_timeout``; infinite if there is none."""
         return self.execution_timeout.total_seconds() if self.execution_timeout else math.inf
 
-    def _defer_order(self, context: Context, progress: OrderProgress, next_at: float) -> NoReturn:
-        """Defer until the order is sent again."""
+    def _wait_for_room(self, context: Context, progress: OrderProgress, next_at: float) -> None:
+        """Return when the order is to be sent again, or defer until then."""
+        now = time.time()
+        if not self.deferrable or next_at - now <= MAX_DELAY_ON_WORKER:
+            time.sleep(max(0.0, next_at - now))
+            return
         from airflow_provider_manxue.triggers.manxue import ManxueOrderRoomTrigger
 
         self.log.info("Waiting for room in the triggerer, without a worker slot.")
-        now = time.time()
         ends_at = min(next_at + DEFER_TIMEOUT_MARGIN, progress.started_at + self._task_timeout)
         self.defer(
             trigger=ManxueOrderRoomTrigger(resume_at=next_at),

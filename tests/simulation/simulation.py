@@ -21,7 +21,6 @@ from airflow.providers.common.compat.sdk import AirflowNotFoundException
 from airflow_provider_manxue import sensors, triggers  # noqa: F401
 from airflow_provider_manxue._airflow import (
     batch_wait,
-    order_life,
     order_store,
     single_wait,
     waiting,
@@ -358,7 +357,6 @@ def installed():
                 hook_module,
                 sync_client,
                 operator_module,
-                order_life,
                 order_store,
                 batch_wait,
                 task_trigger_module,

@@ -9,7 +9,6 @@ import pytest
 
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 
-from airflow_provider_manxue._airflow import order_life as life_module
 from airflow_provider_manxue._airflow import order_store as store_module
 from airflow_provider_manxue._airflow import single_wait as single_module
 from airflow_provider_manxue._airflow import waiting as waiting_module
@@ -138,7 +137,6 @@ def clock(monkeypatch):
     time = Mock(time=clock.now, monotonic=clock.now, sleep=clock.advance)
     modules = (
         hook_module,
-        life_module,
         store_module,
         operator_module,
         single_module,

@@ -23,7 +23,7 @@ from packaging.version import Version
 from airflow.providers.common.compat.sdk import DAG, AirflowException, TaskDeferred
 
 from airflow_provider_manxue import exceptions
-from airflow_provider_manxue._airflow import order_life, order_store
+from airflow_provider_manxue._airflow import order_store
 from airflow_provider_manxue._airflow.start_from_trigger import CAN_START_AND_END
 from airflow_provider_manxue._core.events import batch_event, begin_event, completed_event, error_event
 from airflow_provider_manxue._core.order_record import KEY
@@ -133,7 +133,7 @@ class Stage:
         self.fake_airflow, self.service, self.store = fake_airflow, service, fake_airflow.store
         self.orders_sent = 0
         self.orders_are_lost = False
-        for module in (order_life, order_store, operator_module):
+        for module in (order_store, operator_module):
             monkeypatch.setattr(module, "time", fake_airflow.clock)
         monkeypatch.setattr(
             hook_module.ManxueHook, "check_references", lambda hook, request: None, raising=False

@@ -9,7 +9,6 @@ import pytest
 
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, TaskDeferred
 
-from airflow_provider_manxue._airflow import order_life as life_module
 from airflow_provider_manxue._airflow import order_store as store_module
 from airflow_provider_manxue._core.deadline import (
     DEFER_TIMEOUT_MARGIN,
@@ -76,7 +75,7 @@ def orders(fake_airflow, monkeypatch):
 
     monkeypatch.setattr(hook_module.ManxueHook, "check_references", lambda hook, request: None, raising=False)
     monkeypatch.setattr(hook_module.ManxueHook, "send_order", send_order, raising=False)
-    for module in (life_module, store_module, operator_module):
+    for module in (store_module, operator_module):
         monkeypatch.setattr(module, "time", fake_airflow.clock)
     return sent
 
