@@ -57,13 +57,14 @@ class XComs:
 
     async def _resolve_reference(self, reference: Mapping[str, Any]) -> Any:
         task_id, key = str(reference[XCOM_TASK_ID]), str(reference[XCOM_KEY])
-        if XCOM_MAP_INDEX in reference:
-            pull = XComPull(task_id, key, int(reference[XCOM_MAP_INDEX]), tuple(reference[XCOM_PATH]))
-            value = await self._pull(task_id, key, pull.map_index)
-            return render_pull(pull, value, native=renders_natively(getattr(self._ti, "task", None)))
-        if reference[XCOM_IS_MAPPED]:
-            return await self._pull_all(task_id, key)
-        return await self._pull(task_id, key, map_index=-1)
+        is_template = XCOM_MAP_INDEX in reference
+        is_mapped = not is_template and reference[XCOM_IS_MAPPED]
+        map_index = int(reference.get(XCOM_MAP_INDEX, -1))
+        value = await (self._pull_all(task_id, key) if is_mapped else self._pull(task_id, key, map_index))
+        if not is_template:
+            return value
+        pull = XComPull(task_id, key, map_index, tuple(reference[XCOM_PATH]))
+        return render_pull(pull, value, native=renders_natively(getattr(self._ti, "task", None)))
 
     async def _pull(self, task_id: str, key: str, map_index: int) -> Any:
         return await asyncio.to_thread(
