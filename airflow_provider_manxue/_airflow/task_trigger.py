@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.triggers.base import BaseTrigger
 
 from airflow_provider_manxue._airflow.start_from_trigger import feeds_mapped_tasks
 from airflow_provider_manxue._airflow.xcoms import RETURN_KEY, XComs, renders_natively
@@ -161,10 +161,3 @@ class StartFromTrigger(BaseTrigger):
             )
             return False
         return True
-
-    @staticmethod
-    def _success() -> TriggerEvent:
-        """Return the event that ends the task. It contains no XComs, since Airflow would encode them twice."""
-        from airflow.triggers.base import TaskSuccessEvent
-
-        return TaskSuccessEvent()

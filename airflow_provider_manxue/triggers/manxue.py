@@ -7,7 +7,7 @@ import asyncio
 import time
 from typing import TYPE_CHECKING, Any
 
-from airflow.triggers.base import BaseTrigger, TriggerEvent
+from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
 from airflow_provider_manxue._airflow.task_trigger import CannotStartInTriggererError, StartFromTrigger
 from airflow_provider_manxue._airflow.xcoms import RETURN_KEY
@@ -57,17 +57,18 @@ class _WaitTrigger(StartFromTrigger):
                 event = await self._event(client)
             except Exception as error:  # noqa: BLE001 - Airflow would log its text, which may contain a key or a URL
                 event = self._unexpected_event(error)
-        yield event
+        # An event that ends the task contains no XComs, since Airflow would encode them twice.
+        yield TaskSuccessEvent() if event is None else TriggerEvent(event)
 
     @abc.abstractmethod
-    async def _event(self, client: AsyncClient) -> TriggerEvent:
-        """Wait, and return the event with the result of the wait."""
+    async def _event(self, client: AsyncClient) -> dict[str, Any] | None:
+        """Wait, and return the event for a worker; None if the results are pushed and the task can end here."""
 
-    def _unexpected_event(self, error: Exception) -> TriggerEvent:
+    def _unexpected_event(self, error: Exception) -> dict[str, Any]:
         kind = f"{type(error).__module__}.{type(error).__qualname__}"
         self.log.error("Unexpected %s in the trigger, at: %s", kind, frames_of(error))
         text = f"unexpected {kind} in the trigger; the task log has its frames"
-        return TriggerEvent(error_event("", ManxueInternalError(text), has_worked=self.arguments.has_worked))
+        return error_event("", ManxueInternalError(text), has_worked=self.arguments.has_worked)
 
     def _poller(self, ids: Iterable[str], times: PollTimes, **state: Any) -> Poller:
         first, last = first_polls(
@@ -175,12 +176,12 @@ class ManxueVideoTrigger(_WaitTrigger):
             **self.arguments.to_kwargs(),
         }
 
-    async def _event(self, client: AsyncClient) -> TriggerEvent:
+    async def _event(self, client: AsyncClient) -> dict[str, Any] | None:
         try:
             value, times = await self._begin(self.video_task_id)
             video_task_id = parse_video_task_id(value)
         except (CannotStartInTriggererError, ManxueError) as reason:
-            return TriggerEvent(begin_event(str(reason)))
+            return begin_event(str(reason))
         self._log_start(f"the video {video_task_id}", times)
         grace = {} if self.grace_since is None else {video_task_id: self.grace_since}
         poller = self._poller([video_task_id], times, grace=grace, last_status=self.last_answer)
@@ -189,23 +190,20 @@ class ManxueVideoTrigger(_WaitTrigger):
         started_at = None if self._given_times else times.started_at
         if isinstance(outcome, ManxueError):
             if self._must_start_on_worker(outcome, poller):
-                return TriggerEvent(begin_event(str(outcome)))
-            final_poll = video_task_id not in poller.not_polled
-            return TriggerEvent(
-                error_event(
-                    video_task_id,
-                    outcome,
-                    final_poll=final_poll,
-                    has_worked=poller.has_worked,
-                    started_at=started_at,
-                )
+                return begin_event(str(outcome))
+            return error_event(
+                video_task_id,
+                outcome,
+                final_poll=video_task_id not in poller.not_polled,
+                has_worked=poller.has_worked,
+                started_at=started_at,
             )
         xcoms = {**outcome.to_xcoms(), RETURN_KEY: outcome.to_dict()}
         if self.arguments.end_from_trigger and await self._push_final_results(
             xcoms, video_link_xcom(outcome.video_url)
         ):
-            return self._success()
-        return TriggerEvent(completed_event(video_task_id, poller.final_status, started_at=started_at))
+            return None
+        return completed_event(video_task_id, poller.final_status, started_at=started_at)
 
 
 class ManxueVideoBatchTrigger(_WaitTrigger):
@@ -271,12 +269,12 @@ class ManxueVideoBatchTrigger(_WaitTrigger):
             **self.arguments.to_kwargs(),
         }
 
-    async def _event(self, client: AsyncClient) -> TriggerEvent:
+    async def _event(self, client: AsyncClient) -> dict[str, Any] | None:
         try:
             value, times = await self._begin(self.video_task_ids)
             ids = parse_video_task_ids(value)
         except (CannotStartInTriggererError, ManxueError) as reason:
-            return TriggerEvent(begin_event(str(reason)))
+            return begin_event(str(reason))
         videos = list(dict.fromkeys(ids))
         self._log_start(f"{len(videos)} videos", times)
         log = BatchLog(dict.fromkeys(videos, ""), times.started_at, self.ended_before)
@@ -285,19 +283,17 @@ class ManxueVideoBatchTrigger(_WaitTrigger):
         outcomes = poller.outcomes
         errors = [outcome for outcome in outcomes.values() if isinstance(outcome, ManxueError)]
         if len(errors) == len(videos) and self._must_start_on_worker(errors[0], poller):
-            return TriggerEvent(begin_event(str(errors[0])))
+            return begin_event(str(errors[0]))
         if not errors and self.arguments.end_from_trigger:
             tasks = to_tasks(ids, await self._refresh_aged(poller, client))
             if await self._push_final_results({**to_xcoms(tasks), RETURN_KEY: tasks}):
-                return self._success()
-        return TriggerEvent(
-            batch_event(
-                videos,
-                outcomes,
-                not_polled=poller.not_polled,
-                has_worked=poller.has_worked,
-                started_at=None if self._given_times else times.started_at,
-            )
+                return None
+        return batch_event(
+            videos,
+            outcomes,
+            not_polled=poller.not_polled,
+            has_worked=poller.has_worked,
+            started_at=None if self._given_times else times.started_at,
         )
 
     async def _refresh_aged(self, waited: Poller, client: AsyncClient) -> dict[str, Outcome]:
