@@ -74,6 +74,10 @@ CONNECTION_TYPE: dict[str, Any] = {
 }
 
 
+def _modules(kind: str) -> dict[str, Any]:
+    return {"integration-name": "sd2_manxue", "python-modules": [f"airflow_provider_manxue.{kind}.manxue"]}
+
+
 def get_provider_info() -> dict[str, Any]:
     """Return the provider's metadata, as Airflow's ``provider_info.schema.json`` describes it."""
     return {
@@ -92,18 +96,7 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["software"],
             },
         ],
-        "hooks": [
-            {"integration-name": "sd2_manxue", "python-modules": ["airflow_provider_manxue.hooks.manxue"]}
-        ],
-        "operators": [
-            {"integration-name": "sd2_manxue", "python-modules": ["airflow_provider_manxue.operators.manxue"]}
-        ],
-        "sensors": [
-            {"integration-name": "sd2_manxue", "python-modules": ["airflow_provider_manxue.sensors.manxue"]}
-        ],
-        "triggers": [
-            {"integration-name": "sd2_manxue", "python-modules": ["airflow_provider_manxue.triggers.manxue"]}
-        ],
+        **{kind: [_modules(kind)] for kind in ("hooks", "operators", "sensors", "triggers")},
         "transfers": [
             {
                 "source-integration-name": "sd2_manxue",

@@ -58,11 +58,7 @@ def track_order(video_task_id: str, store: OrderStore, ti: Any) -> Iterator[None
     """
     Persist the end of the work on an accepted order, so that no retry orders again.
 
-    Without a task state store, any exception ends the task without a retry, with the id in its error.
-
-    :param video_task_id: id of the video.
-    :param store: persists the record.
-    :param ti: the task instance.
+    Without a task state store, any exception ends the task without a retry, with the id of the video in its error.
     """
     if not store.enabled:
         _forbid_retry(ti)

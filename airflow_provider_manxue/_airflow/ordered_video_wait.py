@@ -17,7 +17,8 @@ from airflow_provider_manxue._core.order_record import OrderState, TaskInstanceR
 from airflow_provider_manxue.exceptions import ManxueOrderTimeoutError, ManxueOrderUnknownError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
+    from contextlib import AbstractContextManager
 
     from airflow.providers.common.compat.sdk import Context
 
@@ -140,13 +141,10 @@ class OrderedVideoWait(SingleVideoWait):
             "before you order again."
         )
 
-    @contextlib.contextmanager
-    def _track_order_outcome(self, context: Context, video_task_id: str) -> Iterator[None]:
+    def _track_order_outcome(self, context: Context, video_task_id: str) -> AbstractContextManager[None]:
         if not self.durable:
-            yield
-            return
-        with track_order(video_task_id, self._order_store(context), context["ti"]):
-            yield
+            return contextlib.nullcontext()
+        return track_order(video_task_id, self._order_store(context), context["ti"])
 
     def _order_store(self, context: Context) -> OrderStore:
         ti = context["ti"]

@@ -15,11 +15,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.common.compat.sdk import conf
 from airflow.triggers.base import BaseTrigger
 
-from airflow_provider_manxue._airflow.templates import (
-    WorkerOnlyTemplateError,
-    check_template,
-    find_xcom_pull,
-)
+from airflow_provider_manxue._airflow.templates import WorkerOnlyTemplateError, check_template, find_xcom_pull
 
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator
@@ -39,7 +35,6 @@ def why_not_start(task: BaseOperator, fields: Mapping[str, Any]) -> str | None:
     """
     Return the reason why a task must start on a worker; None if it can start in the triggerer.
 
-    :param task: the sensor.
     :param fields: the template fields, by name.
     """
     if reason := _why_neither(task):
@@ -59,11 +54,7 @@ def why_not_start(task: BaseOperator, fields: Mapping[str, Any]) -> str | None:
 
 
 def why_not_end(task: BaseOperator) -> str | None:
-    """
-    Return the reason why a task must end on a worker; None if it can end in the triggerer.
-
-    :param task: the sensor.
-    """
+    """Return the reason why a task must end on a worker; None if it can end in the triggerer."""
     if reason := _why_neither(task):
         return reason
     if _is_overridden(task, "execute_complete", "post_execute"):
@@ -84,7 +75,7 @@ def feeds_mapped_tasks(task: Any) -> bool:
     """
     Return whether a downstream task maps over the result of this task. Only a worker can store the result's length.
 
-    :param task: the task. Its Dag must be complete.
+    The Dag must be complete.
     """
     return task.get_dag() is not None and next(task.iter_mapped_dependants(), None) is not None
 

@@ -7,6 +7,8 @@ from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
+from airflow.triggers.base import StartTriggerArgs
+
 from airflow_provider_manxue._airflow.start_from_trigger import (
     feeds_mapped_tasks,
     to_trigger_argument,
@@ -48,8 +50,6 @@ class StartFromTriggerSensor(ManxueWaitBase):
         )
         if not self.start_from_trigger:
             return
-        from airflow.triggers.base import StartTriggerArgs
-
         arguments = replace(
             self._arguments,
             defer_timeout_margin=DEFER_TIMEOUT_MARGIN,

@@ -70,7 +70,6 @@ class ManxueHook(BaseHook):
     def __init__(self, manxue_conn_id: str = DEFAULT_CONN_ID, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.manxue_conn_id = manxue_conn_id
-        self._settings: ManxueSettings | None = None
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
@@ -85,16 +84,10 @@ class ManxueHook(BaseHook):
 
         return widgets(CONNECTION_TYPE["conn-fields"])
 
-    @property
+    @cached_property
     def settings(self) -> ManxueSettings:
-        """
-        The connection, read at first use.
-
-        :raises ManxueConfigurationError: if it is missing or a field of it cannot be used.
-        """
-        if self._settings is None:
-            self._settings = self.read_settings()
-        return self._settings
+        """The connection, read at first use. Raises the errors of :meth:`read_settings`."""
+        return self.read_settings()
 
     def read_settings(self) -> ManxueSettings:
         """
@@ -140,13 +133,13 @@ class ManxueHook(BaseHook):
         try:
             return self._query(settings, task_id)
         except ManxueAuthenticationError:
-            self._settings = self.read_settings()
-            if self._settings == settings:
+            self.settings = self.read_settings()
+            if self.settings == settings:
                 raise
             self.log.info(
                 "The API key was refused, but the connection was edited meanwhile; using its new values."
             )
-            return self._query(self._settings, task_id)
+            return self._query(self.settings, task_id)
 
     def _query(self, settings: ManxueSettings, task_id: str) -> VideoTask:
         try:
@@ -294,9 +287,8 @@ class ManxueHook(BaseHook):
             self._query(settings, _PROBE_ID)
         except ManxueRefusedError as error:
             if "no handler" in str(error).lower():
-                return (
-                    False,
-                    f"{settings.base_url} was reached, but it does not know the path ({error}). Check the Base URL.",
+                return False, (
+                    f"{settings.base_url} was reached, but it does not know the path ({error}). Check the Base URL."
                 )
             return True, (
                 f"{settings.base_url} was reached and did not refuse the key. Its response to a query of a "

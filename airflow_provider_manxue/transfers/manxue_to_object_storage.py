@@ -195,11 +195,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
         return uri
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
-        """
-        Return which video was saved, and where, for OpenLineage, if it is installed.
-
-        :param task_instance: the task instance, which has ended.
-        """
+        """Return which video was saved, and where. OpenLineage calls it when the task has ended."""
         from airflow_provider_manxue._airflow.lineage import lineage_of
 
         if self._saved is None:
@@ -219,7 +215,10 @@ class ManxueToObjectStorageOperator(BaseOperator):
     def _should_skip(self, existing: Existing, uri: str) -> bool:
         """Return whether an existing file ends the task successfully."""
         if self.if_exists == "fail" and existing.found is not Found.NOTHING:
-            raise _exists_error(uri, existing)
+            raise ManxueExistsError(
+                f"{uri} already exists ({existing.size} bytes), and if_exists is 'fail'. Set 'skip' or 'overwrite', or remove "
+                f"the file."
+            )
         return self.if_exists == "skip" and existing.found is Found.FILE
 
     def _skip(self, existing: Existing, uri: str) -> dict[str, Any]:
@@ -284,12 +283,6 @@ class ManxueToObjectStorageOperator(BaseOperator):
         if self.do_xcom_push:
             for key, value in values.items():
                 context["ti"].xcom_push(key=key, value=value)
-
-
-def _exists_error(uri: str, existing: Existing) -> ManxueExistsError:
-    return ManxueExistsError(
-        f"{uri} already exists ({existing.size} bytes), and if_exists is 'fail'. Set 'skip' or 'overwrite', or remove the file."
-    )
 
 
 def _is_selection(value: Any, names: Sequence[str]) -> bool:
