@@ -236,9 +236,16 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
     def _order_and_wait(self, context: Context, progress: OrderProgress) -> dict[str, Any] | str:
         request = parse_video_request(**self._order_fields)
         store = self._order_store(context)
-        video_task_id = self._existing_id(store, request, progress) or self._place_order(
-            context, store, request, progress
-        )
+        order = store.resume_id(request, progress.since)
+        if order is None:
+            video_task_id = self._place_order(context, store, request, progress)
+        else:
+            video_task_id = order.id
+            if order.caution:
+                self.log.warning("%s", order.caution)
+            self.log.info(
+                "Continuing with the video %s, which is already ordered. Nothing is sent.", order.id
+            )
         with self._track_order_outcome(context, video_task_id):
             self._push_id(context, video_task_id)
             if not self.wait_for_completion:
@@ -246,15 +253,6 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
                 return video_task_id
             self._order_time = time.time() - progress.started_at
             return self._begin(context, video_task_id)
-
-    def _existing_id(self, store: OrderStore, request: VideoRequest, progress: OrderProgress) -> str | None:
-        order = store.resume_id(request, progress.since)
-        if order is None:
-            return None
-        if order.caution:
-            self.log.warning("%s", order.caution)
-        self.log.info("Continuing with the video %s, which is already ordered. Nothing is sent.", order.id)
-        return order.id
 
     def _place_order(
         self, context: Context, store: OrderStore, request: VideoRequest, progress: OrderProgress
