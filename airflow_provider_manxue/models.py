@@ -66,11 +66,7 @@ class VideoTask:
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> VideoTask:
-        """
-        Return the task from the fields that :meth:`to_dict` returns.
-
-        :param fields: the task under the service's field names.
-        """
+        """Return the task from the fields that :meth:`to_dict` returns."""
         known = {"id", "object", "created", "model", "status", "video_url", "actualDuration", "error"}
         return cls(
             id=fields["id"],
@@ -91,11 +87,7 @@ class VideoTask:
 
 
 def without_url(video: Mapping[str, Any]) -> dict[str, Any]:
-    """
-    Return the fields of a video that are no secret.
-
-    :param video: the task under the service's field names.
-    """
+    """Return the fields of a task that are no secret. Both are under the service's field names."""
     names = ("id", "model", "status", "actualDuration")
     return {name: video[name] for name in names if video.get(name) is not None}
 

@@ -9,6 +9,10 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Any
 
+from jinja2 import StrictUndefined
+from jinja2.nativetypes import NativeEnvironment
+from jinja2.sandbox import SandboxedEnvironment
+
 from airflow.triggers.base import BaseTrigger
 
 from airflow_provider_manxue._airflow.start_from_trigger import feeds_mapped_tasks
@@ -19,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from datetime import datetime
 
-    import jinja2
+    from jinja2 import Environment
 
     from airflow.providers.common.compat.sdk import Context
 
@@ -60,7 +64,7 @@ class StartFromTrigger(BaseTrigger):
         """Time at which Airflow ends the trigger, in seconds since the epoch; None if it never does."""
         return self.timeout_after.timestamp() if self.timeout_after else None
 
-    def render_template_fields(self, context: Context, jinja_env: jinja2.Environment | None = None) -> None:
+    def render_template_fields(self, context: Context, jinja_env: Environment | None = None) -> None:
         """Render the templates of a task that starts in the triggerer. After an error a worker starts the task."""
         if self._given_times:
             return  # a worker has rendered them, and a rendered id may contain braces
@@ -69,16 +73,13 @@ class StartFromTrigger(BaseTrigger):
         except Exception as error:  # noqa: BLE001 - a template can raise any exception
             self._template_error = error
 
-    def _template_env(self) -> jinja2.Environment:
+    def _template_env(self) -> Environment:
         """
         Return Airflow's sandbox, with an error for each undefined name.
 
         The triggerer lacks the macros and variables of the Dag. A name that is undefined there may be defined on a worker,
         and an empty text would be a wrong id.
         """
-        from jinja2 import StrictUndefined
-        from jinja2.nativetypes import NativeEnvironment
-        from jinja2.sandbox import SandboxedEnvironment
 
         class NativeSandbox(SandboxedEnvironment, NativeEnvironment):
             pass

@@ -143,10 +143,10 @@ class ManxueWaitBase(RescheduledWait):
         known = stored if isinstance(stored, dict) else {}
         number = getattr(ti, "try_number", None)
         is_earlier = bool(known) and known.get("try_number") != number
-        self._first_ended_at = known.get("at") or math.inf
-        if is_earlier or not known.get("at"):
-            self._first_ended_at = math.inf if is_earlier else time.time()
-            value = {"try_number": number, "at": None if is_earlier else self._first_ended_at}
+        ended_at = None if is_earlier else (known.get("at") or time.time())
+        self._first_ended_at = ended_at or math.inf
+        value = {"try_number": number, "at": ended_at}
+        if value != known:
             with contextlib.suppress(Exception):
                 ti.xcom_push(key=END_KEY, value=value)
         return is_earlier

@@ -17,11 +17,7 @@ _FIELD_OF = {"boolean": BooleanField, "integer": IntegerField, "number": StringF
 
 
 def widgets(conn_fields: Mapping[str, Any]) -> dict[str, Any]:
-    """
-    Return a form field for each declared one.
-
-    :param conn_fields: the ``conn-fields`` of the provider's metadata.
-    """
+    """Return a form field for each of the ``conn-fields`` of the provider's metadata."""
     return {name: _widget(declared) for name, declared in conn_fields.items()}
 
 
