@@ -293,12 +293,9 @@ class ManxueWaitBase(RescheduledWait):
             yield
         except (AirflowSkipException, AirflowRescheduleException):
             raise
-        except (ManxueVideoFailedError, AirflowSensorTimeout, AirflowTaskTimeout) as error:
-            if self.soft_fail or self.never_fail:
-                raise AirflowSkipException(str(error)) from error
-            raise
-        except Exception as error:
-            if self.never_fail:
+        except (Exception, AirflowTaskTimeout) as error:
+            is_soft = isinstance(error, (ManxueVideoFailedError, AirflowSensorTimeout, AirflowTaskTimeout))
+            if self.never_fail or (self.soft_fail and is_soft):
                 raise AirflowSkipException(str(error)) from error
             raise
 
