@@ -50,11 +50,6 @@ def latest_final_poll(deadline: float) -> float:
     return deadline + MAX_OVERSHOOT
 
 
-def latest_connection_trouble(deadline: float) -> float:
-    """Return the moment that ends a wait whose connection is not usable."""
-    return deadline + GRACE_TIME
-
-
 def deadline_to_read(deadline: float, now: float) -> float:
     """
     Return the deadline of a video that was seen completed.

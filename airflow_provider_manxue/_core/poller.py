@@ -21,7 +21,6 @@ from airflow_provider_manxue._core.bodies import clean_text
 from airflow_provider_manxue._core.deadline import (
     FINAL_POLL_WINDOW,
     deadline_to_read,
-    latest_connection_trouble,
     latest_final_poll,
 )
 from airflow_provider_manxue._core.polling import (
@@ -96,7 +95,6 @@ class _Video:
     status: str = ""
     trouble: str = ""
     failures: int = 0
-    is_retrying: bool = False
     grace_since: float | None = None
     refused_since: float | None = None
     url_since: float | None = None
@@ -182,7 +180,7 @@ class Poller:
         self._heap = [(video.due_at, number, video.id) for number, video in enumerate(self._waiting.values())]
         heapq.heapify(self._heap)
         self._pushed = len(ids)
-        self._retrying = 0
+        self._retrying: set[str] = set()
         self._retries_connection = False
         self._not_before = self._lifted_pause = 0.0
         self._connection_failures = 0
@@ -207,7 +205,7 @@ class Poller:
     @property
     def is_retrying(self) -> bool:
         """Whether a quick retry is pending. A worker holds its slot for it."""
-        return bool(self._retrying or self._retries_connection)
+        return self._retries_connection or bool(self._retrying)
 
     @property
     def remaining(self) -> list[str]:
@@ -248,12 +246,7 @@ class Poller:
         return self._waiting[video_task_id].status
 
     def take_due(self, now: float, limit: int | None = None) -> list[tuple[str, bool]]:
-        """
-        Take the polls that are due: ids, each with whether it is a final poll.
-
-        :param now: the current time.
-        :param limit: the maximum number of polls to take.
-        """
+        """Take the polls that are due, at most ``limit``: ids, each with whether it is a final poll."""
         due: list[tuple[str, bool]] = []
         if now < self._not_before:
             return due
@@ -281,18 +274,11 @@ class Poller:
     # --- outcomes of polls -------------------------------------------------------------------------------------
 
     def handle(self, video_task_id: str, outcome: Outcome, *, sent_at: float, now: float) -> None:
-        """
-        Process the outcome of a poll.
-
-        :param video_task_id: id of the video that was polled.
-        :param outcome: the parsed task, or the error.
-        :param sent_at: when the request was sent. At or after the deadline, it was a final poll.
-        :param now: the current time.
-        """
+        """Process the outcome of a poll. A request that was sent at or after the deadline was a final poll."""
         video = self._waiting.get(video_task_id)
         if video is None:
             return
-        self._set_retrying(video, retrying=False)
+        self._retrying.discard(video.id)
         self._retries_connection = False
         if isinstance(outcome, VideoTask):
             self._lines += self._log.lines_for(video_task_id, outcome, now)
@@ -301,12 +287,7 @@ class Poller:
             self._handle_error(video, outcome, sent_at, now)
 
     def connection_failed(self, error: ManxueError, now: float) -> None:
-        """
-        Process an error of the connection. Nothing was sent.
-
-        :param error: the error.
-        :param now: the current time.
-        """
+        """Process an error of the connection. Nothing was sent."""
         if self.done:  # the final polls were given up while the connection was looked up
             return
         self._lines += self._log.lines_for(next(iter(self._waiting)), error, now)
@@ -428,7 +409,7 @@ class Poller:
         video.failures += 1
         if video.to_read or self._quick_retries:
             delay = quick_retry_delay(video.failures)
-            self._set_retrying(video, retrying=True)
+            self._retrying.add(video.id)
         elif is_throttled:
             # The rate limiter slows all polls down. A longer interval in addition would leave the service idle afterwards.
             delay = self._interval(now)
@@ -455,7 +436,7 @@ class Poller:
         if is_too_late or video.final_time > FINAL_POLL_WINDOW:
             self._end(video, self._timed_out(video), now)
             return
-        self._set_retrying(video, retrying=True)
+        self._retrying.add(video.id)
         self._schedule(video, at, now, floor=at)
 
     def _handle_in_grace(self, video: _Video, error: ManxueError, sent_at: float, now: float) -> None:
@@ -469,14 +450,13 @@ class Poller:
             if not self.has_worked and self._forbidden.issuperset(self._waiting):
                 self._end_all(error)
                 return
-        ends_at = video.grace_since + GRACE_TIME
-        if now >= ends_at and self._grace_ends:
+        ends_at = video.grace_since + GRACE_TIME if self._grace_ends else math.inf
+        if now >= ends_at:
             self._end(video, with_likely_causes(error, video.id), now)
         elif sent_at >= video.deadline and not (is_forbidden and self._grace_ends and not self._holds_slot):
             self._end(video, self._timed_out(video), now)
         else:
-            at = now + self._interval(now)
-            at = min(at, ends_at) if self._grace_ends else at
+            at = min(now + self._interval(now), ends_at)
             self._schedule(video, at, now, floor=at if sent_at >= video.deadline else 0.0)
 
     def _handle_internal(self, video: _Video, error: ManxueError, sent_at: float, now: float) -> None:
@@ -516,19 +496,15 @@ class Poller:
     def _postpone(self, until: float, error: ManxueError, now: float) -> None:
         """Poll nothing before a moment, since the connection is not usable."""
         latest_to_read = max(video.deadline for video in self._waiting.values())
-        if now >= max(latest_connection_trouble(self.deadline), latest_to_read):
+        if now >= max(self.deadline + GRACE_TIME, latest_to_read):
             self.give_up(now)
             return
         self._not_before = max(until, now + MIN_INTERVAL)
         for video in self._waiting.values():
             video.trouble = str(error)
 
-    def _set_retrying(self, video: _Video, *, retrying: bool) -> None:
-        self._retrying += retrying - video.is_retrying
-        video.is_retrying = retrying
-
     def _end(self, video: _Video, outcome: Outcome, now: float) -> None:
-        self._set_retrying(video, retrying=False)
+        self._retrying.discard(video.id)
         del self._waiting[video.id]
         self.outcomes[video.id] = outcome
         self.ended_at[video.id] = now
@@ -537,9 +513,8 @@ class Poller:
         self._lines += self._log.lines_for_end(video.id, error, now)
 
     def _end_all(self, error: ManxueError) -> None:
-        for video in list(self._waiting.values()):
-            self._set_retrying(video, retrying=False)
-            self.outcomes[video.id] = error
+        self.outcomes |= dict.fromkeys(self._waiting, error)
+        self._retrying.clear()
         self._waiting.clear()
 
     def _timed_out(self, video: _Video) -> ManxueTimeoutError:
