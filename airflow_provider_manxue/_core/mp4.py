@@ -13,7 +13,7 @@ from __future__ import annotations
 import enum
 import sys
 from array import array
-from collections import deque
+from collections import defaultdict, deque
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -60,12 +60,7 @@ class State(enum.Enum):
 
 @dataclass(frozen=True, slots=True)
 class Assessment:
-    """
-    The state of a file.
-
-    :param state: the state.
-    :param reason: the missing or unreadable part; empty for a whole file.
-    """
+    """The state of a file. The reason names the missing or unreadable part; it is empty for a whole file."""
 
     state: State
     reason: str = ""
@@ -85,28 +80,20 @@ class _Box:
 
 @dataclass(slots=True)
 class _TopLevel:
-    boxes: dict[bytes, list[_Box]] = field(default_factory=dict)
+    boxes: defaultdict[bytes, list[_Box]] = field(default_factory=lambda: defaultdict(list))
     position: int = 0
     cut: bool = False
     readable: bool = True
 
-    def of(self, kind: bytes) -> list[_Box]:
-        return self.boxes.get(kind, [])
-
 
 def assess_mp4(read_at: ReadAt, size: int) -> Assessment:
-    """
-    Assess whether a file is whole.
-
-    :param read_at: reads bytes of the file.
-    :param size: its length in bytes.
-    """
+    """Assess whether a file of ``size`` bytes is whole."""
     top = _walk(read_at, size)
     if top.cut:
         return Assessment(
             State.INCOMPLETE, f"the MP4 is longer than the body, which ended after {size} bytes"
         )
-    if not top.of(b"moov"):
+    if not top.boxes[b"moov"]:
         where = "has no 'moov' box" if top.readable else f"cannot be read from byte {top.position} on"
         return Assessment(State.UNKNOWN, f"the MP4 {where}")
     try:
@@ -116,10 +103,10 @@ def assess_mp4(read_at: ReadAt, size: int) -> Assessment:
 
 
 def _assess_samples(reader: _Reader, top: _TopLevel, size: int) -> Assessment:
-    movie = _read_movie(reader, top.of(b"moov")[0])
-    fragments = [_read_fragment(reader, box, movie.default_sizes) for box in top.of(b"moof")]
+    movie = _read_movie(reader, top.boxes[b"moov"][0])
+    fragments = [_read_fragment(reader, box, movie.default_sizes) for box in top.boxes[b"moof"]]
     end = max(
-        [movie.end, *(one.end for one in fragments), *(_index_end(reader, box) for box in top.of(b"sidx"))]
+        [movie.end, *(one.end for one in fragments), *(_index_end(reader, box) for box in top.boxes[b"sidx"])]
     )
     if end > size:
         return Assessment(
@@ -129,7 +116,7 @@ def _assess_samples(reader: _Reader, top: _TopLevel, size: int) -> Assessment:
     if movie.samples or sum(one.samples for one in fragments):
         if movie.is_fragmented and not fragments:
             return Assessment(State.UNKNOWN, "the MP4 has none of the fragments that it announces")
-        if fragments and not (top.of(b"sidx") or top.of(b"mfra")):
+        if fragments and not (top.boxes[b"sidx"] or top.boxes[b"mfra"]):
             return Assessment(State.PLAUSIBLE, "a fragmented MP4 without an index may have further fragments")
         return Assessment(State.WHOLE)
     return Assessment(
@@ -150,7 +137,7 @@ def _walk(read_at: ReadAt, size: int) -> _TopLevel:
             # Appended text can look like the header of a box of gigabytes.
             top.cut = box.kind in _TOP_LEVEL
             break
-        top.boxes.setdefault(box.kind, []).append(box)
+        top.boxes[box.kind].append(box)
         top.position = box.end
     top.readable = False
     return top
@@ -200,8 +187,8 @@ class _Reader:
         self._read_at = read_at
         self._boxes_left = _MAX_BOXES
 
-    def children(self, box: _Box) -> Iterator[_Box]:
-        """Yield the boxes inside of a box, up to the first bytes that are not a box."""
+    def children(self, box: _Box, kind: bytes | None = None) -> Iterator[_Box]:
+        """Yield the boxes inside of a box, all or those of one kind, up to the first bytes that are not a box."""
         position = box.body
         while position < box.end:
             self._boxes_left -= 1
@@ -210,16 +197,15 @@ class _Reader:
             child = _header(self._read_at, position, box.end)
             if child is None or child.end > box.end:
                 return
-            yield child
+            if kind in (None, child.kind):
+                yield child
             position = child.end
 
     def find(self, box: _Box, *path: bytes) -> _Box | None:
         """Return the first box at a path of names."""
         found: _Box | None = box
         for kind in path:
-            found = (
-                next((child for child in self.children(found) if child.kind == kind), None) if found else None
-            )
+            found = next(self.children(found, kind), None) if found else None
         return found
 
     def fields(self, box: _Box) -> bytes:
@@ -254,10 +240,9 @@ def _read_movie(reader: _Reader, moov: _Box) -> _Movie:
             movie.add(*_read_track(reader, box))
         elif box.kind == b"mvex":
             movie.is_fragmented = True
-            for child in reader.children(box):
-                if child.kind == b"trex":
-                    values = reader.fields(child)
-                    movie.default_sizes[_number(values, 4)] = _number(values, 16)
+            for trex in reader.children(box, b"trex"):
+                values = reader.fields(trex)
+                movie.default_sizes[_number(values, 4)] = _number(values, 16)
     if moov.end - position >= _MIN_BOX:
         raise _UnreadableError(f"its 'moov' cannot be read from byte {position} on")
     return movie
@@ -323,19 +308,16 @@ _DATA_OFFSET, _FIRST_FLAGS, _SAMPLE_SIZE, _SAMPLE_FIELDS = 0x1, 0x4, 0x200, (0x1
 
 def _read_fragment(reader: _Reader, moof: _Box, default_sizes: dict[int, int]) -> _Samples:
     found = _Samples()
-    for traf in reader.children(moof):
-        if traf.kind != b"traf":
-            continue
+    for traf in reader.children(moof, b"traf"):
         header = reader.find(traf, b"tfhd")
         if header is None:
             raise _UnreadableError("a fragment has no header")
         base, default = _fragment_defaults(reader.fields(header), moof.start, default_sizes)
         position = base
-        for run in reader.children(traf):
-            if run.kind == b"trun":
-                samples, start, length = _read_run(reader.fields(run), default)
-                position = (position if start is None else base + start) + length
-                found.add(samples, position)
+        for run in reader.children(traf, b"trun"):
+            samples, start, length = _read_run(reader.fields(run), default)
+            position = (position if start is None else base + start) + length
+            found.add(samples, position)
     return found
 
 
@@ -343,12 +325,8 @@ def _fragment_defaults(data: bytes, moof_start: int, default_sizes: dict[int, in
     """Return the base offset of the runs of a fragment, and the size of their samples."""
     flags, track = _number(data, 0) & 0xFFFFFF, _number(data, 4)
     base = _number(data, 8, 8) if flags & _BASE_OFFSET else moof_start
-    size_at = (
-        8
-        + (8 if flags & _BASE_OFFSET else 0)
-        + (4 if flags & _DESCRIPTION else 0)
-        + (4 if flags & _DURATION else 0)
-    )
+    widths = {_BASE_OFFSET: 8, _DESCRIPTION: 4, _DURATION: 4}
+    size_at = 8 + sum(width for flag, width in widths.items() if flags & flag)
     return base, _number(data, size_at) if flags & _SIZE else default_sizes.get(track, 0)
 
 
