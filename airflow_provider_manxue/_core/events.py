@@ -3,6 +3,8 @@ The events of the triggers: a trigger returns a wait to a worker with one. No I/
 
 An event contains neither a URL nor the API key, since Airflow logs it and stores it in the metadata database. An event
 that cannot be parsed fails the task.
+
+``started_at``, when the wait began in seconds since the epoch, is in an event only if the worker does not know it.
 """
 
 from __future__ import annotations
@@ -77,13 +79,7 @@ _NOT_POLLED = "not_polled"
 def completed_event(
     video_task_id: str, last_status: str = "", *, started_at: float | None = None
 ) -> dict[str, Any]:
-    """
-    Return the event of a wait whose video is completed.
-
-    :param video_task_id: id of the task.
-    :param last_status: the last status in the log, so that the worker does not log it again.
-    :param started_at: when the wait began, in seconds since the epoch, if the worker does not know it.
-    """
+    """Return the event of a wait whose video is completed. The worker does not log ``last_status`` again."""
     return {
         "version": VERSION,
         "status": _COMPLETED,
@@ -105,10 +101,8 @@ def error_event(
     Return the event of a wait that ended with an error.
 
     :param video_task_id: id of the task; empty if the error affects all videos of a batch.
-    :param error: the error.
     :param final_poll: whether a timeout was decided by a final poll. If not, the worker polls.
     :param has_worked: whether a response was parsed as a task before.
-    :param started_at: when the wait began, in seconds since the epoch, if the worker does not know it.
     """
     is_timeout = isinstance(error, ManxueTimeoutError)
     return {
@@ -123,17 +117,18 @@ def error_event(
 
 
 def begin_event(reason: str) -> dict[str, Any]:
-    """
-    Return the event of a wait that cannot begin in the triggerer. A worker begins it.
-
-    :param reason: the reason.
-    """
+    """Return the event of a wait that cannot begin in the triggerer. A worker begins it."""
     return {"version": VERSION, "status": "begin", "reason": reason}
 
 
 def is_begin_event(event: Any) -> bool:
     """Return whether the event is that of :func:`begin_event`."""
-    return isinstance(event, dict) and event.get("version") == VERSION and event.get("status") == "begin"
+    return _current(event).get("status") == "begin"
+
+
+def _current(event: Any) -> dict[str, Any]:
+    """Return an event of this version unchanged, and an empty one instead of anything else."""
+    return event if isinstance(event, dict) and event.get("version") == VERSION else {}
 
 
 def start_of(event: Any) -> float | None:
@@ -145,28 +140,19 @@ def start_of(event: Any) -> float | None:
 
 
 def parse_event(event: Any) -> ManxueError | None:
-    """
-    Parse an event.
-
-    :return: None if the video is completed, the error of the wait otherwise.
-    """
-    if isinstance(event, dict) and event.get("version") == VERSION:
-        if event.get("status") != _COMPLETED:
-            return _restored(event.get("status"), event.get("message"), event)
-        video_task_id = event.get("video_task_id")
-        if isinstance(video_task_id, str) and names_a_task(video_task_id):
-            return None
-    return _not_understood(event)
+    """Return the error of the wait; None if the video is completed."""
+    fields = _current(event)
+    if fields.get("status") != _COMPLETED:
+        return _restored(fields.get("status"), fields.get("message"), event)
+    video_task_id = fields.get("video_task_id")
+    names_video = isinstance(video_task_id, str) and names_a_task(video_task_id)
+    return None if names_video else _not_understood(event)
 
 
 def needs_final_poll(event: Any) -> bool:
     """Return whether an event reports a timeout that no final poll has decided."""
-    return (
-        isinstance(event, dict)
-        and event.get("version") == VERSION
-        and event.get("status") == "timeout"
-        and event.get("final_poll") is not True
-    )
+    fields = _current(event)
+    return fields.get("status") == "timeout" and fields.get("final_poll") is not True
 
 
 def worked_before(event: Any) -> bool:
@@ -208,10 +194,8 @@ def batch_event(
     Each video has one character, the key of an entry in the table of distinct states.
 
     :param ids: the distinct ids, in order.
-    :param outcomes: the outcomes by id.
     :param not_polled: ids of the videos that timed out without a final poll.
     :param has_worked: whether a response was parsed as a task.
-    :param started_at: when the wait began, in seconds since the epoch, if the worker does not know it.
     """
     states = [_state(video, outcomes[video], video in not_polled) for video in ids]
     codes = _codes(states)
@@ -242,23 +226,20 @@ def parse_batch_event(event: Any, ids: Sequence[str]) -> BatchStates:
     """
     Parse the event of a wait for many videos.
 
-    :param event: the event.
     :param ids: the distinct ids that the trigger polls, in order. If the event is about other ids, all are polled again.
     :raises ManxueError: if one error ended the wait for all of them, or the event cannot be parsed.
     """
-    if not isinstance(event, dict) or event.get("version") != VERSION:
-        raise _not_understood(event)
-    if event.get("status") == "ended":
-        return _parse_ended_event(event, ids)
-    if event.get("status") != "polled":
-        if needs_final_poll(event):
-            return BatchStates(to_poll=list(ids))
-        error = parse_event(event)
-        raise error if error is not None else _not_understood(event)
-    states, table = event.get("states"), event.get("table")
+    fields = _current(event)
+    if fields.get("status") == "ended":
+        return _parse_ended_event(fields, ids)
+    if needs_final_poll(event):
+        return BatchStates(to_poll=list(ids))
+    if fields.get("status") != "polled":
+        raise parse_event(event) or _not_understood(event)
+    states, table = fields.get("states"), fields.get("table")
     if not isinstance(states, str) or not isinstance(table, dict):
         raise _not_understood(event)
-    if event.get("ids") != _hash(ids) or len(states) != len(ids):
+    if fields.get("ids") != _hash(ids) or len(states) != len(ids):
         return BatchStates(to_poll=list(ids))
     return _sorted((video, *_entry(table, code)) for video, code in zip(ids, states, strict=True))
 
@@ -294,12 +275,12 @@ def _parse_ended_event(event: Mapping[str, Any], ids: Sequence[str]) -> BatchSta
         described = errors.get(video)
         if described is None:
             states.to_read.append(video)
-        elif needs_final_poll({"version": VERSION, **described} if isinstance(described, dict) else None):
+            continue
+        fields = described if isinstance(described, dict) else {}
+        if needs_final_poll({"version": VERSION, **fields}):
             states.to_poll.append(video)
         else:
-            status = described.get("status") if isinstance(described, dict) else None
-            message = described.get("message") if isinstance(described, dict) else None
-            states.errors[video] = _restored(status, message, described)
+            states.errors[video] = _restored(fields.get("status"), fields.get("message"), described)
     return states
 
 
