@@ -120,7 +120,6 @@ def parse_task(
     """
     Parse a response of the service to a query or an order.
 
-    :param http_status: HTTP status of the response.
     :param body: the response's body, decoded from any transfer coding.
     :param video_task_id: the requested id, which becomes the id of the task. Another id in the response goes into
         ``reported_id``. Empty for the response to an order, which has a new id.
@@ -130,19 +129,19 @@ def parse_task(
     :raises ManxueError: if the response does not describe a task.
     """
     payload = parse_json(body, secret)
-    if not 200 <= http_status < 300:
-        message = _reason_of_error(payload, body, secret)
-        pause = parse_retry_after(retry_after, now)
-        if retry_after and pause is None:
-            junk = clean_text(retry_after[0], secret)
-            message = f"{message} (its Retry-After {junk!r} is neither seconds nor a date)".strip()
-        raise _http_error(http_status, message, pause)
-    if not isinstance(payload, dict):
-        message = _reason_of_error(payload, body, secret)
+    is_success = 200 <= http_status < 300
+    if is_success and isinstance(payload, dict):
+        return _task_of(_unwrap(payload, http_status, secret), payload, video_task_id, secret)
+    message = _reason_of_error(payload, body, secret)
+    if is_success:
         raise ManxueTransientError(
             f"HTTP {http_status} with a body that is not a JSON object{_tail(message)}"
         )
-    return _task_of(_unwrap(payload, http_status, secret), payload, video_task_id, secret)
+    pause = parse_retry_after(retry_after, now)
+    if retry_after and pause is None:
+        junk = clean_text(retry_after[0], secret)
+        message = f"{message} (its Retry-After {junk!r} is neither seconds nor a date)".strip()
+    raise _http_error(http_status, message, pause)
 
 
 def _unwrap(payload: dict[str, Any], http_status: int, secret: str) -> Mapping[str, Any]:
@@ -225,8 +224,7 @@ def _reason_of_task(
     """Find the reason in ``error``. If the video failed, or its URL is missing, search other fields, too."""
     if status is TaskStatus.FAILED or not (url or status in _UNFINISHED):
         return reason_in_task(fields, payload, inner_object(fields))
-    error = fields.get("error")
-    return "" if error is None else reason_in_task({"error": error})
+    return reason_in_task({"error": fields.get("error")})
 
 
 def _status_word(fields: Mapping[str, Any], *, is_order: bool, has_url: bool) -> str:
@@ -289,7 +287,6 @@ def _whole_number(value: Any) -> int | None:
 
 
 def _http_error(http_status: int, message: str, retry_after: float | None) -> ManxueError:
-    """Return the error for an HTTP status other than 2xx."""
     seen = f"HTTP {http_status}{_tail(message)}"
     if http_status == 401:
         return ManxueAuthenticationError(
