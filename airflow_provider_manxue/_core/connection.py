@@ -51,7 +51,6 @@ def parse_connection(
     """
     Check the fields of a connection.
 
-    :param conn_id: the connection's id, for error texts.
     :param host: base URL of the service, or empty for the public one. Scheme, path prefix, trailing slash and ``/v1`` are
         optional.
     :param password: the API key.
@@ -61,7 +60,7 @@ def parse_connection(
         returns no fields for invalid JSON.
     :raises ManxueConfigurationError: naming the field, the problem and the remedy.
     """
-    reader = _Reader(conn_id, _parse_extra(conn_id, extra))
+    reader = _Reader(conn_id, extra)
     settings = ManxueSettings(
         base_url=reader.base_url(
             host or "", port, schema or "", allow_http=reader.switch("allow_http", False)
@@ -79,26 +78,6 @@ def parse_connection(
     return settings
 
 
-def _parse_extra(conn_id: str, extra: Any) -> Mapping[str, Any]:
-    remedy = 'Use the form {"request_timeout": 30}.'
-    if isinstance(extra, str) and extra.strip():
-        try:
-            extra = json.loads(extra)
-        except (ValueError, RecursionError):
-            # The text is not quoted, since it may contain a password.
-            raise _field_error(conn_id, "extra", "it is not JSON", remedy) from None
-    if not extra or (isinstance(extra, str) and not extra.strip()):
-        return {}
-    if not isinstance(extra, Mapping):
-        raise _field_error(conn_id, "extra", "it is not a JSON object", remedy)
-    return extra
-
-
-def _field_error(conn_id: str, name: str, problem: str, remedy: str) -> ManxueConfigurationError:
-    label = f" ({FORM_LABELS[name]})" if name in FORM_LABELS else ""
-    return ManxueConfigurationError(f"Connection {conn_id!r}, field {name!r}{label}: {problem}. {remedy}")
-
-
 def missing_connection(conn_id: str) -> ManxueConnectionNotFoundError:
     """Return the error for a connection that does not exist."""
     return ManxueConnectionNotFoundError(
@@ -109,13 +88,30 @@ def missing_connection(conn_id: str) -> ManxueConnectionNotFoundError:
 class _Reader:
     """Reader of one connection's fields. Each method returns a valid value, or raises an error that names the field."""
 
-    def __init__(self, conn_id: str, extra: Mapping[str, Any]) -> None:
+    def __init__(self, conn_id: str, extra: Any) -> None:
         self.conn_id = conn_id
-        self.extra = extra
+        self.extra = self._parse_extra(extra)
         self.known: set[str] = set()
 
     def error(self, name: str, problem: str, remedy: str) -> ManxueConfigurationError:
-        return _field_error(self.conn_id, name, problem, remedy)
+        label = f" ({FORM_LABELS[name]})" if name in FORM_LABELS else ""
+        return ManxueConfigurationError(
+            f"Connection {self.conn_id!r}, field {name!r}{label}: {problem}. {remedy}"
+        )
+
+    def _parse_extra(self, extra: Any) -> Mapping[str, Any]:
+        remedy = 'Use the form {"request_timeout": 30}.'
+        if isinstance(extra, str) and extra.strip():
+            try:
+                extra = json.loads(extra)
+            except (ValueError, RecursionError):
+                # The text is not quoted, since it may contain a password.
+                raise self.error("extra", "it is not JSON", remedy) from None
+        if not extra or (isinstance(extra, str) and not extra.strip()):
+            return {}
+        if not isinstance(extra, Mapping):
+            raise self.error("extra", "it is not a JSON object", remedy)
+        return extra
 
     # Columns of the connection
 
@@ -259,33 +255,22 @@ class _Reader:
         )
 
     def refuse_unknown(self) -> None:
-        for name in self.extra:
-            if name not in self.known:
-                near = difflib.get_close_matches(str(name), self.known)
-                hint = (
-                    f"Did you mean {near[0]!r}?"
-                    if near
-                    else f"Known fields are {', '.join(sorted(self.known))}."
-                )
-                raise self.error(str(name), "this extra field is unknown", hint)
+        unknown = next((str(name) for name in self.extra if name not in self.known), None)
+        if unknown is not None:
+            hint = f"Known fields are {', '.join(sorted(self.known))}."
+            if near := difflib.get_close_matches(unknown, self.known):
+                hint = f"Did you mean {near[0]!r}?"
+            raise self.error(unknown, "this extra field is unknown", hint)
 
 
 def is_host_name(hostname: str) -> bool:
-    """
-    Return whether a host name can be resolved (RFC 1035, section 2.3.4), or is an address.
-
-    :param hostname: the name, in ASCII; a trailing dot is allowed.
-    """
+    """Return whether a name in ASCII, with or without a trailing dot, can be resolved (RFC 1035, section 2.3.4), or is an address."""
     name = hostname.removesuffix(".")
     return len(name) <= 253 and all(1 <= len(label) <= 63 for label in name.split("."))
 
 
 def is_proxy_url(url: str) -> bool:
-    """
-    Return whether both clients support the URL of a proxy.
-
-    :param url: URL of the proxy. Only plain HTTP is supported between a client and its proxy.
-    """
+    """Return whether both clients support the URL of a proxy: only plain HTTP between a client and its proxy."""
     if not re.fullmatch(r"http://[^\s/?#]+/?", url):
         return False
     try:
