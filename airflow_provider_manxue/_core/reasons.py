@@ -79,7 +79,7 @@ def reason_in_task(*objects: Mapping[str, Any]) -> str:
     :param objects: the task, then the objects around it and in it. The first reason is returned; codes come after texts.
     :return: the raw text; empty if there is none.
     """
-    for find in (_task_text_in, code_in, _unknown_error_in):
+    for find in (lambda obj: _text_in(obj, _TASK_ORDER), code_in, _unknown_error_in):
         for obj in objects:
             if reason := find(obj):
                 return reason
@@ -87,12 +87,7 @@ def reason_in_task(*objects: Mapping[str, Any]) -> str:
 
 
 def reason_in_response(payload: Any) -> str:
-    """
-    Find the reason in the JSON of an error response, without the code at the top.
-
-    :param payload: the decoded body.
-    :return: the raw text; empty if there is none.
-    """
+    """Find the reason in the JSON of an error response, without the code at the top; empty if there is none."""
     if isinstance(payload, Mapping):
         return (
             _text_in(payload, _RESPONSE_ORDER)
@@ -124,7 +119,6 @@ def reason_in_body(body: bytes) -> str:
     """
     Return the text of a body without JSON: plain text, or the title or text of a web page.
 
-    :param body: the body, in UTF-8 or GBK.
     :return: the raw text. It is empty if the body is binary, or looks like JSON, since escapes in JSON could hide a
         signed URL from ``clean_text``.
     """
@@ -132,10 +126,6 @@ def reason_in_body(body: bytes) -> str:
     if text[:1] in {"{", "["}:
         return ""
     return _text_of_page(text) if text[:1] == "<" else text
-
-
-def _task_text_in(obj: Mapping[str, Any]) -> str:
-    return _text_in(obj, _TASK_ORDER)
 
 
 def _text_in(obj: Mapping[str, Any], fields: tuple[str, ...], depth: int = 0) -> str:
