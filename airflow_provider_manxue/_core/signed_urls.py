@@ -11,30 +11,8 @@ _SIGNATURE_PARAMETER = re.compile(
 )
 """Query parameters of signed URLs: Amazon S3, CloudFront, Google Cloud Storage, Alibaba Cloud OSS, Tencent Cloud COS."""
 
-_AZURE_SAS_PARAMETERS = frozenset(
-    [
-        "sv",
-        "ss",
-        "srt",
-        "sp",
-        "st",
-        "se",
-        "sip",
-        "spr",
-        "sr",
-        "sig",
-        "skoid",
-        "sktid",
-        "skt",
-        "ske",
-        "sks",
-        "skv",
-        "saoid",
-        "suoid",
-        "scid",
-        "sdd",
-        "ses",
-    ]
+_AZURE_SAS_PARAMETER = re.compile(
+    "sv|ss|srt|sp|st|se|sip|spr|sr|sig|skoid|sktid|skt|ske|sks|skv|saoid|suoid|scid|sdd|ses"
 )
 """Query parameters of a shared access signature of Azure. They are short, so they are only removed from URLs with
 ``sig``."""
@@ -45,8 +23,12 @@ def without_signature(url: str) -> str:
     address, _, query = url.partition("?")
     parameters = query.split("&")
     names = [parameter.partition("=")[0] for parameter in parameters]
-    azure_names = _AZURE_SAS_PARAMETERS if "sig" in names else frozenset()
-    signing = {name for name in names if _SIGNATURE_PARAMETER.fullmatch(name) or name in azure_names}
+    is_azure = "sig" in names
+    signing = {
+        name
+        for name in names
+        if _SIGNATURE_PARAMETER.fullmatch(name) or (is_azure and _AZURE_SAS_PARAMETER.fullmatch(name))
+    }
     left = [parameter for parameter in parameters if parameter.partition("=")[0] not in signing]
     return f"{address}?{'&'.join(left)}" if any(left) else address
 
