@@ -51,25 +51,12 @@ def latest_final_poll(deadline: float) -> float:
 
 
 def deadline_to_read(deadline: float, now: float) -> float:
-    """
-    Return the deadline of a video that was seen completed.
-
-    :param deadline: the wait's deadline.
-    :param now: the moment of the first attempt. The grace period begins then, but ends with the
-        latest final poll.
-    """
+    """Return the deadline of a video that was seen completed now: the end of a grace period, or the latest final poll."""
     return max(deadline, min(now + GRACE_TIME, latest_final_poll(deadline)))
 
 
 def final_polls_failed(now: float, deadline: float, last_response_at: float, resumes_at: float) -> bool:
-    """
-    Return whether the final polls have failed: no usable response within their window, and no pause was requested.
-
-    :param now: the current time.
-    :param deadline: the wait's deadline.
-    :param last_response_at: when the last usable response arrived.
-    :param resumes_at: when the next poll is due.
-    """
+    """Return whether the final polls have failed: no usable response within their window, and no pause was requested."""
     is_away = now >= max(last_response_at, deadline) + FINAL_POLL_WINDOW
     return is_away and resumes_at <= now + FINAL_POLL_WINDOW
 
@@ -78,7 +65,6 @@ def latest_on_worker(deadline: float, now: float, round_time: float) -> float:
     """
     Return the end of the final polls of a batch on a worker.
 
-    :param deadline: the wait's deadline.
     :param now: start of the worker's polls.
     :param round_time: seconds that one poll of each video takes at the connection's limit. The rest is for pauses.
     """
@@ -89,7 +75,6 @@ def latest_in_trigger(deadline: float, ends_at: float, resumed_at: float) -> flo
     """
     Return the end of the final polls of a trigger.
 
-    :param deadline: the wait's deadline.
     :param ends_at: when Airflow ends the deferral.
     :param resumed_at: when the trigger started. A trigger that starts after its end still polls once.
     """
@@ -116,7 +101,6 @@ def first_poll_at(due_at: float, now: float, deadline: float) -> float:
     Return the moment of the first poll after a worker defers or reschedules.
 
     :param due_at: when the next poll is due. A time after the deadline is the end of a pause.
-    :param now: the current time.
     :param deadline: the wait's deadline. It takes precedence over ``MIN_FIRST_POLL_DELAY``.
     """
     if due_at > deadline:
@@ -132,7 +116,6 @@ def first_polls(planned: float, now: float, interval: float, deadline: float) ->
     :param now: the moment of the start. If it is later than planned, the triggerer was restarted, perhaps with
         thousands of waits at once, and their first polls are spread over the interval.
     :param interval: seconds between two polls.
-    :param deadline: the wait's deadline.
     """
     if now <= planned:
         return planned, planned
@@ -171,8 +154,6 @@ class TimeLimits:
         Airflow ends a deferral after the deadline, later than any pause moves a final poll. This worker sends the first
         final poll then, so that the deadline is now.
 
-        :param started_at: when the wait began.
-        :param now: the current time.
         :param ended_by_airflow: why Airflow has ended the deferral, or an empty text.
         """
         deadline = started_at + self.wait_timeout
@@ -220,30 +201,3 @@ class PollTimes:
     deadline: float
     first_poll_at: float
     resumed_at: float
-
-
-def poll_times_from_end(
-    ends_at: float,
-    now: float,
-    *,
-    timeout: float,
-    margin: float,
-    execution_timeout: float | None,
-    interval: float,
-) -> PollTimes:
-    """
-    Return the times of a wait that began in the triggerer, from its end by Airflow.
-
-    :param ends_at: that time: the start plus ``timeout`` and ``margin``, or plus ``execution_timeout`` if that is
-        shorter.
-    :param now: the current time. Within one interval of the start, the first poll is due at once.
-    :param timeout: seconds that the wait may take.
-    :param margin: seconds from the end of ``timeout`` until Airflow ends the trigger.
-    :param execution_timeout: seconds that the task may take, or None.
-    :param interval: seconds between two polls.
-    """
-    bound = math.inf if execution_timeout is None else execution_timeout
-    started_at = ends_at - min(timeout + margin, bound)
-    is_new = now <= started_at + interval
-    first_poll = max(now, started_at) if is_new else started_at
-    return PollTimes(started_at, started_at + min(timeout, bound), first_poll, resumed_at=now)

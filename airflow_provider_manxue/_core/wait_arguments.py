@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -9,7 +10,6 @@ from airflow_provider_manxue._core.deadline import (
     LEGACY_DEFER_TIMEOUT_MARGIN,
     PollTimes,
     latest_in_trigger,
-    poll_times_from_end,
 )
 from airflow_provider_manxue._core.polling import PollPolicy
 
@@ -71,32 +71,27 @@ class WaitArguments:
         return PollPolicy(self.poke_interval, self.exponential_backoff, self.max_wait)
 
     def given_times(self, now: float) -> PollTimes | None:
-        """
-        Return the times from a worker.
-
-        :param now: when the trigger starts.
-        :return: None if the wait begins in the triggerer.
-        """
+        """Return the times from a worker for a trigger that starts now; None if the wait begins in the triggerer."""
         if self.started_at is None or self.deadline is None or self.first_poll_at is None:
             return None
         return PollTimes(self.started_at, self.deadline, self.first_poll_at, resumed_at=now)
 
     def times_from_end(self, now: float, ends_at: float | None) -> PollTimes:
         """
-        Return the times of a wait that begins in the triggerer.
+        Return the times of a wait that begins in the triggerer, counted back from its end by Airflow.
 
-        :param now: when the trigger starts.
-        :param ends_at: when Airflow ends the trigger; None if it does not.
+        :param now: when the trigger starts. Within one interval of the start, the first poll is due at once.
+        :param ends_at: when Airflow ends the trigger: the start plus ``timeout`` and the margin, or plus
+            ``execution_timeout`` if that is shorter. None if Airflow does not end it.
         """
         timeout = self.timeout or 0.0
-        return poll_times_from_end(
-            now + timeout + self.defer_timeout_margin if ends_at is None else ends_at,
-            now,
-            timeout=timeout,
-            margin=self.defer_timeout_margin,
-            execution_timeout=self.execution_timeout,
-            interval=self.poke_interval,
-        )
+        bound = math.inf if self.execution_timeout is None else self.execution_timeout
+        if ends_at is None:
+            ends_at = now + timeout + self.defer_timeout_margin
+        started_at = ends_at - min(timeout + self.defer_timeout_margin, bound)
+        is_new = now <= started_at + self.poke_interval
+        first_poll = max(now, started_at) if is_new else started_at
+        return PollTimes(started_at, started_at + min(timeout, bound), first_poll, resumed_at=now)
 
     def gives_up_at(self, times: PollTimes, ends_at: float | None) -> float:
         """
@@ -104,7 +99,6 @@ class WaitArguments:
 
         Airflow ends a task that began in the triggerer at ``execution_timeout``, without a margin. A worker polls then.
 
-        :param times: the times of the wait.
         :param ends_at: when Airflow ends the trigger; None if it does not.
         """
         if ends_at is None or self.given_times(times.resumed_at) is not None:

@@ -17,7 +17,6 @@ from airflow_provider_manxue._core.deadline import (
     deadline_to_read,
     first_poll_at,
     first_polls,
-    poll_times_from_end,
 )
 from airflow_provider_manxue._core.poller import CONNECTION, Poller
 from airflow_provider_manxue._core.polling import (
@@ -30,6 +29,7 @@ from airflow_provider_manxue._core.polling import (
     next_credential_probe,
     quick_retry_delay,
 )
+from airflow_provider_manxue._core.wait_arguments import WaitArguments
 from airflow_provider_manxue._core.wait_errors import affects_all_videos, video_failed
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
@@ -1208,9 +1208,10 @@ def test_first_polls_of_a_batch_are_spread():
 
 def span(now, *, ends_at=START + 4500, execution_timeout=None):
     """Return the poll times of a wait of an hour with a margin of 15 minutes, as computed at ``now``."""
-    return poll_times_from_end(
-        ends_at, now, timeout=3600.0, margin=900.0, execution_timeout=execution_timeout, interval=30.0
+    arguments = WaitArguments(
+        poke_interval=30.0, timeout=3600.0, defer_timeout_margin=900.0, execution_timeout=execution_timeout
     )
+    return arguments.times_from_end(now, ends_at)
 
 
 @pytest.mark.parametrize("late", [0.0, 5.0, 30.0])
