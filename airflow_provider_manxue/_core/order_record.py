@@ -131,11 +131,7 @@ def _parse_fields(value: Mapping[str, Any]) -> OrderRecord:
 
 @dataclass(frozen=True, slots=True)
 class TaskInstanceRef:
-    """
-    The task instance of an order.
-
-    :param max_tries: its current ``max_tries``.
-    """
+    """The task instance of an order, with its current ``max_tries``."""
 
     dag_id: str
     run_id: str
@@ -146,31 +142,19 @@ class TaskInstanceRef:
     @property
     def recovery_hint(self) -> str:
         """The remedies that need no change of code."""
-        path = "/".join(
-            f"{name}/{quote(value, safe='')}"
-            for name, value in (
-                ("dags", self.dag_id),
-                ("dagRuns", self.run_id),
-                ("taskInstances", self.task_id),
-            )
-        )
+        dag_id, run_id, task_id = (quote(part, safe="") for part in (self.dag_id, self.run_id, self.task_id))
         index = f"?map_index={self.map_index}" if self.map_index >= 0 else ""
         return (
             f"There are two remedies for this task instance, both on its tab 'Task State Store' or by Airflow's REST API at "
-            f"/api/v2/{path}/state-store/{KEY}{index}: (1) to continue with a video that exists, set the key "
-            f'{KEY!r} to its id (PUT with the body {{"value": "<id>"}}); (2) to order again, delete the key (DELETE). '
-            f"Then clear the task."
+            f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/state-store/{KEY}{index}: (1) to continue "
+            f'with a video that exists, set the key {KEY!r} to its id (PUT with the body {{"value": "<id>"}}); (2) to order '
+            f"again, delete the key (DELETE). Then clear the task."
         )
 
 
 @dataclass(frozen=True, slots=True)
 class ResumableOrder:
-    """
-    An order that a task continues with.
-
-    :param id: id of the video task.
-    :param caution: a warning; empty if there is none.
-    """
+    """An order that a task continues with: the id of its video task, and a warning or an empty text."""
 
     id: str
     caution: str = ""
@@ -185,9 +169,7 @@ def resumable_order(
     """
     Decide before anything is sent whether a task continues with the recorded order, sends a new one, or fails.
 
-    :param record: the record, if there is one.
     :param fingerprint: returns the fingerprint of the task's current request, by scheme.
-    :param ref: the task instance.
     :param not_accepted_since: ``since`` of an intent that was certainly not accepted. The record may be older than that
         result.
     :return: the recorded order; None to send a new one.
