@@ -59,12 +59,7 @@ def parse_video_task_id(value: Any) -> str:
     """
     if isinstance(value, str) and _is_serialized(value):
         value = _deserialize(value, "video_task_id", MAX_TASK_TEXT)
-    if isinstance(value, Mapping):
-        task_id = task_id_in(value)
-    elif isinstance(value, int) and not isinstance(value, bool):
-        task_id = _digits(value)
-    else:
-        task_id = value
+    task_id = task_id_in(value) if isinstance(value, Mapping) else _as_text(value)
     if not isinstance(task_id, str):
         raise ManxueInputError(_not_an_id(value))
     task_id = task_id.strip()
@@ -131,32 +126,21 @@ def names_a_task(value: Any) -> bool:
 
 
 def task_id_in(payload: Mapping[str, Any]) -> str | None:
-    """
-    Find the id in a task or in a create response, at the top or in ``data``.
-
-    :param payload: the decoded response.
-    :return: the id, unchanged. Whole numbers are converted to text. None if there is no id.
-    """
+    """Find the id in a task or in a create response, at the top or in ``data``. A whole number is converted to text."""
     return own_id(payload) or own_id(inner_object(payload))
 
 
 def own_id(fields: Mapping[str, Any]) -> str | None:
     """Find the id among the fields of one object, without those of ``data``."""
     for name in _ID_FIELDS:
-        task_id = fields.get(name)
-        if isinstance(task_id, int) and not isinstance(task_id, bool):
-            task_id = _digits(task_id)
+        task_id = _as_text(fields.get(name))
         if task_id and isinstance(task_id, str):
             return task_id
     return None
 
 
 def ids_in(response: Any, depth: int = 0) -> Iterator[str]:
-    """
-    Yield each id in a response to an order: at the top, and in the objects and lists that relays put around a task.
-
-    :param response: the decoded response.
-    """
+    """Yield each id in a response to an order: at the top, and in the objects and lists that relays put around a task."""
     if isinstance(response, list):
         for item in response[:_MAX_ITEMS]:
             if isinstance(item, Mapping):
@@ -190,9 +174,12 @@ def is_id(text: str) -> bool:
     )
 
 
-def _digits(number: int) -> str | None:
+def _as_text(value: Any) -> Any:
+    """Convert a whole number to text. Return other values unchanged."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        return value
     try:
-        return str(number)
+        return str(value)
     except ValueError:  # Python does not convert numbers of more than 4,300 digits (CVE-2020-10735).
         return None
 
