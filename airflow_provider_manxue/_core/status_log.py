@@ -192,9 +192,6 @@ def announcement(
     :param what: the video or videos.
     :param where: the host or the connection.
     :param how: the process that polls.
-    :param interval: seconds between two polls.
-    :param started_at: when the wait began, in seconds since the epoch.
-    :param deadline: the wait's deadline.
     """
     end = datetime.fromtimestamp(deadline, tz=UTC).isoformat(sep=" ", timespec="seconds")
     return (
@@ -203,18 +200,16 @@ def announcement(
     )
 
 
-def describe(outcome: VideoTask | ManxueError) -> str:
+def describe(task: VideoTask) -> str:
     """Describe the status of a task for the log."""
-    if isinstance(outcome, ManxueError):
-        return str(outcome)
-    if outcome.status is TaskStatus.UNKNOWN:
-        reason = f": {outcome.error}" if outcome.error else ""
-        return f"unknown status {outcome.status_word!r}{reason}"
-    if outcome.status is TaskStatus.COMPLETED and outcome.actual_duration is not None:
-        return f"completed, {outcome.actual_duration:g} s long"
-    if outcome.status is TaskStatus.FAILED and outcome.error:
-        return f"failed: {outcome.error}"
-    return outcome.status.value
+    if task.status is TaskStatus.UNKNOWN:
+        reason = f": {task.error}" if task.error else ""
+        return f"unknown status {task.status_word!r}{reason}"
+    if task.status is TaskStatus.COMPLETED and task.actual_duration is not None:
+        return f"completed, {task.actual_duration:g} s long"
+    if task.status is TaskStatus.FAILED and task.error:
+        return f"failed: {task.error}"
+    return task.status.value
 
 
 def elapsed(seconds: float) -> str:

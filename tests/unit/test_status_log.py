@@ -194,7 +194,6 @@ def test_resumed_wait_logs_a_new_status(last_status):
         (task("completed", video_url=URL, actual_duration=5.0), "completed, 5 s long"),
         (task("completed", actual_duration=0.0), "completed, 0 s long"),
         (task("unknown", "reviewing"), "unknown status 'reviewing'"),
-        (ManxueResultMissingError("no URL"), "no URL"),
     ],
 )
 def test_response_description(response, text):
