@@ -33,11 +33,7 @@ MAX_NAMED = 100
 
 
 def stored_length(ids: Iterable[str]) -> int:
-    """
-    Estimate the size of the ids in the metadata database in bytes: as JSON, encrypted with Fernet.
-
-    :param ids: the ids.
-    """
+    """Estimate the size of the ids in the metadata database in bytes: as JSON, encrypted with Fernet."""
     length = len(json.dumps(list(ids))) + 300  # the other arguments
     encrypted = 57 + 16 * (length // 16 + 1)
     return 4 * -(-encrypted // 3)
@@ -57,11 +53,7 @@ def to_tasks(ids: Iterable[str], outcomes: Mapping[str, Outcome]) -> list[dict[s
 
 
 def to_xcoms(tasks: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """
-    Return the XComs of a wait for many videos by key, without its return value.
-
-    :param tasks: the tasks, as :func:`to_tasks` returns them.
-    """
+    """Return the XComs of a wait for many videos by key, without its return value, from the tasks of :func:`to_tasks`."""
     return {key: [task[key] for task in tasks] for key in ("video_url", "actualDuration")}
 
 
@@ -103,24 +95,15 @@ def batch_error(errors: Mapping[str, ManxueError]) -> ManxueError:
 
 
 def dump_outcomes(outcomes: Mapping[str, Outcome], read_at: Mapping[str, float]) -> dict[str, Any]:
-    """
-    Serialize the known outcomes of a batch, for the task's own XCom.
-
-    :param outcomes: the outcomes by id.
-    :param read_at: when each task was read, in seconds since the epoch.
-    """
-    return {
-        "tasks": {
-            video: [read_at[video], outcome.to_dict()]
-            for video, outcome in outcomes.items()
-            if isinstance(outcome, VideoTask)
-        },
-        "errors": {
-            video: describe_error(outcome)
-            for video, outcome in outcomes.items()
-            if isinstance(outcome, ManxueError)
-        },
-    }
+    """Serialize the known outcomes of a batch, for the task's own XCom, with the moments when the tasks were read."""
+    tasks: dict[str, Any] = {}
+    errors: dict[str, Any] = {}
+    for video, outcome in outcomes.items():
+        if isinstance(outcome, VideoTask):
+            tasks[video] = [read_at[video], outcome.to_dict()]
+        else:
+            errors[video] = describe_error(outcome)
+    return {"tasks": tasks, "errors": errors}
 
 
 def load_outcomes(value: Any) -> tuple[dict[str, Outcome], dict[str, float]]:
