@@ -64,7 +64,7 @@ def classify_response(http_status: int, body: bytes, busy_codes: Collection[str]
     :param busy_codes: error codes of the service that mean a lack of capacity.
     """
     response = parse_json(body)
-    if _holds_id(response):
+    if any(True for _ in ids_in(response)):
         return OrderOutcome.UNKNOWN
     code = raw_code_in(response)
     if code in busy_codes:
@@ -77,10 +77,6 @@ def classify_response(http_status: int, body: bytes, busy_codes: Collection[str]
         return OrderOutcome.NOT_ACCEPTED
     is_rejected = 400 <= number < 500 or (is_success and number in _REJECTION_CODES)
     return OrderOutcome.REJECTED if is_rejected and number not in _AMBIGUOUS_CODES else OrderOutcome.UNKNOWN
-
-
-def _holds_id(response: Any) -> bool:
-    return any(True for _ in ids_in(response))
 
 
 def _has_data(response: Any) -> bool:
@@ -125,9 +121,8 @@ def parse_order_response(
         if failure is None and is_video and (nested := _nested_task(http_status, body, secret)):
             return nested
         outcome = classify_response(http_status, body, busy_codes)
-        pause = getattr(
-            error, "retry_after", None
-        )  # a header, so that it is known even if the body broke off
+        # A header, so that it is known even if the body broke off.
+        pause = getattr(error, "retry_after", None)
         raise order_error(outcome, failure or error, excerpt_of(body, secret), pause) from None
     if failure is not None:
         raise order_error(OrderOutcome.UNKNOWN, failure, excerpt_of(body, secret))
@@ -152,7 +147,6 @@ def order_without_response(error: BaseException, hostname: str, *, body_started:
     Return the error of an order that got no response.
 
     :param error: the exception of the HTTP library.
-    :param hostname: the host of the service.
     :param body_started: whether any byte of the request's body was sent. Without a body, the service cannot accept an
         order. The type of the exception is no reliable sign of that.
     """
@@ -166,7 +160,6 @@ def order_error(
     """
     Return the error for an outcome.
 
-    :param outcome: the outcome.
     :param reason: the error of the request or response.
     :param excerpt: the beginning of the response, cleaned, for the person who decides.
     :param retry_after: pause that the service requested, in seconds; None if it requested none.
