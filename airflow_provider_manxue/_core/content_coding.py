@@ -102,12 +102,8 @@ def _inflate(body: bytes, bits: int, room: int, limit: int | None = None) -> tup
 
 def _is_text(body: bytes) -> bool:
     """Return whether a body is plain text. Compressed data contain control characters, or are not UTF-8."""
-    return not re.search(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", body) and _is_utf8(body)
-
-
-def _is_utf8(body: bytes) -> bool:
     try:
-        body.decode()
+        text = body.decode()
     except UnicodeDecodeError:
         return False
-    return True
+    return not re.search(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]", text)
