@@ -67,9 +67,8 @@ def is_redirect(status: int) -> bool:
 
 def next_hop(url: str, location: str | None) -> str:
     """
-    Return the target of a redirect.
+    Return the target of a redirect from ``url``.
 
-    :param url: the requested URL.
     :param location: the ``Location`` of the response.
     :raises ManxueUnsafeUrlError: if it must not be followed.
     """
@@ -78,7 +77,12 @@ def next_hop(url: str, location: str | None) -> str:
     target = _as_in_browsers(location)
     # An absolute URL is not joined, since that could rewrite it.
     if not _SCHEME.match(target):
-        target = _joined(url, target)
+        try:
+            target = urljoin(url, target)
+        except ValueError:
+            raise ManxueUnsafeUrlError(
+                "The media host responded with a redirect that could not be parsed."
+            ) from None
     if parse_url(target).scheme == "http" and parse_url(url).scheme == "https":
         raise ManxueUnsafeUrlError("The media host responded with a redirect from https to http.")
     return target
@@ -100,15 +104,6 @@ def _as_in_browsers(location: str) -> str:
     # Any number of slashes begins the host, also without any after the scheme.
     path = re.sub(r"^(https?):/*", r"\1://", path, flags=re.IGNORECASE)
     return re.sub("^/{2,}", "//", path) + mark + query
-
-
-def _joined(url: str, reference: str) -> str:
-    try:
-        return urljoin(url, reference)
-    except ValueError:
-        raise ManxueUnsafeUrlError(
-            "The media host responded with a redirect that could not be parsed."
-        ) from None
 
 
 def request_target(url: str) -> str:
@@ -178,19 +173,15 @@ class AddressPolicy:
                 f"allow_private_addresses must be True, False, or a list of host names, addresses and networks such as "
                 f"'10.0.0.0/8', not {value!r:.200}."
             )
-        networks = [network for one in entries if (network := _network(one)) is not None]
-        networks += [
-            network for one in _own_addresses(connection_host) if (network := _network(one)) is not None
-        ]
+        parsed = map(_network, [*entries, *_own_addresses(connection_host)])
+        networks = [network for network in parsed if network is not None]
         names = frozenset(_host_key(one) for one in entries if _network(one) is None)
         return cls(value is True, names, tuple(networks))
 
     def allowed(self, host: str, addresses: list[str]) -> list[str]:
         """
-        Return the allowed addresses of a host, at least one.
+        Return the allowed ones of the resolved addresses of a host, at least one.
 
-        :param host: host of the URL.
-        :param addresses: its resolved addresses.
         :raises ManxueUnsafeUrlError: if there is none.
         """
         found = [one for one in addresses if self._allows(host, one)]
