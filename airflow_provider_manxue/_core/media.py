@@ -140,7 +140,6 @@ def parse_part(
     Determine the part of the video in the body of a response.
 
     :param status: HTTP status of the response. It is not a redirect.
-    :param headers: its headers.
     :param length: announced length of its body in bytes, if there is one.
     :param offset: position of the first requested byte.
     :param known: validators of the bytes before ``offset``.
@@ -162,12 +161,7 @@ def parse_part(
 
 
 def error_code(headers: Message, body: bytes) -> str:
-    """
-    Return the error code of the store, such as ``AccessDenied``; empty if there is none.
-
-    :param headers: headers of the response.
-    :param body: the first bytes of its body.
-    """
+    """Return the error code of the store, such as ``AccessDenied``; empty if there is none."""
     named = re.fullmatch(r"[A-Za-z]{3,40}", headers.get("x-ms-error-code", ""))
     if named:
         return named[0]
@@ -182,19 +176,18 @@ def _whole(headers: Message, size: int | None) -> Part:
 def _parse_range(headers: Message, length: int | None, offset: int, known: Validators) -> Part:
     content_range = headers.get("Content-Range", "")
     match = re.fullmatch(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18}|\*)", content_range.strip(), re.ASCII)
+    not_requested = ChangedVideoError(
+        f"the media host sent a part that was not requested ({clean_text(content_range)!r})"
+    )
     if match is None:
-        raise ChangedVideoError(
-            f"the media host sent a part that was not requested ({clean_text(content_range)!r})"
-        )
+        raise not_requested
     first, last = int(match[1]), int(match[2])
     total = None if match[3] == "*" else int(match[3])
     if first == 0 and _is_range(first, last, total, length):
         # It begins with the first byte of the video, so that nothing before it is needed.
         return _whole(headers, total)
     if not offset:
-        raise ChangedVideoError(
-            f"the media host sent a part that was not requested ({clean_text(content_range)!r})"
-        )
+        raise not_requested
     total = known.size if total is None else total
     if first != offset or not _is_range(first, last, total, length):
         raise ChangedVideoError(
