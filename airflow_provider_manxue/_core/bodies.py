@@ -94,24 +94,14 @@ def _storable(value: Any, secret: str) -> Any:
 
 
 def mask_in_body(body: bytes, secret: str) -> bytes:
-    """
-    Mask a secret in a body before it is cut. A part of the secret would not be found.
-
-    :param body: the body, or the beginning of it.
-    :param secret: the API key.
-    """
+    """Mask the API key in a body before it is cut. A part of the key would not be found."""
     for form in _forms_of(secret):
         body = body.replace(form.encode(), b"***")
     return body
 
 
 def clean_text(text: Any, secret: str = "") -> str:
-    """
-    Clean a foreign text for a log: one line, bounded, without the API key and the signatures of URLs.
-
-    :param text: the text.
-    :param secret: the API key.
-    """
+    """Clean a foreign text for a log: one line, bounded, without the API key and the signatures of URLs."""
     # The key is masked before the text is cut, since a part of it would not be found.
     shown = _without(secret, str(text))
     if not shown or (shown.isascii() and shown.isalpha() and len(shown) <= _MAX_MESSAGE):
@@ -129,12 +119,7 @@ def clean_text(text: Any, secret: str = "") -> str:
 
 
 def excerpt_of(body: bytes, secret: str) -> str:
-    """
-    Return the beginning of a response for an error or a log, cleaned with :func:`clean_text`.
-
-    :param body: the received part of the body.
-    :param secret: the API key.
-    """
+    """Return the beginning of the received part of a response, cleaned with :func:`clean_text`."""
     response = parse_json(body, secret)
     if response is None:
         text = decode_text(mask_in_body(body, secret))

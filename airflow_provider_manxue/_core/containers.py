@@ -39,11 +39,7 @@ _TEXT_TYPE = re.compile(
 
 
 def containers_of(head: bytes) -> frozenset[Container]:
-    """
-    Detect the possible containers of a body from its first bytes; empty if it is none of them.
-
-    :param head: the first bytes of the body.
-    """
+    """Detect the possible containers of a body from its first bytes; empty if it is none of them."""
     if head[4:8] == b"ftyp":
         is_quicktime = head[8:12] == b"qt  "
         return frozenset({Container.MP4, Container.QUICKTIME} if is_quicktime else {Container.MP4})

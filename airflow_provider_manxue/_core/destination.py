@@ -50,9 +50,5 @@ def parse_destination(destination: Any, video_task_id: str) -> str:
 
 
 def names_one_file(destination: object) -> bool:
-    """
-    Return whether a destination is the same file for each task of a mapped operator.
-
-    :param destination: the argument of ``partial()``.
-    """
+    """Return whether a destination, an argument of ``partial()``, is the same file for each mapped task."""
     return isinstance(destination, str) and "{" not in destination and not destination.strip().endswith("/")

@@ -11,12 +11,7 @@ from airflow_provider_manxue.exceptions import ManxueTransientError
 
 
 def no_response(error: BaseException, hostname: str) -> ManxueTransientError:
-    """
-    Return the error for a request that got no response.
-
-    :param error: the exception of the HTTP library.
-    :param hostname: host of the request.
-    """
+    """Return the error for a request to a host that got no response, from the exception of the HTTP library."""
     return ManxueTransientError(f"no response from {hostname}: {_reason(error)}")
 
 

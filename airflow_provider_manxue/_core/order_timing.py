@@ -76,11 +76,7 @@ class OrderBounds:
     reserve: float
 
     def check(self, started_at: float, now: float) -> None:
-        """
-        Refuse an attempt if too little time is left to wait for the paid video.
-
-        :raises ManxueOrderTimeoutError: if too little time is left.
-        """
+        """Raise ``ManxueOrderTimeoutError`` if too little time is left to wait for the paid video."""
         if now > self._last_attempt_at(started_at):
             raise self.timeout_error("it was not sent")
 
@@ -90,10 +86,7 @@ class OrderBounds:
         """
         Return the moment of the next attempt; None if there is none. The last attempt begins when the time ends.
 
-        For the other parameters see :func:`quick_resend_delay`.
-
-        :param started_at: first start of the try.
-        :param now: the current time.
+        ``started_at`` is the first start of the try. For the other parameters see :func:`quick_resend_delay`.
         """
         at, last = now + resend_delay(attempts, retry_after, chance), self._last_attempt_at(started_at)
         if at <= last:
@@ -102,11 +95,7 @@ class OrderBounds:
         return last if last >= earliest else None
 
     def timeout_error(self, reason: str) -> ManxueOrderTimeoutError:
-        """
-        Return the error of an order that was not accepted in time.
-
-        :param reason: the reason why it was not accepted.
-        """
+        """Return the error of an order that was not accepted in time, with the reason why not."""
         if self._is_cut:
             bound = (
                 f"while execution_timeout ({_duration(self.execution_timeout)}) left the {self.reserve:g} s that its request "

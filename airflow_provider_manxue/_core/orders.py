@@ -33,18 +33,13 @@ MODELS = frozenset(
 
 _MAX_REFERENCES = {"referenceImages": 9, "referenceVideos": 3, "referenceAudios": 3}
 
-
 FINGERPRINT_SCHEME = 2
 """Current scheme of fingerprints. Scheme 1 hashed URLs with their signatures."""
 
 
 @dataclass(frozen=True, slots=True)
 class VideoRequest:
-    """
-    A valid request for a video.
-
-    :param fields: the fields of the request, under the service's names.
-    """
+    """A valid request for a video: its fields, under the service's names."""
 
     fields: Mapping[str, Any]
 

@@ -48,8 +48,6 @@ class WorkerPass:
         """
         End the videos with a timeout that the next pass must not poll.
 
-        :param poller: the engine.
-        :param now: the current time.
         :param is_rescheduled: whether the task reschedules. The next pass has no state of this one then, and would
             begin its final polls again. After a deferral, the next pass continues this one.
         """
@@ -66,8 +64,6 @@ class WorkerPass:
         """
         Return whether the pass is over.
 
-        :param poller: the engine.
-        :param now: the current time.
         :param is_polling: whether requests are queued or in flight.
         :param next_grant_at: when the rate limiter grants the next request.
         """
