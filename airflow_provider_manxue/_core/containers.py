@@ -55,7 +55,6 @@ def accepted_containers(
     Return the containers that are saved.
 
     :param wanted: those that the author named; None for MP4 and the one that the host announces.
-    :param content_type: the media type of the response.
     """
     if wanted is not None:
         return frozenset(wanted)
@@ -68,7 +67,6 @@ def check_head(head: bytes, content_type: str | None, coding: str) -> None:
     Check that a body is a video, not an error page.
 
     :param head: the first bytes of the body.
-    :param content_type: its media type, as announced.
     :param coding: the content codings that the response names.
     :raises NoVideoError: if the body is a text or empty.
     :raises BrokenTransferError: if the body is compressed.

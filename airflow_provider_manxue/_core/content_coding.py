@@ -31,7 +31,6 @@ def decode_body(body: bytes, content_encoding: str, limit: int) -> bytes:
     """
     Undo the content codings of a body.
 
-    :param body: the body of the response.
     :param content_encoding: the header ``Content-Encoding``, several values joined by commas; empty if it is absent.
     :param limit: maximum number of bytes that each step may return.
     :raises ManxueTransientError: if the body is longer, cut off, damaged, or in a coding that needs another library.
@@ -45,11 +44,7 @@ def decode_body(body: bytes, content_encoding: str, limit: int) -> bytes:
 
 
 def real_codings(content_encoding: str) -> list[str]:
-    """
-    Return the codings that a header names. Some stores send tokens in it that name none, such as ``aws-chunked``.
-
-    :param content_encoding: the header ``Content-Encoding``; empty if it is absent.
-    """
+    """Return the codings that ``Content-Encoding`` names. Some stores send tokens in it that name none: ``aws-chunked``."""
     names = (token.partition(";")[0].strip().lower() for token in content_encoding.split(","))
     return [name for name in names if name in _GZIP or name == "deflate" or name in _UNSUPPORTED]
 

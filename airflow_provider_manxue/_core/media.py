@@ -42,7 +42,6 @@ class BrokenTransferError(ManxueDownloadError):
     """
     A transfer ended early. Another attempt may succeed.
 
-    :param message: the reason.
     :param retry_after: pause that the server requested, in seconds; None if it requested none.
     """
 

@@ -61,7 +61,6 @@ class OrderRecord:
     """
     The persisted form of an order.
 
-    :param state: the state.
     :param id: id of the video task, if it is known.
     :param since: when it was about to be sent, in ISO 8601, to find it in the service's list.
     :param max_tries: ``max_tries`` of the task instance at the last change. A clear by a person changes it, an

@@ -26,7 +26,6 @@ def timed_out(video_task_id: str, waited: float, status: str, trouble: str) -> M
     """
     Return the error of a video that was not ready in time.
 
-    :param video_task_id: id of the video.
     :param waited: seconds from the start of the wait to its deadline.
     :param status: the last status that the service reported; empty if it reported none.
     :param trouble: the last error; empty if a usable response followed.
