@@ -53,7 +53,7 @@ def to_tasks(ids: Iterable[str], outcomes: Mapping[str, Outcome]) -> list[dict[s
 
 
 def to_xcoms(tasks: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Return the XComs of a wait for many videos by key, without its return value, from the tasks of :func:`to_tasks`."""
+    """Return the XComs of a batch by key, without its return value, from the tasks of :func:`to_tasks`."""
     return {key: [task[key] for task in tasks] for key in ("video_url", "actualDuration")}
 
 

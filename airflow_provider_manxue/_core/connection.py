@@ -264,7 +264,11 @@ class _Reader:
 
 
 def is_host_name(hostname: str) -> bool:
-    """Return whether a name in ASCII, with or without a trailing dot, can be resolved (RFC 1035, section 2.3.4), or is an address."""
+    """
+    Return whether a host name in ASCII can be resolved (RFC 1035, section 2.3.4), or is an address.
+
+    A trailing dot is allowed.
+    """
     name = hostname.removesuffix(".")
     return len(name) <= 253 and all(1 <= len(label) <= 63 for label in name.split("."))
 

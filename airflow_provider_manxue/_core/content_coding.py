@@ -44,7 +44,7 @@ def decode_body(body: bytes, content_encoding: str, limit: int) -> bytes:
 
 
 def real_codings(content_encoding: str) -> list[str]:
-    """Return the codings that ``Content-Encoding`` names. Some stores send tokens in it that name none: ``aws-chunked``."""
+    """Return the codings in ``Content-Encoding``. Some stores send tokens in it that are none, such as ``aws-chunked``."""
     names = (token.partition(";")[0].strip().lower() for token in content_encoding.split(","))
     return [name for name in names if name in _GZIP or name == "deflate" or name in _UNSUPPORTED]
 

@@ -51,7 +51,11 @@ def latest_final_poll(deadline: float) -> float:
 
 
 def deadline_to_read(deadline: float, now: float) -> float:
-    """Return the deadline of a video that was seen completed now: the end of a grace period, or the latest final poll."""
+    """
+    Return the deadline of a video that was seen completed.
+
+    Its grace period begins now, with the first attempt, and ends with the latest final poll at the latest.
+    """
     return max(deadline, min(now + GRACE_TIME, latest_final_poll(deadline)))
 
 

@@ -111,6 +111,7 @@ class Poller:
     process that began it.
 
     :param video_task_ids: ids of the videos. Duplicates are polled once.
+    :param policy: the intervals between polls.
     :param started_at: when the wait began.
     :param deadline: the moment after which no regular poll begins; see ``docs/engine.md``.
     :param first_poll_at: when the first polls are due.
