@@ -120,8 +120,6 @@ class AsyncClient:
         Import the HTTP library and load a connection, in the background.
 
         This takes seconds in a triggerer that has just started. A failure is raised at the first request.
-
-        :param conn_id: id of the Airflow connection.
         """
         if self._import is None:
             self._import = spawn_background(_import_http_library())
@@ -133,7 +131,6 @@ class AsyncClient:
 
         The same instance serves the event loop until it closes. An edit of the limits changes it in place.
 
-        :param conn_id: id of the Airflow connection.
         :raises ManxueConfigurationError: if the connection is missing or cannot be used, and has not worked before.
         :raises ManxueTransientError: if the connection could not be loaded just now, or the session could not be opened.
         """
@@ -147,11 +144,7 @@ class AsyncClient:
             self._throttles[conn_id] = Throttle(endpoint.settings, conn_id)
 
     def has_worked(self, conn_id: str) -> bool:
-        """
-        Return whether a response was parsed as a task over this connection, with its present settings.
-
-        :param conn_id: id of the Airflow connection.
-        """
+        """Return whether a response was parsed as a task over this connection, with its present settings."""
         endpoint = self._cache.peek(conn_id)
         return endpoint is not None and endpoint.has_worked
 
@@ -161,8 +154,6 @@ class AsyncClient:
 
         After a 401 the Airflow connection is read again. If it was edited, a second request uses the new settings.
 
-        :param conn_id: id of the Airflow connection.
-        :param video_task_id: id of the task.
         :raises ManxueError: of the kind that fits, if the response does not describe a task.
         """
         # With an endpoint, nothing is awaited between the grant of the rate limiter and the request.

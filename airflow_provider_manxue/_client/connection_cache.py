@@ -80,11 +80,7 @@ class ConnectionCache:
         return connection
 
     def prepare(self, conn_id: str) -> None:
-        """
-        Start the first look-up of a connection. A failure is raised at the first request.
-
-        :param conn_id: id of the Airflow connection.
-        """
+        """Start the first look-up of a connection. A failure is raised at the first request."""
         connection = self._connection(conn_id)
         if connection.endpoint is None:
             connection.refresh_if_due()
@@ -93,17 +89,12 @@ class ConnectionCache:
         """
         Return the endpoint without waiting; None if there is none yet. Starts a refresh that is due.
 
-        :param conn_id: id of the Airflow connection.
         :raises ManxueConfigurationError: if the connection has not been usable for ``GRACE_TIME``.
         """
         return self._connection(conn_id).current()
 
     def peek(self, conn_id: str) -> Endpoint | None:
-        """
-        Return the endpoint, if there is one. Starts nothing.
-
-        :param conn_id: id of the Airflow connection.
-        """
+        """Return the endpoint, if there is one. Starts nothing."""
         connection = self._connections.get(conn_id)
         return None if connection is None else connection.endpoint
 
@@ -111,7 +102,6 @@ class ConnectionCache:
         """
         Return the endpoint. Waits for a look-up if there is none yet, or if it was not used for ``CONNECTION_TTL``.
 
-        :param conn_id: id of the Airflow connection.
         :raises ManxueConfigurationError: if the connection is missing or cannot be used.
         :raises ManxueTransientError: if the connection could not be loaded just now, or the session could not be opened.
         """
@@ -124,7 +114,6 @@ class ConnectionCache:
         Reads the connection at most once per ``FAILED_LOOKUP_TTL``, since many requests may be refused at the same time.
         Until the settings change, the connection is read again every half of ``CONNECTION_TTL``.
 
-        :param conn_id: id of the Airflow connection.
         :param refused: the endpoint whose request was refused.
         """
         return await self._connection(conn_id).after_refusal(refused)

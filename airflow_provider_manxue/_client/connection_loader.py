@@ -16,7 +16,6 @@ async def load_connection(conn_id: str) -> ManxueSettings:
     """
     Read an Airflow connection on an event loop.
 
-    :param conn_id: id of the Airflow connection.
     :raises ManxueConfigurationError: if it is missing or a field of it cannot be used.
     :raises ManxueTransientError: if the connection could not be loaded just now.
     """
@@ -34,8 +33,6 @@ def to_settings(conn_id: str, connection: Any) -> ManxueSettings:
     """
     Parse the fields of an Airflow connection.
 
-    :param conn_id: id of the connection.
-    :param connection: the connection.
     :raises ManxueConfigurationError: if a field of it cannot be used.
     """
     return parse_connection(

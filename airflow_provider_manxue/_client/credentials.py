@@ -51,7 +51,6 @@ class CredentialProbes:
         """
         Record a 401, and hold further requests.
 
-        :param error: the error of the response.
         :return: the error, with the time of the first refusal.
         """
         now = asyncio.get_running_loop().time()

@@ -54,8 +54,6 @@ def append_bounded(body: bytearray, chunk: bytes, http_status: int) -> None:
     """
     Append a chunk to the body of a response.
 
-    :param body: what was read before.
-    :param chunk: what follows.
     :param http_status: the status of the response, for the error.
     :raises ManxueTransientError: if the body is longer than ``MAX_BODY``.
     """
@@ -95,7 +93,6 @@ def proxy_for(settings: ManxueSettings) -> str | None:
     Without a proxy in the connection the environment decides, by the rules of ``requests``. A service on this machine
     is then reached directly, since its requests may be unencrypted.
 
-    :param settings: the connection.
     :raises ManxueConfigurationError: if the environment names a proxy that is not supported.
     """
     if settings.proxy:
@@ -166,7 +163,6 @@ def ca_path(settings: ManxueSettings) -> str | None:
     """
     Return the file or folder of certificate authorities; None if certificates are not verified, or over plain HTTP.
 
-    :param settings: the connection.
     :raises ManxueConfigurationError: if an environment variable names a file that cannot be read or holds no
         certificate.
     :raises ManxueTransientError: if the file could not be read just now.
@@ -187,7 +183,6 @@ def ssl_context(settings: ManxueSettings) -> ssl.SSLContext | bool:
     Trusts the authorities of :func:`ca_path`, so that both clients verify certificates identically. It reads files:
     call it in a thread.
 
-    :param settings: the connection.
     :raises ManxueConfigurationError: as :func:`ca_path`.
     :raises ManxueTransientError: if TLS could not be set up just now.
     """
@@ -203,7 +198,6 @@ def session_key(settings: ManxueSettings) -> tuple[object, ...]:
     It holds the version of the authorities' file, so that a file that was replaced is read again. It reads the file
     system: call it in a thread.
 
-    :param settings: the connection.
     :raises ManxueConfigurationError: if the file of authorities cannot be read.
     :raises ManxueTransientError: if it could not be read just now.
     """
