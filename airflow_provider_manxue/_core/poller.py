@@ -496,10 +496,11 @@ class Poller:
     def _postpone(self, until: float, error: ManxueError, now: float) -> None:
         """Poll nothing before a moment, since the connection is not usable."""
         latest_to_read = max(video.deadline for video in self._waiting.values())
-        if now >= max(self.deadline + GRACE_TIME, latest_to_read):
+        ends_at = max(self.deadline + GRACE_TIME, latest_to_read)
+        if now >= ends_at:
             self.give_up(now)
             return
-        self._not_before = max(until, now + MIN_INTERVAL)
+        self._not_before = max(min(until, ends_at), now + MIN_INTERVAL)
         for video in self._waiting.values():
             video.trouble = str(error)
 

@@ -985,6 +985,13 @@ def test_timeout_error_names_the_connection_error(error):
     assert f"Last error: {error}." in str(poller.outcomes["v"])
 
 
+def test_last_poll_with_connection_trouble_is_at_its_end():
+    """The interval of a rescheduled process must not delay the end of the wait (seed 10069215)."""
+    ran = run(BAD_FIELD, has_worked=True, grace_ends=False, timeout=125)
+
+    assert ran.times[-1] == 125 + GRACE_TIME
+
+
 @pytest.mark.parametrize("error", [OUTAGE, NO_CONNECTION])
 def test_connection_error_after_deadline_ends_the_wait(error):
     poller = poller_of(timeout=100, has_worked=True)

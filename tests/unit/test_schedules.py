@@ -92,6 +92,7 @@ FOUND = [
     7790034,
     8050735,
     8194363,
+    10069215,
 ]
 """Seeds that broke an invariant or showed an error of the oracle."""
 
