@@ -463,6 +463,7 @@ class Triggerer:
         self._simulation, self._name, self._came_up = simulation, name, came_up
         self._timers = []
         self._runs = []
+        self.is_up = False
         self._come_up()
         for begin, end, cut_off in absences:
             self._timers.append(simulation.loop.call_later(begin, self._leave, cut_off))
@@ -470,6 +471,8 @@ class Triggerer:
 
     def _come_up(self):
         self._end_runs()
+        if self.is_up:  # the end of an absence that overlaps another one: a restart
+            self.process.lost_at = self._simulation.loop.time()
         self.process = Process(self._simulation, self._name)
         self.is_up = True
         self._simulation.record(self._name, "up")

@@ -90,7 +90,8 @@ class _OrderChecks:
         stops = record.get("state") == "intent" and self.instance.state != "success"
         if not (stops or is_logged or isinstance(result, ManxueOrderUnknownError)):
             yield f"the order {order.id} is lost: {record}, {result!r}"
-        if isinstance(result, ManxueOrderUnknownError) and "Check with the service" not in str(result):
+        advice = "Check with the service", "Look for it in the list of the service"
+        if isinstance(result, ManxueOrderUnknownError) and not any(text in str(result) for text in advice):
             yield f"the error does not say what to check: {result}"
         if isinstance(result, ManxueOrderRejectedError) and order.billed:
             yield f"refused, but it was taken: {result}"

@@ -93,6 +93,8 @@ FOUND = [
     8050735,
     8194363,
     10069215,
+    10324067,
+    10383658,
 ]
 """Seeds that broke an invariant or showed an error of the oracle."""
 
