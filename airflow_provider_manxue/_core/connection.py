@@ -135,7 +135,7 @@ class _Reader:
         url = self._split(host, schema)
         if port is not None and not 0 <= port <= 65535:
             raise self.error(
-                "port", f"{port!r} is not a number from 1 to 65535", "Leave it empty for the usual one."
+                "port", f"{port!r} is not a number from 1 to 65535", "Leave it empty for the default port."
             )
         if port and not url.port:
             url = url._replace(netloc=f"{url.netloc}:{port}")
@@ -189,9 +189,8 @@ class _Reader:
         text = str(value).strip().lower()
         if text in {"true", "false"}:
             return text == "true"
-        raise self.error(
-            name, f"{value!r} is neither true nor false", f"The default is {str(default).lower()}."
-        )
+        remedy = f"Set one of them, or leave it empty for {str(default).lower()}."
+        raise self.error(name, f"{value!r} is neither true nor false", remedy)
 
     def number(self, name: str, default: float, *, minimum: float, maximum: float) -> float:
         value = self._extra(name)
@@ -203,15 +202,15 @@ class _Reader:
             number = math.nan
         if minimum <= number <= maximum:
             return number
-        raise self.error(
-            name, f"{value!r} is not a number from {minimum:g} to {maximum:g}", f"The default is {default:g}."
-        )
+        problem = f"{value!r} is not a number from {minimum:g} to {maximum:g}"
+        raise self.error(name, problem, f"Set such a number, or leave it empty for {default:g}.")
 
     def whole_number(self, name: str, default: int, *, minimum: int, maximum: int) -> int:
         number = self.number(name, default, minimum=minimum, maximum=maximum)
         if number == int(number):
             return int(number)
-        raise self.error(name, f"{number:g} is not a whole number", f"The default is {default}.")
+        remedy = f"Set a whole number, or leave it empty for {default}."
+        raise self.error(name, f"{number:g} is not a whole number", remedy)
 
     def file(self, name: str) -> str | None:
         value = self._extra(name)
@@ -257,9 +256,9 @@ class _Reader:
     def refuse_unknown(self) -> None:
         unknown = next((str(name) for name in self.extra if name not in self.known), None)
         if unknown is not None:
-            hint = f"Known fields are {', '.join(sorted(self.known))}."
+            hint = f"Remove it, or use one of: {', '.join(sorted(self.known))}."
             if near := difflib.get_close_matches(unknown, self.known):
-                hint = f"Did you mean {near[0]!r}?"
+                hint = f"Remove it, or rename it to {near[0]!r}."
             raise self.error(unknown, "this extra field is unknown", hint)
 
 

@@ -371,7 +371,9 @@ def test_bad_number_is_rejected_with_its_bounds(name, value):
     error = error_of(extra={name: value})
 
     assert error.startswith(f"Connection 'my_conn', {labelled(name)}: {value!r} is not a number ")
-    assert error.endswith(f"is not a number from {least:g} to {most:g}. The default is {default}.")
+    assert error.endswith(
+        f"is not a number from {least:g} to {most:g}. Set such a number, or leave it empty for {default}."
+    )
 
 
 @pytest.mark.parametrize("value", [2.5, "2.5", 1.0001])
@@ -379,8 +381,8 @@ def test_fractional_max_connections_is_rejected(value):
     error = error_of(extra={"max_connections": value})
 
     assert (
-        f"field 'max_connections' (Connections): {float(value):g} is not a whole number. The default is 10."
-        in error
+        f"field 'max_connections' (Connections): {float(value):g} is not a whole number. Set a whole number, or "
+        "leave it empty for 10." in error
     )
 
 
@@ -398,7 +400,10 @@ def test_bad_switch_is_rejected(name, default, value):
     """A guess could turn off the verification of certificates."""
     error = error_of(extra={name: value})
 
-    assert f"{labelled(name)}: {value!r} is neither true nor false. The default is {default}." in error
+    assert (
+        f"{labelled(name)}: {value!r} is neither true nor false. Set one of them, or leave it empty for {default}."
+        in error
+    )
 
 
 def test_ca_bundle_may_be_a_file(tmp_path):
@@ -474,14 +479,14 @@ def test_bad_proxy_is_rejected_without_quote(value):
 @pytest.mark.parametrize(
     ("name", "hint"),
     [
-        ("request_timout", "Did you mean 'request_timeout'?"),
-        ("timeout", "Did you mean 'request_timeout'?"),
-        ("Verify", "Did you mean 'verify'?"),
-        ("proxies", "Did you mean 'proxy'?"),
-        ("allow_https", "Did you mean 'allow_http'?"),
+        ("request_timout", "Remove it, or rename it to 'request_timeout'."),
+        ("timeout", "Remove it, or rename it to 'request_timeout'."),
+        ("Verify", "Remove it, or rename it to 'verify'."),
+        ("proxies", "Remove it, or rename it to 'proxy'."),
+        ("allow_https", "Remove it, or rename it to 'allow_http'."),
         (
             "zzz",
-            f"Known fields are {', '.join(sorted(EXTRA))}.",
+            f"Remove it, or use one of: {', '.join(sorted(EXTRA))}.",
         ),
     ],
 )
