@@ -142,7 +142,7 @@ class PartialDownload:
         except OSError as error:
             raise ManxueStorageError(
                 f"The video could not be written to {Path(self.file.name).parent} after {self.received} bytes: "
-                f"{error.strerror or error}. There must be room for the whole video."
+                f"{error.strerror or error}. Make room there for the whole video."
             ) from error
         self._digest.update(chunk)
         self.received += len(chunk)

@@ -31,9 +31,10 @@ from airflow_provider_manxue._core.media_urls import (
     next_hop,
     parse_url,
     request_target,
+    unsafe,
 )
 from airflow_provider_manxue._core.network_errors import no_response
-from airflow_provider_manxue.exceptions import ManxueConfigurationError, ManxueUnsafeUrlError
+from airflow_provider_manxue.exceptions import ManxueConfigurationError
 
 if TYPE_CHECKING:
     import socket
@@ -78,7 +79,7 @@ class MediaClient:
                     yield response
                     return
                 url = next_hop(url, response.headers.get("Location"))
-        raise ManxueUnsafeUrlError(f"The media host sent more than {MAX_REDIRECTS} redirects.")
+        raise unsafe(f"The media host sent more than {MAX_REDIRECTS} redirects")
 
     @contextlib.contextmanager
     def _get_once(self, url: str, headers: dict[str, str]) -> Iterator[http.client.HTTPResponse]:

@@ -1,8 +1,8 @@
 """
 Responses of a media host: versions and parts of a video, errors, and retries. No I/O happens here.
 
-A download is complete when it has every byte of one version of the video. Each response is compared with the first one,
-so that a mistake of a server does not mix two versions.
+A download has every byte of one version of the video; ``containers.py`` decides whether it is complete. Each response is
+compared with the first one, so that a mistake of a server does not mix two versions.
 """
 
 from __future__ import annotations
@@ -262,11 +262,11 @@ class Retries:
         self._failures += isinstance(error, BrokenTransferError)
         self._pages += isinstance(error, NoVideoError)
         if self._pages > 1:
-            raise ManxueDownloadError(f"The video could not be fetched: {error}, also from a new URL.")
+            problem = f"{error}, also from a new URL"
+            raise ManxueDownloadError(f"The video could not be fetched: {problem}. Retry the task later.")
         if self._failures >= _MAX_ATTEMPTS:
-            raise ManxueDownloadError(
-                f"The video could not be fetched: {error}. There was no progress in {_MAX_ATTEMPTS} attempts."
-            )
+            problem = f"{error}. There was no progress in {_MAX_ATTEMPTS} attempts"
+            raise ManxueDownloadError(f"The video could not be fetched: {problem}. Retry the task later.")
         if isinstance(error, ExpiredUrlError) and self._failures == 1:
             return 0.0
         backoff = min(_MAX_PAUSE, 2.0 ** min(self._attempts - 1, 10)) * random.uniform(0.75, 1.25)  # noqa: S311

@@ -33,6 +33,11 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE | re.ASCII)
 # --- URLs -----------------------------------------------------------------------------------------------
 
 
+def unsafe(problem: str) -> ManxueUnsafeUrlError:
+    """Return the error for a URL that no argument of the author makes safe."""
+    return ManxueUnsafeUrlError(f"{problem}. Report the id of the video to the support of the service.")
+
+
 def parse_url(url: str) -> SplitResult:
     """
     Parse a video's URL.
@@ -47,16 +52,14 @@ def parse_url(url: str) -> SplitResult:
         if not parts.netloc.isascii():
             parts = parts._replace(netloc=parts.netloc.encode("idna").decode("ascii"))
     except ValueError:
-        raise ManxueUnsafeUrlError("The URL of the video could not be parsed.") from None
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
-        raise ManxueUnsafeUrlError(
-            f"The video is at a {parts.scheme!r} URL; only http and https are fetched."
-        )
+        raise unsafe("The URL of the video could not be parsed") from None
+    if parts.scheme not in {"http", "https"}:
+        raise unsafe(f"The video is at a {parts.scheme!r} URL; only http and https are fetched")
     if "@" in parts.netloc:
-        raise ManxueUnsafeUrlError("The URL of the video has a user name or a password.")
-    if not re.fullmatch(r"[a-z0-9_.:-]+", parts.hostname):
+        raise unsafe("The URL of the video has a user name or a password")
+    if not re.fullmatch(r"[a-z0-9_.:-]+", parts.hostname or ""):
         # Not quoted: it may contain control sequences of a terminal.
-        raise ManxueUnsafeUrlError("The URL of the video names no valid host.")
+        raise unsafe("The URL of the video names no valid host")
     return parts
 
 
@@ -73,18 +76,16 @@ def next_hop(url: str, location: str | None) -> str:
     :raises ManxueUnsafeUrlError: if it must not be followed.
     """
     if not location:
-        raise ManxueUnsafeUrlError("The media host responded with a redirect without a target.")
+        raise unsafe("The media host responded with a redirect without a target")
     target = _as_in_browsers(location)
     # An absolute URL is not joined, since that could rewrite it.
     if not _SCHEME.match(target):
         try:
             target = urljoin(url, target)
         except ValueError:
-            raise ManxueUnsafeUrlError(
-                "The media host responded with a redirect that could not be parsed."
-            ) from None
+            raise unsafe("The media host responded with a redirect that could not be parsed") from None
     if parse_url(target).scheme == "http" and parse_url(url).scheme == "https":
-        raise ManxueUnsafeUrlError("The media host responded with a redirect from https to http.")
+        raise unsafe("The media host responded with a redirect from https to http")
     return target
 
 
@@ -143,7 +144,7 @@ _LOCALHOST = ("127.0.0.1", "::1")
 @dataclass(frozen=True, slots=True)
 class AddressPolicy:
     """
-    The addresses that downloads may use: public ones, and those that the author allows.
+    The addresses that downloads may use: public ones, and those that the author allows. Others are refused.
 
     :param everything: whether all addresses are allowed.
     :param hosts: names of hosts with any address.

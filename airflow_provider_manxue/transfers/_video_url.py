@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_manxue._core.ids import parse_video_task_id
+from airflow_provider_manxue._core.wait_errors import result_missing, video_failed
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,
@@ -12,9 +13,7 @@ from airflow_provider_manxue.exceptions import (
     ManxuePermissionError,
     ManxueRedirectError,
     ManxueRefusedError,
-    ManxueResultMissingError,
     ManxueTransientError,
-    ManxueVideoFailedError,
 )
 from airflow_provider_manxue.models import TaskStatus, VideoTask
 
@@ -86,12 +85,10 @@ class UrlRefresher:
 
 def missing_url_error(task: VideoTask) -> ManxueError:
     if task.status is TaskStatus.COMPLETED:
-        return ManxueResultMissingError(f"The video {task.id} is completed, but the response has no URL.")
+        return result_missing(task.id, task.error)
     if task.status is TaskStatus.FAILED:
-        return ManxueVideoFailedError(
-            f"The video {task.id} cannot be saved, it {task.status_word}: {task.error or 'no reason was given'}."
-        )
+        return video_failed(task.id, task.error or f"status {task.status_word!r}")
     return ManxueNotCompletedError(
-        f"The video {task.id} is not completed, its status is {task.status_word!r}. Wait for it with "
+        f"The video {task.id!r} is not completed, its status is {task.status_word!r}. Wait for it with a "
         f"ManxueVideoSensor first."
     )

@@ -547,7 +547,7 @@ def test_full_disk_leaves_the_old_object(saves, worker):
 
     assert run.returncode == 1
     assert "could not be written" in run.stderr
-    assert "There must be room for the whole video" in run.stderr
+    assert "Make room there for the whole video" in run.stderr
     assert saves.store.content(saves.name) == OLD
     assert saves.store.leftovers() == []
     assert list(worker.temporary.iterdir()) == []

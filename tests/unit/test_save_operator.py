@@ -171,11 +171,11 @@ class TestTask:
         assert not isinstance(caught.value, AirflowFailException)
 
     def test_failed_video_fails(self, emulator, save):
-        with pytest.raises(ManxueVideoFailedError):
+        with pytest.raises(ManxueVideoFailedError, match="a new order is needed"):
             save(emulator.add_task("failed"))
 
     def test_video_without_url_fails(self, emulator, save):
-        with pytest.raises(ManxueResultMissingError):
+        with pytest.raises(ManxueResultMissingError, match="Report this id"):
             save(emulator.add_task("completed_without_url"))
 
     def test_other_media_type_fails(self, emulator, save):

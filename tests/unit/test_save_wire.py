@@ -236,7 +236,7 @@ class TestRedirect:
 
     def test_redirects_are_limited_to_five(self, host):
         host.responses = [self.redirect("/again")]
-        with pytest.raises(ManxueUnsafeUrlError, match="more than 5 redirects"):
+        with pytest.raises(ManxueUnsafeUrlError, match=r"more than 5 redirects\. Report the id"):
             fetch(wire(), f"{host.url}/a")
         assert len(host.requests) == 6
 
