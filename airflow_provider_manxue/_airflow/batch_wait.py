@@ -275,7 +275,8 @@ class BatchVideoWait(ManxueWaitBase):
             for key, value in {**to_xcoms(tasks), "return_value": tasks}.items():
                 context["ti"].xcom_push(key=key, value=value)
         except Exception as error:  # noqa: BLE001 - the task must fail with its first error
-            self.log.warning("The results could not be stored (%s).", type(error).__name__)
+            kind = type(error).__name__
+            self.log.warning("The results could not be stored (%s). A retry reads them again.", kind)
 
     def _push_results(self, context: Context, progress: BatchProgress) -> list[dict[str, Any]]:
         tasks = to_tasks(progress.ids, progress.known)

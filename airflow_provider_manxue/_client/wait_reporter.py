@@ -42,4 +42,4 @@ class WaitReporter:
         if kind not in self._reported:
             self._reported.add(kind)
             self._log.error("Unexpected %s while polling, at: %s", kind, frames_of(error))
-        return ManxueInternalError(f"unexpected {kind} while polling; the task log has its frames")
+        return ManxueInternalError(f"unexpected {kind} while polling; report its frames in the task log")

@@ -167,7 +167,8 @@ def order_error(
     if outcome is OrderOutcome.NOT_ACCEPTED:
         return ManxueOrderNotAcceptedError(f"The order was not accepted: {reason}", retry_after)
     if outcome is OrderOutcome.REJECTED:
-        return ManxueOrderRejectedError(f"The order was rejected, and nothing was ordered: {reason}")
+        problem = f"The order was rejected, and nothing was ordered: {str(reason).removesuffix('.')}."
+        return ManxueOrderRejectedError(f"{problem} Remove the cause, then order again.")
     quoted = f" (response: {excerpt})" if excerpt and excerpt not in str(reason) else ""
     return ManxueOrderUnknownError(
         f"The outcome of the order is unknown: {reason}{quoted}. It may have been accepted and billed, so it is not sent "

@@ -67,7 +67,7 @@ class _WaitTrigger(StartFromTrigger):
     def _unexpected_event(self, error: Exception) -> dict[str, Any]:
         kind = f"{type(error).__module__}.{type(error).__qualname__}"
         self.log.error("Unexpected %s in the trigger, at: %s", kind, frames_of(error))
-        text = f"unexpected {kind} in the trigger; the task log has its frames"
+        text = f"unexpected {kind} in the trigger; report its frames in the task log"
         return error_event("", ManxueInternalError(text), has_worked=self.arguments.has_worked)
 
     def _poller(self, ids: Iterable[str], times: PollTimes, **state: Any) -> Poller:
