@@ -95,7 +95,7 @@ def without_url(video: Mapping[str, Any]) -> dict[str, Any]:
 @dataclass(frozen=True, slots=True)
 class ManxueSettings:
     """
-    The settings of a connection, checked.
+    The valid settings of a connection.
 
     :param base_url: the service's base URL, without a trailing slash and without ``/v1``.
     :param api_key: the API key. It is left out of the representation.

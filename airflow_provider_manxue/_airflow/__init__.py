@@ -1,1 +1,1 @@
-"""Airflow's runtime: what the waiting tasks share."""
+"""Airflow's runtime: the code that the waiting tasks share."""

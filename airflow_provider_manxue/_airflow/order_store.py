@@ -74,8 +74,8 @@ class OrderStore:
         """
         Persist that a request is about to be sent. After an error nothing may be sent.
 
-        The record is read back. Airflow's client takes any 404, also that of a proxy, for a missing key, and behind such a
-        proxy an earlier order would be overlooked.
+        The record is read back: Airflow's client (3.3.2, ``sdk/api/client.py``) takes any 404, also that of a proxy, for a
+        missing key. Behind such a proxy an earlier order would be overlooked.
 
         :raises ManxueError: if the store does not return the record that was written.
         """

@@ -231,7 +231,7 @@ class AsyncDriver:
             self._give_up_timer = self._loop.call_later(remaining, self._await_give_up)
 
     def _promote(self, videos: list[str] | None = None) -> None:
-        """Requeue regular polls of before the deadline as final polls, which have precedence."""
+        """Requeue the regular polls that are still queued at the deadline as final polls, which have precedence."""
         if videos is None:
             videos = [video for video, (_, is_final) in self._queued.items() if not is_final]
         for video_task_id in videos[:SUBMIT_CHUNK]:

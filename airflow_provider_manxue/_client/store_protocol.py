@@ -39,7 +39,7 @@ class Existing:
 
     @classmethod
     def file(cls, size: int) -> Existing:
-        """Return a file of a length."""
+        """Return an object that is a file of ``size`` bytes."""
         return cls(Found.FILE if size else Found.EMPTY, size)
 
 

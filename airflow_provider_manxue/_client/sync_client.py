@@ -81,9 +81,9 @@ class TrackedBody:
 @dataclass(frozen=True, slots=True)
 class ServiceResponse:
     """
-    A response.
+    A response of the service, perhaps with a body that broke off.
 
-    :param body: the body, or as much of it as was read.
+    :param body: the body, or its part that was read.
     :param body_error: why the body could not be read to its end; None if it was.
     """
 

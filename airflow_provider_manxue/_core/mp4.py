@@ -3,7 +3,7 @@ Assessment of MP4 and QuickTime files (ISO/IEC 14496-12): whether bytes are miss
 
 Theory of operation: walk the boxes of the top level, then read the positions of the samples from ``moov`` and from each
 ``moof``. The file is whole if every sample ends inside of it. The media data is not decoded, and bytes after the last
-known box are ignored.
+known box are ignored. Numbers in parentheses are sections of the standard.
 
 Longer than 350 lines: one file format.
 """

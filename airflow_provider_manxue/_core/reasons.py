@@ -87,7 +87,7 @@ def reason_in_task(*objects: Mapping[str, Any]) -> str:
 
 
 def reason_in_response(payload: Any) -> str:
-    """Find the reason in the JSON of an error response, without the code at the top; empty if there is none."""
+    """Find the reason in the JSON of an error response, other than its top-level code; empty if there is none."""
     if isinstance(payload, Mapping):
         return (
             _text_in(payload, _RESPONSE_ORDER)

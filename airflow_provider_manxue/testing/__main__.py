@@ -121,7 +121,7 @@ def _emulator(options: argparse.Namespace) -> Emulator:
 
 
 def _announce(emulator: Emulator, control_file: Path | None) -> None:
-    """Write the control file, and print URLs and connection: a program that has read these lines finds the file."""
+    """Write the control file, then print URLs and connection. A program that reads them can open the file."""
     connection = emulator.airflow_connection_json()
     if control_file:
         content = {"base_url": emulator.base_url, "connection": json.loads(connection), "pid": os.getpid()}

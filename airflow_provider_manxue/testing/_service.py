@@ -176,7 +176,7 @@ class Service:
         return any(key in text for key in self._keys for text in texts)
 
     def reply(self, record: RequestRecord, fault: Response | None) -> tuple[Reply, Response | None]:
-        """Return the reply to a request, and the response with the faults of the connection, if any."""
+        """Return the reply to a request, and the fault or scripted response that changed it, if any."""
         if fault is not None and not fault.acted_upon:
             return Reply(fault.status or 200).changed_by(fault), fault
         with self.lock:

@@ -195,7 +195,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
         return uri
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
-        """Return which video was saved, and where. OpenLineage calls it when the task has ended."""
+        """Return the saved video and its file. OpenLineage calls it when the task has ended."""
         from airflow_provider_manxue._airflow.lineage import lineage_of
 
         if self._saved is None:

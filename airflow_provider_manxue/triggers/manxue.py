@@ -1,4 +1,4 @@
-"""The triggers of the sensors. They poll in the triggerer, without a worker slot."""
+"""The triggers, which hold no worker slot. Their common stored arguments are in ``_core/wait_arguments.py``."""
 
 from __future__ import annotations
 
