@@ -131,11 +131,11 @@ class TestLargeVideo:
 
 
 class TestExistingObject:
-    def test_fail_refuses_it(self, saves):
+    def test_fail_refuses_an_existing_object(self, saves):
         saves.store.write(NAME, OLD)
         saves.assert_fails(ManxueExistsError, "already exists", "fail", before=OLD)
 
-    def test_skip_leaves_it(self, saves):
+    def test_skip_leaves_an_existing_object(self, saves):
         saves.store.write(NAME, OLD)
         saves.run("skip")
         assert (saves.store.content(NAME), saves.ti.xcom["size"]) == (OLD, len(OLD))
@@ -143,14 +143,14 @@ class TestExistingObject:
 
     @only("abfs", "gs", "sftp")
     @pytest.mark.parametrize("old", [OLD, b""])
-    def test_overwrite_replaces_it(self, saves, old):
+    def test_overwrite_replaces_an_existing_object(self, saves, old):
         saves.store.write(NAME, old)
         saves.assert_saved()
         if saves.store.media_types:
             assert saves.store.media_type(NAME) == "video/mp4"
 
     @only("webhdfs")
-    def test_webhdfs_refuses_to_replace_it(self, saves):
+    def test_webhdfs_refuses_to_replace_an_object(self, saves):
         """RENAME responds with status 200, and does nothing."""
         saves.store.write(NAME, OLD)
         saves.assert_fails(match="reported success, but holds a file of 14 bytes", before=OLD)
@@ -169,27 +169,27 @@ class TestFasterTask:
         saves.store.break_final_step(before=lambda: saves.store.write(NAME, OLD))
 
     @only("abfs", "gs")
-    def test_fail_does_not_replace_it(self, saves):
+    def test_fail_does_not_replace_the_faster_video(self, saves):
         saves.assert_fails(ManxueExistsError, if_exists="fail", before=OLD)
 
     @only("abfs", "gs")
-    def test_skip_does_not_replace_it(self, saves):
+    def test_skip_does_not_replace_the_faster_video(self, saves):
         saves.run("skip")
         assert (saves.store.content(NAME), saves.store.names()) == (OLD, [NAME])
         assert (saves.ti.xcom["size"], saves.ti.xcom["sha256"]) == (len(OLD), None)
 
     @only("abfs", "gs", "sftp")
-    def test_overwrite_replaces_it(self, saves):
+    def test_overwrite_replaces_the_faster_video(self, saves):
         saves.assert_saved()
 
     @only("sftp")
     @pytest.mark.parametrize("if_exists", ["skip", "fail"])
-    def test_sftp_replaces_it(self, saves, if_exists):
+    def test_sftp_replaces_the_faster_video(self, saves, if_exists):
         saves.assert_saved(if_exists)
 
     @only("webhdfs")
     @pytest.mark.parametrize("if_exists", MANY)
-    def test_webhdfs_refuses_to_replace_it(self, saves, if_exists):
+    def test_webhdfs_does_not_replace_the_faster_video(self, saves, if_exists):
         saves.assert_fails(match="reported success, but holds a file", if_exists=if_exists, before=OLD)
 
 

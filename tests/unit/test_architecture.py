@@ -3,7 +3,7 @@
 from dev import architecture
 
 
-def test_the_table_has_the_row_of_each_module_and_no_other():
+def test_table_has_exactly_one_row_for_each_module():
     """`python -m dev.architecture` writes the table."""
     wanted, listed = architecture.rows(), architecture.listed()
 

@@ -123,7 +123,7 @@ def test_internal_error_is_raised_unchanged(service):
 class TestPrepare:
     """Preparation for the first request, which takes seconds in a triggerer that has just started."""
 
-    def test_runs_in_the_background(self, service):
+    def test_preparation_runs_in_the_background(self, service):
         async def main():
             async with shared_client() as client:
                 client.prepare("c")
@@ -135,7 +135,7 @@ class TestPrepare:
         assert service.sessions[0].opened_at < 1
         assert [at for at, *_ in service.requests] == [5]
 
-    def test_runs_once_per_connection(self, service):
+    def test_preparation_runs_once_per_connection(self, service):
         service.connect("other", "https://two.example.com", "other-key")
 
         async def main():
@@ -160,7 +160,7 @@ class TestPrepare:
             run(main())
         assert len(service.look_ups) == 1
 
-    def test_leaves_nothing_open_after_the_last_wait(self, service):
+    def test_preparation_leaves_nothing_open(self, service):
         service.look_up_takes = 0
 
         async def main(turns):
@@ -178,7 +178,7 @@ class TestPrepare:
 
 
 class TestSharedClient:
-    def test_survives_the_end_of_one_wait(self, service):
+    def test_shared_client_survives_the_end_of_one_wait(self, service):
         async def main():
             async with shared_client() as outer:
                 async with shared_client() as inner:
@@ -187,7 +187,7 @@ class TestSharedClient:
 
         assert run(main()) == (True, "v")
 
-    def test_leaves_nothing_after_a_thousand_waits(self, service):
+    def test_shared_client_leaves_nothing_open(self, service):
         async def wait(client, number):
             try:
                 async with shared_client() as client:

@@ -90,7 +90,7 @@ def videos(fake_airflow, service, monkeypatch):
 
 
 class TestResult:
-    def test_follows_the_order_of_the_ids(self, fake_airflow, videos, mode):
+    def test_result_follows_the_order_of_the_ids(self, fake_airflow, videos, mode):
         videos |= {
             "a": lambda waited: done("a", 4) if waited > 100 else "processing",
             "b": done("b", 5.17),
@@ -104,13 +104,13 @@ class TestResult:
         assert fake_airflow.ti.xcom["actualDuration"] == [4.0, 5.17, None]
         assert fake_airflow.ti.xcom["return_value"] == tasks
 
-    def test_repeats_a_repeated_id_but_polls_it_once(self, fake_airflow, videos, service):
+    def test_repeated_id_is_polled_once_and_returned_twice(self, fake_airflow, videos, service):
         videos |= {"a": done("a"), "b": done("b")}
         tasks = fake_airflow.run(sensor(ids=["a", "b", "a"]))
         assert [task["id"] for task in tasks] == ["a", "b", "a"]
         assert service.polled_from == ["triggerer"] * 2 + ["worker"] * 2
 
-    def test_takes_one_deferral(self, fake_airflow, videos):
+    def test_batch_takes_one_deferral(self, fake_airflow, videos):
         videos |= {video: done(video) for video in "abc"}
         fake_airflow.run(sensor())
         assert len(fake_airflow.deferrals) == 1
@@ -118,7 +118,7 @@ class TestResult:
 
 
 class TestFailures:
-    def test_are_raised_after_all_videos_have_ended(self, fake_airflow, videos, mode):
+    def test_failures_are_raised_after_all_videos_have_ended(self, fake_airflow, videos, mode):
         videos |= {
             "a": {"status": "failed", "error": "bad prompt"},
             "b": lambda waited: done("b") if waited > 200 else "processing",
@@ -136,7 +136,7 @@ class TestFailures:
         assert "bad prompt" in failed["error"]
         assert [task["status"] for task in others] == ["completed", "completed"]
 
-    def test_are_tolerated_with_tolerate_failures(self, fake_airflow, videos, mode):
+    def test_failures_are_tolerated_with_tolerate_failures(self, fake_airflow, videos, mode):
         videos |= {"a": {"status": "failed", "error": "bad prompt"}, "b": done("b"), "c": done("c")}
         tasks = fake_airflow.run(sensor(mode, tolerate_failures=True))
         assert [task["status"] for task in tasks] == ["failed", "completed", "completed"]
@@ -169,7 +169,7 @@ class TestFailures:
     @pytest.mark.parametrize(
         ("option", "expected"), [("soft_fail", AirflowSkipException), (None, ManxueVideoFailedError)]
     )
-    def test_are_skipped_with_soft_fail(self, fake_airflow, videos, mode, option, expected):
+    def test_failures_are_skipped_with_soft_fail(self, fake_airflow, videos, mode, option, expected):
         videos |= {"a": {"status": "failed"}, "b": done("b"), "c": done("c")}
         with pytest.raises(expected):
             fake_airflow.run(sensor(mode, **({option: True} if option else {})))
@@ -186,7 +186,7 @@ def test_return_value_is_pushed_by_airflow_only(fake_airflow, videos, mode):
 
 
 class TestOutage:
-    def test_of_15_minutes_is_survived(self, fake_airflow, videos, mode):
+    def test_outage_of_15_minutes_is_survived(self, fake_airflow, videos, mode):
         trouble = ManxueTransientError("HTTP 503")
         videos |= {video: lambda waited, v=video: done(v) if waited > 900 else trouble for video in "abc"}
         assert len(fake_airflow.run(sensor(mode))) == 3
@@ -208,7 +208,7 @@ class TestOutage:
         assert 30 <= fake_airflow.deferrals[1].trigger.arguments.first_poll_at - START <= 75
         assert fake_airflow.service.polled_from.count("worker") < 20
 
-    def test_without_end_ends_in_a_timeout(self, fake_airflow, videos):
+    def test_outage_without_end_ends_in_a_timeout(self, fake_airflow, videos):
         trouble = ManxueTransientError("HTTP 503")
         videos |= {"a": lambda waited: done("a") if from_triggerer(fake_airflow) else trouble, "b": done("b")}
         with pytest.raises(ManxueTimeoutError):

@@ -321,11 +321,11 @@ class TestTls:
             connect(emulator)
             yield emulator
 
-    def test_is_verified_with_the_ca_bundle(self, emulator, poll):
+    def test_certificate_is_verified_with_the_ca_bundle(self, emulator, poll):
         assert emulator.base_url.startswith("https://")
         assert poll().status is TaskStatus.COMPLETED
 
-    def test_fails_without_the_ca_bundle(self, emulator, poll, connect):
+    def test_request_fails_without_the_ca_bundle(self, emulator, poll, connect):
         connect(emulator, ca_bundle=None)
         with pytest.raises(ManxueTransientError, match="certificate was not accepted"):
             poll()
@@ -336,7 +336,7 @@ class TestTls:
         connect(emulator, ca_bundle=None, verify=False)
         assert poll().status is TaskStatus.COMPLETED
 
-    def test_uses_ca_bundle_of_the_environment(self, emulator, poll, connect, monkeypatch):
+    def test_ca_bundle_of_the_environment_is_used(self, emulator, poll, connect, monkeypatch):
         bundle = json.loads(emulator.airflow_connection_json())["extra"]["ca_bundle"]
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", bundle)
         connect(emulator, ca_bundle=None)
@@ -506,7 +506,7 @@ def test_request_timeout_covers_head_and_body(emulator, connect):
 
 
 class TestConnectOnWorker:
-    def test_shares_one_timeout_among_all_addresses(self, connect, emulator, monkeypatch, waited):
+    def test_connecting_shares_one_timeout_among_all_addresses(self, connect, emulator, monkeypatch, waited):
         """A timeout for each of fifteen silent addresses would add up to fifteen timeouts."""
         connect(emulator, host="http://service.example", request_timeout=8, allow_http=True)
         addresses = [f"192.0.2.{number}" for number in range(1, 16)]

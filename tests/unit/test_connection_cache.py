@@ -61,7 +61,7 @@ def polling(moment, act=None, act_at=0.0, **options):
 
 
 class TestEdit:
-    def test_takes_effect_within_the_cache_ttl(self, service):
+    def test_edit_takes_effect_within_the_cache_ttl(self, service):
         def edit():
             service.connect("c", "https://two.example.com", "new-key")
 
@@ -71,7 +71,7 @@ class TestEdit:
         assert max(old) < min(new)[0] <= 100 + CONNECTION_TTL
         assert {host for _, host in new} == {"https://two.example.com"}
 
-    def test_updates_the_limiter_in_place(self, service):
+    def test_edit_updates_the_limiter_in_place(self, service):
         async def main():
             async with shared_client() as client:
                 before = await client.limiter("c")
@@ -81,7 +81,7 @@ class TestEdit:
 
         assert run(main()) == (True, 3)
 
-    def test_is_logged_without_values(self, service, caplog):
+    def test_edit_is_logged_without_values(self, service, caplog):
         def edit():
             service.connect(
                 "c", "https://two.example.com", "new-key", proxy="http://u:hidden@p:1", max_connections=3
@@ -92,7 +92,7 @@ class TestEdit:
         [line] = [record.getMessage() for record in caplog.records if "edited" in record.getMessage()]
         assert line == "Connection 'c' was edited: base URL, API key, limits, proxy."
 
-    def test_resets_has_worked(self, service):
+    def test_edit_resets_has_worked(self, service):
         """The new settings have not worked yet, so an error of theirs has no grace period."""
 
         async def main():
@@ -111,11 +111,11 @@ class TestEdit:
 
 
 class TestLookup:
-    def test_runs_once_per_half_ttl(self, service):
+    def test_lookup_runs_once_per_half_ttl(self, service):
         polling(300)
         assert len(service.look_ups) == 300 / (CONNECTION_TTL / 2)
 
-    def test_is_awaited_after_the_ttl(self, service):
+    def test_lookup_is_awaited_after_the_ttl(self, service):
         """No request has refreshed the entry in the meantime."""
 
         async def main():
@@ -147,7 +147,7 @@ class TestLookup:
         assert at == LOOKUP_TIMEOUT
         assert str(error) == "Airflow did not return the connection 'c' within 10 s"
 
-    def test_survives_the_wait_that_started_it(self, service):
+    def test_lookup_survives_the_wait_that_started_it(self, service):
         """Other waits await the same look-up, so the end of the first wait must not cancel it."""
         service.look_up_takes = 5
 
@@ -163,7 +163,7 @@ class TestLookup:
         assert run(main()).id == "v"
         assert len(service.look_ups) == 1
 
-    def test_runs_without_the_log_context_of_a_task(self, service):
+    def test_lookup_runs_without_the_log_context_of_a_task(self, service):
         """The look-up serves all waits, so its log lines belong to no single task."""
 
         async def main():
@@ -274,7 +274,7 @@ class TestSession:
         assert errors[-1][0] <= FAILED_LOOKUP_TTL
         assert service.requests
 
-    def test_replaced_ca_file_opens_a_new_one(self, service):
+    def test_replaced_ca_file_opens_a_new_session(self, service):
         """A session trusts the certificates that it was opened with."""
 
         def replace():
@@ -285,12 +285,12 @@ class TestSession:
         assert 10 < new.opened_at <= 10 + CONNECTION_TTL / 2
         assert old.closed_at == pytest.approx(new.opened_at, abs=0.1)
 
-    def test_survives_an_edit_of_the_key(self, service):
+    def test_session_survives_an_edit_of_the_key(self, service):
         """Each request carries the key, so the session and its open connections remain usable."""
         polling(100, lambda: service.connect("c", key="new-key"), 10)
         assert len(service.sessions) == 1
 
-    def test_replaced_one_closes_after_its_last_request(self, service):
+    def test_replaced_session_closes_after_its_last_request(self, service):
         """The slow request begins at 29 s and takes 50 s. The new session is opened in the meantime."""
 
         async def main():
@@ -353,7 +353,7 @@ class TestRefusedKey:
         assert {type(error) for error in run(main())} == {ManxueAuthenticationError}
         assert len(service.look_ups) == 2
 
-    def test_is_raised_while_airflow_is_unavailable(self, revoked):
+    def test_refusal_is_raised_while_airflow_is_unavailable(self, revoked):
         """The refusal, not the failed look-up, names the cause."""
 
         def fail():

@@ -276,9 +276,7 @@ def test_unknown_order_is_sent_once_and_not_retried(emulator, boundaries, connec
 
 @pytest.mark.parametrize("binds", [True, False])
 @pytest.mark.parametrize("failure", ["name", "tls", "refused"])
-def test_unsent_order_is_retried_without_a_request(
-    emulator, boundaries, connect, monkeypatch, failure, binds
-):
+def test_order_without_a_connection_is_retried(emulator, boundaries, connect, monkeypatch, failure, binds):
     task = TaskInstance(boundaries, store=binds, retries=1)
     if failure == "name":
         connect(host="https://no-such-host.invalid/kyyReactApiServer")

@@ -73,19 +73,21 @@ def batch(**kwargs):
 
 @needs_3_3
 class TestWithoutAWorker:
-    def test_pushes_the_same_xcoms_as_other_modes(self, dag, fake_airflow, service):
+    def test_trigger_pushes_the_same_xcoms_as_other_modes(self, dag, fake_airflow, service):
         service.respond_with("queued", "processing", DONE)
         fake_airflow.run(sensor(**BOTH))
         assert fake_airflow.worker_starts == 0
         assert fake_airflow.ti.xcom.pop("return_value")["id"] == "proj_1"
         assert fake_airflow.ti.xcom == {**XCOM, ManxueVideoLink().xcom_key: DONE["video_url"]}
 
-    def test_polls_immediately(self, dag, fake_airflow, service):
+    def test_trigger_polls_immediately(self, dag, fake_airflow, service):
         service.respond_with(DONE)
         fake_airflow.run(sensor(**BOTH))
         assert service.polled_at == [0]
 
-    def test_polls_immediately_with_a_running_clock(self, dag, fake_airflow, service, clock, monkeypatch):
+    def test_trigger_polls_immediately_with_a_running_clock(
+        self, dag, fake_airflow, service, clock, monkeypatch
+    ):
         """The clock advances between the start of the wait and the first poll."""
 
         def ticking():
@@ -161,12 +163,12 @@ class TestWithoutAWorker:
 
 @needs_3_3
 class TestIds:
-    def test_may_be_a_template(self, dag, fake_airflow, service):
+    def test_id_may_be_a_template(self, dag, fake_airflow, service):
         service.respond_with(DONE)
         fake_airflow.run(sensor(video_task_id="{{ params.id }}", **BOTH))
         assert fake_airflow.ti.xcom["return_value"]["id"] == "proj_1"
 
-    def test_may_be_the_output_of_an_upstream_task(self, dag, fake_airflow, service):
+    def test_id_may_be_the_output_of_an_upstream_task(self, dag, fake_airflow, service):
         fake_airflow.upstream["order", -1, "return_value"] = {"id": "proj_7", "status": "queued"}
         service.respond_with(DONE)
         wait = sensor(video_task_id=Upstream(task_id="order").output, **BOTH)
@@ -174,13 +176,13 @@ class TestIds:
         assert fake_airflow.ti.xcom["return_value"]["id"] == "proj_7"
         assert wait.upstream_task_ids == {"order"}
 
-    def test_may_be_one_key_of_an_output(self, dag, fake_airflow, service):
+    def test_id_may_be_one_key_of_an_output(self, dag, fake_airflow, service):
         fake_airflow.upstream["order", -1, "video_task_id"] = "proj_7"
         service.respond_with(DONE)
         fake_airflow.run(sensor(video_task_id=Upstream(task_id="order").output["video_task_id"], **BOTH))
         assert fake_airflow.ti.xcom["return_value"]["id"] == "proj_7"
 
-    def test_of_a_batch_may_be_a_mapped_output(self, dag, fake_airflow, service):
+    def test_ids_of_a_batch_may_be_a_mapped_output(self, dag, fake_airflow, service):
         for index, video in enumerate(["proj_3", None, "proj_5"]):
             fake_airflow.upstream["order", index, "return_value"] = video  # the second was skipped
         service.respond_with(DONE)
@@ -192,14 +194,14 @@ class TestIds:
         assert [task["id"] for task in fake_airflow.ti.xcom["return_value"]] == ["proj_3", "proj_5"]
         assert fake_airflow.worker_starts == 0
 
-    def test_of_a_batch_may_mix_outputs_and_templates(self, dag, fake_airflow, service):
+    def test_ids_of_a_batch_may_mix_outputs_and_templates(self, dag, fake_airflow, service):
         fake_airflow.upstream["order", -1, "return_value"] = "proj_7"
         service.respond_with(DONE)
         ids = [Upstream(task_id="order").output, "{{ params.id }}", {"id": "proj_2"}]
         fake_airflow.run(batch(video_task_ids=ids, **BOTH))
         assert [task["id"] for task in fake_airflow.ti.xcom["return_value"]] == ["proj_7", "proj_1", "proj_2"]
 
-    def test_of_a_batch_may_be_a_native_template(self, fake_airflow, service):
+    def test_ids_of_a_batch_may_be_a_native_template(self, fake_airflow, service):
         with DAG(
             "dag", schedule=None, render_template_as_native_obj=True, params={"ids": ["proj_1", "proj_2"]}
         ):
@@ -234,14 +236,14 @@ class TestIds:
             ("{{ ti.xcom_pull('order', map_indexes=-1).data[0].id }}", {"data": [{"id": "proj_7"}]}),
         ],
     )
-    def test_may_be_an_xcom_pull_with_a_map_index(self, dag, fake_airflow, service, template, pulled):
+    def test_id_may_be_an_xcom_pull_with_a_map_index(self, dag, fake_airflow, service, template, pulled):
         fake_airflow.upstream["order", -1, "return_value"] = pulled
         service.respond_with(DONE)
         fake_airflow.run(sensor(video_task_id=template, **BOTH))
         assert fake_airflow.ti.xcom["return_value"]["id"] == "proj_7"
         assert fake_airflow.worker_starts == 0
 
-    def test_may_be_an_xcom_pull_with_index_and_key(self, dag, fake_airflow, service):
+    def test_id_may_be_an_xcom_pull_with_index_and_key(self, dag, fake_airflow, service):
         fake_airflow.upstream |= {("order", 0, "id"): "proj_0", ("order", 2, "id"): "proj_2"}
         service.respond_with(DONE)
         fake_airflow.run(
@@ -249,7 +251,7 @@ class TestIds:
         )
         assert fake_airflow.ti.xcom["return_value"]["id"] == "proj_2"
 
-    def test_of_a_batch_may_be_a_native_xcom_pull(self, fake_airflow, service):
+    def test_ids_of_a_batch_may_be_a_native_xcom_pull(self, fake_airflow, service):
         fake_airflow.upstream["order", -1, "return_value"] = ["proj_1", "proj_2"]
         service.respond_with(DONE)
         with DAG("dag", schedule=None, render_template_as_native_obj=True):
@@ -295,7 +297,9 @@ class TestError:
         ],
     )
     @pytest.mark.parametrize("make", [sensor, batch])
-    def test_is_raised_on_a_worker_with_its_type(self, dag, fake_airflow, service, response, error, make):
+    def test_error_is_raised_on_a_worker_with_its_type(
+        self, dag, fake_airflow, service, response, error, make
+    ):
         service.respond_with(response)
         with pytest.raises(error):
             fake_airflow.run(make(timeout=120, **BOTH))
@@ -376,7 +380,7 @@ class TestWorkerOnlyFeatures:
         assert len(caught) == 1
         assert (wait.start_from_trigger, wait.end_from_trigger) == (False, True)
 
-    def test_methods_of_a_subclass_disable_both(self, dag):
+    def test_methods_of_a_subclass_disable_start_and_end(self, dag):
         class Mine(ManxueVideoSensor):
             def execute(self, context):
                 return super().execute(context)
@@ -389,7 +393,7 @@ class TestWorkerOnlyFeatures:
         assert len(caught) == 2
         assert (wait.start_from_trigger, wait.end_from_trigger) == (False, False)
 
-    def test_mapped_task_group_disables_both(self, dag):
+    def test_mapped_task_group_disables_start_and_end(self, dag):
         @task_group
         def group(video):
             return sensor(video_task_id=video, **BOTH)
@@ -403,7 +407,7 @@ class TestWorkerOnlyFeatures:
             wait = sensor(video_task_id=Upstream(task_id="order").output.map(str), **BOTH)
         assert (wait.start_from_trigger, wait.end_from_trigger) == (False, True)
 
-    def test_deferrable_false_disables_both(self, dag):
+    def test_deferrable_false_disables_start_and_end(self, dag):
         with pytest.warns(UserWarning, match="deferrable is False"):
             wait = sensor(deferrable=False, **BOTH)
         assert (wait.start_from_trigger, wait.end_from_trigger) == (False, False)
@@ -453,7 +457,7 @@ class TestWorkerOnlyTemplates:
         assert wait.start_trigger_args is None
 
     @pytest.mark.parametrize("id_", ["{{ ti.xcom_pull('order') }}", {"id": "{{ ti.xcom_pull('order') }}"}])
-    def test_are_found_in_lists_and_responses(self, dag, id_):
+    def test_templates_are_found_in_lists_and_responses(self, dag, id_):
         with pytest.warns(UserWarning, match="works on a worker only"):
             wait = batch(video_task_ids=["proj_1", id_], **BOTH)
         assert not wait.start_from_trigger

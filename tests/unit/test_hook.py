@@ -110,14 +110,14 @@ def test_repr_of_the_auth_hides_the_key():
 
 
 class TestConnectionTest:
-    def test_succeeds_when_the_test_id_is_unknown(self, emulator, hook):
+    def test_connection_test_accepts_an_unknown_id(self, emulator, hook):
         ok, message = hook.test_connection()
         assert ok
         assert "was reached and did not refuse the key" in message
         assert "HTTP 404" in message
         assert not emulator.ledger.orders
 
-    def test_reports_a_refused_key(self, emulator, hook, monkeypatch):
+    def test_connection_test_reports_a_refused_key(self, emulator, hook, monkeypatch):
         connection = json.loads(emulator.airflow_connection_json()) | {"password": "wrong"}
         monkeypatch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", json.dumps(connection))
         ok, message = hook.test_connection()
@@ -135,23 +135,23 @@ class TestConnectionTest:
         ],
         ids=str,
     )
-    def test_reports_other_errors(self, emulator, hook, response, words):
+    def test_connection_test_reports_other_errors(self, emulator, hook, response, words):
         emulator.respond_with(response)
         ok, message = hook.test_connection()
         assert not ok
         assert words in message
 
-    def test_succeeds_when_the_test_id_exists(self, emulator, hook):
+    def test_connection_test_accepts_an_existing_id(self, emulator, hook):
         emulator.add_task(id="airflow-connection-test", script=Script.polls("completed"))
         assert hook.test_connection()[0]
 
-    def test_reports_an_unreachable_host(self, emulator, hook):
+    def test_connection_test_reports_an_unreachable_host(self, emulator, hook):
         with emulator.outage("refuse"):
             ok, message = hook.test_connection()
         assert not ok
         assert "connection refused" in message
 
-    def test_reports_a_bad_field(self, hook, monkeypatch):
+    def test_connection_test_reports_a_bad_field(self, hook, monkeypatch):
         monkeypatch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", json.dumps({"conn_type": "manxue"}))
         ok, message = hook.test_connection()
         assert not ok

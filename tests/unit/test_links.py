@@ -43,14 +43,14 @@ def link_of(monkeypatch):
     ("link", "key"), [(ManxueVideoLink(), "video_url"), (ManxueSavedVideoLink(), "web_address")]
 )
 class TestLink:
-    def test_is_the_address_in_the_xcom(self, link_of, link, key):
+    def test_link_is_the_address_in_the_xcom(self, link_of, link, key):
         assert link_of(link, **{key: "https://host/a.mp4?s=%2B"}) == "https://host/a.mp4?s=%2B"
 
-    def test_is_empty_without_an_xcom(self, link_of, link, key):
+    def test_link_is_empty_without_an_xcom(self, link_of, link, key):
         assert link_of(link) == ""
 
     @pytest.mark.parametrize("value", NO_ADDRESS)
-    def test_is_empty_unless_a_web_address(self, link_of, link, key, value):
+    def test_link_is_empty_unless_a_web_address(self, link_of, link, key, value):
         assert link_of(link, **{key: value}) == ""
 
 
@@ -75,11 +75,11 @@ def test_each_task_has_its_own_link():
 
 @pytest.mark.skipif(not hasattr(ManxueVideoLink, "xcom_key"), reason="Airflow 2 keeps no links in XCom")
 class TestLinkXCom:
-    def test_has_the_key_that_airflow_reads(self):
+    def test_link_xcom_has_the_key_that_airflow_reads(self):
         assert video_link_xcom("https://host/a.mp4") == (ManxueVideoLink().xcom_key, "https://host/a.mp4")
 
     @pytest.mark.parametrize("value", NO_ADDRESS)
-    def test_is_empty_unless_a_web_address(self, value):
+    def test_link_xcom_is_empty_unless_a_web_address(self, value):
         assert video_link_xcom(value) == (ManxueVideoLink().xcom_key, "")
 
 

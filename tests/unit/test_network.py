@@ -136,7 +136,7 @@ class TestCaBundle:
         environment.setenv("REQUESTS_CA_BUNDLE", "/no/such/file")
         assert ca_path(settings_of(ca_bundle=str(bundle))) == str(bundle)
 
-    def test_is_not_loaded_over_plain_http(self, environment):
+    def test_ca_bundle_is_not_loaded_over_plain_http(self, environment):
         """A broken bundle that no request needs must not end a wait."""
         environment.setenv("REQUESTS_CA_BUNDLE", "/no/such/file")
         settings = settings_of("http://service.example.com")
@@ -144,14 +144,14 @@ class TestCaBundle:
         assert ssl_context(settings) is True
         assert session_key(settings) == ("http",)
 
-    def test_is_not_loaded_without_verification(self, environment):
+    def test_ca_bundle_is_not_loaded_without_verification(self, environment):
         """A broken bundle that no request needs must not end a wait."""
         environment.setenv("REQUESTS_CA_BUNDLE", "/no/such/file")
         settings = settings_of(verify=False)
         assert ca_path(settings) is None
         assert ssl_context(settings) is False
 
-    def test_may_be_a_folder(self, environment, tmp_path):
+    def test_ca_bundle_may_be_a_folder(self, environment, tmp_path):
         """As in requests, which reads a folder of certificates, named by their hashes."""
         environment.setenv("REQUESTS_CA_BUNDLE", str(tmp_path))
         assert ca_path(settings_of()) == str(tmp_path)

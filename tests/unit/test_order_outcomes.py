@@ -183,7 +183,7 @@ class TestResponse:
         body = json.dumps(fields).encode() if body is None else body
         return parse_order_response(http_status, body, retry_after=(), now=0, secret="key", failure=failure)
 
-    def test_with_a_task_returns_the_task(self):
+    def test_response_with_a_task_returns_the_task(self):
         task = self.parse(id="proj_1", status="processing")
         assert (task.id, task.status) == ("proj_1", TaskStatus.PROCESSING)
 
@@ -202,7 +202,7 @@ class TestResponse:
             {"status": "queued", "data": {"task": {"task_id": "t9"}}},
         ],
     )
-    def test_with_another_or_nested_id_field_is_accepted(self, response):
+    def test_another_or_nested_id_field_is_accepted(self, response):
         task = self.parse(**response)
         assert (task.id, task.status) == ("t9", TaskStatus.QUEUED)
         assert task.status_word in {"", "queued", "submitted"}
@@ -217,7 +217,7 @@ class TestResponse:
             {"code": 0, "data": {"task": {"id": "proj_1\n"}, "result": {"id": "b"}}},
         ],
     )
-    def test_with_an_ambiguous_id_is_unknown_and_quoted(self, response):
+    def test_ambiguous_id_is_unknown_and_quoted(self, response):
         with pytest.raises(ManxueOrderUnknownError, match="proj_1"):
             self.parse(**response)
 
@@ -225,28 +225,28 @@ class TestResponse:
         ("status", "error"),
         [(300, ManxueOrderUnknownError), (400, ManxueOrderUnknownError), (502, ManxueOrderUnknownError)],
     )
-    def test_with_a_nested_id_and_an_error_status_is_unknown(self, status, error):
+    def test_nested_id_with_an_error_status_is_unknown(self, status, error):
         with pytest.raises(error, match="t9"):
             self.parse(status, output={"task_id": "t9"})
 
-    def test_with_the_key_in_a_nested_id_masks_it(self):
+    def test_key_in_a_nested_id_is_masked(self):
         task = self.parse(output={"task_id": "key-1"})
         assert (task.id, task.status_word) == ("***-1", "queued")
 
-    def test_with_a_busy_code_is_not_accepted(self):
+    def test_response_with_a_busy_code_is_not_accepted(self):
         body = b'{"code": 1302, "msg": "no room"}'
         with pytest.raises(ManxueOrderNotAcceptedError, match="no room"):
             parse_order_response(200, body, retry_after=(), now=0, secret="", busy_codes={"1302"})
 
-    def test_with_a_failed_task_raises_a_failed_video(self):
+    def test_failed_task_raises_a_failed_video(self):
         with pytest.raises(ManxueVideoFailedError, match=r"'proj_1': too dark"):
             self.parse(id="proj_1", status="failed", error="too dark")
 
-    def test_with_a_task_without_an_id_is_unknown(self):
+    def test_response_with_a_task_without_an_id_is_unknown(self):
         with pytest.raises(ManxueOrderUnknownError, match=r"without an id \(response: .*queued"):
             self.parse(status="queued")
 
-    def test_with_an_object_of_another_kind_is_unknown(self):
+    def test_object_of_another_kind_is_unknown(self):
         with pytest.raises(ManxueOrderUnknownError, match=r"image\.generation"):
             self.parse(id="proj_1", status="queued", object="image.generation")
 

@@ -52,7 +52,7 @@ class TestRecord:
             replace(ORDERED, state=OrderState.FAILED, id=None),
         ],
     )
-    def test_survives_json(self, record):
+    def test_record_survives_json(self, record):
         assert parse_record(json.loads(json.dumps(record.to_dict()))) == record
 
     def test_form_is_unchanged(self):
@@ -86,7 +86,7 @@ class TestRecord:
         assert (record.state, record.id) == (OrderState.ORDERED, "proj_1")
         assert resumed(record, NOW, REF) == "proj_1"
 
-    def test_without_details_matches_any_request(self):
+    def test_record_without_details_matches_any_request(self):
         """A person who writes an id does not know the fingerprint."""
         record = parse_record({"id": "proj_1", "since": 7})
         assert record == OrderRecord(OrderState.ORDERED, "proj_1", since=None, scheme=1)
@@ -143,7 +143,7 @@ class TestDecision:
     CLEARED = replace(REF, max_tries=3)
 
     @pytest.mark.parametrize("ref", [REF, CLEARED])
-    def test_without_a_record_orders(self, ref):
+    def test_task_without_a_record_orders(self, ref):
         assert resumed(None, NOW, ref) is None
 
     @pytest.mark.parametrize("ref", [REF, CLEARED])

@@ -202,7 +202,7 @@ PRIVATE = [
 
 class TestReferences:
     @pytest.mark.parametrize("host", PRIVATE)
-    def test_to_private_hosts_are_rejected_without_dns(self, host, monkeypatch):
+    def test_private_references_are_rejected_without_dns(self, host, monkeypatch):
         monkeypatch.setattr(socket, "getaddrinfo", None)
         request = parse_video_request(**SIMPLE, first_image=f"http://user:secret@{host}/a.png?sig=secret")
         with pytest.raises(
@@ -215,12 +215,12 @@ class TestReferences:
             lists.check_references("service.example")
 
     @pytest.mark.parametrize("service", ["127.0.0.1", "localhost", "10.1.2.3"])
-    def test_to_private_hosts_are_allowed_for_private_services(self, service):
+    def test_private_services_allow_private_references(self, service):
         request = parse_video_request(**SIMPLE, first_image="http://192.168.1.2/a.png")
         request.check_references(service)
 
     @pytest.mark.parametrize("host", ["minio.internal", "example.com", "8.8.8.8", "[2606:4700::1111]"])
-    def test_to_named_hosts_are_accepted(self, host):
+    def test_references_to_named_hosts_are_accepted(self, host):
         parse_video_request(**SIMPLE, first_image=f"https://{host}/a").check_references("service.example")
 
 
@@ -239,31 +239,31 @@ class TestFingerprint:
     def of(self, scheme=2, **change):
         return parse_video_request(**{**SIMPLE, **change}).fingerprint(scheme)
 
-    def test_differs_by_value_without_containing_it(self):
+    def test_fingerprint_differs_by_value_without_containing_it(self):
         one, two = self.of(prompt="a secret prompt", model="m"), self.of(prompt="another prompt", model="m")
         assert one["model"] == two["model"] == "1d576f473e30e1b5"
         assert one["prompt"] != two["prompt"]
         assert "secret" not in json.dumps(one)
 
     @pytest.mark.parametrize("store", SIGNED)
-    def test_ignores_signatures_of_urls(self, store):
+    def test_fingerprint_ignores_signatures_of_urls(self, store):
         one, two = (f"{URL}.png?v=3&{SIGNED[store].format(n=n)}" for n in (1, 2))
         for field, values in (("first_image", (one, two)), ("reference_images", ([one], [two]))):
             assert self.of(**{field: values[0]}) == self.of(**{field: values[1]}) != self.of(**{field: URL})
             assert self.of(1, **{field: values[0]}) != self.of(1, **{field: values[1]})
         assert without_signature(one) == f"{URL}.png?v=3"
 
-    def test_includes_all_other_parts_of_a_url(self):
+    def test_fingerprint_includes_all_other_parts_of_a_url(self):
         for url in (URL, f"{URL}?", f"{URL}?se=1&sp=2&b=%41", "asset://1"):
             assert without_signature(url).removesuffix("?") == url.removesuffix("?")
 
-    def test_ignores_a_signature_with_padding(self):
+    def test_fingerprint_ignores_a_signature_with_padding(self):
         assert without_signature(f"{URL}?a=b==&Signature=Zm9v==") == f"{URL}?a=b=="
 
-    def test_of_a_url_with_only_a_signature_is_that_of_the_plain_url(self):
+    def test_url_of_only_a_signature_is_equal_to_the_plain_url(self):
         assert without_signature(f"{URL}?Signature=s") == without_signature(URL) == URL
 
-    def test_is_equal_in_both_schemes_for_plain_values(self):
+    def test_fingerprint_of_plain_values_is_equal_in_both_schemes(self):
         assert self.of(1, model="m") == self.of(2, model="m")
 
 

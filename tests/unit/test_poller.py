@@ -874,7 +874,7 @@ def test_refusal_since_five_minutes_ends_the_wait():
     assert poller.outcomes == {"v": error}
 
 
-def test_refusals_of_before_the_wait_do_not_end_it():
+def test_refusals_before_the_wait_do_not_end_the_wait():
     """The worker of this wait has just used the key. The triggerer remembers refusals of ten minutes ago."""
     error = ManxueAuthenticationError("HTTP 401")
     error.since = START - 600

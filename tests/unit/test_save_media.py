@@ -341,7 +341,7 @@ class TestHead:
         with pytest.raises(NoVideoError, match=rf"no video \({shown}\) instead of the video"):
             check_head(b"<html>", content_type, "")
 
-    def test_error_of_an_empty_body_says_so(self):
+    def test_error_of_an_empty_body_names_the_cause(self):
         with pytest.raises(NoVideoError, match=r"^the media host sent an empty body instead of the video$"):
             check_head(b"", "video/mp4", "")
 
@@ -412,7 +412,7 @@ class TestContainer:
     def test_webm_is_judged_by_its_segment(self, body, announced, state):
         assert judged(body, announced=announced, accepted={Container.WEBM}).state is state
 
-    def test_webm_reason_names_its_length_or_that_it_has_none(self):
+    def test_webm_reason_names_the_length_or_its_absence(self):
         assert judged(WEBM[:-1], accepted={Container.WEBM}).reason == (
             f"the WebM is longer than the body, which ended after {len(WEBM) - 1} bytes"
         )

@@ -82,7 +82,7 @@ def test_script_runs_each_airflow_python_and_lowest_versions():
     assert {python for _, python in tried} == set(PYTHONS)
 
 
-def test_script_installs_what_two_lanes_share_before_them():
+def test_script_installs_shared_packages_before_the_lanes():
     """Two lanes that install into one environment at once break it."""
     before, *lanes = re.split(r"^lane [a-z]+ ", SCRIPT, flags=re.MULTILINE)
     environments = [{match[0].partition("-")[2] for match in re.finditer(CELL, lane)} for lane in lanes]

@@ -27,7 +27,7 @@ class TestOutage:
     @pytest.mark.parametrize(
         ("kind", "status"), [("503", 503), ("html", 200), ("empty", 200), ("http_429_seconds", 429)]
     )
-    def test_lasts_as_long_as_its_block(self, emulator, customer, task_id, kind, status):
+    def test_outage_lasts_as_long_as_its_block(self, emulator, customer, task_id, kind, status):
         with emulator.outage(kind):
             responses = [customer.query(task_id) for _ in range(3)]
 
@@ -35,14 +35,14 @@ class TestOutage:
         assert all("processing" not in response.text for response in responses)
         assert customer.statuses(task_id, 1) == ["processing"]
 
-    def test_reaches_every_endpoint(self, emulator, customer, task_id):
+    def test_outage_reaches_every_endpoint(self, emulator, customer, task_id):
         with emulator.outage("503"):
             video = requests.get(emulator.video_url(task_id), timeout=10)
             assert [customer.query(task_id).status_code, customer.order().status_code, video.status_code] == [
                 503
             ] * 3
 
-    def test_may_be_nested(self, emulator, customer, task_id):
+    def test_outage_may_be_nested(self, emulator, customer, task_id):
         seen = []
         with emulator.outage("503"):
             with emulator.outage(Response(status=502)):
@@ -52,16 +52,16 @@ class TestOutage:
 
         assert seen == [502, 503, 200]
 
-    def test_may_be_narrow(self, emulator, customer, task_id):
+    def test_outage_may_be_narrow(self, emulator, customer, task_id):
         with emulator.outage("503", on="create"):
             assert customer.query(task_id).status_code == 200
             assert customer.order().status_code == 503
 
-    def test_narrow_one_wins_over_a_wide_one(self, emulator, customer, task_id):
+    def test_narrow_outage_takes_precedence(self, emulator, customer, task_id):
         with emulator.outage("504", on="query"), emulator.outage("503"):
             assert customer.query(task_id).status_code == 504
 
-    def test_cuts_pooled_connections_too(self, emulator, customer, task_id):
+    def test_outage_cuts_pooled_connections_too(self, emulator, customer, task_id):
         customer.query(task_id)
         with emulator.outage("refuse"):
             for _ in range(2):
@@ -73,23 +73,23 @@ class TestOutage:
         assert customer.statuses(task_id, 1) == ["processing"]
         assert len(emulator.requests) == 2
 
-    def test_reserves_the_port(self, emulator):
+    def test_outage_reserves_the_port(self, emulator):
         port = int(emulator.url.rpartition(":")[2])
         with emulator.outage("refuse"), socket.socket() as other, pytest.raises(OSError, match="in use"):
             other.bind(("127.0.0.1", port))
 
-    def test_of_an_unknown_kind_is_rejected(self, emulator):
+    def test_outage_of_an_unknown_kind_is_rejected(self, emulator):
         with pytest.raises(ValueError, match="reset"), emulator.outage("rest"):
             pass
 
-    def test_may_end_with_the_emulator(self):
+    def test_outage_may_end_with_the_emulator(self):
         emulator = Emulator().start()
         with emulator.outage("refuse"):
             emulator.stop()
 
 
 class TestRespondWith:
-    def test_ends_with_none(self, emulator, customer, task_id):
+    def test_respond_with_ends_with_none(self, emulator, customer, task_id):
         emulator.respond_with("http_503", on="query")
         emulator.respond_with(Response(status=502), on="create")
         assert customer.query(task_id).status_code == 503
@@ -99,20 +99,20 @@ class TestRespondWith:
         emulator.respond_with(None)
         assert customer.order().status_code == 200
 
-    def test_precedes_fail_next(self, emulator, customer, task_id):
+    def test_respond_with_precedes_fail_next(self, emulator, customer, task_id):
         emulator.fail_next(1, "500")
         with emulator.outage("503"):
             assert customer.query(task_id).status_code == 503
         assert customer.query(task_id).status_code == 500
 
-    def test_ends_with_clear_faults(self, emulator, customer, task_id):
+    def test_respond_with_ends_with_clear_faults(self, emulator, customer, task_id):
         emulator.fail_next(5, "500")
         emulator.respond_with("503")
         emulator.clear_faults()
 
         assert customer.query(task_id).status_code == 200
 
-    def test_rejects_an_unknown_target(self, emulator):
+    def test_respond_with_rejects_an_unknown_target(self, emulator):
         with pytest.raises(ValueError, match="Similar names: query"):
             emulator.respond_with("503", on="querry")
 
@@ -168,7 +168,7 @@ class TestRandomFaults:
         assert first.faults_played == same.faults_played != other.faults_played
         assert 5 < len(first.faults_played) < 35
 
-    def test_are_recorded_and_logged(self, make_customer, caplog):
+    def test_random_faults_are_recorded_and_logged(self, make_customer, caplog):
         caplog.set_level(logging.INFO)
         emulator = self.run(make_customer, 7)
         first = emulator.faults_played[0]
@@ -186,11 +186,11 @@ class TestRandomFaults:
 
         assert all(record.status == statuses[record.fault] for record in emulator.requests)
 
-    def test_may_be_all_or_nothing(self, make_customer):
+    def test_random_faults_may_be_all_or_nothing(self, make_customer):
         assert len(self.run(make_customer, 1, rate=1, count=5).faults_played) == 5
         assert self.run(make_customer, 1, rate=0, count=5).faults_played == []
 
-    def test_of_a_lower_rate_are_a_subset(self, make_customer):
+    def test_random_faults_of_a_lower_rate_are_a_subset(self, make_customer):
         rare, often = (self.run(make_customer, 7, rate=rate).faults_played for rate in (0.2, 0.8))
         rare_ones = {(fault.request, fault.name) for fault in rare}
 
@@ -200,7 +200,7 @@ class TestRandomFaults:
     def test_have_a_new_seed_by_default(self):
         assert Emulator(fault_rate=0.5).seed != Emulator(fault_rate=0.5).seed
 
-    def test_are_not_shifted_by_an_outage(self, make_customer):
+    def test_random_faults_are_not_shifted_by_an_outage(self, make_customer):
         plain = self.run(make_customer, 7, count=30)
         with Emulator(seed=7, fault_rate=0.5, random_faults=self.FAULTS) as emulator:
             customer = make_customer(emulator)
@@ -240,7 +240,7 @@ class TestRecords:
         assert record.headers["x-test"] == record.headers["X-TEST"] == "1"
         assert (record.number, record.method, record.place) == (1, "GET", "query")
 
-    def test_without_a_response_have_no_status(self, emulator, customer, task_id):
+    def test_records_without_a_response_have_no_status(self, emulator, customer, task_id):
         for kind in ("reset_before_read", "reset_after_read"):
             emulator.fail_next(1, kind)
             with pytest.raises(requests.ConnectionError):
@@ -248,14 +248,14 @@ class TestRecords:
 
         assert [record.status for record in emulator.requests] == [None, None]
 
-    def test_are_a_snapshot_and_can_be_cleared(self, emulator, customer, task_id):
+    def test_records_are_a_snapshot_and_can_be_cleared(self, emulator, customer, task_id):
         customer.query(task_id)
         before = emulator.requests
         emulator.clear_requests()
 
         assert (len(before), emulator.requests) == (1, [])
 
-    def test_can_be_switched_off(self, make_customer):
+    def test_records_can_be_switched_off(self, make_customer):
         with Emulator(record_requests=False) as emulator:
             assert make_customer(emulator).order().status_code == 200
             assert emulator.requests == []
@@ -295,7 +295,7 @@ def test_disconnected_client_ends_its_handler(emulator, customer, task_id, kind)
 
 
 class TestStop:
-    def test_is_quick_while_requests_hang(self, make_customer):
+    def test_stop_is_quick_while_requests_hang(self, make_customer):
         emulator = Emulator().start()
         task_id = emulator.add_task(Script.always("hang"))
         failed = []
@@ -320,7 +320,7 @@ class TestStop:
         assert took < 3
         assert len(failed) == 5
 
-    def test_leaves_no_threads_sockets_or_files(self, recwarn):
+    def test_stop_leaves_no_threads_sockets_or_files(self, recwarn):
         gc.collect()
         threads = set(threading.enumerate())
         sockets = open_sockets()
@@ -335,12 +335,12 @@ class TestStop:
         assert not ca_bundle.parent.exists()
         assert not [one for one in recwarn if issubclass(one.category, ResourceWarning)]
 
-    def test_may_be_repeated(self):
+    def test_stop_may_be_repeated(self):
         emulator = Emulator().start()
         emulator.stop()
         emulator.stop()
 
-    def test_keeps_state_and_port(self, make_customer):
+    def test_stop_keeps_state_and_port(self, make_customer):
         emulator = Emulator().start()
         task_id = emulator.add_task("completed")
         customer = make_customer(emulator)

@@ -72,17 +72,17 @@ class TestSignature:
             lambda url: url.partition("&")[0],
         ],
     )
-    def test_rejects_a_changed_url(self, url, change):
+    def test_signature_rejects_a_changed_url(self, url, change):
         assert change(url) != url
         assert get(change(url)).status_code == 403
 
-    def test_expires_by_the_emulators_clock(self, emulator, url):
+    def test_signature_expires_by_the_emulators_clock(self, emulator, url):
         emulator.clock.advance(86399)
         assert get(url).status_code == 200
         emulator.clock.advance(1)
         assert get(url).status_code == 403
 
-    def test_lives_as_long_as_url_lifetime(self):
+    def test_signature_lives_as_long_as_url_lifetime(self):
         with Emulator(url_lifetime=60, clock=Clock(frozen=True)) as emulator:
             url = emulator.video_url(emulator.add_task("completed"))
             emulator.clock.advance(58)
@@ -90,17 +90,17 @@ class TestSignature:
             emulator.clock.advance(2)
             assert get(url).status_code == 403
 
-    def test_allows_another_encoding_unless_exact(self, url):
+    def test_signature_allows_another_encoding_unless_exact(self, url):
         """Stores differ: some verify the decoded URL, others its bytes."""
         assert get_unchanged(url.replace("%3D", "=")) == 200
 
-    def test_may_be_exact(self):
+    def test_signature_may_be_exact(self):
         with Emulator(exact_urls=True) as emulator:
             url = emulator.video_url(emulator.add_task("completed"))
             assert get_unchanged(url) == 200
             assert get_unchanged(url.replace("%3D", "=")) == 403
 
-    def test_of_another_emulator_is_wrong(self, url):
+    def test_signature_of_another_emulator_is_wrong(self, url):
         with Emulator() as other:
             other.add_task("completed", id="global task/2")
             assert get(other.url + "/media" + url.partition("/media")[2]).status_code == 403
@@ -144,7 +144,7 @@ class TestRange:
             ("5-99999999", 5, None),
         ],
     )
-    def test_gets_a_part(self, url, content, wanted, start, stop):
+    def test_range_returns_a_part(self, url, content, wanted, start, stop):
         response = get(url, Range=f"bytes={wanted}")
         part = content[start:stop]
         first = start % len(content)
@@ -169,7 +169,7 @@ class TestRange:
         assert (response.status_code, len(response.content)) == (200, len(content))
 
     @pytest.mark.parametrize("validator", ["ETag", "Last-Modified"])
-    def test_with_if_range_needs_the_same_version(self, emulator, task_id, url, validator):
+    def test_range_with_if_range_needs_the_same_version(self, emulator, task_id, url, validator):
         """RFC 9110, section 13.1.5: another version is sent whole, so that a client does not mix two versions."""
         known = get(url).headers[validator]
         assert get(url, Range="bytes=5-9", **{"If-Range": known}).status_code == 206
@@ -179,7 +179,7 @@ class TestRange:
         assert changed.status_code == 200
         assert changed.headers[validator] != known
 
-    def test_without_if_range_gets_any_version(self, emulator, task_id, url):
+    def test_range_without_if_range_is_of_any_version(self, emulator, task_id, url):
         """A client that does not send a validator would mix two versions, as with a real host."""
         emulator.replace_video(task_id)
         assert get(url, Range="bytes=5-9").status_code == 206

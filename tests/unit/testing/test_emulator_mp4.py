@@ -74,14 +74,14 @@ class TestFfmpeg:
     @pytest.mark.parametrize(
         ("duration", "size"), [(4.0, None), (5.17, None), (0.199, None), (15, None), (4.567, 1_000_000)]
     )
-    def test_decodes_every_picture(self, tmp_path, ffmpeg, length_of, duration, size):
+    def test_ffmpeg_decodes_every_picture(self, tmp_path, ffmpeg, length_of, duration, size):
         video = Video("x", duration, size)
         (tmp_path / "x.mp4").write_bytes(video.read(0, video.size))
 
         assert ffmpeg("-xerror", "-i", "x.mp4", "-f", "null", "-")[1] == ""
         assert length_of("x.mp4") == duration
 
-    def test_joins_them_without_encoding(self, tmp_path, ffmpeg, length_of):
+    def test_ffmpeg_joins_videos_without_encoding(self, tmp_path, ffmpeg, length_of):
         durations = [5.17, 4.0, 4.567]
         for number, duration in enumerate(durations):
             video = Video(f"shot {number}", duration, 100_000 * (number + 1))

@@ -43,7 +43,7 @@ def is_reachable(customer, task_id):
 
 
 class TestClient:
-    def test_adds_and_moves_tasks(self, emulator, client, customer):
+    def test_client_adds_and_moves_tasks(self, emulator, client, customer):
         task_id = client.add_task(Script.by_hand(), id="global task/2", actual_duration=4.5)
         assert client.tasks[task_id]["status"] == "queued"
         client.advance(task_id)
@@ -57,17 +57,17 @@ class TestClient:
         client.replace_video(task_id)
         assert emulator.task(task_id).version == version + 1
 
-    def test_sends_whole_scripts(self, client, customer):
+    def test_client_sends_whole_scripts(self, client, customer):
         task_id = client.add_task(Script.always(Response(body=b"\xff\x00", status=418)))
         response = customer.query(task_id)
 
         assert (response.status_code, response.content) == (418, b"\xff\x00")
 
-    def test_sets_the_default_script(self, client, customer):
+    def test_client_sets_the_default_script(self, client, customer):
         client.set_default_script(Script.failing("No."))
         assert customer.statuses(customer.order().json()["id"], 1) == ["failed"]
 
-    def test_reads_ledger_and_requests(self, emulator, client, customer):
+    def test_client_reads_ledger_and_requests(self, emulator, client, customer):
         task_id = customer.order(duration=6).json()["id"]
         customer.query(task_id)
 
@@ -81,11 +81,11 @@ class TestClient:
         client.clear_requests()
         assert client.requests == []
 
-    def test_moves_the_clock(self, emulator, client):
+    def test_client_moves_the_clock(self, emulator, client):
         assert client.clock.advance(86400) == 1_800_086_400
         assert client.clock.now() == emulator.clock.now()
 
-    def test_sends_faults(self, client, customer):
+    def test_client_sends_faults(self, client, customer):
         task_id = client.add_task("processing")
         client.fail_next(1, "http_503")
         client.fail_next(1, Response(status=502), on="query")
@@ -97,7 +97,7 @@ class TestClient:
         client.clear_faults()
         assert customer.order().status_code == 200
 
-    def test_closes_the_port_for_some_seconds(self, client, customer):
+    def test_client_closes_the_port_for_some_seconds(self, client, customer):
         task_id = client.add_task("processing")
         client.refuse_for(0.2)
         assert wait_for(lambda: not is_reachable(customer, task_id))
@@ -105,7 +105,7 @@ class TestClient:
         with pytest.raises(ValueError, match="refuse_for"), client.outage("refuse"):
             pass
 
-    def test_rotates_the_key(self, emulator, client):
+    def test_client_rotates_the_key(self, emulator, client):
         client.api_key = "another-key"
 
         assert client.api_key == emulator.api_key == "another-key"
@@ -126,19 +126,19 @@ class TestClient:
             (lambda client: client.call("fail_next", count=1, response={"statsu": 1}), ValueError, "statsu"),
         ],
     )
-    def test_passes_errors_on(self, client, call, error, words):
+    def test_client_passes_errors_on(self, client, call, error, words):
         with pytest.raises(error, match=words):
             call(client)
 
-    def test_rejects_another_url_scheme(self):
+    def test_client_rejects_another_url_scheme(self):
         with pytest.raises(ValueError, match="ftp://x"):
             EmulatorClient("ftp://x")
 
-    def test_leaves_no_record(self, emulator, client):
+    def test_client_leaves_no_record(self, emulator, client):
         client.read("health")
         assert emulator.requests == []
 
-    def test_lists_the_scenarios(self, client):
+    def test_client_lists_the_scenarios(self, client):
         assert [entry["name"] for entry in client.read("scenarios")] == list(SCENARIOS)
 
 
@@ -166,7 +166,7 @@ def test_local_address_is_loopback(address, local):
 
 
 class TestTls:
-    def test_is_trusted_with_the_bundle_only(self, make_customer):
+    def test_certificate_is_trusted_with_the_bundle_only(self, make_customer):
         with Emulator(tls=True) as emulator:
             connection = json.loads(emulator.airflow_connection_json())
             customer = make_customer(emulator)
@@ -181,14 +181,14 @@ class TestTls:
 
         assert connection["host"].startswith("https://127.0.0.1:")
 
-    def test_is_reset_as_well(self, make_customer):
+    def test_outage_resets_tls_connections(self, make_customer):
         with Emulator(tls=True) as emulator:
             customer = make_customer(emulator)
             customer.verify = emulator.ca_bundle
             with emulator.outage("reset"), pytest.raises(requests.ConnectionError):
                 customer.query("x")
 
-    def test_without_trustme_has_a_remedy(self, monkeypatch):
+    def test_error_without_trustme_has_a_remedy(self, monkeypatch):
         monkeypatch.setitem(sys.modules, "trustme", None)
         with pytest.raises(ModuleNotFoundError, match=r"airflow-provider-manxue\[testing\]"):
             Emulator(tls=True).start()
@@ -214,7 +214,7 @@ def start(*arguments):
 
 class TestCommand:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-    def test_prints_its_urls_and_ends_cleanly(self, tmp_path, number):
+    def test_command_prints_its_urls_and_ends_cleanly(self, tmp_path, number):
         control_file = tmp_path / "emulator.json"
         process = start("--queued", "0", "--processing", "60", "--control-file", str(control_file))
         lines = [process.stdout.readline() for _ in range(3)]
@@ -240,11 +240,11 @@ class TestCommand:
         assert "1 POST /kyyReactApiServer/v1/sd2_manxue/videos 200 OK" in log
         assert "Traceback" not in log
 
-    def test_lists_the_scenarios(self, capsys):
+    def test_command_lists_the_scenarios(self, capsys):
         assert main(["--list"]) == 0
         assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == list(SCENARIOS)
 
-    def test_prints_an_unknown_script(self):
+    def test_command_prints_an_unknown_script(self):
         process = start("--script", "sucess")
         output, log = process.communicate(timeout=10)
 

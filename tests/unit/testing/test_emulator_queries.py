@@ -112,7 +112,7 @@ def test_unknown_route_gets_501(emulator, customer, caplog, method, path):
 
 
 class TestTime:
-    def test_ends_a_step(self, emulator, customer):
+    def test_time_ends_a_step(self, emulator, customer):
         task_id = emulator.add_task(Script.timed(queued=10, processing=20))
         seen = []
         for seconds in (0, 9.9, 0.1, 19.9, 0.1, 1e6):
@@ -121,13 +121,13 @@ class TestTime:
 
         assert seen == ["queued", "queued", "processing", "processing", "completed", "completed"]
 
-    def test_may_skip_steps(self, emulator, customer):
+    def test_time_may_skip_steps(self, emulator, customer):
         task_id = emulator.add_task(Script.failing(queued=10, processing=20))
         emulator.clock.advance(30)
 
         assert customer.statuses(task_id, 1) == ["failed"]
 
-    def test_of_a_poll_does_not_matter(self, emulator, customer):
+    def test_time_of_a_poll_does_not_matter(self, emulator, customer):
         """A late poll must not delay the following steps."""
         task_id = emulator.add_task(Script.timed(queued=10, processing=10))
         emulator.clock.advance(15)
@@ -136,7 +136,7 @@ class TestTime:
 
         assert customer.statuses(task_id, 1) == ["completed"]
 
-    def test_is_read_without_a_poll(self, emulator):
+    def test_status_is_read_without_a_poll(self, emulator):
         task_id = emulator.add_task(Script.timed(queued=10, processing=10))
         assert emulator.task(task_id).status == "queued"
         emulator.clock.advance(10)
@@ -197,7 +197,7 @@ def test_set_script_restarts_the_task(emulator, customer):
 
 
 class TestResponse:
-    def test_changes_the_regular_body(self, emulator, customer):
+    def test_response_changes_the_regular_body(self, emulator, customer):
         response = Response(overrides={"status": "DONE", "error": OMIT, "more": {"n": Raw("1.50")}})
         task_id = emulator.add_task(Script.always(response, status="completed"))
 
@@ -208,7 +208,7 @@ class TestResponse:
         assert "error" not in got.json()
         assert got.json()["actualDuration"] == 5.0
 
-    def test_may_be_anything(self, emulator, customer):
+    def test_response_may_be_anything(self, emulator, customer):
         response = Response(
             status=418, body=b"\xff", headers={"X-Tea": "yes", "Content-Type": ""}, retry_after=2.5
         )
@@ -313,17 +313,17 @@ class TestTasks:
         with pytest.raises(KeyError, match="'x' does not exist"):
             emulator.set_status("x", "completed")
 
-    def test_are_not_billed_without_an_order(self, emulator):
+    def test_added_task_is_no_order(self, emulator):
         emulator.add_task()
         assert emulator.ledger.orders == ()
 
-    def test_need_a_script(self, emulator):
+    def test_task_needs_a_script(self, emulator):
         with pytest.raises(TypeError, match="Set a Script or the name"):
             emulator.add_task(script=7)
 
 
 class TestRateLimit:
-    def test_allows_a_burst_and_then_its_rate(self, make_customer):
+    def test_rate_limit_allows_a_burst_and_then_its_rate(self, make_customer):
         clock = Clock(start=1_800_000_000, frozen=True)
         with Emulator(clock=clock, rate_limit=RateLimit(rate=0.5, burst=2)) as emulator:
             customer = make_customer(emulator)
@@ -344,14 +344,14 @@ class TestRateLimit:
             "2",
         ]
 
-    def test_accumulates_at_most_a_burst(self, make_customer):
+    def test_rate_limit_accumulates_at_most_a_burst(self, make_customer):
         with Emulator(rate_limit=2, clock=Clock(frozen=True)) as emulator:
             customer = make_customer(emulator)
             task_id = emulator.add_task("queued")
             emulator.clock.advance(1000)
             assert [customer.query(task_id).status_code for _ in range(3)] == [200, 200, 429]
 
-    def test_may_send_a_date(self, make_customer):
+    def test_rate_limit_may_send_a_date(self, make_customer):
         limit = RateLimit(rate=0.001, burst=1, retry_after="date")
         with Emulator(rate_limit=limit) as emulator:
             customer = make_customer(emulator)
@@ -359,13 +359,13 @@ class TestRateLimit:
             customer.query(task_id)
             assert customer.query(task_id).headers["Retry-After"].endswith("GMT")
 
-    def test_may_be_a_number(self, make_customer):
+    def test_rate_limit_may_be_a_number(self, make_customer):
         with Emulator(rate_limit=2, clock=Clock(frozen=True)) as emulator:
             customer = make_customer(emulator)
             task_id = emulator.add_task("queued")
             assert [customer.query(task_id).status_code for _ in range(3)] == [200, 200, 429]
 
-    def test_does_not_count_requests_with_a_wrong_key(self, make_customer):
+    def test_rate_limit_ignores_requests_with_a_wrong_key(self, make_customer):
         with Emulator(rate_limit=1, clock=Clock(frozen=True)) as emulator:
             customer = make_customer(emulator)
             task_id = emulator.add_task("queued")
@@ -379,16 +379,16 @@ class TestRateLimit:
 
 
 class TestClock:
-    def test_runs_with_real_time(self):
+    def test_clock_runs_with_real_time(self):
         clock = Clock(start=100)
         assert 100 <= clock.now() < 110
         assert clock.advance(50) >= 150
 
-    def test_may_be_frozen(self):
+    def test_clock_may_be_frozen(self):
         clock = Clock(start=100, frozen=True)
         assert clock.advance(1.5) == clock.now() == 101.5
 
     @pytest.mark.parametrize("seconds", [-1, float("nan"), float("inf")])
-    def test_rejects_a_move_back(self, seconds):
+    def test_clock_rejects_a_move_back(self, seconds):
         with pytest.raises(ValueError, match="seconds"):
             Clock().advance(seconds)
