@@ -82,6 +82,7 @@ def test_video_is_saved(saves, if_exists):
 
 @pytest.mark.parametrize("name", ["[2024]", "a*", "{b}", "100% é"])
 def test_special_characters_in_a_name_are_literal(saves, name):
+    """By default, fsspec expands such names as patterns when it moves a file."""
     saves.assert_saved(name=f"{name}/{NAME}")
 
 
@@ -132,6 +133,7 @@ class TestLargeVideo:
 
 class TestExistingObject:
     def test_fail_refuses_an_existing_object(self, saves):
+        """The task must not change an object that it did not write."""
         saves.store.write(NAME, OLD)
         saves.assert_fails(ManxueExistsError, "already exists", "fail", before=OLD)
 

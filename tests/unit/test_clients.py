@@ -177,6 +177,7 @@ def test_missing_connection_is_reported(poll, monkeypatch):
     ],
 )
 def test_bad_field_is_reported_before_any_request(emulator, poll, connect, change, field):
+    """A request would send the API key to an address that may be a mistake."""
     connect(emulator, **change)
     with pytest.raises(ManxueConfigurationError, match=f"field '{field}'"):
         poll()

@@ -119,6 +119,7 @@ def test_every_parameter_is_templated(field):
 
 @pytest.mark.parametrize("value", ["{{ params.seconds }}", Mock(resolve=None)])
 def test_templates_are_not_checked_at_parse_time(emulator, task, value):
+    """Only rendering gives them their values."""
     ManxueCreateVideoOperator(task_id="order", **ORDER, duration=value)
     ManxueCreateVideoOperator(task_id="order", **ORDER, reference_images=[value])
 
@@ -180,6 +181,7 @@ def test_mode_changed_by_an_executor_orders_once(emulator, old):
 
 
 def test_dag_file_loads_no_http_library():
+    """Airflow parses each Dag file again and again."""
     code = (
         "import sys\n"
         "import airflow.providers.common.compat.sdk\n"
@@ -208,6 +210,7 @@ def test_failed_video_fails_or_is_skipped(emulator, task):
 
 
 def test_order_that_fails_immediately_is_failed(emulator, task):
+    """The service accepted the order, so a retry must not send it again."""
     emulator.respond_with(Response.named("create_answers_failed"))
     with pytest.raises(ManxueVideoFailedError):
         task.run()
@@ -218,6 +221,7 @@ def test_order_that_fails_immediately_is_failed(emulator, task):
 
 
 def test_clear_after_a_timeout_resumes_the_order(emulator, task):
+    """The video is paid for and may be ready by now, so not even a clear orders another one."""
     emulator.default_script = Script.by_hand("processing", "completed")
     with pytest.raises(ManxueTimeoutError) as caught:
         task.run(deferrable=False, timeout=60)
@@ -230,6 +234,7 @@ def test_clear_after_a_timeout_resumes_the_order(emulator, task):
 
 
 def test_failure_in_the_triggerer_is_recorded(emulator, task):
+    """Otherwise a retry would wait again for a video that has failed."""
     emulator.default_script = Script.by_hand("processing")
     operator = ManxueCreateVideoOperator(task_id="order", **ORDER)
     with pytest.raises(TaskDeferred) as deferred:
@@ -257,6 +262,7 @@ UNKNOWN = {
 @pytest.mark.parametrize("name", UNKNOWN)
 @pytest.mark.parametrize("binds", [True, False])
 def test_unknown_order_is_sent_once_and_not_retried(emulator, boundaries, connect, name, binds):
+    """The service may have accepted the order, so another one could be a second bill."""
     task = TaskInstance(boundaries, store=binds, retries=5)
     connect(request_timeout=1)
     emulator.respond_with(UNKNOWN[name], on="create")
@@ -277,6 +283,7 @@ def test_unknown_order_is_sent_once_and_not_retried(emulator, boundaries, connec
 @pytest.mark.parametrize("binds", [True, False])
 @pytest.mark.parametrize("failure", ["name", "tls", "refused"])
 def test_order_without_a_connection_is_retried(emulator, boundaries, connect, monkeypatch, failure, binds):
+    """No byte of the order was sent, so that another attempt cannot be billed twice."""
     task = TaskInstance(boundaries, store=binds, retries=1)
     if failure == "name":
         connect(host="https://no-such-host.invalid/kyyReactApiServer")
@@ -295,6 +302,7 @@ def test_order_without_a_connection_is_retried(emulator, boundaries, connect, mo
 @pytest.mark.parametrize("binds", [True, False])
 @pytest.mark.parametrize("status", [425, 429])
 def test_unaccepted_order_is_retried_and_billed_once(emulator, boundaries, status, binds):
+    """Both statuses say that the service did not take the order (RFC 6585, section 4; RFC 8470, section 5.2)."""
     task = TaskInstance(boundaries, store=binds, retries=5)
     emulator.fail_next(9, Response(status=status), on="create")
     assert run_with_retries(task, order_timeout=200)["id"] == emulator.ledger.orders[0].id
@@ -329,6 +337,7 @@ def test_deleted_record_allows_a_new_order(emulator, task):
     [(Response(status=429), ManxueOrderTimeoutError), (Response(status=400), ManxueOrderRejectedError)],
 )
 def test_next_try_sends_an_unaccepted_order_again(emulator, task, response, error):
+    """Nothing was ordered, so that nothing can be billed twice."""
     emulator.respond_with(response, on="create")
     with pytest.raises(error):
         task.run()
@@ -341,6 +350,7 @@ def test_next_try_sends_an_unaccepted_order_again(emulator, task, response, erro
 
 
 def test_retry_resumes_the_order_and_a_clear_orders_again(emulator, task):
+    """Each order is billed, so a retry never orders again. A clear by a person does."""
     first = task.run()["id"]
     assert task.run()["id"] == first
     assert emulator.ledger.billed == 1
@@ -351,6 +361,7 @@ def test_retry_resumes_the_order_and_a_clear_orders_again(emulator, task):
 
 
 def test_retry_without_waiting_resumes_the_order(emulator, task):
+    """Each order is billed, so a retry never orders again. A clear by a person does."""
     first = task.run(wait_for_completion=False)
     assert task.run(wait_for_completion=False) == first
     task.clear()
@@ -370,6 +381,7 @@ def test_clear_after_a_failed_video_orders_again(emulator, task):
 
 
 def test_clear_with_a_changed_request_sends_nothing(emulator, task, boundaries):
+    """The first video is paid for and not delivered yet. Only a person can decide to drop it."""
     emulator.default_script = Script.by_hand("processing")
     with pytest.raises(ManxueTimeoutError):
         task.run(deferrable=False, timeout=60)
@@ -383,6 +395,7 @@ def test_clear_with_a_changed_request_sends_nothing(emulator, task, boundaries):
 
 
 def test_stored_id_unknown_to_the_service_is_reported(emulator, task):
+    """The service may have deleted a record of a paid video, so the task must not order again."""
     task.store.set(KEY, "proj_gone")
     with pytest.raises(ManxueOrderUnknownError, match=r"proj_gone.*HTTP 404.*state-store/manxue_order"):
         task.run(deferrable=False)
@@ -458,6 +471,7 @@ def test_failed_write_of_the_intent_sends_nothing(emulator, task):
 
 
 def test_failed_write_of_the_id_is_retried(emulator, task, monkeypatch):
+    """Without the id, the next try would stop with an unknown order."""
     real = ManxueHook.send_order
 
     def send(self, *args):
@@ -471,6 +485,7 @@ def test_failed_write_of_the_id_is_retried(emulator, task, monkeypatch):
 
 
 def test_order_is_awaited_if_its_id_cannot_be_stored(emulator, task, monkeypatch):
+    """The worker knows the id of the paid video, so that only a crash of the worker would lose it."""
     real = ManxueHook.send_order
 
     def send(self, *args):
@@ -484,6 +499,7 @@ def test_order_is_awaited_if_its_id_cannot_be_stored(emulator, task, monkeypatch
 
 
 def test_durable_off_stores_nothing_and_orders_again(emulator, task):
+    """The documented choice of an author for whom each try is a new order."""
     first = task.run(durable=False)["id"]
     assert task.run(durable=False)["id"] != first
     assert task.record is None

@@ -381,6 +381,8 @@ class TestWorkerOnlyFeatures:
         assert (wait.start_from_trigger, wait.end_from_trigger) == (False, True)
 
     def test_methods_of_a_subclass_disable_start_and_end(self, dag):
+        """The triggerer would not call them."""
+
         class Mine(ManxueVideoSensor):
             def execute(self, context):
                 return super().execute(context)
@@ -394,6 +396,8 @@ class TestWorkerOnlyFeatures:
         assert (wait.start_from_trigger, wait.end_from_trigger) == (False, False)
 
     def test_mapped_task_group_disables_start_and_end(self, dag):
+        """Airflow 3.3 neither starts nor ends a mapped task in the triggerer."""
+
         @task_group
         def group(video):
             return sensor(video_task_id=video, **BOTH)
@@ -403,6 +407,7 @@ class TestWorkerOnlyFeatures:
         assert not dag.get_task("group.wait").start_from_trigger
 
     def test_mapped_output_value_disables_start(self, dag):
+        """The function of ``map`` cannot be serialized for the triggerer."""
         with pytest.warns(UserWarning, match="only a worker can resolve"):
             wait = sensor(video_task_id=Upstream(task_id="order").output.map(str), **BOTH)
         assert (wait.start_from_trigger, wait.end_from_trigger) == (False, True)

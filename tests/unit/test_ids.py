@@ -208,6 +208,7 @@ def test_names_a_task_requires_a_usable_id(value, is_named):
     ],
 )
 def test_ids_are_parsed_from_any_list(values):
+    """Templates render a list as text: in Python's notation, or as JSON with the filter ``tojson``."""
     assert parse_video_task_ids(values) == ["a", "5"]
 
 

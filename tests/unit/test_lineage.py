@@ -67,6 +67,7 @@ def test_saved_file_is_an_output_dataset(uri, namespace, name):
 
 
 def test_import_does_not_load_openlineage():
+    """The library is optional."""
     names = "sensors.manxue", "operators.manxue", "transfers.manxue_to_object_storage"
     program = "; ".join(f"import airflow_provider_manxue.{name}" for name in names)
     program += "; import sys; print([name for name in sys.modules if name.startswith('openlineage')])"
@@ -75,6 +76,7 @@ def test_import_does_not_load_openlineage():
 
 
 def test_save_reports_its_video_and_file(monkeypatch, tmp_path):
+    """The file alone would not lead back to the video in a lineage graph."""
     with Emulator() as emulator:
         monkeypatch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", emulator.airflow_connection_json())
         video = emulator.add_task(script=Script.polls("completed"), model="sd2_manxue_720p")

@@ -54,6 +54,7 @@ class TestClassification:
         "body", [b'{"code": 0}', b"", b"<html>", b"\xff\xfe", b'{"id": "cut', b'{"code": 400}']
     )
     def test_error_status_decides_for_any_body(self, statuses, outcome, body):
+        """A gateway may replace the body, or cut it off."""
         for status in statuses:
             assert classify(status, body) is outcome, status
 
@@ -67,6 +68,7 @@ class TestClassification:
         ],
     )  # fmt: skip
     def test_error_code_in_a_200_decides(self, code, outcome):
+        """Gateways in front of the service report errors in a 200: docs/ordering.md, "When the order fails"."""
         assert classify(200, {"code": code, "msg": "no", "data": None}) is outcome
 
     @pytest.mark.parametrize("data", [None, "", {}, []])

@@ -105,6 +105,7 @@ class TestRecord:
          {"id": "a", "fingerprint": {"prompt": 1}}],
     )  # fmt: skip
     def test_bad_record_sends_nothing_and_states_the_remedy(self, value):
+        """The record may have been the proof of a paid order, so the task must not order."""
         with pytest.raises(
             ManxueInputError, match=r"'manxue_order' .*Nothing was sent\. .*delete the key"
         ) as caught:
@@ -122,6 +123,7 @@ class TestRecord:
         ],
     )
     def test_bad_record_error_names_the_problem(self, value, problem):
+        """A person edits the record by hand, and has to know which field is wrong."""
         with pytest.raises(ManxueInputError) as caught:
             parse_record(value)
         assert problem in str(caught.value)

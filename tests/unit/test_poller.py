@@ -823,6 +823,7 @@ def test_unknown_status_without_url_restarts_the_grace():
 
 
 def test_connection_errors_affect_all_videos():
+    """Each further poll over that connection would have the same result."""
     assert all(map(affects_all_videos, (REFUSED, BAD_FIELD, NO_CONNECTION, ManxueRedirectError("302"))))
     assert not any(map(affects_all_videos, (FORBIDDEN, UNKNOWN_ID, OUTAGE, UNEXPECTED)))
 

@@ -1012,6 +1012,8 @@ def test_grant_of_a_cancelled_acquire_is_passed_on(cancelled_first):
 
 
 def test_acquire_and_submit_share_one_queue():
+    """Both forms of a request count against the one limit of the connection, and final polls take precedence."""
+
     async def main():
         limiter, granted = AdaptiveRateLimiter(10, 10), []
         waits = Waits(limiter)

@@ -367,14 +367,17 @@ class TestPersistentFault:
         saves.assert_fails(ManxueDownloadError, match)
 
     def test_chunked_body_cut_early(self, saves):
+        """A chunked body without its last chunk is incomplete (RFC 9112, section 8)."""
         saves.emulator.respond_with(Response(truncate=SIZE // 2, chunked=True, ignore_range=True), on="media")
         saves.assert_fails(ManxueDownloadError, "before its last chunk")
 
     def test_chunked_body_with_false_end(self, saves):
+        """The body ends correctly, but too early. Only the boxes of the file show that."""
         saves.emulator.respond_with(Response(body=saves.video[: SIZE // 2], chunked=True), on="media")
         saves.assert_fails(ManxueDownloadError, "longer than the body")
 
     def test_json_error_page(self, saves):
+        """Some stores report errors with status 200. Such a body must not be saved as the video."""
         saves.emulator.respond_with(Response(json={"code": 403}), on="media")
         saves.assert_fails(ManxueDownloadError, r"no video \(application/json\)")
 
@@ -384,6 +387,7 @@ class TestPersistentFault:
         saves.assert_fails(ManxueDownloadError, "longer than max_bytes=1000", max_bytes=1000)
 
     def test_endless_body(self, saves):
+        """``max_bytes`` bounds the disk space of a body without an announced length."""
         saves.emulator.respond_with("media_endless")
         saves.assert_fails(ManxueDownloadError, "longer than max_bytes", max_bytes=5 * 2**20)
 

@@ -739,6 +739,7 @@ class TestRetries:
 
     @pytest.mark.parametrize(("edge", "first"), [(min, 0.75), (max, 1.25)])
     def test_delays_have_jitter(self, monkeypatch, edge, first):
+        """Tasks whose downloads broke at the same time must not retry at the same time."""
         monkeypatch.setattr("random.uniform", lambda *bounds: edge(bounds))
         retries = Retries()
 
@@ -749,6 +750,7 @@ class TestRetries:
         ]
 
     def test_delays_restart_after_the_first_byte(self):
+        """A received byte shows that the media host works again, so that earlier failures no longer count."""
         retries = Retries()
         for _ in range(9):
             retries.pause_after(BrokenTransferError("cut"), 0)
@@ -756,11 +758,13 @@ class TestRetries:
         assert retries.pause_after(BrokenTransferError("cut"), 1) < 2
 
     def test_delays_restart_with_progress(self):
+        """A connection that breaks often must not end a download that proceeds."""
         retries = Retries()
         for received in range(1, 100):
             assert retries.pause_after(BrokenTransferError("cut"), received) < 2
 
     def test_repeated_bytes_are_no_progress(self):
+        """Otherwise a host that ignores ranges and always breaks off would be retried until the timeout."""
         retries = Retries()
         for received in [50, 30, 40, 50, 20, 50, 50, 50, 50]:
             retries.pause_after(BrokenTransferError("cut"), received)
@@ -768,12 +772,14 @@ class TestRetries:
             retries.pause_after(BrokenTransferError("cut"), 50)
 
     def test_new_url_is_used_without_delay(self):
+        """An expired URL is no sign of an overloaded host. If its successor is refused as well, delays begin."""
         retries = Retries()
 
         assert retries.pause_after(ExpiredUrlError("403"), 0) == 0
         assert retries.pause_after(ExpiredUrlError("403"), 0) > 1
 
     def test_page_counts_as_an_expired_url_once(self):
+        """Some hosts respond to an expired URL with a page. A page from a new URL has another cause."""
         retries = Retries()
 
         assert retries.pause_after(NoVideoError("a page"), 0) == 0

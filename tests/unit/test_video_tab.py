@@ -79,6 +79,7 @@ class TestPage:
         ("path", "kind"), [("", "text/html"), ("video.css", "text/css"), ("video.js", "javascript")]
     )
     def test_page_has_a_strict_security_policy(self, get, path, kind):
+        """The page is served from Airflow's origin, where an injected script could use the session of the user."""
         response = get(path)
         policy = dict(one.split(" ", 1) for one in response.headers["content-security-policy"].split("; "))
 
@@ -93,6 +94,7 @@ class TestPage:
 
     @pytest.mark.parametrize("path", ["%2e%2e/manxue.py", "..%2Fmanxue.py", "nothing.html"])
     def test_other_paths_are_not_served(self, get, path):
+        """The plugin's Python files lie next to the folder of the page."""
         assert get(path).status_code == 404
 
 

@@ -249,6 +249,7 @@ def test_download_is_resumed_after_a_cut(emulator, url, content):
 
 
 def test_media_script_affects_one_task_only(emulator, url):
+    """A test can spoil one video of a batch and download the others."""
     spoilt = emulator.add_task(Script.named("media_404"))
 
     assert get(emulator.video_url(spoilt)).status_code == 404

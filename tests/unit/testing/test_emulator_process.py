@@ -182,6 +182,7 @@ class TestTls:
         assert connection["host"].startswith("https://127.0.0.1:")
 
     def test_outage_resets_tls_connections(self, make_customer):
+        """The emulator has to reset the socket below TLS."""
         with Emulator(tls=True) as emulator:
             customer = make_customer(emulator)
             customer.verify = emulator.ca_bundle

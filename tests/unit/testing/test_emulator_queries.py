@@ -314,6 +314,7 @@ class TestTasks:
             emulator.set_status("x", "completed")
 
     def test_added_task_is_no_order(self, emulator):
+        """Only orders are billed. Otherwise a test could not count the orders of its pipeline."""
         emulator.add_task()
         assert emulator.ledger.orders == ()
 
