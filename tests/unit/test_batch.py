@@ -148,7 +148,7 @@ class TestFailures:
         assert fake_airflow.ti.xcom["video_url"][1:] == [f"https://cdn.example.com/{v}.mp4" for v in "bc"]
         assert fake_airflow.clock.now == pytest.approx(START + 300, abs=1)
 
-    def test_that_may_be_temporary_allow_a_retry(self, fake_airflow, videos, mode):
+    def test_temporary_failures_allow_a_retry(self, fake_airflow, videos, mode):
         videos |= {"a": ManxueRefusedError("HTTP 404"), "b": done("b"), "c": {"status": "failed"}}
         with pytest.raises(ManxueError, match=r"- a: .*Likely causes") as raised:
             fake_airflow.run(sensor(mode))
@@ -191,7 +191,7 @@ class TestOutage:
         videos |= {video: lambda waited, v=video: done(v) if waited > 900 else trouble for video in "abc"}
         assert len(fake_airflow.run(sensor(mode))) == 3
 
-    def test_short_one_is_retried_by_the_resumed_worker(self, fake_airflow, videos):
+    def test_short_outage_is_retried_by_the_resumed_worker(self, fake_airflow, videos):
         down = iter([ManxueTransientError("HTTP 503")] * 3)
         videos |= {video: done(video) for video in "abc"}
         videos["b"] = lambda waited: done("b") if from_triggerer(fake_airflow) else next(down, done("b"))
@@ -199,7 +199,7 @@ class TestOutage:
         assert len(fake_airflow.deferrals) == 1
 
     @pytest.mark.parametrize("timeout", [100, 3600])
-    def test_long_one_defers_again_for_remaining_videos(self, fake_airflow, videos, timeout):
+    def test_long_outage_defers_again_for_remaining_videos(self, fake_airflow, videos, timeout):
         trouble = ManxueTransientError("HTTP 503")
         videos |= {video: done(video) for video in "abc"}
         videos["b"] = lambda waited: done("b") if from_triggerer(fake_airflow) or waited > 90 else trouble

@@ -312,7 +312,7 @@ class TestSession:
         assert before is None
         assert after == pytest.approx(79, abs=0.1)
 
-    def test_all_are_closed_at_the_end(self, service):
+    def test_all_sessions_are_closed_at_the_end(self, service):
         polling(100, lambda: setattr(service, "ca_version", 2), 10)
         assert all(session.closed_at is not None for session in service.sessions)
 

@@ -354,7 +354,7 @@ class TestWorkerOnlyFeatures:
             ({"multiple_outputs": True}, "multiple_outputs"),
         ],
     )
-    def test_disable_end_from_trigger(self, dag, options, reason):
+    def test_worker_only_features_disable_end(self, dag, options, reason):
         with pytest.warns(
             UserWarning, match=f"end_from_trigger=True has no effect here: .*{reason}"
         ) as caught:
@@ -372,7 +372,7 @@ class TestWorkerOnlyFeatures:
             ({"max_active_tis_per_dagrun": 3}, "max_active_tis_per_dagrun"),
         ],
     )
-    def test_disable_start_from_trigger(self, dag, options, reason):
+    def test_worker_only_features_disable_start(self, dag, options, reason):
         with pytest.warns(
             UserWarning, match=f"start_from_trigger=True has no effect here: .*{reason}"
         ) as caught:
@@ -454,7 +454,7 @@ class TestWorkerOnlyTemplates:
         ],
     )
     @pytest.mark.parametrize("field", ["video_task_id", "manxue_conn_id"])
-    def test_disable_start_with_one_warning(self, dag, template, reason, field):
+    def test_worker_only_template_disables_start(self, dag, template, reason, field):
         with pytest.warns(UserWarning, match=re.escape(reason)) as caught:
             wait = sensor(**{field: template}, **BOTH)
         assert [f"the template in {field} " in str(warning.message) for warning in caught] == [True]
@@ -482,7 +482,7 @@ class TestWorkerOnlyTemplates:
         assert fake_airflow.ti.xcom["return_value"]["id"] == "proj_9"
         assert fake_airflow.worker_starts == 1
 
-    def test_cause_no_warning_with_end_from_trigger_only(self, dag):
+    def test_worker_only_template_is_silent_with_end_only(self, dag):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             sensor(video_task_id="{{ ti.xcom_pull('order') }}", end_from_trigger=True)
@@ -495,7 +495,7 @@ class TestWorkerOnlyTemplates:
             ({"jinja_environment_kwargs": {"variable_start_string": "<<"}}, "<< params.id }}"),
         ],
     )
-    def test_include_those_that_the_dag_redefines(self, options, template):
+    def test_name_redefined_by_the_dag_disables_start(self, options, template):
         with DAG("plain", schedule=None):
             if "<<" not in template:
                 assert sensor(video_task_id=template, **BOTH).start_from_trigger
@@ -506,7 +506,7 @@ class TestWorkerOnlyTemplates:
         with DAG("dag", schedule=None, jinja_environment_kwargs={"variable_start_string": "<<"}):
             assert sensor(video_task_id="proj_1", **BOTH).start_from_trigger
 
-    def test_include_all_templates_without_a_dag(self):
+    def test_template_without_a_dag_disables_start(self):
         with pytest.warns(UserWarning, match="belongs to no Dag yet"):
             assert not sensor(video_task_id="{{ params.id }}", **BOTH).start_from_trigger
         assert sensor(**BOTH).start_from_trigger

@@ -129,7 +129,7 @@ class TestProxy:
 
 
 class TestCaBundle:
-    def test_default_is_certifi(self):
+    def test_ca_bundle_default_is_certifi(self):
         assert ca_path(settings_of()).endswith("cacert.pem")
 
     def test_connection_overrides_the_environment(self, environment, bundle):

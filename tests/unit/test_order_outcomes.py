@@ -258,7 +258,7 @@ class TestResponse:
          (200, ManxueOrderUnknownError)],
     )  # fmt: skip
     @pytest.mark.parametrize("body", [b"", b'{"id": "proj_1"'])
-    def test_truncated_is_decided_by_its_status(self, status, error, body):
+    def test_truncated_response_is_decided_by_its_status(self, status, error, body):
         with pytest.raises(error, match="it broke"):
             self.parse(status, body, failure=ManxueTransientError("it broke"))
 
@@ -268,11 +268,11 @@ class TestResponse:
             parse_order_response(429, b"", retry_after=["90"], now=0, secret="key", failure=failure)
         assert raised.value.retry_after == 90
 
-    def test_truncated_after_a_task_is_unknown_and_quoted(self):
+    def test_response_cut_after_a_task_is_unknown_and_quoted(self):
         with pytest.raises(ManxueOrderUnknownError, match=r"it broke.*proj_1"):
             self.parse(id="proj_1", failure=ManxueTransientError("it broke"))
 
-    def test_unparsable_is_quoted_without_secrets(self):
+    def test_unparsable_response_is_quoted_without_secrets(self):
         url = "https://cdn.example/v.mp4?sig=secret"
         for body in (
             json.dumps({"task": "t9", "url": url, "note": "key", "rest": "x" * 500}).encode(),

@@ -81,7 +81,7 @@ class TestRecord:
             {"id": "proj_1", "fingerprint": None},
         ],
     )
-    def test_written_by_a_person_is_parsed(self, value):
+    def test_record_written_by_a_person_is_parsed(self, value):
         record = parse_record(value)
         assert (record.state, record.id) == (OrderState.ORDERED, "proj_1")
         assert resumed(record, NOW, REF) == "proj_1"

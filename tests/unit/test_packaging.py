@@ -94,7 +94,7 @@ def test_wheel_description_is_the_readme(metadata):
     assert metadata["Description-Content-Type"] == "text/markdown"
 
 
-def test_the_names_are_right(metadata):
+def test_wheel_metadata_has_name_and_version(metadata):
     assert (metadata["Name"], metadata["Version"]) == (dist.NAME, __version__)
 
 

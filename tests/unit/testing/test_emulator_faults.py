@@ -162,7 +162,7 @@ class TestRandomFaults:
                 customer.query(task_id)
             return emulator
 
-    def test_come_from_the_seed(self, make_customer):
+    def test_random_faults_come_from_the_seed(self, make_customer):
         first, same, other = (self.run(make_customer, seed) for seed in (7, 7, 8))
 
         assert first.faults_played == same.faults_played != other.faults_played
@@ -180,7 +180,7 @@ class TestRandomFaults:
         spoilt = [record.number for record in emulator.requests if record.fault]
         assert spoilt == [fault.request for fault in emulator.faults_played]
 
-    def test_replace_the_response(self, make_customer):
+    def test_random_faults_replace_the_response(self, make_customer):
         emulator = self.run(make_customer, 7)
         statuses = {"http_500": 500, "html_body": 200, "http_429_seconds": 429, None: 200}
 
@@ -197,7 +197,7 @@ class TestRandomFaults:
         assert rare_ones
         assert rare_ones < {(fault.request, fault.name) for fault in often}
 
-    def test_have_a_new_seed_by_default(self):
+    def test_random_faults_have_a_new_seed_by_default(self):
         assert Emulator(fault_rate=0.5).seed != Emulator(fault_rate=0.5).seed
 
     def test_random_faults_are_not_shifted_by_an_outage(self, make_customer):
@@ -215,13 +215,13 @@ class TestRandomFaults:
         assert [(fault.request, fault.name) for fault in emulator.faults_played] == later
 
     @pytest.mark.parametrize("options", [{"fault_rate": 1.1}, {"fault_rate": -1}, {"random_faults": ["x"]}])
-    def test_out_of_range_is_rejected(self, options):
+    def test_fault_rate_out_of_range_is_rejected(self, options):
         with pytest.raises(ValueError, match=r"fault_rate|unknown scenario 'x'"):
             Emulator(**options)
 
 
 class TestRecords:
-    def test_distinguish_connections(self, emulator, customer, make_customer, task_id):
+    def test_records_distinguish_connections(self, emulator, customer, make_customer, task_id):
         other = make_customer(emulator)
         for one in (customer, other, customer, other):
             one.query(task_id)
@@ -229,7 +229,7 @@ class TestRecords:
 
         assert ids[0] == ids[2] != ids[1] == ids[3]
 
-    def test_hold_time_and_headers(self, emulator, customer, task_id):
+    def test_records_hold_time_and_headers(self, emulator, customer, task_id):
         emulator.clock.advance(5)
         before = time.monotonic()
         customer.query(task_id, headers={"X-Test": "1"})
@@ -261,7 +261,7 @@ class TestRecords:
             assert emulator.requests == []
             assert emulator.ledger.billed == 1
 
-    def test_belong_to_their_task(self, emulator, customer, task_id):
+    def test_records_belong_to_their_task(self, emulator, customer, task_id):
         customer.query(task_id)
         customer.query(emulator.add_task("queued"))
 

@@ -229,7 +229,7 @@ class TestResponse:
     @pytest.mark.parametrize(
         "response", [Response(status=503), Response(reset="before"), Response(status=404)]
     )
-    def test_that_is_not_processed_is_no_poll(self, emulator, customer, response):
+    def test_response_that_is_not_processed_is_no_poll(self, emulator, customer, response):
         task_id = emulator.add_task(Script.polls("queued", "completed"))
         emulator.fail_next(1, response)
         try:
@@ -241,7 +241,7 @@ class TestResponse:
         assert len(emulator.polls(task_id)) == 3
 
     @pytest.mark.parametrize("response", [Response(body="<html>"), Response(status=503, processed=True)])
-    def test_that_is_processed_is_a_poll(self, emulator, customer, response):
+    def test_response_that_is_processed_is_a_poll(self, emulator, customer, response):
         task_id = emulator.add_task(Script.polls("queued", "completed"))
         emulator.fail_next(1, response)
         customer.query(task_id)
@@ -263,7 +263,7 @@ class TestResponse:
             {"bytes_per_second": 0},
         ],
     )
-    def test_that_cannot_be_sent_is_rejected(self, fields):
+    def test_response_that_cannot_be_sent_is_rejected(self, fields):
         with pytest.raises(ValueError, match=next(iter(fields))):
             Response(**fields)
 
@@ -374,7 +374,7 @@ class TestRateLimit:
             assert customer.query(task_id).status_code == 200
 
     @pytest.mark.parametrize("limit", [{"rate": 0}, {"rate": 1, "burst": 0}, {"rate": 1, "retry_after": "x"}])
-    def test_out_of_range_is_rejected(self, limit):
+    def test_rate_limit_out_of_range_is_rejected(self, limit):
         with pytest.raises(ValueError, match=r"rate|burst|retry_after"):
             RateLimit(**limit)
 

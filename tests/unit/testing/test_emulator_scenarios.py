@@ -184,7 +184,7 @@ def test_every_scenario_is_tested():
 
 
 @pytest.mark.parametrize("name", FLOWS)
-def test_flow(emulator, customer, name):
+def test_flow_scenario(emulator, customer, name):
     task_id = emulator.add_task(name)
     responses = [customer.query(task_id).json() for _ in range(3)]
 
@@ -239,7 +239,7 @@ def read_to_the_end(customer, task_id, timeout):
 
 
 @pytest.mark.parametrize("name", BREAKS)
-def test_broken_connection(emulator, customer, name):
+def test_broken_connection_scenario(emulator, customer, name):
     task_id = emulator.add_task(name)
 
     timeout = 0.2 if name == "hang" else 10
@@ -250,7 +250,7 @@ def test_broken_connection(emulator, customer, name):
     assert customer.statuses(task_id, 1) == ["completed"]
 
 
-def test_refused_connection(emulator, customer):
+def test_refused_connection_scenario(emulator, customer):
     task_id = emulator.add_task("completed")
     assert customer.statuses(task_id, 1) == ["completed"]
     with emulator.outage("refuse"), pytest.raises(requests.ConnectionError, match="refused"):
@@ -285,7 +285,7 @@ ORDERS = {
 
 @pytest.mark.parametrize("how", ["by default", "next"])
 @pytest.mark.parametrize("name", ORDERS)
-def test_order(emulator, customer, name, how):
+def test_order_scenario(emulator, customer, name, how):
     check, billed = ORDERS[name]
     if how == "next":
         emulator.fail_next(1, name)
@@ -341,7 +341,7 @@ def download(url):
 
 @pytest.mark.parametrize("how", ["task", "next"])
 @pytest.mark.parametrize("name", VIDEOS)
-def test_video(emulator, name, how):
+def test_video_scenario(emulator, name, how):
     task_id = emulator.add_task(name if how == "task" else "completed")
     if how == "next":
         emulator.fail_next(1, name)
