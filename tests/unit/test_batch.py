@@ -1,4 +1,8 @@
-"""The sensor for many videos, in all of its modes."""
+"""
+The sensor for many videos, in all of its modes.
+
+The rules and their reasons are in docs/many-videos.md and docs/waiting.md.
+"""
 
 from __future__ import annotations
 

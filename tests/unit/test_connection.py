@@ -1,4 +1,4 @@
-"""Parsing of an Airflow connection."""
+"""Parsing of an Airflow connection. The rules and their reasons are in docs/connection.md."""
 
 import dataclasses
 import os

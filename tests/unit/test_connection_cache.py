@@ -1,4 +1,8 @@
-"""The connection cache of the triggerer, in virtual time."""
+"""
+The connection cache of the triggerer, in virtual time.
+
+The reasons are in the docstring of ``_client/connection_cache.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Orders of the hook over real HTTP: each failure, and how many requests the service received."""
+"""
+Orders of the hook over real HTTP: each failure, and how many requests the service received.
+
+The rules and their reasons are in docs/ordering.md.
+"""
 
 from __future__ import annotations
 

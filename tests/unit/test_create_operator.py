@@ -1,4 +1,8 @@
-"""The create operator: results, errors, and protection against a second order after crashes, retries and clears."""
+"""
+The create operator: results, errors, and protection against a second order after crashes, retries and clears.
+
+The rules and their reasons are in docs/ordering.md.
+"""
 
 from __future__ import annotations
 

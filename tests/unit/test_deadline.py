@@ -1,4 +1,4 @@
-"""Time limits that follow from the deadline of a wait."""
+"""Time limits that follow from the deadline of a wait. The rules and their reasons are in docs/engine.md."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Drivers of the polling engine, in virtual time."""
+"""Drivers of the polling engine, in virtual time. The rules and their reasons are in docs/engine.md."""
 
 from __future__ import annotations
 

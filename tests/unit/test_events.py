@@ -1,4 +1,4 @@
-"""Events that a trigger sends to a worker."""
+"""Events that a trigger sends to a worker. The reasons are in the docstring of ``_core/events.py``."""
 
 import json
 

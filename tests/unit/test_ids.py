@@ -1,4 +1,4 @@
-"""Ids of video tasks, as authors and templates pass them."""
+"""Ids of video tasks, as authors and templates pass them. The reasons are in the docstring of ``_core/ids.py``."""
 
 import json
 from types import SimpleNamespace

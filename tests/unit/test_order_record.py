@@ -1,4 +1,8 @@
-"""The record of an order: its form, and the decision of a task that starts."""
+"""
+The record of an order: its form, and the decision of a task that starts.
+
+The rules and their reasons are in docs/ordering.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Orders that wait until the service accepts them, and the checks before an order is sent."""
+"""
+Orders that wait until the service accepts them, and the checks before an order is sent.
+
+The rules and their reasons are in docs/ordering.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Delays between the attempts of an order, and their limits."""
+"""Delays between the attempts of an order, and their limits. The rules and their reasons are in docs/ordering.md."""
 
 from __future__ import annotations
 

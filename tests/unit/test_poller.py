@@ -1,4 +1,8 @@
-"""The polling engine: times of polls, grace periods and outcomes of waits."""
+"""
+The polling engine: times of polls, grace periods and outcomes of waits.
+
+The rules and their reasons are in docs/engine.md.
+"""
 
 from __future__ import annotations
 

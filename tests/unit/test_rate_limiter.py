@@ -1,4 +1,8 @@
-"""The rate limiter, in virtual time."""
+"""
+The rate limiter, in virtual time.
+
+The reasons are in the comment *theory of operation* of ``_client/rate_limiter.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Responses of the service: tasks, errors, ``Retry-After``, texts for logs, and URLs of requests."""
+"""
+Responses of the service: tasks, errors, ``Retry-After``, texts for logs, and URLs of requests.
+
+The reasons are in the docstring of ``_core/responses.py``.
+"""
 
 import errno
 import json

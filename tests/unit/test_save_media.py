@@ -1,4 +1,8 @@
-"""Responses of media hosts, containers, allowed addresses and retries of a download."""
+"""
+Responses of media hosts, containers, allowed addresses and retries of a download.
+
+The rules and their reasons are in docs/saving-design.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Completeness of an MP4: the media data that its tables describe, compared with its end."""
+"""
+Completeness of an MP4: the media data that its tables describe, compared with its end.
+
+The reasons are in the docstring of ``_core/mp4.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Arguments, destinations, log and errors of the save operator."""
+"""
+Arguments, destinations, log and errors of the save operator.
+
+The rules and their reasons are in docs/saving-design.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Requests to media hosts: exact URL, no credentials, allowed addresses, proxies and certificates."""
+"""
+Requests to media hosts: exact URL, no credentials, allowed addresses, proxies and certificates.
+
+The rules and their reasons are in docs/saving-design.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""The sensor in each mode: results, intervals, timeouts, outages, refusals and skipping."""
+"""
+The sensor in each mode: results, intervals, timeouts, outages, refusals and skipping.
+
+The rules and their reasons are in docs/waiting.md.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Log lines of a wait: status changes and new errors, not every poll."""
+"""
+Log lines of a wait: status changes and new errors, not every poll.
+
+The rules and their reasons are in docs/waiting.md, "The log".
+"""
 
 import logging
 

@@ -1,4 +1,8 @@
-"""Values of templates in the triggerer and on a worker, for each name of Airflow's context."""
+"""
+Values of templates in the triggerer and on a worker, for each name of Airflow's context.
+
+The reasons are in the docstring of ``_airflow/templates.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Classification of templates: rendered in the triggerer, read as an XCom, or left to a worker."""
+"""
+Classification of templates: rendered in the triggerer, read as an XCom, or left to a worker.
+
+The reasons are in the docstring of ``_airflow/templates.py``.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,8 @@
-"""Triggers: serialization, restarts, events, and errors that are not of this package."""
+"""
+Triggers: serialization, restarts, events, and errors that are not of this package.
+
+The rules and their reasons are in docs/how-a-wait-travels.md.
+"""
 
 from __future__ import annotations
 

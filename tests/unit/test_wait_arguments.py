@@ -1,4 +1,8 @@
-"""Arguments of triggers, and the times of a wait that follow from them."""
+"""
+Arguments of triggers, and the times of a wait that follow from them.
+
+The rules and their reasons are in docs/engine.md.
+"""
 
 from __future__ import annotations
 

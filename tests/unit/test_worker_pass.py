@@ -1,4 +1,8 @@
-"""End of a worker's pass, so that it does not hold its slot for long."""
+"""
+End of a worker's pass, so that it does not hold its slot for long.
+
+The rules and their reasons are in docs/engine.md.
+"""
 
 from __future__ import annotations
 
