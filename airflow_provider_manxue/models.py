@@ -87,7 +87,7 @@ class VideoTask:
 
 
 def without_url(video: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the fields of a task that are no secret. Both are under the service's field names."""
+    """Return the fields of a task that are not secret. Argument and result have the service's field names."""
     names = ("id", "model", "status", "actualDuration")
     return {name: video[name] for name in names if video.get(name) is not None}
 

@@ -104,7 +104,7 @@ class OrderedVideoWait(SingleVideoWait):
 
     def _check_accepted(self, context: Context, reason: str) -> None:
         """
-        End a task whose order was waiting for room. Only the record shows that, since Airflow has dropped the deferral.
+        End a task whose order was waiting for capacity. Only the record shows that, since Airflow has dropped the deferral.
 
         :raises ManxueOrderTimeoutError: if no order was accepted.
         """
@@ -113,7 +113,7 @@ class OrderedVideoWait(SingleVideoWait):
             record = self._order_store(context).load()
         if record is not None and record.state is OrderState.NOT_ACCEPTED:
             raise ManxueOrderTimeoutError(
-                f"Airflow ended the deferral of an order that was waiting for room: {reason or 'no reason given'}. Nothing "
+                f"Airflow ended the deferral of an order that was waiting for capacity: {reason or 'no reason given'}. Nothing "
                 f"was ordered. A retry or a clear sends the order again. Check that a triggerer is running and not overloaded."
             )
 

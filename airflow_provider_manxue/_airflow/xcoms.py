@@ -52,7 +52,7 @@ class XComs:
         if isinstance(value, list):
             return [await self.resolve(inner) for inner in value]
         if isinstance(value, Undefined):
-            value._fail_with_undefined_error()  # names it
+            value._fail_with_undefined_error()  # raises the error with its name
         return value
 
     async def _resolve_reference(self, reference: Mapping[str, Any]) -> Any:

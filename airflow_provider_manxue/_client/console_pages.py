@@ -10,7 +10,7 @@ _AWS_CONSOLES = {
     r"\.amazonaws\.com": "console.aws.amazon.com",
     r"\.amazonaws\.com\.cn": "console.amazonaws.cn",
 }
-"""By the end of the name of the host that serves S3."""
+"""Hosts of the consoles of AWS, by the suffix of the name of the host that serves S3."""
 
 
 def aws_console_page(endpoint: str, path: str) -> str | None:

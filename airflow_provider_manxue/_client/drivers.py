@@ -224,7 +224,7 @@ class AsyncDriver:
         self._advance()
 
     def _await_give_up(self) -> None:
-        """Advance, and again at ``give_up_at``. It has a separate timer, since each poll sets the other one again."""
+        """Advance now and at ``give_up_at``. Its timer is separate, since each poll sets the timer for the next poll again."""
         self._advance()
         remaining = self._give_up_at - time.time()
         if 0 < remaining < float("inf") and not self._finished.done():

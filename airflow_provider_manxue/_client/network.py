@@ -36,7 +36,7 @@ MAX_HEADERS = 99
 _CA_VARIABLES = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE")
 
 _PASSING_ERRORS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EIO, errno.EINTR, errno.ESTALE})
-"""Errors of opening a file whose cause is not the file."""
+"""Error numbers of opening a file that a later attempt may not have: too many files, no memory, a disk error."""
 
 
 def service_host(settings: ManxueSettings) -> str:

@@ -9,7 +9,7 @@ from urllib.parse import quote, unquote
 from airflow_provider_manxue.exceptions import ManxueInputError
 
 UNVERIFIED_SUFFIX = ".unverified"
-"""Appended to the name of a file that may not be a whole video."""
+"""Suffix of the name of a file that may not be a whole video."""
 
 
 def parse_destination(destination: Any, video_task_id: str) -> str:

@@ -39,7 +39,7 @@ _AMBIGUOUS_CODES = frozenset({408, 409})
 """Request Timeout and Conflict: the order may have been accepted."""
 
 _REJECTION_CODES = frozenset({-1, 1001})
-"""Error codes of the service, with the meaning that its documentation shows in samples."""
+"""Error codes with which the service rejects an order, by the samples in its documentation."""
 
 
 class OrderOutcome(StrEnum):

@@ -98,7 +98,7 @@ def parse_record(value: Any) -> OrderRecord | None:
     except (TypeError, ValueError, AttributeError, ManxueError) as error:
         raise ManxueInputError(
             f"The key {KEY!r} in the task state store holds {clean_text(repr(value))[:200]}, which is not an order "
-            f"({error}). Nothing was sent. Put the id of the video task there, as text, to go on with it, or delete "
+            f"({error}). Nothing was sent. Put the id of the video task there, as text, to continue with it, or delete "
             f"the key to order again; then clear the task."
         ) from None
 

@@ -28,10 +28,10 @@ _MESSAGE_FIELDS = ("msg", "message", "reason", "detail", "details", "description
 _CODE_FIELDS = ("code", "error_code", "errorCode")
 
 _TASK_ORDER = (*_ERROR_FIELDS, *_MESSAGE_FIELDS)
-"""In a task, the documented field comes first."""
+"""Fields that may hold the reason in a task, the documented one first."""
 
 _RESPONSE_ORDER = tuple(dict.fromkeys(("msg", "message", *_TASK_ORDER)))
-"""In an error response, ``error`` is often only the name of the HTTP status, and ``message`` is longer."""
+"""The same in an error response: ``error`` is often only the name of the HTTP status, and ``message`` is longer."""
 
 _NO_REASON = frozenset(
     {

@@ -67,7 +67,7 @@ _STATUS_WORDS = {
 """Status words, lower case and without separators: those of the documentation, and those of clients and relays."""
 
 _STATUS_PREFIX = re.compile("(?:task|job)?(?:status|state)(?=.)")
-"""Removed from words such as ``TASK_STATUS_SUCCEED`` and ``JOB_STATE_RUNNING``."""
+"""Prefix that is removed from status words such as ``TASK_STATUS_SUCCEED`` and ``JOB_STATE_RUNNING``."""
 
 _MAX_STATUS_LENGTH = 100
 """Maximum number of characters of a status word that are compared."""

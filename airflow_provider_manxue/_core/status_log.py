@@ -166,7 +166,7 @@ class BatchLog:
         self._statuses[video_task_id] = status
         self._counts[before] -= 1
         self._counts[status] += 1
-        was_set_back = now < self._logged_at  # the clock
+        was_set_back = now < self._logged_at  # the wall clock
         is_immediate = was_set_back or self._ended == self._total
         due_at = now if is_immediate else max(now, self._logged_at + PROGRESS_INTERVAL)
         self.next_line_at = min(self.next_line_at, due_at)

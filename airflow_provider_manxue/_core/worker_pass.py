@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from airflow_provider_manxue._core.poller import Poller
 
 PATIENCE = 30.0
-"""Seconds without a usable response after which a worker gives its slot back."""
+"""Seconds without a usable response after which a worker releases its slot: an outage must not hold slots."""
 
 MAX_EXTRA_TIME = 60.0
 """Seconds that a pass may take in addition to one poll of each video at the connection's limit."""

@@ -320,7 +320,7 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
             return
         from airflow_provider_manxue.triggers.manxue import ManxueOrderRoomTrigger
 
-        self.log.info("Waiting for room in the triggerer, without a worker slot.")
+        self.log.info("The order waits in the triggerer for capacity of the service. No worker slot is held.")
         ends_at = min(next_at + DEFER_TIMEOUT_MARGIN, progress.started_at + self._task_timeout)
         self.defer(
             trigger=ManxueOrderRoomTrigger(resume_at=next_at),

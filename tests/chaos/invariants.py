@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MAY_BE_BOUGHT = ("The outcome of the order is unknown", "The outcome of the order sent at")
 """Messages of orders whose outcome only a person can find out."""
 NOT_BOUGHT = ("The order was rejected, and nothing was ordered",)
-WAITS_FOR_ROOM = "Waiting for room in the triggerer"
+WAITS_FOR_ROOM = "The order waits in the triggerer"
 WINDOW = 10.0
 LATE = 3.0
 """Seconds by which a fault may be delayed on a busy machine."""
