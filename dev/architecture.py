@@ -54,7 +54,7 @@ def description(path: Path) -> str:
 
 
 def parts(text: str) -> tuple[str, str, str]:
-    """Return what is before the table, the table, and what is after it."""
+    """Return the text before the table, the table, and the text after it."""
     before, _, rest = text.partition(BEGIN)
     table, _, after = rest.partition(END)
     return before, table, after

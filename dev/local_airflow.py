@@ -80,7 +80,7 @@ class Component:
         return self.output.read_bytes()[self.output_before :]
 
     def failure(self) -> str | None:
-        """Return how the component ended; None while it runs."""
+        """Return the reason why the component ended; None while it runs."""
         code = self.process.poll()
         if code is None:
             return None

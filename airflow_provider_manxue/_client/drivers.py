@@ -154,7 +154,7 @@ class AsyncDriver:
     # --- what is due --------------------------------------------------------------------------------------
 
     def _advance(self) -> None:
-        """Queue what is due, and set the timer for what is due next."""
+        """Queue the polls that are due, and set the timer for the next one."""
         if self._finished.done():
             return
         try:

@@ -208,7 +208,7 @@ class AdaptiveRateLimiter:
         return True
 
     def _grant_queued(self) -> None:
-        """Grant what can be granted now, and set the timer for the next."""
+        """Grant the queued requests that the limits allow now, and set the timer for the next one."""
         if self._granting:
             return  # called by a request that is being started; the loop below takes its effect into account
         self._granting = True

@@ -68,7 +68,7 @@ def _bounded(sock: Any, seconds: float) -> Iterator[None]:
 @contextlib.contextmanager
 def setup_deadline(sock: socket.socket, seconds: float) -> Iterator[None]:
     """
-    Bound what follows on a new connection, such as a proxy's response to ``CONNECT`` and the TLS handshake.
+    Bound the set-up of a new connection, such as a proxy's response to ``CONNECT`` and the TLS handshake.
 
     :param sock: the connection's socket.
     :param seconds: seconds until the connection is cut.

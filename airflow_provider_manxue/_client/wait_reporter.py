@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def frames_of(error: BaseException) -> str:
-    """Return where an exception was raised, without its message, which may hold a header or a URL."""
+    """Return the stack frames of an exception, without its message, which may hold a header or a URL."""
     frames = traceback.extract_tb(error.__traceback__)
     return "; ".join(f"{frame.filename}:{frame.lineno} in {frame.name}" for frame in frames[-12:])
 

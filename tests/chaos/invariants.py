@@ -275,7 +275,7 @@ class Invariants:
 
 
 def leftovers(airflow: DistributedAirflow) -> list[str]:
-    """Return what a stopped deployment has left: processes, ports, folders of servers."""
+    """Return the remains of a stopped deployment: processes, ports, folders of servers."""
     left = [f"the process {pid} is left" for pid in airflow.leftover_processes()]
     left += [
         f"the server {server.name} is left"

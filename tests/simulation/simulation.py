@@ -60,7 +60,7 @@ _PROGRESS = re.compile(r"(\d+) of (\d+) videos completed")
 
 
 class ProcessKilled(BaseException):
-    """Raised where a process is killed: nothing that its code does afterwards has any effect."""
+    """Kill of a process: nothing that its code does afterwards has any effect."""
 
 
 class Clock:
