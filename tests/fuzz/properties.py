@@ -292,7 +292,7 @@ def check_order(parameters: Mapping[str, Any]) -> None:
 
 
 def check_order_record(value: Any, fingerprint: Mapping[str, str], max_tries: int) -> None:
-    """A stored order, perhaps edited by hand, is gone on with or stops the task; only a clear orders anew."""
+    """A stored order, perhaps edited by hand, is resumed or stops the task; only a clear orders again."""
     try:
         record = parse_record(value)
     except ManxueInputError as error:

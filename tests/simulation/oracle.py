@@ -613,7 +613,7 @@ def _refusals(simulation, schedule):
     """
     A process sends at most five requests with a refused key during the grace period, and one a minute after it.
 
-    Those in flight come on top, and an edit of the connection begins anew.
+    Those in flight come on top, and an edit of the connection restarts the count.
     """
     edited_at = [moment for span in (schedule.rotation, schedule.move) if span for moment in span]
     edited_at += [at for at, _ in schedule.edits]

@@ -64,7 +64,7 @@ def immediate_retries(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def ordinary_bucket(monkeypatch):
-    """The emulator has no gRPC API, by which gcsfs requests the type of a bucket."""
+    """gcsfs requests the type of a bucket over gRPC, which the emulator does not have."""
 
     async def bucket_type(*_):
         return BucketType.NON_HIERARCHICAL

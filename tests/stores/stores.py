@@ -37,7 +37,7 @@ class TestedStore(ABC):
     create_only = media_types = False
 
     def attach(self) -> None:
-        """Connect anew with the client library, as each task does."""
+        """Open a new connection with the client library, as each task does."""
         self.conn_id = f"store-{uuid.uuid4()}"
         attach(protocol=self.scheme, conn_id=self.conn_id, fs=self.connect())
 

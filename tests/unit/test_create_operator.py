@@ -306,7 +306,7 @@ def test_order_without_a_connection_is_retried(emulator, boundaries, connect, mo
 @pytest.mark.parametrize("binds", [True, False])
 @pytest.mark.parametrize("status", [425, 429])
 def test_unaccepted_order_is_retried_and_billed_once(emulator, boundaries, status, binds):
-    """Both statuses say that the service did not take the order (RFC 6585, section 4; RFC 8470, section 5.2)."""
+    """Both statuses mean that the service did not accept the order (RFC 6585, section 4; RFC 8470, section 5.2)."""
     task = TaskInstance(boundaries, store=binds, retries=5)
     emulator.fail_next(9, Response(status=status), on="create")
     assert run_with_retries(task, order_timeout=200)["id"] == emulator.ledger.orders[0].id

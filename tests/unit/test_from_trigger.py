@@ -145,7 +145,7 @@ class TestWithoutAWorker:
         assert {**XCOM, **fake_airflow.ti.xcom} == fake_airflow.ti.xcom
 
     def test_mapped_result_falls_back_to_a_worker(self, dag, fake_airflow, service):
-        """Only a worker records the length by which Airflow expands the downstream task."""
+        """Airflow expands the downstream task by the length of the result, and only a worker records it."""
         wait = batch(**BOTH)
         Upstream.partial(task_id="use").expand(doc_md=wait.output)
         service.respond_with(DONE)

@@ -170,7 +170,7 @@ class TestCaBundle:
         assert ca_path(settings) == str(bundle)
 
     def test_replaced_file_changes_the_session_key(self, bundle):
-        """A session keeps the certificates that it was opened with, so the new file needs a new session."""
+        """A session trusts the certificates that it was opened with, so the new file needs a new session."""
         settings = settings_of(ca_bundle=str(bundle))
         before = session_key(settings)
         assert session_key(settings) == before

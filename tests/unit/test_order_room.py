@@ -356,7 +356,7 @@ def test_failed_xcom_below_3_3_is_not_retried(emulator, old, key, monkeypatch):
 
 
 def test_failure_after_execute_below_3_3_is_not_retried(emulator, old):
-    """The error may come from another package, after ``execute`` has returned: from ``post_execute``, say."""
+    """The error may come from another package, after ``execute`` has returned, for example from ``post_execute``."""
     operator = old._operator({"deferrable": False, "retries": 2})
     context = old.context
     context["ti"].task = operator

@@ -153,7 +153,7 @@ class TestDeferralEndedByAirflow:
         """
         Each of them loses the start of pauses and grace periods, so the wait would never end.
 
-        Airflow 3.0 and 3.1 tell a worker that resumes only when it started itself.
+        On Airflow 3.0 and 3.1 a worker that resumes only knows its own start.
         """
         if not knows_start:
             del fake_airflow.ti.start_date
@@ -168,7 +168,7 @@ class TestDeferralEndedByAirflow:
             fail(deferred(), fake_airflow, "Trigger timeout")
 
     def test_deferral_does_not_depend_on_the_xcoms(self, fake_airflow, service, clock, deferred, monkeypatch):
-        """An XCom backend may be away while the connection is."""
+        """The XCom backend may be unavailable during an outage of the connection."""
 
         def away(*arguments, **others):
             raise RuntimeError("the XCom backend is away")
