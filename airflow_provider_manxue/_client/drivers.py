@@ -118,7 +118,7 @@ class AsyncDriver:
         self._limiter: AdaptiveRateLimiter | None = None
         self._queued: dict[str, tuple[Request, bool]] = {}
         self._is_promoted = False
-        self._in_flight: set[asyncio.Task[None]] = set()
+        self._in_flight: dict[asyncio.Task[None], AdaptiveRateLimiter | None] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = float("inf")
         self._give_up_timer: asyncio.TimerHandle | None = None
@@ -145,11 +145,15 @@ class AsyncDriver:
         for request, _ in self._queued.values():
             self._limiter.cancel(request)  # type: ignore[union-attr] # what is queued, is queued there
         self._queued.clear()  # so that a pending promotion submits nothing
-        tasks = list(self._in_flight)
-        for task in tasks:
+        for task in self._in_flight:
             task.cancel()
-        if tasks:
-            await asyncio.gather(*tasks, return_exceptions=True)
+        try:
+            await asyncio.gather(*self._in_flight, return_exceptions=True)
+        finally:
+            # Not by the tasks, since a task that is cancelled before its first step runs no code.
+            for limiter in filter(None, self._in_flight.values()):
+                limiter.release()
+            self._in_flight.clear()
 
     # --- what is due --------------------------------------------------------------------------------------
 
@@ -177,7 +181,7 @@ class AsyncDriver:
         if next_due is not None and next_due <= now:
             if self._limiter is None:
                 if not self._in_flight:
-                    self._spawn(self._connect())
+                    self._spawn(self._connect)
                 next_due = None  # until the connection has been read
             else:
                 for video_task_id, is_final in poller.take_due(now, SUBMIT_CHUNK):
@@ -261,28 +265,29 @@ class AsyncDriver:
             nonlocal is_started
             is_started = True
             self._queued.pop(video_task_id, None)
-            self._spawn(self._poll(limiter, video_task_id), limiter)
+            self._spawn(partial(self._poll, limiter, video_task_id), limiter)
 
         request = limiter.submit(self._task, start, final=is_final)
         if not is_started:
             self._queued[video_task_id] = request, is_final
 
-    def _spawn(self, work: Coroutine[Any, Any, None], granted_by: AdaptiveRateLimiter | None = None) -> None:
-        task = self._loop.create_task(work, context=self._context)
-        self._in_flight.add(task)
-        # Releases the request as well: a task that is cancelled before its first step runs no `finally`.
-        task.add_done_callback(partial(self._on_done, granted_by), context=self._context)
+    def _spawn(
+        self, work: Callable[[], Coroutine[Any, Any, None]], granted_by: AdaptiveRateLimiter | None = None
+    ) -> None:
+        task = self._loop.create_task(self._run_and_advance(work), context=self._context)
+        self._in_flight[task] = granted_by
 
-    def _on_done(self, granted_by: AdaptiveRateLimiter | None, task: asyncio.Task[None]) -> None:
-        self._in_flight.discard(task)
+    async def _run_and_advance(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+        # No callback of the task does this: the event loop would need another iteration for each poll.
+        try:
+            await work()
+        except Exception as error:  # noqa: BLE001 - the wait ends with it, instead of never
+            if not self._finished.done():
+                self._finished.set_exception(error)
+        granted_by = self._in_flight.pop(asyncio.current_task(), None)  # type: ignore[arg-type] # this is a task
         if granted_by is not None:
             granted_by.release()
-        if self._finished.done() or task.cancelled():
-            return
-        if (error := task.exception()) is not None:
-            self._finished.set_exception(error)
-        else:
-            self._advance()
+        self._advance()
 
     async def _poll(self, limiter: AdaptiveRateLimiter, video_task_id: str) -> None:
         sent_at, sent_at_loop = time.time(), self._loop.time()

@@ -18,11 +18,7 @@ def frames_of(error: BaseException) -> str:
 
 
 class WaitReporter:
-    """
-    Log of a wait, and conversion of unexpected exceptions into ``ManxueInternalError``.
-
-    :param log: the log of the task.
-    """
+    """Log of a wait, and conversion of unexpected exceptions into ``ManxueInternalError``."""
 
     def __init__(self, log: Any) -> None:
         self._log = log

@@ -6,7 +6,6 @@ import asyncio
 import subprocess
 import sys
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -335,9 +334,7 @@ def test_oracle_detects_false_progress(monkeypatch):
 
 def test_oracle_detects_lines_in_another_task_log(monkeypatch):
     def careless(self, work, granted_by=None):
-        task = self._loop.create_task(work, context=self._context)
-        self._in_flight.add(task)
-        task.add_done_callback(partial(self._on_done, granted_by))
+        self._in_flight[self._loop.create_task(self._run_and_advance(work))] = granted_by
 
     assert is_found("progress of", monkeypatch, (AsyncDriver, "_spawn", careless), first_seed=1700)
 
