@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from airflow_provider_manxue._core.worker_pass import WorkerPass
     from airflow_provider_manxue.models import VideoTask
 
+    Work = Callable[[], Coroutine[Any, Any, None]]
+
 SUBMIT_CHUNK = 200
 """Polls of a batch that are queued before other work on the event loop runs."""
 
@@ -271,19 +273,18 @@ class AsyncDriver:
         if not is_started:
             self._queued[video_task_id] = request, is_final
 
-    def _spawn(
-        self, work: Callable[[], Coroutine[Any, Any, None]], granted_by: AdaptiveRateLimiter | None = None
-    ) -> None:
+    def _spawn(self, work: Work, granted_by: AdaptiveRateLimiter | None = None) -> None:
         task = self._loop.create_task(self._run_and_advance(work), context=self._context)
         self._in_flight[task] = granted_by
 
-    async def _run_and_advance(self, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
-        # No callback of the task does this: the event loop would need another iteration for each poll.
+    async def _run_and_advance(self, work: Work) -> None:
+        """Run a step of a poll and advance. A callback of the task would take another iteration of the event loop."""
         try:
             await work()
-        except Exception as error:  # noqa: BLE001 - the wait ends with it, instead of never
-            if not self._finished.done():
-                self._finished.set_exception(error)
+        except BaseException as error:
+            if self._finished.done():
+                raise
+            self._finished.set_exception(error)
         granted_by = self._in_flight.pop(asyncio.current_task(), None)  # type: ignore[arg-type] # this is a task
         if granted_by is not None:
             granted_by.release()

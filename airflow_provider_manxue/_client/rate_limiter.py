@@ -165,10 +165,9 @@ class AdaptiveRateLimiter:
 
     async def acquire(self, task: Hashable, *, final: bool = False) -> None:
         """
-        Wait until a request is granted. It must be followed by one call of :meth:`release`.
+        Wait until a request is granted. The parameters are those of :meth:`submit`.
 
-        :param task: the task instance that it belongs to.
-        :param final: whether it is a final poll.
+        It must be followed by one call of :meth:`release`.
         """
         if self._grant_immediately(final):
             return

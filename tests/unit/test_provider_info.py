@@ -191,7 +191,7 @@ def test_form_of_hook_and_metadata_have_equal_behaviour():
 def test_form_has_exactly_the_known_extra_fields():
     with pytest.raises(ManxueConfigurationError) as caught:
         settings_of(zzz=1)
-    understood = re.search(r"Known fields are (.*)\.$", str(caught.value))[1].split(", ")
+    understood = re.search(r"use one of: (.*)\.$", str(caught.value))[1].split(", ")
 
     assert sorted(FIELDS) == understood
 
