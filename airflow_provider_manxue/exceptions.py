@@ -134,3 +134,7 @@ class ManxueOrderUnknownError(ManxueOrderError):
 
 class ManxueOrderMismatchError(ManxueOrderError):
     """The order that is bound to the task instance differs from the one that the task would send now."""
+
+
+class ManxueDoctorError(ManxueError):
+    """The doctor has found errors in the installation. The text has each with its remedy."""

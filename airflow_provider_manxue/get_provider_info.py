@@ -74,8 +74,9 @@ CONNECTION_TYPE: dict[str, Any] = {
 }
 
 
-def _modules(kind: str) -> dict[str, Any]:
-    return {"integration-name": "sd2_manxue", "python-modules": [f"airflow_provider_manxue.{kind}.manxue"]}
+def _modules(kind: str, *names: str) -> dict[str, Any]:
+    modules = [f"airflow_provider_manxue.{kind}.{name}" for name in names]
+    return {"integration-name": "sd2_manxue", "python-modules": modules}
 
 
 def get_provider_info() -> dict[str, Any]:
@@ -96,7 +97,8 @@ def get_provider_info() -> dict[str, Any]:
                 "tags": ["software"],
             },
         ],
-        **{kind: [_modules(kind)] for kind in ("hooks", "operators", "sensors", "triggers")},
+        **{kind: [_modules(kind, "manxue")] for kind in ("hooks", "sensors")},
+        **{kind: [_modules(kind, "manxue", "doctor")] for kind in ("operators", "triggers")},
         "transfers": [
             {
                 "source-integration-name": "sd2_manxue",
@@ -109,6 +111,8 @@ def get_provider_info() -> dict[str, Any]:
             "airflow_provider_manxue.links.manxue.ManxueVideoLink",
             "airflow_provider_manxue.links.manxue.ManxueSavedVideoLink",
         ],
+        # Read by Airflow 3.2 and later.
+        "cli": ["airflow_provider_manxue.cli.get_cli_commands"],
         "config": {
             "manxue": {
                 "description": "Settings of the sd2_manxue provider.",

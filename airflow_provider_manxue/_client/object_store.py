@@ -88,6 +88,18 @@ class ObjectStore:
             raise IsADirectoryError(errno.EISDIR, "it is a folder; end the destination with a slash")
         return Existing.file(int(info.get("size") or 0))
 
+    def probe(self) -> None:
+        """
+        Look for the bucket or container, and for the object. Writes nothing.
+
+        :raises OSError: if there is no such bucket or container, or the store denies reading.
+        """
+        container = self._path.partition("/")[0]
+        # The libraries do not tell a missing bucket from a missing object.
+        if self._scheme in _CREATE_ONLY and self._info(container) is None:
+            raise FileNotFoundError(errno.ENOENT, f"there is no bucket or container {container!r}")
+        self.stat()
+
     def _info(self, path: str) -> dict[str, Any] | None:
         self._fs.invalidate_cache()
         try:

@@ -52,6 +52,33 @@ def open_store(destination: str, conn_id: str | None) -> Iterator[Store]:
         ) from error
 
 
+def probe_store(destination: str, conn_id: str | None) -> None:
+    """
+    Look into the store that a destination is in. Nothing is written, and no folder is created.
+
+    :param destination: URI of a file that does not exist.
+    :param conn_id: id of the Airflow connection of the store, if it needs one.
+    :raises ManxueStorageError: if the store cannot be used.
+    """
+    try:
+        path = ObjectStoragePath(destination, conn_id=conn_id) if conn_id else ObjectStoragePath(destination)
+        if path.protocol in _LOCAL:
+            _check_folder(Path(path.path).parent)
+        else:
+            ObjectStore(path).probe()
+    except Exception as error:  # stores raise errors of many types
+        raise ManxueStorageError(f"The store of {destination} cannot be used: {_explain(error)}") from error
+
+
+def _check_folder(folder: Path) -> None:
+    """Check that files can be created in a folder, or that the folder can be created."""
+    existing = next(one for one in (folder, *folder.parents) if one.exists())
+    if not existing.is_dir():
+        raise NotADirectoryError(errno.ENOTDIR, f"{existing} is no folder")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, f"no files can be created in {existing}")
+
+
 def _explain(error: Exception) -> str:
     text = clean_text(error) or type(error).__name__
     if isinstance(error, (ImportError, ValueError)) and "ilesystem" in text:

@@ -85,12 +85,14 @@ class ServiceResponse:
 
     :param body: the body, or its part that was read.
     :param body_error: why the body could not be read to its end; None if it was.
+    :param date: the header ``Date``; empty if there is none.
     """
 
     http_status: int
     body: bytes
     retry_after: Sequence[str]
     body_error: BaseException | None = None
+    date: str = ""
 
 
 def exchange(
@@ -124,7 +126,11 @@ def exchange(
         except BaseException as error:  # noqa: BLE001 - raised by the caller, which may decide by the status
             body_error = error
         return ServiceResponse(
-            response.status_code, bytes(content), response.raw.headers.getlist("Retry-After"), body_error
+            response.status_code,
+            bytes(content),
+            response.raw.headers.getlist("Retry-After"),
+            body_error,
+            response.headers.get("Date", ""),
         )
 
 

@@ -3,11 +3,36 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 import ssl
+from enum import StrEnum
 
 from airflow_provider_manxue._core.bodies import clean_text
 from airflow_provider_manxue.exceptions import ManxueTransientError
+
+_TUNNEL = re.compile(r"Tunnel connection failed: (\d{3})")
+"""Text of ``http.client`` for the response of a proxy to ``CONNECT``; the exception has no other field for the status."""
+
+
+class Obstacle(StrEnum):
+    """The part of a connection that failed, so that there was no response."""
+
+    TLS = "encryption"
+    PROXY = "proxy"
+    OTHER = "network"
+
+
+def obstacle_of(error: BaseException) -> Obstacle:
+    """
+    Return the part of a connection that failed.
+
+    :param error: the exception of the HTTP library.
+    """
+    chain = _chain(error)
+    if any(isinstance(cause, ssl.SSLError) for cause in chain):
+        return Obstacle.TLS
+    return Obstacle.PROXY if any("ProxyError" in type(cause).__name__ for cause in chain) else Obstacle.OTHER
 
 
 def no_response(error: BaseException, hostname: str) -> ManxueTransientError:
@@ -28,6 +53,8 @@ def _reason(error: BaseException) -> str:
             return "the host name was not found"
         if isinstance(cause, TimeoutError) or "Timeout" in type(cause).__name__:
             return "timed out"
+        if tunnel := _TUNNEL.search(str(cause)):
+            return f"its proxy responded with HTTP {tunnel[1]}"
     numbers = (cause.errno for cause in chain if isinstance(cause, OSError) and cause.errno)
     return next((os.strerror(number).lower() for number in numbers), type(error).__name__)
 

@@ -19,6 +19,7 @@ from airflow_provider_manxue._client.sync_client import (
     new_session,
 )
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID, missing_connection
+from airflow_provider_manxue._core.diagnosis import PROBE_ID, is_wrong_path
 from airflow_provider_manxue._core.ids import parse_video_task_id
 from airflow_provider_manxue._core.order_outcomes import order_without_response, parse_order_response
 from airflow_provider_manxue._core.order_timing import MAX_ATTEMPTS, quick_resend_delay
@@ -45,9 +46,6 @@ if TYPE_CHECKING:
 
     from airflow_provider_manxue._client.sync_client import ServiceResponse
     from airflow_provider_manxue.models import ManxueSettings, VideoTask
-
-_PROBE_ID = "airflow-connection-test"
-"""Id of a task that does not exist. A query for it costs nothing."""
 
 
 class ManxueHook(BaseHook):
@@ -284,9 +282,9 @@ class ManxueHook(BaseHook):
         except ManxueError as error:
             return False, str(error)
         try:
-            self._query(settings, _PROBE_ID)
+            self._query(settings, PROBE_ID)
         except ManxueRefusedError as error:
-            if "no handler" in str(error).lower():
+            if is_wrong_path(error):
                 return False, (
                     f"{settings.base_url} was reached, but it does not know the path ({error}). Check the Base URL."
                 )
