@@ -114,6 +114,9 @@ def try_with(airflow: str, wheel: Path) -> None:
             )
         inside("python", "-c", IMPORTS, *examples)
         inside("python", "-m", f"{PACKAGE}.testing", "--list")
+        inside("python", "-m", PACKAGE, "doctor", "--help")
+        if airflow != "2.11":  # reads no commands of providers
+            inside("airflow", "manxue", "doctor", "--help")
     say(f"Airflow {airflow}: provider listed, connection type known, {len(examples)} example Dags import")
 
 
