@@ -328,6 +328,19 @@ class LocalAirflow:
         if done.returncode:
             raise LocalAirflowError(f"python {' '.join(arguments)} failed:\n{last_lines(done.stdout)}")
 
+    def output_of(self, *arguments: str) -> tuple[int, str]:
+        """Run a Python script or module as :meth:`run_python`. Returns its exit code and its standard output."""
+        done = subprocess.run(
+            [self.python, *arguments],
+            cwd=self.home,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout
+
     def describe_run(self, dag_id: str, run_id: str) -> str:
         """Return the states of a run and its tasks, with the end of the log of each task that did not succeed."""
         lines = [f"{dag_id} {run_id}: {self.run_state(dag_id, run_id)}"]
