@@ -76,7 +76,7 @@ def connect(monkeypatch):
 
     def connect(emulator, extra=None, **fields):
         connection = json.loads(emulator.airflow_connection_json())
-        connection |= {**fields, "extra": {**connection.get("extra", {}), **(extra or {})}}
+        connection |= {**fields, "extra": {"request_timeout": 300, **connection["extra"], **(extra or {})}}
         monkeypatch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", json.dumps(connection))
 
     return connect
@@ -434,7 +434,7 @@ def test_unusable_connection_names_its_field(service, connect, run):
     code, findings = run()
 
     assert code == 1
-    assert_error(findings["connection"], "field 'request_timeout'", "The default is 30")
+    assert_error(findings["connection"], "field 'request_timeout'", "leave it empty for 30")
 
 
 def test_worker_of_airflow_3_does_not_ask_the_database(service, connect, workload, monkeypatch):
