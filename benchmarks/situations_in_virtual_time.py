@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
 
 from airflow_provider_manxue._client import credentials, drivers
+from airflow_provider_manxue._client.airflow_metrics import LoopMetrics, triggerer_stats
 from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
 from airflow_provider_manxue.models import TaskStatus, VideoTask
 from airflow_provider_manxue.testing._response import Response
@@ -92,6 +93,7 @@ class Client:
     def __init__(self, rate: float, status: Callable[[float], TaskStatus]) -> None:
         self._limiter = AdaptiveRateLimiter(rate, 10)
         self._status = status
+        self.metrics = LoopMetrics(triggerer_stats, has_gauges=True)
         self.polls = 0
 
     def prepare(self, conn_id: str) -> None:

@@ -183,6 +183,7 @@ class BatchVideoWait(ManxueWaitBase):
 
     def _poll(self, context: Context, poller: Poller, now: float) -> None:
         """Run the engine in a thread, so that ``execution_timeout`` can interrupt the main thread."""
+        from airflow_provider_manxue._client.airflow_metrics import LoopMetrics, worker_stats
         from airflow_provider_manxue._client.async_client import AsyncClient
         from airflow_provider_manxue._client.drivers import AsyncDriver
         from airflow_provider_manxue._client.threaded import run_interruptibly
@@ -191,7 +192,7 @@ class BatchVideoWait(ManxueWaitBase):
             return await asyncio.to_thread(self.hook.read_settings)
 
         async def poll() -> None:
-            client = AsyncClient(load_connection)
+            client = AsyncClient(load_connection, metrics=LoopMetrics(worker_stats, has_gauges=False))
             try:
                 await AsyncDriver(
                     poller,

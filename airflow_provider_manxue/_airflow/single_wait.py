@@ -120,7 +120,14 @@ class SingleVideoWait(ManxueWaitBase):
         if self._holds_slot:
             self._log_start(f"the video {video_task_id}", started_at)
         worker_pass = None if self._holds_slot else WorkerPass(now, 1, rate=1.0)
-        BlockingDriver(poller, self.hook.get_video_task, self.log, worker_pass).run()
+        BlockingDriver(
+            poller,
+            self.hook.get_video_task,
+            self.log,
+            worker_pass,
+            conn_id=self.manxue_conn_id,
+            metrics=self.hook.metrics,
+        ).run()
         self._end_if_out_of_time(poller)
         if not poller.done:
             self._store_grace(context, grace, poller.grace)

@@ -288,7 +288,11 @@ class ManxueWaitBase(RescheduledWait):
 
     @contextlib.contextmanager
     def _apply_skip_policy(self) -> Iterator[None]:
-        """Apply ``soft_fail`` and ``never_fail`` in the same way in all modes and versions of Airflow."""
+        """
+        Apply ``soft_fail`` and ``never_fail`` in the same way in all modes and versions of Airflow.
+
+        At the end, however the step ends, its metrics are sent.
+        """
         try:
             yield
         except (AirflowSkipException, AirflowRescheduleException):
@@ -298,6 +302,9 @@ class ManxueWaitBase(RescheduledWait):
             if self.never_fail or (self.soft_fail and is_soft):
                 raise AirflowSkipException(str(error)) from error
             raise
+        finally:
+            if "hook" in vars(self):  # it has sent something
+                self.hook.metrics.send()
 
 
 def _retry(push: Callable[[], Any], key: str) -> None:

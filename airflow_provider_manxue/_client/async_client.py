@@ -15,6 +15,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_manxue._client.airflow_metrics import LoopMetrics, triggerer_stats
 from airflow_provider_manxue._client.background import cancel_and_wait, spawn_background
 from airflow_provider_manxue._client.connection_cache import ConnectionCache
 from airflow_provider_manxue._client.connection_loader import load_connection
@@ -103,14 +104,17 @@ class AsyncClient:
 
     :param load_connection: reads an Airflow connection by its id.
     :param throttles: throttles of earlier clients, by connection id; None for none.
+    :param metrics: the metrics of its waits; None for those of a triggerer.
     """
 
     def __init__(
         self,
         load_connection: Callable[[str], Awaitable[ManxueSettings]],
         throttles: dict[str, Throttle] | None = None,
+        metrics: LoopMetrics | None = None,
     ) -> None:
         self.users = 0
+        self.metrics = metrics or LoopMetrics(triggerer_stats, has_gauges=True)
         self._cache = ConnectionCache(load_connection, _open_endpoint, self._apply_settings)
         self._throttles = {} if throttles is None else throttles
         self._import: asyncio.Task[Any] | None = None
@@ -142,6 +146,7 @@ class AsyncClient:
             self._throttles[conn_id].apply(endpoint.settings)
         else:
             self._throttles[conn_id] = Throttle(endpoint.settings, conn_id)
+        self.metrics.limiters[conn_id] = self._throttles[conn_id].limiter
 
     def has_worked(self, conn_id: str) -> bool:
         """Return whether a response was parsed as a task over this connection, with its present settings."""

@@ -67,6 +67,11 @@ class Deadline:
         """Seconds that are left; negative when it has passed."""
         return self._ends_at - time.monotonic()
 
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the beginning of the save."""
+        return self.timeout - self.remaining
+
     def check(self, doing: str) -> None:
         """
         Raise an error after the deadline.

@@ -8,6 +8,7 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from airflow_provider_manxue._client.airflow_metrics import SentMetrics, worker_stats
 from airflow_provider_manxue._client.wait_reporter import WaitReporter
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
@@ -41,6 +42,8 @@ class BlockingDriver:
     :param get_video_task: sends one request.
     :param log: the log of the task.
     :param worker_pass: bounds of the pass; None to poll until the wait has ended.
+    :param conn_id: id of the Airflow connection, for the metrics.
+    :param metrics: counts the polls.
     """
 
     def __init__(
@@ -49,11 +52,16 @@ class BlockingDriver:
         get_video_task: Callable[[str], VideoTask],
         log: Any,
         worker_pass: WorkerPass | None = None,
+        *,
+        conn_id: str = "",
+        metrics: SentMetrics | None = None,
     ) -> None:
         self._poller = poller
         self._get_video_task = get_video_task
         self._reporter = WaitReporter(log)
         self._pass = worker_pass
+        self._conn_id = conn_id
+        self._metrics = metrics or SentMetrics(worker_stats)
 
     def run(self) -> None:
         """Poll until the wait has ended, or the pass is over."""
@@ -81,7 +89,10 @@ class BlockingDriver:
             outcome = error
         except Exception as error:  # noqa: BLE001 - a wait must survive the exceptions of a library
             outcome = self._reporter.unexpected(error)
-        self._poller.handle(video_task_id, outcome, sent_at=sent_at, now=time.time())
+        now = time.time()
+        self._metrics.add_poll(self._conn_id, outcome, self._poller.unfinished_at(video_task_id), now)
+        self._poller.handle(video_task_id, outcome, sent_at=sent_at, now=now)
+        self._metrics.send_if_due()
 
 
 class AsyncDriver:
@@ -134,10 +145,12 @@ class AsyncDriver:
         # The rate limiter may start a request from a callback of another wait, which has another log context.
         self._context = contextvars.copy_context()
         self._finished: asyncio.Future[None] = self._loop.create_future()
+        self._client.metrics.begin_wait(self._conn_id, self._poller)
         try:
             self._await_give_up()
             await self._finished
         finally:
+            self._client.metrics.end_wait(self._poller)
             await self._stop()
 
     async def _stop(self) -> None:
@@ -324,10 +337,11 @@ class AsyncDriver:
     def _handle(
         self, limiter: AdaptiveRateLimiter, video_task_id: str, outcome: Outcome, sent_at: float
     ) -> None:
-        poller = self._poller
+        poller, now = self._poller, time.time()
         if isinstance(outcome, ManxueError):
             poller.has_worked = poller.has_worked or self._client.has_worked(self._conn_id)
-        poller.handle(video_task_id, outcome, sent_at=sent_at, now=time.time())
+        self._client.metrics.add_poll(self._conn_id, outcome, poller.unfinished_at(video_task_id), now)
+        poller.handle(video_task_id, outcome, sent_at=sent_at, now=now)
         if isinstance(outcome, ManxueAuthenticationError) and limiter.resumes_at > self._loop.time():
             # The rate limiter holds all requests of the connection until its credentials are tried again.
             poller.lift_pause()

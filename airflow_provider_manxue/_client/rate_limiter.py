@@ -110,6 +110,9 @@ class AdaptiveRateLimiter:
         # Suspicion of the credentials
         self._held = False
         self._probing = False
+        # Metrics
+        self._episodes = 0
+        self._longest_queue_time = 0.0
 
     def configure(self, rate: float, max_concurrency: int) -> None:
         """
@@ -152,6 +155,7 @@ class AdaptiveRateLimiter:
         """
         request = Request(task, start, final)
         if not self._grant_immediately(final):
+            request.queued_at = asyncio.get_running_loop().time()
             (self._final if final else self._regular).push(request)
             self._queued += 1
             self._grant_queued()
@@ -220,6 +224,7 @@ class AdaptiveRateLimiter:
                     return
                 request = self._pop()
                 self._count(now, max(ready_at, now - MAX_CATCH_UP))
+                self._longest_queue_time = max(self._longest_queue_time, now - request.queued_at)
                 request.start()
         finally:
             self._granting = False
@@ -246,6 +251,11 @@ class AdaptiveRateLimiter:
         self._grant_queued()
 
     # --- rate -----------------------------------------------------------------------------------------------
+
+    @property
+    def max_rate(self) -> float:
+        """Requests per second at most."""
+        return self._max_rate
 
     @property
     def rate(self) -> float:
@@ -321,6 +331,7 @@ class AdaptiveRateLimiter:
                 self._pause = min(MAX_PAUSE, self._pause * 2)
             else:
                 self._pause, self._decreased_at = FIRST_PAUSE, now
+                self._episodes += 1
                 self._decrease(now)
             self._throttled, self._throttled_at = True, now
             pause = max(pause, self._pause)
@@ -354,6 +365,12 @@ class AdaptiveRateLimiter:
                 rate,
                 self._max_rate,
             )
+
+    def take_figures(self) -> tuple[int, float]:
+        """Return and reset the number of episodes, and the longest time of a request in the queue in seconds."""
+        figures = self._episodes, self._longest_queue_time
+        self._episodes, self._longest_queue_time = 0, 0.0
+        return figures
 
     # --- credentials under suspicion ------------------------------------------------------------------------
 

@@ -24,14 +24,16 @@ class Request:
     :param task: the task instance that it belongs to.
     :param start: sends the request; called once, when it is granted.
     :param final: whether it is a final poll.
+    :ivar queued_at: loop time at which it was queued.
     """
 
-    __slots__ = ("final", "start", "task")
+    __slots__ = ("final", "queued_at", "start", "task")
 
     def __init__(self, task: Hashable, start: Callable[[], None], final: bool) -> None:
         self.task = task
         self.start = start
         self.final = final
+        self.queued_at = 0.0
 
 
 class Lane:

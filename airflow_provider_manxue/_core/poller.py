@@ -80,6 +80,7 @@ class _Video:
     :param to_read: whether it has ended at the service, so that only its URL or its reason is missing.
     :param status: the last status that the service reported, as logged.
     :param trouble: the last error, unless a usable response followed.
+    :param seen_at: when this process received its last usable response; None if it received none.
     :param grace_since: start of the grace period for a refused or forbidden id, or a missing URL.
     :param refused_since: start of the refusals of the API key for this video, even if it is accepted for other videos.
     :param url_since: start of an unknown status together with a URL.
@@ -94,6 +95,7 @@ class _Video:
     to_read: bool = False
     status: str = ""
     trouble: str = ""
+    seen_at: float | None = None
     failures: int = 0
     grace_since: float | None = None
     refused_since: float | None = None
@@ -154,6 +156,7 @@ class Poller:
         self.policy = policy
         self.started_at = started_at
         self.deadline = deadline
+        self._first_poll_at = first_poll_at
         self.has_worked = has_worked
         self.outcomes: dict[str, Outcome] = {}
         self.ended_at: dict[str, float] = {}
@@ -244,6 +247,18 @@ class Poller:
     def last_status(self, video_task_id: str) -> str:
         """Return the last reported status of a video that is still awaited; empty if there is none."""
         return self._waiting[video_task_id].status
+
+    def unfinished_at(self, video_task_id: str) -> float | None:
+        """Return when this process last saw a video unfinished; None if it did not, or if the video has ended since."""
+        video = self._waiting.get(video_task_id)
+        return None if video is None or video.to_read else video.seen_at
+
+    @property
+    def oldest_response(self) -> float:
+        """The moment of the last usable response of the video that has been without one for longest, or of the first poll."""
+        return min(
+            (video.seen_at or self._first_poll_at for video in self._waiting.values()), default=math.inf
+        )
 
     def take_due(self, now: float, limit: int | None = None) -> list[tuple[str, bool]]:
         """Take the polls that are due, at most ``limit``: ids, each with whether it is a final poll."""
@@ -338,7 +353,7 @@ class Poller:
         self._connection_failures, self._connection_trouble_since, self._internal_since = 0, None, None
         self._lifted_pause = 0.0
         video.failures, video.final_time, video.final_pauses = 0, 0.0, 0
-        video.status, video.trouble, video.refused_since = describe(task), "", None
+        video.status, video.trouble, video.refused_since, video.seen_at = describe(task), "", None, now
         if task.reported_id is not None and not self._warned_of_other_id:
             self._warned_of_other_id = True
             text = (

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.providers.common.compat.sdk import AirflowNotFoundException, BaseHook
 
+from airflow_provider_manxue._client.airflow_metrics import SentMetrics, worker_stats
 from airflow_provider_manxue._client.connection_loader import to_settings, unreadable_connection
 from airflow_provider_manxue._client.network import no_service_response, service_host, unusable_address
 from airflow_provider_manxue._client.sync_client import (
@@ -68,6 +69,7 @@ class ManxueHook(BaseHook):
     def __init__(self, manxue_conn_id: str = DEFAULT_CONN_ID, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.manxue_conn_id = manxue_conn_id
+        self.metrics = SentMetrics(worker_stats)
 
     @classmethod
     def get_ui_field_behaviour(cls) -> dict[str, Any]:
@@ -206,17 +208,20 @@ class ManxueHook(BaseHook):
             reference_audios=reference_audios,
         )
         attempts = 0
-        while True:
-            try:
-                return self.send_order(request)
-            except ManxueOrderNotAcceptedError as error:
-                error.raise_cause()
-                attempts += 1
-                if attempts == MAX_ATTEMPTS:
-                    raise
-                delay = quick_resend_delay(attempts, error.retry_after, random.random())  # noqa: S311
-                self.log.warning("%s. Sending it again in %.0f s.", error, delay)
-            time.sleep(delay)
+        try:
+            while True:
+                try:
+                    return self.send_order(request)
+                except ManxueOrderNotAcceptedError as error:
+                    error.raise_cause()
+                    attempts += 1
+                    if attempts == MAX_ATTEMPTS:
+                        raise
+                    delay = quick_resend_delay(attempts, error.retry_after, random.random())  # noqa: S311
+                    self.log.warning("%s. Sending it again in %.0f s.", error, delay)
+                time.sleep(delay)
+        finally:
+            self.metrics.send()
 
     def check_references(self, request: VideoRequest) -> None:
         """
@@ -254,14 +259,17 @@ class ManxueHook(BaseHook):
                 failure=self._body_error(response, settings),
             )
             self.log.info("Ordered the video %s (model %s).", task.id, request.fields["model"])
+            self.metrics.add_order(self.manxue_conn_id, request)
             return task
-        except (ManxueOrderNotAcceptedError, ManxueOrderError, ManxueVideoFailedError):
+        except (ManxueOrderNotAcceptedError, ManxueOrderError, ManxueVideoFailedError) as error:
+            self.metrics.add_order(self.manxue_conn_id, request, error)
             raise
         except BaseException as error:  # noqa: BLE001 - raised again as the outcome of the order
             # Once the body was sent, the order may have been accepted, after any error. Timeouts and signals of Airflow are
             # no subclasses of Exception.
             is_expected = isinstance(error, NO_RESPONSE)
             outcome = order_without_response(error, service_host(settings), body_started=body.started)
+            self.metrics.add_order(self.manxue_conn_id, request, outcome)
             raise outcome from (None if is_expected or body.started else error)
 
     @staticmethod

@@ -245,6 +245,8 @@ class ManxueToObjectStorageOperator(BaseOperator):
                     return self._skip(found, uri)
                 raise
         self._saved = without_url(url_refresher.video), uri, download.received
+        self.hook.metrics.add_save(self.manxue_conn_id, download.received, deadline.elapsed)
+        self.hook.metrics.send()
         self.log.info("Saved %s (%d bytes, SHA-256 %s).", uri, download.received, download.sha256)
         return {"size": download.received, "content_type": download.media_type, "sha256": download.sha256}
 

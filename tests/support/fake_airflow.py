@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from airflow.exceptions import AirflowRescheduleException
 from airflow.providers.common.compat.sdk import TaskDeferred
 
+from airflow_provider_manxue._client.airflow_metrics import LoopMetrics, triggerer_stats
 from airflow_provider_manxue._client.credentials import CredentialProbes
 from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
 from airflow_provider_manxue._core.responses import parse_task
@@ -66,11 +67,12 @@ class ClockLoop(VirtualLoop):
 class FakeClient:
     """Stands in for the async client. Polls the scripted service under limits that are never reached."""
 
-    def __init__(self, fake_airflow, side):
+    def __init__(self, fake_airflow, side, metrics=None):
         self._airflow, self._side = fake_airflow, side
         self._limiter = AdaptiveRateLimiter(100_000.0, 10_000)
         self._credentials = CredentialProbes(self._limiter)
         self._has_worked = False
+        self.metrics = metrics or LoopMetrics(triggerer_stats, has_gauges=True)
 
     def prepare(self, conn_id):
         pass

@@ -23,6 +23,7 @@ from airflow_provider_manxue._client import credentials as credentials_module
 from airflow_provider_manxue._client import dialer
 from airflow_provider_manxue._client import drivers as drivers_module
 from airflow_provider_manxue._client import threaded as threaded_module
+from airflow_provider_manxue._client.airflow_metrics import SentMetrics, worker_stats
 from airflow_provider_manxue._core.connection import parse_connection
 from airflow_provider_manxue._core.ids import parse_video_task_id
 from airflow_provider_manxue.hooks import manxue as hook_module
@@ -70,6 +71,7 @@ def install_fakes(monkeypatch, fake_airflow):
 
         def __init__(self, conn_id):
             self.conn_id = conn_id
+            self.metrics = SentMetrics(worker_stats)
 
         def get_video_task(self, video_task_id):
             return fake_airflow.service.poll(parse_video_task_id(video_task_id), "worker")
@@ -89,7 +91,9 @@ def install_fakes(monkeypatch, fake_airflow):
     monkeypatch.setattr(xcoms_module, "XCom", to_xcoms(fake_airflow))
     monkeypatch.setattr(xcoms_module.XComs, "push_link", link_into(fake_airflow))
     monkeypatch.setattr(
-        client_module, "AsyncClient", lambda load_connection: FakeClient(fake_airflow, "worker")
+        client_module,
+        "AsyncClient",
+        lambda load_connection, metrics: FakeClient(fake_airflow, "worker", metrics),
     )
     monkeypatch.setattr(trigger_module, "shared_client", shared_client)
     monkeypatch.setattr(threaded_module, "run_interruptibly", lambda work: fake_airflow.run_loop(work))

@@ -8,6 +8,7 @@ import logging
 import pytest
 
 from airflow_provider_manxue._client import drivers
+from airflow_provider_manxue._client.airflow_metrics import LoopMetrics, triggerer_stats
 from airflow_provider_manxue._client.drivers import AsyncDriver, BlockingDriver
 from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
 from airflow_provider_manxue._core.poller import Poller
@@ -46,6 +47,7 @@ class Client:
     def __init__(self, clock, respond, rate=10.0, takes=0.1):
         self.clock, self.respond, self.takes = clock, respond, takes
         self.limiter_ = AdaptiveRateLimiter(rate, 10)
+        self.metrics = LoopMetrics(triggerer_stats, has_gauges=True)
         self.sent, self.contexts = [], set()
         self.connect_error = None
 
