@@ -37,7 +37,7 @@ class Plan:
     """
     Parameters of a measurement. Times are seconds since the epoch.
 
-    :param kind: ``manxue``, ``http_sensor``, ``aiohttp`` or ``threads``.
+    :param kind: ``manxue``, ``manxue_metrics``, ``http_sensor``, ``aiohttp`` or ``threads``.
     :param base_url: base URL of the service.
     :param api_key: its key.
     :param ca_bundle: file of its certificate authority.
@@ -143,6 +143,19 @@ async def manxue(plan: Plan, report: Report) -> Callable[[str], Awaitable[None]]
     return wait
 
 
+async def manxue_metrics(plan: Plan, report: Report) -> Callable[[str], Awaitable[None]]:
+    """Return the same wait in a process that sends metrics to StatsD, set up as in a triggerer of Airflow 3.3."""
+    os.environ["AIRFLOW__METRICS__STATSD_ON"] = "True"
+    import statsd  # noqa: F401 - without it, Airflow sends nothing and only logs that
+
+    from airflow.observability import stats
+    from airflow.observability.metrics.stats_utils import get_stats_factory
+
+    # Nobody has to listen on the port of StatsD: sending to it costs the same.
+    stats.initialize(factory=get_stats_factory(), export_legacy_names=True)
+    return await manxue(plan, report)
+
+
 async def http_sensor(plan: Plan, _: Report) -> Callable[[str], Awaitable[None]]:
     """
     Return a wait by the trigger of the http provider.
@@ -184,7 +197,12 @@ async def aiohttp_loop(plan: Plan, _: Report) -> Callable[[str], Awaitable[None]
     return wait
 
 
-LOOPS = {"manxue": manxue, "http_sensor": http_sensor, "aiohttp": aiohttp_loop}
+LOOPS = {
+    "manxue": manxue,
+    "manxue_metrics": manxue_metrics,
+    "http_sensor": http_sensor,
+    "aiohttp": aiohttp_loop,
+}
 
 
 def wait_in_threads(plan: Plan, report: Report) -> None:

@@ -11,11 +11,13 @@ import pytest
 from dev.local_airflow import LocalAirflow
 from dev.servers import S3Server
 from tests.support.secret_search import assert_no_secrets
+from tests.support.statsd_server import statsd_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from airflow_provider_manxue.testing import Emulator
+    from tests.support.statsd_server import StatsdServer
 
 HERE = Path(__file__).parent
 A_MINUTE_OR_MORE = (
@@ -51,7 +53,16 @@ def default_script(emulator: Emulator) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def local_airflow(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalAirflow]:
+def statsd() -> Iterator[StatsdServer]:
+    """The server that `local_airflow` sends its metrics to."""
+    with statsd_server() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def local_airflow(
+    emulator: Emulator, statsd: StatsdServer, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[LocalAirflow]:
     """
     A running Airflow with the Dags of the folder ``dags``. Shared, since it takes half a minute to start.
 
@@ -68,6 +79,11 @@ def local_airflow(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) 
             ),
         },
         pools={"one": 1},
+        config={
+            "metrics.statsd_on": True,
+            "metrics.statsd_host": "127.0.0.1",
+            "metrics.statsd_port": statsd.port,
+        },
     ) as airflow:
         yield airflow
         assert_no_secrets(airflow, emulator)
