@@ -167,6 +167,7 @@ class BatchVideoWait(ManxueWaitBase):
         )
         if self._holds_slot:
             self._log_start(f"{len(progress.unique)} videos", progress.started_at)
+            self._record_wait(context, progress.unique, progress.counts(), progress.started_at)
         try:
             if not poller.done:
                 self._poll(context, poller, now)
@@ -223,6 +224,7 @@ class BatchVideoWait(ManxueWaitBase):
         self, context: Context, progress: BatchProgress, left: list[str], poller: Poller, deadline: float
     ) -> NoReturn:
         if not self.deferrable:
+            self._record_wait(context, left, progress.counts(), progress.started_at)
             self._reschedule(poller.resumes_at, deadline)
         if progress.ended_by_airflow and time.time() < deadline:
             self._push_known_results(context, progress)
@@ -251,7 +253,9 @@ class BatchVideoWait(ManxueWaitBase):
         trigger = partial(
             ManxueVideoBatchTrigger, video_task_ids=left, ended_before=progress.ended_before(left)
         )
+        ending.setdefault("do_xcom_push", self.do_xcom_push)
         arguments = replace(self._arguments, has_worked=progress.has_worked, **ending)
+        self._record_wait(context, left, progress.counts(), progress.started_at)
         self._defer(context, trigger, arguments, progress.started_at, deadline, due_at, **kept)
 
     def _load_kept(self, context: Context) -> tuple[dict[str, Outcome], dict[str, float]]:

@@ -119,6 +119,7 @@ class SingleVideoWait(ManxueWaitBase):
         )
         if self._holds_slot:
             self._log_start(f"the video {video_task_id}", started_at)
+            self._record_wait(context, [video_task_id], {_word(last_status): 1}, started_at)
         worker_pass = None if self._holds_slot else WorkerPass(now, 1, rate=1.0)
         BlockingDriver(
             poller,
@@ -148,6 +149,8 @@ class SingleVideoWait(ManxueWaitBase):
         self, context: Context, poller: Poller, video_task_id: str, deadline: float
     ) -> NoReturn:
         """Give the worker slot back: defer, or reschedule."""
+        status = poller.last_status(video_task_id)
+        self._record_wait(context, [video_task_id], {_word(status): 1}, poller.started_at)
         if not self.deferrable:
             self._reschedule(poller.resumes_at, deadline)
         from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
@@ -157,7 +160,7 @@ class SingleVideoWait(ManxueWaitBase):
             ManxueVideoTrigger,
             video_task_id=video_task_id,
             grace_since=poller.grace.get(video_task_id),
-            last_answer=poller.last_status(video_task_id),
+            last_answer=status,
         )
         arguments = replace(self._arguments, has_worked=poller.has_worked, **self._ending_arguments())
         self._defer(context, trigger, arguments, poller.started_at, deadline, poller.resumes_at)
@@ -167,3 +170,8 @@ class SingleVideoWait(ManxueWaitBase):
             self._push_xcoms(context, task.to_xcoms())
         self._seen = [without_url(task.to_dict())]
         return task.to_dict()
+
+
+def _word(status: str) -> str:
+    """Return the status without the service's text, which follows an unknown one."""
+    return status.partition(" ")[0]

@@ -6,6 +6,8 @@ Falls back to a worker, with a log message, when the triggerer cannot start or f
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +17,14 @@ from jinja2.sandbox import SandboxedEnvironment
 
 from airflow.triggers.base import BaseTrigger
 
-from airflow_provider_manxue._airflow.start_from_trigger import feeds_mapped_tasks
+from airflow_provider_manxue._airflow.start_from_trigger import CAN_START_AND_END, feeds_mapped_tasks
 from airflow_provider_manxue._airflow.xcoms import RETURN_KEY, XComs, renders_natively
+from airflow_provider_manxue._client.background import cancel_and_wait
+from airflow_provider_manxue._core import tab_record
 from airflow_provider_manxue._core.status_log import announcement
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from datetime import datetime
 
     from jinja2 import Environment
@@ -29,6 +33,10 @@ if TYPE_CHECKING:
 
     from airflow_provider_manxue._core.deadline import PollTimes
     from airflow_provider_manxue._core.wait_arguments import WaitArguments
+
+
+RECORD_INTERVAL = 60.0
+"""Seconds between two records of a wait for the Video tab."""
 
 
 class CannotStartInTriggererError(Exception):
@@ -133,6 +141,51 @@ class StartFromTrigger(BaseTrigger):
                 f"an XCom could not be read ({type(error).__name__}: {error})"
             ) from error
         return value, self.arguments.times_from_end(time.time(), self._ends_at)
+
+    # --- the Video tab ----------------------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _recorded(
+        self,
+        ids: Sequence[str],
+        times: PollTimes,
+        counts: Callable[[], dict[str, int]] | None,
+        total: int = 1,
+    ) -> AsyncIterator[None]:
+        """
+        Push the record for the Video tab in the background: at the start, unless a worker has, and of a batch each change.
+
+        :param ids: ids of the awaited videos.
+        :param times: the times of the wait.
+        :param counts: returns the number of videos by status, for a batch.
+        :param total: number of all videos of the task.
+        """
+        is_due = CAN_START_AND_END and self.task_instance is not None and self.arguments.do_xcom_push
+        if not is_due or (counts is None and self._given_times):
+            yield
+            return
+        pushes = asyncio.create_task(self._push_records(ids, times, counts, total))
+        try:
+            yield
+        finally:
+            await cancel_and_wait([pushes])
+
+    async def _push_records(
+        self, ids: Sequence[str], times: PollTimes, counts: Callable[[], dict[str, int]] | None, total: int
+    ) -> None:
+        pushed = counts() if counts and self._given_times else None
+        while True:
+            statuses = counts() if counts else {}
+            if statuses != pushed:
+                record = tab_record.waiting(
+                    ids, statuses, total=total, deadline=times.deadline, now=time.time()
+                )
+                with contextlib.suppress(Exception):  # an XCom backend of another package can fail in any way
+                    await XComs(self.task_instance).push({tab_record.KEY: record})
+                pushed = statuses
+            if counts is None:
+                return
+            await asyncio.sleep(RECORD_INTERVAL)
 
     # --- end of a task ----------------------------------------------------------------------------------
 

@@ -22,6 +22,8 @@ from airflow.providers.common.compat.sdk import (
 )
 
 from airflow_provider_manxue._airflow.reschedule_state import RescheduledWait
+from airflow_provider_manxue._airflow.video_tab import push_record, recorded_failure
+from airflow_provider_manxue._core import tab_record
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
 from airflow_provider_manxue._core.deadline import (
     TimeLimits,
@@ -43,7 +45,7 @@ from airflow_provider_manxue.exceptions import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from airflow.providers.common.compat.sdk import Context
     from airflow.providers.openlineage.extractors import OperatorLineage
@@ -120,7 +122,7 @@ class ManxueWaitBase(RescheduledWait):
 
     def resume_execution(self, next_method: str, next_kwargs: dict[str, Any] | None, context: Context) -> Any:
         """Resume after a deferral, and apply the skip policy. Airflow's own policy differs between versions."""
-        with self._apply_skip_policy():
+        with self._apply_skip_policy(context):
             if next_method == "__fail__":
                 return self._resume_after_failure(context, str((next_kwargs or {}).get("error", "")))
             # Not the method of BaseSensorOperator: with soft_fail it skips on every error.
@@ -270,6 +272,27 @@ class ManxueWaitBase(RescheduledWait):
         present = getattr(context["ti"], "try_number", None)
         return {} if present is None else {"try_number": present}
 
+    # --- the Video tab ----------------------------------------------------------------------------------
+
+    @property
+    def _hidden_texts(self) -> tuple[str, ...]:
+        """Texts that the record for the Video tab must not contain."""
+        return ()
+
+    def _record_wait(
+        self, context: Context, ids: Sequence[str], statuses: Mapping[str, int], started_at: float
+    ) -> None:
+        """Push what is known of a wait, for the Video tab."""
+        if self.do_xcom_push:
+            record = tab_record.waiting(
+                ids,
+                statuses,
+                total=max(len(ids), sum(statuses.values())),
+                deadline=started_at + self._limits.wait_timeout,
+                now=time.time(),
+            )
+            push_record(context, record, self.log)
+
     # --- results and errors -----------------------------------------------------------------------------
 
     def _push_xcoms(self, context: Context, values: Mapping[str, Any]) -> None:
@@ -283,18 +306,20 @@ class ManxueWaitBase(RescheduledWait):
 
     def _raise_error(self, error: ManxueError) -> NoReturn:
         if isinstance(error, ManxueTimeoutError) and self._limits.execution_timeout < self.timeout:
-            raise AirflowTaskTimeout(f"{error} (execution_timeout={self.execution_timeout})")
+            raise AirflowTaskTimeout(f"{error} (execution_timeout={self.execution_timeout})") from error
         raise error
 
     @contextlib.contextmanager
-    def _apply_skip_policy(self) -> Iterator[None]:
+    def _apply_skip_policy(self, context: Context) -> Iterator[None]:
         """
         Apply ``soft_fail`` and ``never_fail`` in the same way in all modes and versions of Airflow.
 
         At the end, however the step ends, its metrics are sent.
         """
+        recorded = recorded_failure(context, self.log, enabled=self.do_xcom_push, hide=self._hidden_texts)
         try:
-            yield
+            with recorded:
+                yield
         except (AirflowSkipException, AirflowRescheduleException):
             raise
         except (Exception, AirflowTaskTimeout) as error:

@@ -175,6 +175,10 @@ class BatchProgress:
         """Return the known status of each video, for the log."""
         return {video: self._status(video) for video in self.unique}
 
+    def counts(self) -> Counter[str]:
+        """Count the videos by status."""
+        return Counter(self.statuses().values())
+
     def ended_before(self, left: list[str]) -> dict[str, int] | None:
         """Count the videos that no trigger polls any more by status; None if there are none."""
         statuses = self.statuses()

@@ -149,6 +149,11 @@ class BatchLog:
         return (LogLine(logging.WARNING, text), *self.progress(now))
 
     @property
+    def counts(self) -> dict[str, int]:
+        """Number of videos by status; "" for those that were not polled."""
+        return dict(self._counts)
+
+    @property
     def _ended(self) -> int:
         return self._counts["completed"] + self._counts["failed"]
 

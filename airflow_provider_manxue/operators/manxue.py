@@ -16,6 +16,8 @@ from airflow_provider_manxue._airflow.ordered_video_wait import OrderedVideoWait
 from airflow_provider_manxue._airflow.rendering import is_rendered_later
 from airflow_provider_manxue._airflow.start_from_trigger import CAN_START_AND_END
 from airflow_provider_manxue._airflow.task_defaults import EXECUTION_TIMEOUT, RETRIES
+from airflow_provider_manxue._airflow.video_tab import push_record
+from airflow_provider_manxue._core import tab_record
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
 from airflow_provider_manxue._core.deadline import DEFER_TIMEOUT_MARGIN, EVENT_MARGIN, to_seconds
 from airflow_provider_manxue._core.order_timing import MAX_DELAY_ON_WORKER, OrderBounds, OrderProgress
@@ -174,6 +176,10 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
             )
 
     @property
+    def _hidden_texts(self) -> tuple[str, ...]:
+        return (str(self.prompt),)
+
+    @property
     def reschedule(self) -> bool:
         """False. Some executors of Airflow 2 set ``mode`` to ``reschedule``, and then each poll would order again."""
         return False
@@ -205,7 +211,7 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
 
         :return: the whole task, under the service's field names; the id, with ``wait_for_completion=False``.
         """
-        with self._apply_skip_policy():
+        with self._apply_skip_policy(context):
             return self._order_and_wait(context, OrderProgress(time.time()))
 
     def execute_order(
@@ -321,6 +327,10 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
         from airflow_provider_manxue.triggers.manxue import ManxueOrderRoomTrigger
 
         self.log.info("The order waits in the triggerer for capacity of the service. No worker slot is held.")
+        if self.do_xcom_push:
+            deadline = progress.started_at + min(self._order_timeout, self._task_timeout)
+            record = tab_record.waiting_for_room(progress.attempts, next_at, deadline=deadline, now=now)
+            push_record(context, record, self.log)
         ends_at = min(next_at + DEFER_TIMEOUT_MARGIN, progress.started_at + self._task_timeout)
         self.defer(
             trigger=ManxueOrderRoomTrigger(resume_at=next_at),

@@ -105,7 +105,7 @@ class ManxueVideoSensor(StartFromTriggerSensor, SingleVideoWait):
         :return: the whole task, under the service's field names.
         """
         self._warn_if_mapped(context)
-        with self._apply_skip_policy():
+        with self._apply_skip_policy(context):
             return self._begin(context, self._awaited_id(context))
 
     def _awaited_id(self, context: Context) -> str:
@@ -198,7 +198,7 @@ class ManxueVideoBatchSensor(StartFromTriggerSensor, BatchVideoWait):
         :return: the whole tasks, under the service's field names, in the order of the ids.
         """
         self._warn_if_mapped(context)
-        with self._apply_skip_policy():
+        with self._apply_skip_policy(context):
             return self._begin(context)
 
     def execute_complete(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from airflow.providers.common.compat.sdk import BaseOperator, XComArg
 
 from airflow_provider_manxue._airflow.rendering import is_rendered_later
+from airflow_provider_manxue._airflow.video_tab import recorded_failure
 from airflow_provider_manxue._client.store_protocol import Existing, Found
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
 from airflow_provider_manxue._core.deadline import to_seconds
@@ -176,9 +177,13 @@ class ManxueToObjectStorageOperator(BaseOperator):
         :raises ManxueError: if it is not stored whole under its name.
         """
         from airflow_provider_manxue._client.downloader import Deadline
+
+        with recorded_failure(context, self.log, enabled=self.do_xcom_push):
+            return self._execute(context, Deadline(to_seconds(self.timeout)))
+
+    def _execute(self, context: Context, deadline: Deadline) -> str:
         from airflow_provider_manxue._client.storage import open_store
 
-        deadline = Deadline(to_seconds(self.timeout))
         video_task_id = parse_video_task_id(self.video_task_id)
         uri = parse_destination(self.destination, video_task_id)
         with open_store(uri, self.storage_conn_id or None) as store:

@@ -185,7 +185,8 @@ class ManxueVideoTrigger(_WaitTrigger):
         self._log_start(f"the video {video_task_id}", times)
         grace = {} if self.grace_since is None else {video_task_id: self.grace_since}
         poller = self._poller([video_task_id], times, grace=grace, last_status=self.last_answer)
-        await self._drive(poller, client, self.arguments.gives_up_at(times, self._ends_at))
+        async with self._recorded([video_task_id], times, None):
+            await self._drive(poller, client, self.arguments.gives_up_at(times, self._ends_at))
         outcome = poller.outcomes[video_task_id]
         started_at = None if self._given_times else times.started_at
         if isinstance(outcome, ManxueError):
@@ -279,7 +280,9 @@ class ManxueVideoBatchTrigger(_WaitTrigger):
         self._log_start(f"{len(videos)} videos", times)
         log = BatchLog(dict.fromkeys(videos, ""), times.started_at, self.ended_before)
         poller = self._poller(videos, times, log=log)
-        await self._drive(poller, client, self.arguments.gives_up_at(times, self._ends_at))
+        total = sum(log.counts.values())
+        async with self._recorded(videos, times, lambda: log.counts, total):
+            await self._drive(poller, client, self.arguments.gives_up_at(times, self._ends_at))
         outcomes = poller.outcomes
         errors = [outcome for outcome in outcomes.values() if isinstance(outcome, ManxueError)]
         if len(errors) == len(videos) and self._must_start_on_worker(errors[0], poller):

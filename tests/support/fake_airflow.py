@@ -13,6 +13,7 @@ from airflow.providers.common.compat.sdk import TaskDeferred
 from airflow_provider_manxue._client.airflow_metrics import LoopMetrics, triggerer_stats
 from airflow_provider_manxue._client.credentials import CredentialProbes
 from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
+from airflow_provider_manxue._core import tab_record
 from airflow_provider_manxue._core.responses import parse_task
 from airflow_provider_manxue.exceptions import ManxueAuthenticationError
 from airflow_provider_manxue.models import VideoTask
@@ -137,11 +138,15 @@ class FakeTaskInstance:
 
     def __init__(self, upstream=()):
         self.xcom = {}
+        self.tab_records = []  # the XCom for the Video tab, which is no result
         self.first_start = None
         self.upstream = upstream
 
     def xcom_push(self, key, value):
-        self.xcom[key] = value
+        if key == tab_record.KEY:
+            self.tab_records.append(json.loads(json.dumps(value)))
+        else:
+            self.xcom[key] = value
 
     def xcom_pull(self, *, task_ids, key, map_indexes):
         assert (task_ids, map_indexes) == (self.task_id, self.map_index)
@@ -312,7 +317,7 @@ def to_xcoms(fake_airflow):
         @staticmethod
         def set(*, key, value, dag_id, run_id, task_id, map_index):
             assert (dag_id, run_id, task_id, map_index) == ("dag", "run", "wait", -1)
-            fake_airflow.ti.xcom[key] = json.loads(json.dumps(value))
+            fake_airflow.ti.xcom_push(key, json.loads(json.dumps(value)))
 
         @staticmethod
         def delete(*, key, dag_id, run_id, task_id, map_index):

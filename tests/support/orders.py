@@ -13,6 +13,7 @@ from airflow_provider_manxue._airflow import order_store as store_module
 from airflow_provider_manxue._airflow import single_wait as single_module
 from airflow_provider_manxue._airflow import waiting as waiting_module
 from airflow_provider_manxue._client import drivers as drivers_module
+from airflow_provider_manxue._core import tab_record
 from airflow_provider_manxue._core.events import completed_event
 from airflow_provider_manxue._core.order_record import KEY
 from airflow_provider_manxue.hooks import manxue as hook_module
@@ -67,9 +68,13 @@ class TaskInstance:
         self.retries = retries
         self.try_number, self.max_tries = 0, retries
         self.xcom = {}
+        self.tab_records = []  # the XCom for the Video tab, which is no result
 
     def xcom_push(self, key, value):
-        self.xcom[key] = value
+        if key == tab_record.KEY:
+            self.tab_records.append(value)
+        else:
+            self.xcom[key] = value
 
     def xcom_pull(self, *, task_ids, key, map_indexes):
         assert (task_ids, map_indexes) == (self.task_id, self.map_index)

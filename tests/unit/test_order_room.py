@@ -29,6 +29,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueError,
     ManxueInputError,
     ManxueOrderError,
+    ManxueOrderRejectedError,
     ManxueOrderTimeoutError,
     ManxueOrderUnknownError,
     ManxueTimeoutError,
@@ -549,3 +550,30 @@ def test_trigger_fires_once_despite_a_clock_change(monkeypatch):
     assert asyncio.run(run()) == [{"version": 1, "status": "resend"}]
     assert now[0] == 1100.0
     assert max(slept) <= 60
+
+
+class TestRecordForTheVideoTab:
+    def test_rejected_order_has_its_reason_without_the_prompt(self, emulator, task):
+        emulator.respond_with(Response(status=400, body=b'{"error": "bad prompt: a cat"}'), on="create")
+        with pytest.raises(ManxueOrderRejectedError):
+            task.run(prompt="a cat")
+
+        last = task.tab_records[-1]
+        assert last["error"] == "ManxueOrderRejectedError"
+        assert "bad prompt: (prompt)" in last["message"]
+
+    def test_wait_for_room_has_the_time_of_the_next_attempt(self, emulator, task):
+        emulator.respond_with(Response(status=429), on="create")
+        with pytest.raises(ManxueOrderTimeoutError):
+            task.run(order_timeout=3600)
+
+        first, *_, last = task.tab_records
+        assert (first["state"], first["attempts"]) == ("waiting_for_room", 2)
+        assert first["updated_at"] < first["next_at"] <= first["deadline"]
+        assert (last["state"], last["error"]) == ("failed", "ManxueOrderTimeoutError")
+
+    def test_order_that_was_not_sent_has_its_reason(self, task):
+        with pytest.raises(ManxueInputError):
+            task.run(duration="{{ params.seconds }}")
+
+        assert task.tab_records[-1]["error"] == "ManxueInputError"
