@@ -119,13 +119,14 @@ def get_provider_info() -> dict[str, Any]:
                 "options": {
                     "video_tab": {
                         "description": (
-                            "Show a *Video* tab on the page of each task instance (Airflow 3.1.1 and later). "
-                            "Airflow shows such a tab on all tasks of all Dags, hence it is off by default."
+                            "Show a *Video* tab on the page of task instances (Airflow 3.1.1 and later). The default is "
+                            "True for Airflow 3.4 and later, which shows it on the tasks of this provider only. Older "
+                            "versions show it on all tasks of all Dags, hence the default is False there."
                         ),
                         "version_added": "0.1.0",
                         "type": "boolean",
                         "example": None,
-                        "default": "False",
+                        "default": None,
                     }
                 },
             }

@@ -11,9 +11,10 @@ from urllib.parse import urlencode
 from airflow_provider_manxue.testing import Emulator, Script
 from dev.browser import USERS, VIDEO_TAB, Visitor, fill_in_connection, open_browser, task_page
 from dev.local_airflow import LocalAirflow
+from dev.tab_states import TabPage
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 ROOT = Path(__file__).parent.parent
 PICTURES = ROOT / "docs" / "img"
@@ -38,9 +39,14 @@ def run_dags(airflow: LocalAirflow, emulator: Emulator, destination: str) -> Non
 
 def take(page: Page, name: str) -> None:
     """Save a screenshot of the page, and close the page."""
+    save(page, name)
+    page.context.close()
+
+
+def save(page: Page, name: str) -> None:
+    """Save a screenshot of the page."""
     page.screenshot(path=PICTURES / f"{name}.png")
     print(f"{name}.png: {(PICTURES / f'{name}.png').stat().st_size // 1024} KiB")
-    page.context.close()
 
 
 def show_form(visitor: Visitor) -> None:
@@ -108,6 +114,22 @@ def show_small(visitor: Visitor) -> None:
     take(page, "video-tab-small")
 
 
+def show_states(browser: Browser) -> None:
+    """Take the tab's own page in some of its states, without Airflow."""
+    tab = TabPage(browser.new_page())
+    pictures: list[tuple[str, str, Any, Any]] = [
+        ("video-tab-failed", "single_failed", "light", {"width": 800, "height": 250}),
+        ("video-tab-timed-out", "single_timed_out", "dark", {"width": 800, "height": 280}),
+        ("video-tab-batch-waiting", "batch_waiting", "light", {"width": 800, "height": 250}),
+        ("video-tab-refused", "order_refused", "dark", {"width": 390, "height": 340}),
+    ]
+    for name, state, scheme, size in pictures:
+        tab.page.emulate_media(color_scheme=scheme)
+        tab.page.set_viewport_size(size)
+        tab.show(state)
+        save(tab.page, name)
+
+
 def settle(page: Page) -> None:
     """Wait until all animations have ended."""
     page.wait_for_load_state("networkidle")
@@ -134,6 +156,7 @@ def main() -> None:
             run_dags(airflow, emulator, f"{saved.as_uri()}/")
             show_task_pages(visitor)
             show_small(visitor)
+            show_states(browser)
 
 
 if __name__ == "__main__":

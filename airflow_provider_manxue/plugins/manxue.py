@@ -15,6 +15,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from packaging.version import Version
+
+from airflow import __version__ as airflow_version
 from airflow.providers.common.compat.sdk import AirflowPlugin, conf
 
 if TYPE_CHECKING:
@@ -22,6 +25,14 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
 _PREFIX = "/manxue-video"
+
+_OPERATORS = [
+    "ManxueVideoSensor",
+    "ManxueVideoBatchSensor",
+    "ManxueCreateVideoOperator",
+    "ManxueToObjectStorageOperator",
+]
+"""Classes of the tasks with a tab. Importing them here would slow down each of Airflow's processes."""
 
 _HEADERS = {
     "Content-Security-Policy": (
@@ -54,14 +65,20 @@ def _files() -> StaticFiles:
 
 
 class ManxueVideoTab(AirflowPlugin):
-    """Plugin that adds the tab if ``[manxue] video_tab = True`` is set."""
+    """
+    Plugin that adds the tab, as ``[manxue] video_tab`` says.
+
+    Airflow 3.4 and later can limit a tab to the tasks of some classes (https://github.com/apache/airflow/pull/74278), so it is
+    on by default there. Older versions show a tab on each task, so it is off by default.
+    """
 
     name = "manxue_video_tab"
 
     @classmethod
     def on_load(cls, *args: Any, **kwargs: Any) -> None:
         """Read the configuration, and add the tab."""
-        if not conf.getboolean("manxue", "video_tab", fallback=False):
+        can_be_limited = Version(airflow_version).release >= (3, 4)
+        if not conf.getboolean("manxue", "video_tab", fallback=can_be_limited):
             return
         cls.fastapi_apps = [{"app": page, "url_prefix": _PREFIX, "name": "sd2_manxue video"}]
         cls.external_views = [
@@ -74,5 +91,6 @@ class ManxueVideoTab(AirflowPlugin):
                     f"{_PREFIX.lstrip('/')}/?dag_id={{DAG_ID}}&run_id={{RUN_ID}}&task_id={{TASK_ID}}"
                     "&map_index={MAP_INDEX}"
                 ),
+                **({"applies_to": {"operator": list(_OPERATORS)}} if can_be_limited else {}),
             }
         ]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from urllib.parse import urlencode, urlsplit
+from zoneinfo import ZoneInfo
 
 import pytest
 from playwright.sync_api import expect
@@ -96,6 +98,8 @@ def test_wait_shows_state_and_time_and_then_the_video(emulator, start, open_tab)
     before = elapsed.inner_text()
     expect(elapsed).not_to_have_text(before)
     expect(tab.locator("#single").get_by_role("heading", name=video)).to_be_visible()
+    expect(tab.get_by_role("heading", level=1)).to_have_text("Waiting for the video")
+    expect(tab.locator("#single dt", has_text="Deadline")).to_be_visible()
 
     emulator.set_status(video, "completed")
     expect(tab.locator("#single video")).to_be_visible(timeout=120_000)
@@ -113,7 +117,30 @@ def test_expired_url_is_shown_with_the_saved_copy(runs, open_tab):
 
     notice = open_tab(runs["wait"], "wait", prepare=two_days_later).locator(".notice")
     expect(notice).to_contain_text("has expired")
-    expect(notice).to_contain_text("No saved copy was found in this run.")
+    expect(notice).to_contain_text("No saved copy was found in this run. Clear this task to get a new URL")
+
+
+def test_failed_video_is_shown_with_its_reason(runs, open_tab):
+    tab = open_tab(runs["shots"], "wait", 2)
+
+    expect(tab.get_by_role("heading", level=1)).to_have_text("The video failed")
+    expect(tab.get_by_role("status")).to_have_text("The task was skipped.")
+    expect(tab.locator("#single dt", has_text="What to do")).to_be_visible()
+    shown = facts(tab.locator("#single article"))
+    assert shown["Status"] == "failed"
+    assert "the prompt is not allowed" in shown["Message"]
+    assert "order" in shown["What to do"]
+
+
+def test_dates_have_the_form_and_the_time_zone_of_airflow(runs, new_page, visitor):
+    run = runs["save"]
+    page = new_page()
+    page.add_init_script("localStorage.setItem('timezone', '\"Asia/Tokyo\"')")
+    page.goto(visitor.base_url + address_of(run, "order"))
+    expect(page.locator("article dt", has_text="Created")).to_be_visible()
+
+    created = datetime.fromtimestamp(run.xcom("order")["created"], tz=ZoneInfo("Asia/Tokyo"))
+    assert facts(page.locator("article"))["Created"] == f"{created:%Y-%m-%d %H:%M:%S}"
 
 
 def test_unplayable_video_is_reported(runs, open_tab):
@@ -129,7 +156,7 @@ def test_other_task_shows_one_line(runs, open_tab):
     main = open_tab(runs["shots"], "shots").locator("main")
 
     expect(main).to_have_text(
-        "This task does not come from the sd2_manxue provider, so there is no video to show.",
+        "Video This task does not come from the sd2_manxue provider, so there is no video to show.",
         use_inner_text=True,
     )
 
@@ -147,7 +174,7 @@ def test_user_without_permission_sees_nothing(runs, new_page, visitor, user, sta
     page.goto(visitor.base_url + address_of(run, "order"))
 
     expect(page.locator("main")).to_have_text(
-        f"Airflow does not let you read the results of this task (HTTP {status}).", use_inner_text=True
+        f"Video Airflow does not let you read the results of this task (HTTP {status}).", use_inner_text=True
     )
     assert {response.status for response in responses} == {status}
     assert run.xcom("order", "video_task_id") not in page.content()

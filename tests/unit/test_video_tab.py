@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from airflow_provider_manxue import exceptions
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.plugins import manxue as plugin
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
 
+TASKS = [ManxueVideoSensor, ManxueVideoBatchSensor, ManxueCreateVideoOperator, ManxueToObjectStorageOperator]
 STATIC = Path(plugin.__file__).parent / "static"
 
 
@@ -19,7 +21,8 @@ STATIC = Path(plugin.__file__).parent / "static"
 def load(monkeypatch):
     """Load the plugin with a configuration, as Airflow does."""
 
-    def run(value=None):
+    def run(value=None, version="3.3.2"):
+        monkeypatch.setattr(plugin, "airflow_version", version)
         if value is not None:
             monkeypatch.setenv("AIRFLOW__MANXUE__VIDEO_TAB", value)
         fresh = type("ManxueVideoTab", (plugin.ManxueVideoTab,), {"fastapi_apps": [], "external_views": []})
@@ -29,10 +32,34 @@ def load(monkeypatch):
     return run
 
 
-def test_tab_is_off_by_default(load):
-    """Airflow loads the plugin of each installed provider, so the tab itself needs a setting."""
-    assert (load().fastapi_apps, load().external_views) == ([], [])
-    assert (load("False").fastapi_apps, load("False").external_views) == ([], [])
+@pytest.mark.parametrize("version", ["2.11.0", "3.1.8", "3.3.2"])
+def test_tab_is_off_by_default_below_3_4(load, version):
+    """Airflow loads the plugin of each installed provider, and would show the tab on all tasks."""
+    assert (load(version=version).fastapi_apps, load(version=version).external_views) == ([], [])
+
+
+@pytest.mark.parametrize("version", ["3.3.2", "3.4.0"])
+def test_tab_can_be_turned_off(load, version):
+    assert (load("False", version).fastapi_apps, load("False", version).external_views) == ([], [])
+
+
+@pytest.mark.parametrize("version", ["3.4.0rc1", "3.4.0", "3.5.1", "4.0.0"])
+@pytest.mark.parametrize("value", [None, "True"])
+def test_tab_is_limited_to_our_tasks_from_3_4_on(load, version, value):
+    [view] = load(value, version).external_views
+
+    assert view == {
+        "name": "Video",
+        "destination": "task_instance",
+        "url_route": "manxue_video",
+        "href": view["href"],
+        # A path into the task instance of Airflow's API, and the values that it may have.
+        "applies_to": {"operator": [task.__name__ for task in TASKS]},
+    }
+
+
+def test_tab_is_not_limited_below_3_4(load):
+    assert "applies_to" not in load("True").external_views[0]
 
 
 def test_tab_is_on_the_task_instance_page(load):
@@ -124,13 +151,27 @@ def test_script_knows_the_tasks_and_their_links():
     """The tab finds the tasks of this package by the names of their classes and links, which the script repeats."""
     script = (STATIC / "video.js").read_text()
     known = set(re.findall(r'"(Manxue\w+)"', script))
-    links = set(re.findall(r'"(\w+ video)"', script))
+    links = set(re.findall(r'"([^"]+)"', re.search(r"LINKS = \[(.*)\]", script)[1]))
 
-    tasks = [
-        ManxueVideoSensor,
-        ManxueVideoBatchSensor,
-        ManxueCreateVideoOperator,
-        ManxueToObjectStorageOperator,
-    ]
-    assert known == {task.__name__ for task in tasks}
-    assert links == {link.name for task in tasks for link in task.operator_extra_links}
+    assert known == {task.__name__ for task in TASKS}
+    assert links == {link.name for task in TASKS for link in task.operator_extra_links}
+
+
+def test_script_knows_the_errors_of_a_task():
+    """The record of a failed task names the class of its error."""
+    script = (STATIC / "video.js").read_text()
+    table = script[script.index("const ERRORS") : script.index("\n};", script.index("const ERRORS"))]
+    known = set(re.findall(r"^  (\w+): \[", table, re.MULTILINE))
+    # Bases, errors of the hook, and errors that end no task.
+    others = {"ManxueError", "ManxueInternalError", "ManxueTransientError", "ManxueRateLimitError"}
+    others.add("ManxueOrderNotAcceptedError")
+
+    assert (
+        known - {"AirflowTaskTimeout"}
+        == {
+            name
+            for name, value in vars(exceptions).items()
+            if getattr(value, "__module__", "") == exceptions.__name__
+        }
+        - others
+    )
