@@ -196,11 +196,11 @@ def test_wrong_key(service, connect, run):
     ("host", "problem"),
     [
         ("https://no-such-host.invalid", "no-such-host.invalid: the host name was not found"),
-        (f"http://127.0.0.1:{closed_port()}", "127.0.0.1: connection refused"),
+        ("http://127.0.0.1:{closed}", "127.0.0.1: connection refused"),
     ],
 )
 def test_wrong_host(service, connect, run, host, problem):
-    connect(service, host=host)
+    connect(service, host=host.format(closed=closed_port()))
 
     code, findings = run()
 
