@@ -234,7 +234,7 @@ def _check_plugin(examination: Examination) -> Finding:
 
     from airflow.providers.common.compat.sdk import conf
 
-    enabled = conf.getboolean("manxue", "video_tab", fallback=False)
+    enabled = conf.getboolean("manxue", "video_tab", fallback=airflow_version() >= (3, 4))
     problem = ""
     try:
         [entry] = importlib.metadata.entry_points(group="airflow.plugins", name="manxue_video_tab")

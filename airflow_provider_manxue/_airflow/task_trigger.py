@@ -180,8 +180,10 @@ class StartFromTrigger(BaseTrigger):
                 record = tab_record.waiting(
                     ids, statuses, total=total, deadline=times.deadline, now=time.time()
                 )
-                with contextlib.suppress(Exception):  # an XCom backend of another package can fail in any way
+                try:
                     await XComs(self.task_instance).push({tab_record.KEY: record})
+                except Exception:  # noqa: BLE001 - Airflow has repeated it, which blocks the supervisor of all triggers
+                    return
                 pushed = statuses
             if counts is None:
                 return

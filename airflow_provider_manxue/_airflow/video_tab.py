@@ -51,7 +51,9 @@ def recorded_failure(
     except (AirflowSkipException, AirflowRescheduleException):
         raise
     except (Exception, AirflowTaskTimeout) as error:
-        if enabled:
+        # Airflow's own alarm rings once. After it, nothing would end a push that does not return.
+        is_alarm = isinstance(error, AirflowTaskTimeout) and error.__cause__ is None
+        if enabled and not is_alarm:
             with contextlib.suppress(AirflowTaskTimeout):  # the task fails with its first error
                 push_record(context, tab_record.failed(error, hide=hide), log)
         raise

@@ -22,7 +22,7 @@ class CredentialProbes:
     Schedule of probes after a 401: one request each after 30, 60, 120 and 300 s.
 
     The grace period belongs to the connection and its key, not to a wait. Once it is over, requests fail without being sent,
-    except one every ``LATE_PROBE_INTERVAL`` seconds.
+    except those of one round trip every ``LATE_PROBE_INTERVAL`` seconds.
 
     :param limiter: the rate limiter of the connection.
     """
@@ -42,10 +42,9 @@ class CredentialProbes:
         """
         if self._refused_at is None or not self._is_final:
             return
-        now = asyncio.get_running_loop().time()
-        if now < self._next_probe_at:
+        # Only a response postpones the next probe: others would fail from memory while it is in flight.
+        if asyncio.get_running_loop().time() < self._next_probe_at:
             raise self._error()
-        self._next_probe_at = now + LATE_PROBE_INTERVAL
 
     def refused(self, error: ManxueAuthenticationError) -> ManxueAuthenticationError:
         """

@@ -145,13 +145,15 @@ class AsyncDriver:
         # The rate limiter may start a request from a callback of another wait, which has another log context.
         self._context = contextvars.copy_context()
         self._finished: asyncio.Future[None] = self._loop.create_future()
-        self._client.metrics.begin_wait(self._conn_id, self._poller)
         try:
+            self._client.metrics.begin_wait(self._conn_id, self._poller)
             self._await_give_up()
             await self._finished
         finally:
-            self._client.metrics.end_wait(self._poller)
-            await self._stop()
+            try:
+                await self._stop()
+            finally:
+                self._client.metrics.end_wait(self._poller)
 
     async def _stop(self) -> None:
         for timer in (self._timer, self._give_up_timer):

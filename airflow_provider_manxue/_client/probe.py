@@ -16,7 +16,7 @@ from airflow_provider_manxue._core.bodies import parse_json
 from airflow_provider_manxue._core.diagnosis import PROBE_ID, Probe
 from airflow_provider_manxue._core.network_errors import Obstacle, obstacle_of
 from airflow_provider_manxue._core.responses import parse_task, result_url
-from airflow_provider_manxue.exceptions import ManxueError
+from airflow_provider_manxue.exceptions import ManxueError, ManxueTransientError
 
 if TYPE_CHECKING:
     from airflow_provider_manxue._client.sync_client import ServiceResponse
@@ -47,6 +47,9 @@ def probe_service(settings: ManxueSettings) -> Probe:
         return Probe(url, no_service_response(settings, error), obstacle_of(error))
     except ManxueError as error:
         return Probe(url, error, Obstacle.OTHER)
+    except Exception as error:  # noqa: BLE001 - no check may send the request again; the text may hold a header
+        unexpected = ManxueTransientError(f"the request ended with an unexpected {type(error).__name__}")
+        return Probe(url, unexpected, Obstacle.OTHER)
     return Probe(
         url,
         _error_of(response, settings),

@@ -6,6 +6,7 @@ The record of a task for the *Video* tab: its wait, or the reason why it failed.
 
 from __future__ import annotations
 
+import json
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -87,16 +88,20 @@ def failed(error: BaseException, *, hide: Iterable[str] = ()) -> dict[str, Any]:
 def _clean(message: str, hide: Iterable[str]) -> str:
     text = _USER_INFO.sub(r"\1***@", _URL.sub("(URL)", message))
     for secret in hide:
-        text = _without(text, " ".join(secret.split()))
+        plain = " ".join(secret.split())
+        # A quoted response is JSON, in which some characters are escaped.
+        for form in dict.fromkeys((plain, json.dumps(plain, ensure_ascii=False)[1:-1])):
+            text = _without(text, form)
     return text if len(text) <= MAX_MESSAGE else text[: MAX_MESSAGE - 1] + "…"
 
 
 def _without(text: str, prompt: str) -> str:
     """Replace quotations of a prompt. A message may contain only the beginning of a long one."""
-    beginning = prompt[:_QUOTED]
-    while beginning and (at := text.find(beginning)) >= 0:
+    beginning, searched = prompt[:_QUOTED], 0
+    while beginning and (at := text.find(beginning, searched)) >= 0:
         end = len(beginning)
         while end < len(prompt) and text.startswith(prompt[: end + 1], at):
             end += 1
         text = f"{text[:at]}(prompt){text[at + end :]}"
+        searched = at + len("(prompt)")  # the replacement may contain the prompt
     return text

@@ -629,7 +629,8 @@ def _refusals(simulation, schedule):
         since, count = (exchange.at, 0) if is_over else (since, count)
         count += exchange.status == 401
         counts[exchange.session] = since, count
-        if count > most + max(0.0, exchange.at - since - GRACE_TIME) / LATE_PROBE_INTERVAL:
+        late_probes = max(0.0, exchange.at - since - GRACE_TIME) / LATE_PROBE_INTERVAL
+        if count > most + late_probes * max(schedule.settings("max_connections")):
             yield f"{exchange.process.name}: {count} requests with a key that is refused"
 
 

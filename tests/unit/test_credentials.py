@@ -137,3 +137,24 @@ def test_concurrent_refusals_count_as_one():
     resumes_at, since = run(main())
     assert resumes_at == 30
     assert len(since) == 1
+
+
+def test_requests_beside_a_late_probe_are_sent():
+    """A batch has several polls in flight. One that failed from memory would end the batch, and cancel the probe."""
+
+    async def main():
+        credentials = CredentialProbes(AdaptiveRateLimiter(100.0, 10))
+        refused = ManxueAuthenticationError("HTTP 401")
+        credentials.refused(refused)
+        await asyncio.sleep(300)
+        credentials.refused(refused)
+        with pytest.raises(ManxueAuthenticationError):
+            credentials.check()
+        await asyncio.sleep(61)
+        credentials.check()
+        credentials.check()
+        credentials.refused(refused)
+        with pytest.raises(ManxueAuthenticationError):
+            credentials.check()
+
+    run(main())

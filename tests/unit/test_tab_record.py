@@ -205,6 +205,19 @@ class TestMessage:
     def test_contains_no_url_and_no_prompt(self, text, recorded):
         assert tab_record.failed(ManxueError(text), hide=["a  cat\non a roof"])["message"] == recorded
 
+    @pytest.mark.parametrize("prompt", ["prompt", "p", "(prompt)"])
+    def test_prompt_within_its_replacement_is_hidden_once(self, prompt):
+        message = tab_record.failed(ManxueError(f"a {prompt} is bad"), hide=[prompt])["message"]
+
+        assert message.startswith("a (prompt) is bad")
+
+    def test_prompt_in_quoted_json_is_hidden(self):
+        message = tab_record.failed(
+            ManxueError(r'{"echo": "says \"OPEN\" at night"}'), hide=['says "OPEN" at night']
+        )
+
+        assert message["message"] == '{"echo": "(prompt)"}'
+
     def test_beginning_of_a_long_prompt_is_hidden(self):
         prompt = "A lighthouse at dawn, slow drone shot over the sea " * 20
         message = tab_record.failed(ManxueError(f"no: {prompt[:300]}… Try"), hide=[prompt])["message"]
