@@ -17,7 +17,7 @@ from dev.local_airflow import LocalAirflow
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from playwright.sync_api import FrameLocator, Page
+    from playwright.sync_api import Browser, FrameLocator, Page
 
 HERE = Path(__file__).parent
 expect.set_options(timeout=PATIENCE_MS)
@@ -48,9 +48,15 @@ def local_airflow(emulator: Emulator, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="session")
-def visitor(local_airflow: LocalAirflow) -> Iterator[Visitor]:
+def browser() -> Iterator[Browser]:
+    """The browser of all tests. Playwright cannot start a second one in the same thread."""
     with open_browser() as browser:
-        yield Visitor(browser, local_airflow.base_url)
+        yield browser
+
+
+@pytest.fixture(scope="session")
+def visitor(local_airflow: LocalAirflow, browser: Browser) -> Visitor:
+    return Visitor(browser, local_airflow.base_url)
 
 
 @dataclass

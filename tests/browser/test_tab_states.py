@@ -6,7 +6,6 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import expect
 
-from dev.browser import open_browser
 from dev.tab_states import STATES, TabPage
 
 LOOKS = {
@@ -17,11 +16,11 @@ LOOKS = {
 
 
 @pytest.fixture(scope="module")
-def tab():
-    with open_browser() as browser:
-        page = browser.new_page(timezone_id="Asia/Shanghai")
-        page.set_default_timeout(30_000)
-        yield TabPage(page)
+def tab(browser):
+    page = browser.new_page(timezone_id="Asia/Shanghai")
+    page.set_default_timeout(30_000)
+    yield TabPage(page)
+    page.close()
 
 
 @pytest.mark.parametrize("name", STATES)
