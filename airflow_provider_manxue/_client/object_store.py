@@ -95,8 +95,9 @@ class ObjectStore:
         :raises OSError: if there is no such bucket or container, or the store denies reading.
         """
         container = self._path.partition("/")[0]
-        # The libraries do not tell a missing bucket from a missing object.
-        if self._scheme in _CREATE_ONLY and self._info(container) is None:
+        # The libraries do not tell a missing bucket from a missing object. s3fs 2024.5 has no information on an empty bucket.
+        is_missing = self._scheme in _CREATE_ONLY and self._info(container) is None
+        if is_missing and not self._fs.exists(container):
             raise FileNotFoundError(errno.ENOENT, f"there is no bucket or container {container!r}")
         self.stat()
 
