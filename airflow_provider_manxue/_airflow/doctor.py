@@ -232,13 +232,11 @@ def _unmet_requirements() -> list[str]:
 def _check_plugin(examination: Examination) -> Finding:
     from pathlib import Path
 
-    from airflow.providers.common.compat.sdk import conf
-
-    enabled = conf.getboolean("manxue", "video_tab", fallback=airflow_version() >= (3, 4))
-    problem = ""
+    enabled, problem = False, ""
     try:
         [entry] = importlib.metadata.entry_points(group="airflow.plugins", name="manxue_video_tab")
         module = importlib.import_module(entry.module)
+        enabled = module.is_enabled()
         if not Path(str(module.__file__)).with_name("static").joinpath("index.html").is_file():
             problem = "its page is missing"
     except ValueError:

@@ -11,11 +11,17 @@ from airflow_provider_manxue._client.network import (
     proxy_for,
     unusable_address,
 )
-from airflow_provider_manxue._client.sync_client import NO_RESPONSE, UNUSABLE_ADDRESS, exchange, new_session
+from airflow_provider_manxue._client.sync_client import (
+    NO_RESPONSE,
+    UNUSABLE_ADDRESS,
+    exchange,
+    new_session,
+    parse_query_response,
+)
 from airflow_provider_manxue._core.bodies import parse_json
 from airflow_provider_manxue._core.diagnosis import PROBE_ID, Probe
 from airflow_provider_manxue._core.network_errors import Obstacle, obstacle_of
-from airflow_provider_manxue._core.responses import parse_task, result_url
+from airflow_provider_manxue._core.responses import result_url
 from airflow_provider_manxue.exceptions import ManxueError, ManxueTransientError
 
 if TYPE_CHECKING:
@@ -63,14 +69,7 @@ def probe_service(settings: ManxueSettings) -> Probe:
 
 def _error_of(response: ServiceResponse, settings: ManxueSettings) -> ManxueError | None:
     try:
-        parse_task(
-            response.http_status,
-            response.body,
-            video_task_id=PROBE_ID,
-            retry_after=response.retry_after,
-            now=time.time(),
-            secret=settings.api_key,
-        )
+        parse_query_response(response, settings, PROBE_ID)
     except ManxueError as error:
         return error
     return None

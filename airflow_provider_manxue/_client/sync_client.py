@@ -14,7 +14,7 @@ from requests.auth import AuthBase
 from airflow_provider_manxue._client.network import append_bounded, ca_path, proxy_for, request_headers
 from airflow_provider_manxue._client.request_deadline import DeadlineAdapter, SocketDeadline
 from airflow_provider_manxue._core.content_coding import decode_body
-from airflow_provider_manxue._core.responses import MAX_BODY
+from airflow_provider_manxue._core.responses import MAX_BODY, parse_task
 from airflow_provider_manxue.exceptions import ManxueTransientError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from requests import PreparedRequest, Response
 
-    from airflow_provider_manxue.models import ManxueSettings
+    from airflow_provider_manxue.models import ManxueSettings, VideoTask
 
 NO_RESPONSE = (requests.RequestException, urllib3.exceptions.HTTPError, OSError)
 """Exceptions of the libraries for a request without a response."""
@@ -154,6 +154,24 @@ def _read_body(response: Response, content: bytearray, timeout: float, ends_at: 
         raise ManxueTransientError(
             f"HTTP {response.status_code} with a response that took longer than {timeout:g} s"
         )
+
+
+def parse_query_response(
+    response: ServiceResponse, settings: ManxueSettings, video_task_id: str
+) -> VideoTask:
+    """
+    Parse the response to a query of a task.
+
+    :raises ManxueError: if it does not describe a task.
+    """
+    return parse_task(
+        response.http_status,
+        response.body,
+        video_task_id=video_task_id,
+        retry_after=response.retry_after,
+        now=time.time(),
+        secret=settings.api_key,
+    )
 
 
 def _read_bounded(response: Response, content: bytearray, deadline: SocketDeadline) -> None:

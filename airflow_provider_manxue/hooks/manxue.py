@@ -18,6 +18,7 @@ from airflow_provider_manxue._client.sync_client import (
     TrackedBody,
     exchange,
     new_session,
+    parse_query_response,
 )
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID, missing_connection
 from airflow_provider_manxue._core.diagnosis import PROBE_ID, is_wrong_path
@@ -27,7 +28,6 @@ from airflow_provider_manxue._core.order_timing import MAX_ATTEMPTS, quick_resen
 from airflow_provider_manxue._core.orders import VideoRequest, parse_video_request
 from airflow_provider_manxue._core.responses import (
     create_url,
-    parse_task,
     result_url,
 )
 from airflow_provider_manxue.exceptions import (
@@ -151,14 +151,7 @@ class ManxueHook(BaseHook):
             raise unusable_address(settings) from None
         except NO_RESPONSE as error:
             raise no_service_response(settings, error) from None
-        return parse_task(
-            response.http_status,
-            response.body,
-            video_task_id=task_id,
-            retry_after=response.retry_after,
-            now=time.time(),
-            secret=settings.api_key,
-        )
+        return parse_query_response(response, settings, task_id)
 
     def create_video(
         self,

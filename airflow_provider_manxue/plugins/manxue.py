@@ -46,6 +46,16 @@ _HEADERS = {
 }
 
 
+def _can_be_limited() -> bool:
+    """Return whether this Airflow can show a tab on the tasks of some classes only."""
+    return Version(airflow_version).release >= (3, 4)
+
+
+def is_enabled() -> bool:
+    """Return whether the tab is switched on, by ``[manxue] video_tab``. By default it is where it can be limited."""
+    return bool(conf.getboolean("manxue", "video_tab", fallback=_can_be_limited()))
+
+
 async def page(scope: Scope, receive: Receive, send: Send) -> None:
     """Serve the page. An ASGI application."""
     await _files()(scope, receive, send)
@@ -77,8 +87,7 @@ class ManxueVideoTab(AirflowPlugin):
     @classmethod
     def on_load(cls, *args: Any, **kwargs: Any) -> None:
         """Read the configuration, and add the tab."""
-        can_be_limited = Version(airflow_version).release >= (3, 4)
-        if not conf.getboolean("manxue", "video_tab", fallback=can_be_limited):
+        if not is_enabled():
             return
         cls.fastapi_apps = [{"app": page, "url_prefix": _PREFIX, "name": "sd2_manxue video"}]
         cls.external_views = [
@@ -91,6 +100,6 @@ class ManxueVideoTab(AirflowPlugin):
                     f"{_PREFIX.lstrip('/')}/?dag_id={{DAG_ID}}&run_id={{RUN_ID}}&task_id={{TASK_ID}}"
                     "&map_index={MAP_INDEX}"
                 ),
-                **({"applies_to": {"operator": list(_OPERATORS)}} if can_be_limited else {}),
+                **({"applies_to": {"operator": list(_OPERATORS)}} if _can_be_limited() else {}),
             }
         ]
