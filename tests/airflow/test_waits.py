@@ -84,9 +84,11 @@ def test_ending_is_the_same_in_every_mode(
             run_id,
         )
     )
-    assert tries == dict.fromkeys(expected, 1), "an ending that a retry cannot cure is not retried"
-    for task in expected:
-        assert message in local_airflow.task_log("wait_for_an_ending", run_id, task)
+    for task, tried in tries.items():
+        # Airflow can fail a try of a rescheduled task itself (https://github.com/apache/airflow/issues/71172).
+        assert tried == 1 or task.startswith("reschedule"), "an ending is not retried"
+        logs = [local_airflow.task_log("wait_for_an_ending", run_id, task, n) for n in range(1, tried + 1)]
+        assert [message in log for log in logs] == [False] * (tried - 1) + [True]
     error = "ManxueTimeoutError" if ending == "timeout" else "Manxue"
     assert error in local_airflow.task_log("wait_for_an_ending", run_id, "deferred_plain")
 
