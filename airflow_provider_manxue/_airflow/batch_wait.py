@@ -193,7 +193,7 @@ class BatchVideoWait(ManxueWaitBase):
             return await asyncio.to_thread(self.hook.read_settings)
 
         async def poll() -> None:
-            client = AsyncClient(load_connection, metrics=LoopMetrics(worker_stats, has_gauges=False))
+            client = AsyncClient(load_connection, metrics=metrics)
             try:
                 await AsyncDriver(
                     poller,
@@ -207,10 +207,14 @@ class BatchVideoWait(ManxueWaitBase):
             finally:
                 await client.close()
 
+        metrics = LoopMetrics(worker_stats, has_gauges=False)
         rate, videos = self._rate(), len(poller.remaining)
         worker_pass = None if self._holds_slot else WorkerPass(now, videos, rate)
         give_up_at = latest_on_worker(poller.deadline, now, round_time=videos / rate)
-        run_interruptibly(poll())
+        try:
+            run_interruptibly(poll())
+        finally:
+            metrics.flush()
         if worker_pass is not None and not poller.done:
             worker_pass.end_overdue(poller, time.time(), is_rescheduled=self._is_rescheduled)
 

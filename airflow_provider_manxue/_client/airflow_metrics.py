@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
+import threading
 import time
 from datetime import timedelta
 from functools import cached_property
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
 INTERVAL = 10.0
 """Seconds between two sends of a process."""
+
+FLUSH_TIME = 5.0
+"""Seconds that a worker waits for a backend."""
 
 SWITCHES = ("statsd_on", "statsd_datadog_enabled", "otel_on")
 """Options of ``[metrics]``, one of which turns the facility on, in Airflow 2.11 to 3.3."""
@@ -54,6 +58,8 @@ class SentMetrics(Metrics):
     """
     Metrics of one process, which Airflow's facility sends. Nothing is sent if that is off, and no error of it is raised.
 
+    They are sent in a thread: a backend may look a host name up, and Airflow 3.3 parses its own list of metrics at first use.
+
     :param load_stats: returns the facility.
     """
 
@@ -62,6 +68,7 @@ class SentMetrics(Metrics):
         self._load_stats = load_stats
         self._sent_at = time.monotonic()
         self._has_failed = False
+        self._sending: threading.Thread | None = None
 
     @cached_property
     def is_on(self) -> bool:
@@ -75,16 +82,36 @@ class SentMetrics(Metrics):
             return False
 
     def send(self) -> None:
-        """Send all values, from a worker."""
-        samples = self.take()
+        """Send all values, from a worker, and wait for that."""
         if self.is_on:
-            self._send(samples)
+            self._send_in_thread()
+            self.flush()
+        else:
+            self.take()
+
+    def flush(self) -> None:
+        """Wait for the last send, in a process that may end now. A backend that hangs is waited for once, for ``FLUSH_TIME``."""
+        if self._sending is not None and not self._has_failed:
+            self._sending.join(FLUSH_TIME)
+            if self._sending.is_alive():
+                self._failed(TimeoutError())
 
     def send_if_due(self) -> None:
         """Send all values, from a worker, if the last send was ``INTERVAL`` ago."""
         if time.monotonic() - self._sent_at >= INTERVAL:
             self._sent_at = time.monotonic()
             self.send()
+
+    def _send_in_thread(self) -> None:
+        # A backend that hangs occupies one thread. It is not one of an event loop, whose end would wait for it.
+        if self._sending is None or not self._sending.is_alive():
+            thread = threading.Thread(target=self._send, args=(self.take(),), daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as error:  # no thread could be started
+                self._failed(error)
+            else:
+                self._sending = thread
 
     def _send(self, samples: list[Sample]) -> None:
         try:
@@ -128,8 +155,6 @@ class LoopMetrics(SentMetrics):
     """
     Metrics of the waits of an event loop. They are sent every ``INTERVAL`` seconds while there is a wait, and at the end.
 
-    They are sent in a thread: a backend may look a host name up, and Airflow 3.3 parses its own list of metrics at first use.
-
     :param load_stats: returns the facility.
     :param has_gauges: whether gauges are sent. Those of a worker would replace those of the triggerer on the same host.
     """
@@ -141,7 +166,6 @@ class LoopMetrics(SentMetrics):
         self._has_gauges = has_gauges
         self._waits: dict[Poller, str] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self._sending: asyncio.Future[None] | None = None
 
     def begin_wait(self, conn_id: str, poller: Poller) -> None:
         self._waits[poller] = conn_id
@@ -165,15 +189,6 @@ class LoopMetrics(SentMetrics):
     def _on_timer(self) -> None:
         self._set_timer()
         self._send_in_thread()
-
-    def _send_in_thread(self) -> None:
-        # A backend that hangs occupies one thread, not all that the event loop has.
-        if self._sending is None or self._sending.done():
-            loop, samples = asyncio.get_running_loop(), self.take()
-            try:
-                self._sending = loop.run_in_executor(None, self._send, samples)
-            except RuntimeError as error:  # no thread could be started
-                self._failed(error)
 
     def take(self) -> list[Sample]:
         """Return and remove all values, with those of the rate limiters and the present gauges."""

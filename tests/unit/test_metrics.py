@@ -8,9 +8,12 @@ import json
 import os
 import random
 import re
+import threading
 from datetime import timedelta
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -82,11 +85,27 @@ class Triggerer:
 
         self.service.respond = respond
 
-    def run_in_executor(self, loop, executor, function, *arguments):
+    def start_thread(self, function):
         self.threads.append(function)
-        future = loop.create_future()
-        future.set_result(function(*arguments))
-        return future
+        function()
+        return False
+
+
+class FakeThread:
+    """A thread that has run when its start returns, unless the test changes ``start_thread``, which tells whether it still runs."""
+
+    def __init__(self, triggerer, target, args, daemon):
+        assert daemon, "the end of a process does not wait for it"
+        self._triggerer, self._function = triggerer, partial(target, *args)
+
+    def start(self):
+        self._is_alive = self._triggerer.start_thread(self._function)
+
+    def is_alive(self):
+        return self._is_alive
+
+    def join(self, timeout):
+        pass
 
 
 def wait(video="v", **arguments):
@@ -102,9 +121,7 @@ def triggerer(monkeypatch, clock, sent):
     for module in (drivers, airflow_metrics, trigger_module, async_client):
         monkeypatch.setattr(module, "time", clock)
     monkeypatch.setattr(random, "random", lambda: 0.5)
-    monkeypatch.setattr(
-        asyncio.BaseEventLoop, "run_in_executor", lambda *arguments: triggerer.run_in_executor(*arguments)
-    )
+    monkeypatch.setattr(airflow_metrics, "threading", SimpleNamespace(Thread=partial(FakeThread, triggerer)))
     return triggerer
 
 
@@ -260,7 +277,7 @@ def test_facility_that_raises_affects_no_wait(triggerer, sent, caplog):
 def test_facility_that_hangs_occupies_one_thread(triggerer, sent):
     triggerer.respond(completed_at=100)
     started = []
-    triggerer.run_in_executor = lambda loop, *arguments: started.append(arguments) or loop.create_future()
+    triggerer.start_thread = lambda function: started.append(function) or True
     (event,) = triggerer.run(wait())
 
     assert event["status"] == "completed"
@@ -268,11 +285,11 @@ def test_facility_that_hangs_occupies_one_thread(triggerer, sent):
 
 
 def test_lack_of_threads_affects_no_wait(triggerer, sent, caplog):
-    def no_thread(*arguments):
+    def no_thread(function):
         raise RuntimeError("can't start new thread")
 
     triggerer.respond(completed_at=100)
-    triggerer.run_in_executor = no_thread
+    triggerer.start_thread = no_thread
     (event,) = triggerer.run(wait())
 
     assert event["status"] == "completed"
@@ -369,17 +386,31 @@ def test_raising_facility_affects_no_worker(sent, fake_airflow, service):
 
 def test_batch_on_a_worker_counts_polls_and_has_no_gauges(sent, fake_airflow, service, monkeypatch):
     """Its gauges would replace those of the triggerer on the same host."""
-    monkeypatch.setattr(
-        asyncio.BaseEventLoop,
-        "run_in_executor",
-        lambda loop, executor, function, *arguments: function(*arguments) or loop.create_future(),
-    )
     service.respond_with({"status": "completed", "video_url": "https://x/v.mp4"})
     sensor = ManxueVideoBatchSensor(task_id="wait", video_task_ids=["a", "b", "c"], deferrable=False)
     fake_airflow.run(sensor)
 
     assert sent.polls() == {"completed": 3}
     assert {one.kind for one in sent.sent} == {"counter"}
+
+
+def test_facility_that_hangs_keeps_no_worker(sent, fake_airflow, service, monkeypatch, caplog):
+    """An event loop waits for its own threads when it ends: a batch whose videos are there would never end."""
+    began, released = threading.Event(), threading.Event()
+
+    def hang(metrics, samples):
+        began.set()
+        released.wait()
+
+    monkeypatch.setattr(airflow_metrics, "FLUSH_TIME", 0.01)
+    monkeypatch.setattr(airflow_metrics.SentMetrics, "_send", hang)
+    service.respond_with({"status": "completed", "video_url": "https://x/v.mp4"})
+    try:
+        fake_airflow.run(ManxueVideoBatchSensor(task_id="wait", video_task_ids=["a"], deferrable=False))
+        assert began.wait(10)
+        assert "Metrics could not be sent (TimeoutError)" in caplog.text
+    finally:
+        released.set()
 
 
 @pytest.mark.parametrize(
