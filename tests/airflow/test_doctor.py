@@ -53,6 +53,7 @@ def test_example_dag_compares_worker_and_triggerer(
     assert "Doctor on" in local_airflow.task_log(DAG, run_id, "worker")
 
 
+@pytest.mark.heavy
 def test_example_dag_fails_with_the_remedy_of_a_wrong_key(
     local_airflow: LocalAirflow, emulator: Emulator
 ) -> None:
@@ -92,6 +93,7 @@ def examine(local_airflow: LocalAirflow, emulator: Emulator) -> Callable[[], tup
     return examine
 
 
+@pytest.mark.heavy
 def test_command_notices_that_the_triggerer_is_gone(
     local_airflow: LocalAirflow, examine: Callable[[], tuple[int, dict[str, Any]]]
 ) -> None:

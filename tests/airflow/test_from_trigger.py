@@ -14,6 +14,8 @@ from tests.support.airflow_runs import VIDEO_URL
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+pytestmark = pytest.mark.heavy
+
 DAG = "start_and_end_in_the_triggerer"
 BAD = "end_badly_from_the_triggerer"
 BATCH = "batch_from_the_triggerer"

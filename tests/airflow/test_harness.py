@@ -43,6 +43,7 @@ def test_states_xcoms_logs_and_slots_of_a_run(local_airflow: LocalAirflow) -> No
         local_airflow.xcom(DAG_ID, run_id, "plain", key="other")
 
 
+@pytest.mark.heavy
 def test_connection_is_replaced(local_airflow: LocalAirflow) -> None:
     for host in ("first.invalid", "second.invalid"):
         local_airflow.set_connection("harness", conn_type="generic", host=host, extra={"number": 1})
@@ -51,6 +52,7 @@ def test_connection_is_replaced(local_airflow: LocalAirflow) -> None:
     assert connections == [("generic", "second.invalid")]
 
 
+@pytest.mark.heavy
 def test_wait_survives_a_killed_triggerer(local_airflow: LocalAirflow) -> None:
     run_id = local_airflow.trigger(DAG_ID, conf={"seconds": 12})
     local_airflow.wait_until(lambda: local_airflow.task_states(DAG_ID, run_id).get("wait") == "deferred", 90)
@@ -61,6 +63,7 @@ def test_wait_survives_a_killed_triggerer(local_airflow: LocalAirflow) -> None:
     assert local_airflow.wait_for_run(DAG_ID, run_id) == "success"
 
 
+@pytest.mark.heavy
 def test_wait_for_run_timeout_names_the_state_of_the_run(local_airflow: LocalAirflow) -> None:
     run_id = local_airflow.trigger(DAG_ID, conf={"seconds": 10})
 
@@ -70,6 +73,7 @@ def test_wait_for_run_timeout_names_the_state_of_the_run(local_airflow: LocalAir
     assert local_airflow.wait_for_run(DAG_ID, run_id) == "success"
 
 
+@pytest.mark.heavy
 @pytest.mark.parametrize("signal_number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_leave_no_process_behind(tmp_path: Path, signal_number: signal.Signals) -> None:
     code = f"from dev.local_airflow import LocalAirflow; LocalAirflow({str(tmp_path)!r}, dags_folder='.').__enter__()"
@@ -91,6 +95,7 @@ def processes_of(home: Path) -> list[int]:
     return [pid for pid in all_processes() if f"AIRFLOW_HOME={home}\0".encode() in environment_of(pid)]
 
 
+@pytest.mark.heavy
 def test_dead_component_is_shown_with_its_output(tmp_path: Path) -> None:
     broken = LocalAirflow(tmp_path, dags_folder=tmp_path, config={"core.executor": "NoSuchExecutor"})
 

@@ -13,6 +13,8 @@ from tests.support.airflow_runs import mapped_states
 if TYPE_CHECKING:
     from dev.local_airflow import LocalAirflow
 
+pytestmark = pytest.mark.heavy
+
 
 def test_twenty_waits_share_a_pool_of_one_slot(local_airflow: LocalAirflow, emulator: Emulator) -> None:
     videos = [emulator.add_task(script=Script.by_hand("processing", "completed")) for _ in range(20)]
@@ -58,7 +60,6 @@ def test_killed_triggerer_costs_at_most_one_poll_each(
     assert local_airflow.wait_for_run("wait_for_many", run_id) == "success"
 
 
-@pytest.mark.heavy
 def test_hundred_waits_with_defaults_succeed(local_airflow: LocalAirflow, emulator: Emulator) -> None:
     """A trigger that fires before the deferral is stored would fail its task."""
     videos = [emulator.add_task(script=Script.polls("processing", "completed")) for _ in range(100)]

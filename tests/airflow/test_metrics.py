@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pytest
+
 from airflow_provider_manxue.testing import Emulator, Script
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ def test_example_dag_sends_metrics_from_triggerer_and_worker(
     assert second_names
 
 
+@pytest.mark.heavy
 def test_metrics_have_no_key_and_no_url(
     local_airflow: LocalAirflow, emulator: Emulator, statsd: StatsdServer
 ) -> None:

@@ -16,7 +16,7 @@ from dev.local_airflow import LocalAirflow, installed_version, postgres_database
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = pytest.mark.xdist_group("order_room")  # one Airflow for all
+pytestmark = [pytest.mark.heavy, pytest.mark.xdist_group("order_room")]  # one Airflow for all
 
 DAGS = Path(__file__).parent / "dags"
 ROOM = 5
@@ -70,7 +70,7 @@ def run(airflow: LocalAirflow, dag: str, count: int) -> list[str]:
     return prompts
 
 
-@pytest.mark.parametrize("count", [8, pytest.param(40, marks=pytest.mark.heavy)])
+@pytest.mark.parametrize("count", [8, 40])
 def test_orders_above_capacity_wait_and_are_billed_once(
     airflow: LocalAirflow, service: Emulator, count: int
 ) -> None:

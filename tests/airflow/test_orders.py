@@ -73,6 +73,7 @@ def test_killed_worker_resumes_its_order_and_clear_reorders(
     assert len(emulator.ledger.orders) == before + 2
 
 
+@pytest.mark.heavy
 def test_killed_worker_without_response_needs_a_person(airflow: LocalAirflow, emulator: Emulator) -> None:
     """The outcome of the order is unknown, so it is not sent again automatically."""
     emulator.default_script = Script.polls("completed")
@@ -99,6 +100,7 @@ def test_killed_worker_without_response_needs_a_person(airflow: LocalAirflow, em
     assert len(emulator.ledger.orders) == before + 1
 
 
+@pytest.mark.heavy
 def test_killed_worker_or_triggerer_never_orders_twice(airflow: LocalAirflow, emulator: Emulator) -> None:
     emulator.default_script = Script.timed(queued=1, processing=4)
     dag, before = "order_and_be_killed", len(emulator.ledger.orders)
@@ -127,6 +129,7 @@ def test_killed_worker_or_triggerer_never_orders_twice(airflow: LocalAirflow, em
     assert set(dict(numbers).values()) == {2}, "each was killed once, and tried again once"
 
 
+@pytest.mark.heavy
 def test_crash_of_all_components_orders_nothing_again(airflow: LocalAirflow, emulator: Emulator) -> None:
     emulator.default_script = Script.by_hand("processing", "completed")
     dag, before = "order_in_the_triggerer", emulator.ledger.billed

@@ -97,6 +97,7 @@ def test_example_dag_orders_waits_and_saves(
     assert hashlib.sha256(video.read_bytes()).hexdigest() == sha256
 
 
+@pytest.mark.heavy
 def test_example_dag_joins_an_episode(
     local_airflow: LocalAirflow, emulator: Emulator, folder: LocalFolder | S3Folder, tmp_path: Path
 ) -> None:

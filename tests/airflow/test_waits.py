@@ -93,6 +93,7 @@ def test_ending_is_the_same_in_every_mode(
     assert error in local_airflow.task_log("wait_for_an_ending", run_id, "deferred_plain")
 
 
+@pytest.mark.heavy
 def test_execution_timeout_bounds_the_wait(local_airflow: LocalAirflow, emulator: Emulator) -> None:
     video = emulator.add_task(script=Script.by_hand("processing"))
     run_id = local_airflow.trigger("wait_with_execution_timeout", conf={"video": video})
@@ -201,6 +202,7 @@ class TestKeys:
         assert local_airflow.wait_for_run("wait_in_every_mode", run_id) == "success"
         assert any(record.status == 401 for record in service.polls(video))
 
+    @pytest.mark.heavy
     def test_wrong_key_fails_with_the_remedy(self, local_airflow, service) -> None:
         service.api_key = "the-new-key"
         video = service.add_task(script=Script.by_hand("processing", "completed"))

@@ -75,8 +75,11 @@ def test_matrix_has_each_airflow_and_python():
 
 
 def test_script_runs_each_airflow_python_and_lowest_versions():
-    """`make test` covers the newest Airflow, on the Python that is installed."""
-    tried = cells("unit", STAGES)
+    """`make test` covers the newest Airflow, on the Python that is installed, and `make coverage` a cell of the matrix."""
+    (covered,) = re.findall(r"^coverage: \.venv-(\S+)/\.ready", MAKEFILE, re.MULTILINE)
+    tried = cells("unit", {*STAGES, f"unit-{covered}"})
+
+    assert "coverage" in STAGES
 
     assert {airflow for airflow, _ in tried} == AIRFLOWS - {NEWEST} | {"lowest"}
     assert {python for _, python in tried} == set(PYTHONS)
