@@ -35,6 +35,8 @@ EXAMPLE_TESTS = $(AIRFLOW_TESTS) -n 2 -m 'not services' -k 'test_states_xcoms_lo
 UNIT_TESTS = -m pytest tests/unit -n 2 --dist worksteal
 # Airflow 2.11.0 and 3.0 allow newer ones, but their object storage does not work with them.
 OLD_PATHLIB = universal-pathlib<0.3
+# Airflow 3.2 allows newer ones, but its API server does not start with them.
+OLD_FASTAPI = fastapi<0.137
 COMPILE = pip compile --quiet --python-version 3.11 --no-header --no-annotate
 
 .PHONY: help quick-start demo demo-ui demo-distributed test lint types unit long-tests coverage airflow-tests services-tests heavy-tests stores-tests browser-tests matrix
@@ -145,7 +147,7 @@ constraints: .uv/.ready ## update all pinned versions
 	@for version in $(AIRFLOWS); do \
 		file=constraints/airflow-$${version%.*}.txt; \
 		echo "$$file"; \
-		{ echo "apache-airflow==$$version"; case $$version in 3.0.*) echo '$(OLD_PATHLIB)';; esac; } \
+		{ echo "apache-airflow==$$version"; case $$version in 3.0.*) echo '$(OLD_PATHLIB)';; 3.2.*) echo '$(OLD_FASTAPI)';; esac; } \
 			| $(UV) $(COMPILE) --upgrade --universal \
 			--group dev --group bench --group docs --group browser --group distributed --group dist --group fuzz --group mutation --group stores --extra testing \
 			$$([ $$version != $(firstword $(AIRFLOWS)) ] || echo --group lint) \
