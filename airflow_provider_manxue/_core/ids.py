@@ -23,7 +23,9 @@ MAX_TASK_TEXT = 100_000
 MAX_LIST_TEXT = 1_000_000
 """Maximum length of a text that is parsed as a list of ids. Parsing that many characters takes about half a second."""
 
-_ID_FIELDS = ("id", "projectId", "task_id", "taskId")
+ID_FIELDS = ("id", "projectId", "task_id", "taskId")
+"""Fields of a response that may hold the id of a task."""
+
 _NESTING_FIELDS = (
     "data",
     "task",
@@ -132,7 +134,7 @@ def task_id_in(payload: Mapping[str, Any]) -> str | None:
 
 def own_id(fields: Mapping[str, Any]) -> str | None:
     """Find the id among the fields of one object, without those of ``data``."""
-    for name in _ID_FIELDS:
+    for name in ID_FIELDS:
         task_id = _as_text(fields.get(name))
         if task_id and isinstance(task_id, str):
             return task_id

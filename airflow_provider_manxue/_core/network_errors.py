@@ -35,6 +35,25 @@ def obstacle_of(error: BaseException) -> Obstacle:
     return Obstacle.PROXY if any("ProxyError" in type(cause).__name__ for cause in chain) else Obstacle.OTHER
 
 
+def trouble_of(error: BaseException) -> str:
+    """
+    Return the kind of trouble of a request without a response, as a record file names it.
+
+    :param error: the exception of the HTTP library.
+    """
+    obstacle = obstacle_of(error)
+    if obstacle is not Obstacle.OTHER:
+        return obstacle.value
+    for cause in _chain(error):
+        if isinstance(cause, TimeoutError) or "Timeout" in type(cause).__name__:
+            return "timeout"
+        if isinstance(cause, ConnectionRefusedError):
+            return "refused"
+        if isinstance(cause, ConnectionError):
+            return "reset"
+    return obstacle.value
+
+
 def no_response(error: BaseException, hostname: str) -> ManxueTransientError:
     """Return the error for a request to a host that got no response, from the exception of the HTTP library."""
     return ManxueTransientError(f"no response from {hostname}: {_reason(error)}")

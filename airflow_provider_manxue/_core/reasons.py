@@ -27,6 +27,9 @@ _ERROR_FIELDS = (
 _MESSAGE_FIELDS = ("msg", "message", "reason", "detail", "details", "description")
 _CODE_FIELDS = ("code", "error_code", "errorCode")
 
+REASON_FIELDS = (*_ERROR_FIELDS, *_MESSAGE_FIELDS, *_CODE_FIELDS)
+"""Fields that may hold a reason or a code."""
+
 _TASK_ORDER = (*_ERROR_FIELDS, *_MESSAGE_FIELDS)
 """Fields that may hold the reason in a task, the documented one first."""
 
@@ -55,11 +58,18 @@ _SUCCESS_CODES = frozenset(
 )
 """Values of ``code`` that mean success, lower case: documented as ``"0"``, seen as a number and as text."""
 
+KNOWN_WORDS = _NO_REASON | _SUCCESS_CODES
+"""Texts and codes with a meaning, lower case. Any other text is a reason, and any other code an error."""
+
 _MAX_NESTING = 4
-_MAX_ITEMS = 10
+MAX_ITEMS = 10
+"""Maximum number of items of a list that are searched for a reason."""
 
 _READ_BYTES = 16 * 1024
 """Maximum number of bytes of a text body that are decoded. Only a few hundred characters are shown."""
+
+_BLANK = "\ufeff \t\r\n"
+"""Characters before the text of a body."""
 
 _ENCODINGS = ("utf-8", "gb18030")
 """Encodings to try, in this order. The service and its gateways also send GBK, often undeclared."""
@@ -122,10 +132,20 @@ def reason_in_body(body: bytes) -> str:
     :return: the raw text. It is empty if the body is binary, or looks like JSON, since escapes in JSON could hide a
         signed URL from ``clean_text``.
     """
-    text = decode_text(body).lstrip("\ufeff \t\r\n")
+    text = decode_text(body).lstrip(_BLANK)
     if text[:1] in {"{", "["}:
         return ""
     return _text_of_page(text) if text[:1] == "<" else text
+
+
+def kind_of_body(body: bytes) -> str:
+    """Return the kind of a body without JSON: ``empty``, ``binary``, ``html``, ``json`` that is broken, or ``text``."""
+    if not body:
+        return "empty"
+    text = decode_text(body)
+    if not text:
+        return "binary"
+    return {"<": "html", "{": "json", "[": "json"}.get(text.lstrip(_BLANK)[:1], "text")
 
 
 def _text_in(obj: Mapping[str, Any], fields: tuple[str, ...], depth: int = 0) -> str:
@@ -145,7 +165,7 @@ def _text_of(value: Any, fields: tuple[str, ...], depth: int) -> str:
     if isinstance(value, Mapping):
         return _text_in(value, fields, depth)
     if isinstance(value, list):
-        return "; ".join(filter(None, (_text_of(item, fields, depth + 1) for item in value[:_MAX_ITEMS])))
+        return "; ".join(filter(None, (_text_of(item, fields, depth + 1) for item in value[:MAX_ITEMS])))
     return ""
 
 

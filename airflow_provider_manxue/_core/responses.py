@@ -77,13 +77,12 @@ _UNFINISHED = frozenset({TaskStatus.QUEUED, TaskStatus.PROCESSING})
 _ENVELOPE_ERRORS = frozenset({"error", "fail"})
 """Status words that error responses also have. Alone, they do not mean that a video failed."""
 
-_TASK_FIELDS = ("object", "created", "model", "actualDuration", "progress")
+TASK_FIELDS = ("object", "created", "model", "actualDuration", "progress")
 """Fields of a task, without its id and its URL. An error response has none of them."""
 
 _URL = re.compile(r"https?://[^\s/?#\\]+(?:[/?#][^\x00-\x1f\x7f-\x9f\u2028\u2029]*)?", re.IGNORECASE)
-_URL_FIELDS = ("video_url", "videoUrl", "result_url", "url")
-_DOCUMENTED_FIELDS = ("id", "object", "created", "model", "status", "video_url", "actualDuration", "error")
-_KNOWN_FIELDS = frozenset({*_DOCUMENTED_FIELDS, *_URL_FIELDS})
+URL_FIELDS = ("video_url", "videoUrl", "result_url", "url")
+_KNOWN_FIELDS = {"id", "object", "created", "model", "status", "actualDuration", "error", *URL_FIELDS}
 
 
 # --- URLs of the service --------------------------------------------------------------------------------
@@ -177,7 +176,7 @@ def _is_status_of_task(obj: Mapping[str, Any]) -> bool:
     word = obj["status"]
     if isinstance(word, str) and not word.strip().isdigit() and word.strip().lower() not in _ENVELOPE_ERRORS:
         return True
-    return bool(own_id(obj)) or any(name in obj for name in (*_TASK_FIELDS, *_URL_FIELDS))
+    return bool(own_id(obj)) or any(name in obj for name in (*TASK_FIELDS, *URL_FIELDS))
 
 
 def _task_of(
@@ -192,7 +191,7 @@ def _task_of(
     inner = inner_object(fields)
     url = _video_url(fields) or _video_url(inner)
     word = _status_word(fields, is_order=not video_task_id, has_url=bool(url))
-    status = _STATUS_WORDS.get(word) or _STATUS_WORDS.get(_normalized(word), TaskStatus.UNKNOWN)
+    status = parse_status(word)
     reported_id = _reported_id(fields, payload, video_task_id)
     return VideoTask(
         id=video_task_id or reported_id,
@@ -202,7 +201,7 @@ def _task_of(
         created=_whole_number(fields.get("created")),
         model=_text(fields.get("model")),
         video_url=url,
-        actual_duration=_number(fields.get("actualDuration")),
+        actual_duration=parse_number(fields.get("actualDuration")),
         error=clean_text(_reason_of_task(fields, payload, status, url), secret) or None,
         extra={name: value for name, value in fields.items() if name not in _KNOWN_FIELDS},
         reported_id=reported_id if video_task_id and reported_id not in {"", video_task_id} else None,
@@ -235,6 +234,11 @@ def _status_word(fields: Mapping[str, Any], *, is_order: bool, has_url: bool) ->
     return str(word)
 
 
+def parse_status(word: str) -> TaskStatus:
+    """Return the status that a word means."""
+    return _STATUS_WORDS.get(word) or _STATUS_WORDS.get(_normalized(word), TaskStatus.UNKNOWN)
+
+
 def _normalized(word: str) -> str:
     """Return a status word in lower case, without separators and a prefix: ``timedout`` for ``STATUS_TIMED-OUT``."""
     word = re.sub(r"[\s_.-]+", "", word[:_MAX_STATUS_LENGTH]).lower()
@@ -243,8 +247,8 @@ def _normalized(word: str) -> str:
 
 
 def _video_url(fields: Mapping[str, Any]) -> str | None:
-    for name in _URL_FIELDS:
-        if (value := fields.get(name)) and (url := _url(value)):
+    for name in URL_FIELDS:
+        if (value := fields.get(name)) and (url := parse_video_url(value)):
             return url
     return None
 
@@ -257,7 +261,7 @@ def _text(value: Any) -> str | None:
     return value if isinstance(value, str) and value else None
 
 
-def _url(value: Any) -> str | None:
+def parse_video_url(value: Any) -> str | None:
     """
     Return a URL unchanged, since a signature covers its spelling; None if the value is not a URL.
 
@@ -268,7 +272,8 @@ def _url(value: Any) -> str | None:
     return None
 
 
-def _number(value: Any) -> float | None:
+def parse_number(value: Any) -> float | None:
+    """Return a number that is finite and not negative, also from text; None for any other value."""
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         return None
     try:
@@ -279,7 +284,7 @@ def _number(value: Any) -> float | None:
 
 
 def _whole_number(value: Any) -> int | None:
-    number = _number(value)
+    number = parse_number(value)
     return None if number is None else int(number)
 
 
