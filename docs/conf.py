@@ -27,7 +27,7 @@ nitpick_ignore_regex = [
     (r"py:class", r"(airflow|collections|datetime|enum|requests)\..*"),
     (
         r"py:class",
-        r"AbstractContextManager|BaseOperator|TaskInstanceKey|TriggerEvent|OperatorLineage|XComArg|timedelta",
+        r"AbstractContextManager|BaseOperator|TaskInstanceKey|TriggerEvent|OperatorLineage|Path|XComArg|timedelta",
     ),
     # Words of the emulator: its page explains them.
     (r"py:class", r"Place|PlayedFault|Target|Task"),

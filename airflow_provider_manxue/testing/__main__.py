@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from airflow_provider_manxue.testing._emulator import Emulator
 from airflow_provider_manxue.testing._rate import RateLimit
 from airflow_provider_manxue.testing._scenarios import SCENARIOS
-from airflow_provider_manxue.testing._script import Script
+from airflow_provider_manxue.testing._script import Script, recorded_scripts
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -70,7 +70,16 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--processing", type=float, default=8.0, help="seconds in status processing (default: %(default)s)"
     )
-    parser.add_argument("--script", help="script of each order: a scenario from --list")
+    parser.add_argument(
+        "--script",
+        help="script of each order: a scenario from --list, or a task of --replay (its default: the first one)",
+    )
+    parser.add_argument(
+        "--replay",
+        type=Path,
+        metavar="FILE",
+        help="add the tasks of a record file, which `doctor --record` wrote",
+    )
     parser.add_argument("--rate-limit", type=float, help="requests per second")
     parser.add_argument(
         "--retry-after",
@@ -105,7 +114,10 @@ def _emulator(options: argparse.Namespace) -> Emulator:
     if options.rate_limit is not None:
         burst = max(1, int(options.rate_limit))
         limit = RateLimit(rate=options.rate_limit, burst=burst, retry_after=options.retry_after)
-    return Emulator(
+    scripts = recorded_scripts(options.replay) if options.replay else {}
+    name = options.script or next(iter(scripts), "")
+    timed = Script.timed(queued=options.queued, processing=options.processing)
+    emulator = Emulator(
         host=options.host,
         port=options.port,
         api_key=options.api_key,
@@ -116,8 +128,11 @@ def _emulator(options: argparse.Namespace) -> Emulator:
         max_running=options.max_running,
         balance=options.balance,
         url_lifetime=options.url_lifetime,
-        default_script=options.script or Script.timed(queued=options.queued, processing=options.processing),
+        default_script=scripts.get(name) or name or timed,
     )
+    for task_id, script in scripts.items():
+        emulator.add_task(script, id=task_id)
+    return emulator
 
 
 def _announce(emulator: Emulator, control_file: Path | None) -> None:
@@ -131,6 +146,8 @@ def _announce(emulator: Emulator, control_file: Path | None) -> None:
         draft.replace(control_file)
     _print(f"base URL: {emulator.base_url}")
     _print(f"control API: {emulator.url}/_emulator/")
+    if emulator.tasks:
+        _print(f"recorded tasks: {', '.join(emulator.tasks)}")
     _print(f"export AIRFLOW_CONN_MANXUE_DEFAULT={shlex.quote(connection)}")
 
 

@@ -7,10 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_manxue.testing._names import Registry, unknown
+from airflow_provider_manxue.testing._recorded import read_record
 from airflow_provider_manxue.testing._response import Response, from_fields
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Self
+
+    from airflow_provider_manxue.testing._recorded import RecordedResponse
 
 STATUSES = ("queued", "processing", "completed", "failed")
 
@@ -127,6 +131,26 @@ class Script:
         return cls((Step(status=status, response=as_response(response)),))
 
     @classmethod
+    def recorded(cls, path: str | Path, task_id: str | None = None) -> Script:
+        """
+        Return a script that plays a task of a record file, which ``doctor --record`` has written.
+
+        Its time starts with the first poll. A response changes in the middle of the two polls that the doctor has seen
+        it change between. The last response never ends.
+
+        :param path: path of the file.
+        :param task_id: id of the task in the file; it may be left out if there is only one.
+        :raises ValueError: if the file is no such record, or has no such task.
+        :raises OSError: if it cannot be read.
+        """
+        scripts = recorded_scripts(path)
+        if task_id is None and len(scripts) == 1:
+            [task_id] = scripts
+        if task_id not in scripts:
+            raise unknown("recorded task", task_id, scripts)
+        return scripts[task_id]
+
+    @classmethod
     def named(cls, name: str) -> Script:
         """
         Return the script of a scenario.
@@ -151,6 +175,23 @@ class Script:
         if isinstance(value, str):
             return cls.named(value)
         return from_fields(cls, value, _decode)
+
+
+def recorded_scripts(path: str | Path) -> dict[str, Script]:
+    """Return the scripts of all tasks of a record file by their ids; see :meth:`Script.recorded`."""
+    return {task_id: _recorded_script(responses) for task_id, responses in read_record(path).items()}
+
+
+def _recorded_script(responses: list[RecordedResponse]) -> Script:
+    steps = [Step(status=one.status, response=one.response) for one in responses]
+    # The first poll starts the time.
+    timed, begins = [dataclasses.replace(steps[0], polls=1)], responses[0].at
+    for step, one, following in zip(steps, responses, responses[1:], strict=False):
+        ends = (one.until + following.at) / 2
+        timed.append(dataclasses.replace(step, seconds=ends - begins))
+        begins = ends
+    durations = [one.actual_duration for one in responses if one.actual_duration]
+    return Script((*timed, steps[-1]), actual_duration=durations[-1] if durations else None)
 
 
 SCRIPTS: Registry[Script] = Registry("script", "Play it with Emulator.outage({name}).")

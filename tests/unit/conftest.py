@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import json
+import os
 import random
 import socket
 import threading
@@ -22,12 +24,15 @@ from airflow_provider_manxue._client import async_client as client_module
 from airflow_provider_manxue._client import credentials as credentials_module
 from airflow_provider_manxue._client import dialer
 from airflow_provider_manxue._client import drivers as drivers_module
+from airflow_provider_manxue._client import recorder as recorder_module
 from airflow_provider_manxue._client import threaded as threaded_module
 from airflow_provider_manxue._client.airflow_metrics import SentMetrics, worker_stats
 from airflow_provider_manxue._core.connection import parse_connection
 from airflow_provider_manxue._core.ids import parse_video_task_id
 from airflow_provider_manxue.hooks import manxue as hook_module
+from airflow_provider_manxue.testing import Clock, Emulator
 from airflow_provider_manxue.triggers import manxue as trigger_module
+from tests.support import records
 from tests.support.clients import poll_from_triggerer, poll_from_worker
 from tests.support.fake_airflow import (
     FakeAirflow,
@@ -154,3 +159,57 @@ def _drip(server):
             while True:
                 sock.sendall(b"x")
                 time.sleep(0.02)
+
+
+# --- the doctor, as a recorder ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def start_emulator():
+    """Return a function that starts an emulator whose clock stands still."""
+    started = []
+
+    def start():
+        clock = Clock(start=1_800_000_000, frozen=True)
+        started.append(Emulator(api_key=records.KEY, clock=clock).start())
+        return started[-1]
+
+    yield start
+    for emulator in started:
+        emulator.stop()
+
+
+@pytest.fixture
+def use_emulator(monkeypatch):
+    """Return a function that sets the connection to an emulator, and lets sleeps advance its clock."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+
+    def use(emulator, **fields):
+        # A busy machine must not let a response time out.
+        connection = {**json.loads(emulator.airflow_connection_json()), "extra": {"request_timeout": 300}}
+        monkeypatch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", json.dumps({**connection, **fields}))
+        clock = emulator.clock
+        # Retry-After as a date is in real time.
+        monkeypatch.setattr(
+            recorder_module, "time", SimpleNamespace(monotonic=clock.now, time=time.time, sleep=clock.advance)
+        )
+
+    return use
+
+
+@pytest.fixture
+def record_tasks(use_emulator, tmp_path, capsys):
+    """Return a function that records tasks of an emulator. It returns the file, and what was printed."""
+    numbers = iter(range(100))
+
+    def record(emulator, *ids, every=30, duration=0, **fields):
+        use_emulator(emulator, **fields)
+        path = tmp_path / f"record-{next(numbers)}.json"
+        code, printed = records.run(
+            capsys, *ids, "--file", str(path), "--every", str(every), "--for", str(duration)
+        )
+        assert code == 0, printed
+        return path, printed
+
+    return record
