@@ -101,7 +101,9 @@ def demo(*, with_ui: bool, distributed: bool) -> None:
         version = ".".join(map(str, installed_version(sys.executable)))
         say(f"Starting Airflow {version} in {HOME.name}/ (30 to 60 seconds) ...")
         started = time.monotonic()
-        with deployment(HOME, dags_folder=ROOT / "example_dags", env=connection) as airflow:
+        examples = ROOT / "example_dags"
+        config = {"core.plugins_folder": examples / "plugins"}
+        with deployment(HOME, dags_folder=examples, env=connection, config=config) as airflow:
             say(f"Started in {time.monotonic() - started:.0f} s: {', '.join(airflow.processes)}.")
             show_run(airflow)
             if with_ui:

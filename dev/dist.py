@@ -112,6 +112,7 @@ def try_with(airflow: str, wheel: Path) -> None:
             raise SystemExit(
                 f"Airflow {airflow}: 'airflow providers hooks' does not contain the type 'manxue'"
             )
+        clean["PYTHONPATH"] = str(ROOT / "example_dags/plugins")  # as Airflow's plugins folder
         inside("python", "-c", IMPORTS, *examples)
         inside("python", "-m", f"{PACKAGE}.testing", "--list")
         inside("python", "-m", PACKAGE, "doctor", "--help")

@@ -158,13 +158,14 @@ class LocalAirflow:
     ) -> None:
         self.stop()
 
-    def start(self, name: str) -> None:
+    def start(self, name: str, *arguments: str) -> None:
         """
         Start a component that was killed, or a further one of its kind, and wait until it is ready.
 
         :param name: name of the component; a second triggerer is ``triggerer:2``.
+        :param arguments: further arguments of its command, such as ``--capacity``.
         """
-        self.launch(name)
+        self.launch(name, *arguments)
         self._wait_until_ready(name)
 
     def kill(self, name: str, signal_number: int = signal.SIGKILL) -> None:
@@ -361,14 +362,14 @@ class LocalAirflow:
     def _passwords(self) -> Path:
         return self.home / "passwords.json"
 
-    def launch(self, name: str) -> None:
+    def launch(self, name: str, *arguments: str) -> None:
         """Start a component without waiting until it is ready."""
         output = self.home / f"{name}.log"
         last_job = self._last_job(name)
         with output.open("ab") as stream:
             output_before = stream.tell()
             process = subprocess.Popen(
-                [self.python, "-m", "airflow", *self._arguments_of(name)],
+                [self.python, "-m", "airflow", *self._arguments_of(name), *arguments],
                 cwd=self.home,
                 env={**self._environment, COMPONENT: name},
                 stdin=subprocess.DEVNULL,

@@ -268,13 +268,12 @@ class AdaptiveRateLimiter:
         return self._resumes_at
 
     def estimated_wait(self) -> float:
-        """Return the seconds until a request would be granted that is queued now."""
-        now = asyncio.get_running_loop().time()
-        return self._queued / self._rate_at(now) + max(0.0, self._resumes_at - now)
+        """Return the seconds that the queued requests take at the present rate, from the end of a pause if there is one."""
+        return self._queued / self._rate_at(asyncio.get_running_loop().time())
 
     def warn_if_slow(self, interval: float) -> None:
         """
-        Log once that the rate is too low for the waits of this process.
+        Log once that the rate is too low for the waits of this process. The rest of a pause is no sign of that.
 
         :param interval: seconds between two polls of a wait.
         """

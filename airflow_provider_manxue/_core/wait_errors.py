@@ -1,4 +1,4 @@
-"""The errors that end a wait. No I/O happens here."""
+"""The errors that end a wait or a save. No I/O happens here."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_manxue._core.ids import parse_video_task_id
-from airflow_provider_manxue._core.wait_errors import result_missing, video_failed
+from airflow_provider_manxue._core.wait_errors import result_missing, video_failed, with_likely_causes
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueError,
@@ -77,8 +77,8 @@ class UrlRefresher:
                 return task.video_url
             problem = missing_url_error(task)
         if not self._known_url:
-            raise problem
-        self._log.warning("%s Using the URL in video_task_id instead.", problem)
+            raise with_likely_causes(problem, self._video_task_id)
+        self._log.warning("%s. Using the URL in video_task_id instead.", str(problem).removesuffix("."))
         url, self._known_url = self._known_url, None
         return url
 

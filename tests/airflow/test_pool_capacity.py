@@ -34,7 +34,7 @@ def airflow(service: Emulator, tmp_path: Path) -> Iterator[LocalAirflow]:
         dags_folder=EXAMPLES,
         env={"AIRFLOW_CONN_MANXUE_DEFAULT": service.airflow_connection_json()},
         # The executor starts at most two worker processes.
-        config={"core.parallelism": 2},
+        config={"core.parallelism": 2, "core.plugins_folder": EXAMPLES / "plugins"},
     ) as airflow:
         yield airflow
 

@@ -445,9 +445,11 @@ class TestService:
             saves.run(video_task_id={"id": saves.task_id, "video_url": url})
         assert len(saves.downloads) == 1
 
-    def test_unknown_id_without_known_url_is_an_error(self, saves):
+    def test_unknown_id_without_known_url_is_an_error_with_likely_causes(self, saves):
         saves.emulator.respond_with("http_404", on="query")
-        saves.assert_fails(ManxueRefusedError, "404")
+        saves.assert_fails(
+            ManxueRefusedError, f"does not return the video '{saves.task_id}': HTTP 404.*about a day"
+        )
 
 
 # --- existing objects ----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 import subprocess
 import sys
 import warnings
@@ -372,6 +373,14 @@ class TestLog:
 
         assert any("received 1000 of" in text for level, text in lines if level == "warning")
         assert "signature=" not in str(lines) + caplog.text
+
+    def test_use_of_the_known_url_is_a_sentence_of_its_own(self, emulator, save, lines):
+        task_id = emulator.add_task("completed")
+        emulator.respond_with("http_404", on="query")
+        save({"id": task_id, "video_url": emulator.video_url(task_id)})
+
+        [text] = [text for _, text in lines if "Using the URL" in text]
+        assert re.fullmatch(r"HTTP 404: [^.]*[^. ]\. Using the URL in video_task_id instead\.", text)
 
 
 class TestErrors:
