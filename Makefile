@@ -39,13 +39,13 @@ OLD_PATHLIB = universal-pathlib<0.3
 OLD_FASTAPI = fastapi<0.137
 COMPILE = pip compile --quiet --python-version 3.11 --no-header --no-annotate
 
-.PHONY: help quick-start demo demo-ui demo-distributed test lint types unit long-tests coverage airflow-tests services-tests heavy-tests stores-tests browser-tests matrix
-.PHONY: docs screenshots audit dist soak mutants bench bench-from-trigger bench-failover bench-saving constraints clean
+.PHONY: help quick-start demo demo-ui demo-distributed test lint types unit long-tests coverage airflow-tests services-tests heavy-tests stores-tests browser-tests monitoring-tests matrix
+.PHONY: docs screenshots monitoring-picture audit dist soak mutants bench bench-from-trigger bench-failover bench-saving constraints clean
 .PHONY: $(UNIT_CELLS) $(EXAMPLE_CELLS)
 .SECONDEXPANSION:
 
 help: ## list all targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
 
 quick-start: $(VENV)/.installed ## make the environment, and try it with one file of unit tests
 	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python -m pytest tests/unit/test_poller.py -q
@@ -98,6 +98,12 @@ stores-tests: $(VENV)/.with-stores $(STORES)/.azurite-$(AZURITE) ## saves with t
 browser-tests: $(VENV)/.with-browser ## tests of the UI in Debian's Chromium
 	$(BIN)/python -m pytest tests/browser
 
+monitoring-tests: $(VENV)/.with-monitoring ## tests of the dashboard's queries and the alert rules in Debian's Prometheus
+	$(BIN)/python -m pytest tests/monitoring
+
+monitoring-picture: $(VENV)/.with-monitoring ## draw the dashboard's graphs, with throttling and an outage, in docs/img (50 minutes)
+	$(BIN)/python -m dev.monitoring_picture
+
 screenshots: $(VENV)/.with-browser ## take the screenshots in docs/img
 	$(BIN)/python -m dev.screenshots
 
@@ -149,7 +155,7 @@ constraints: .uv/.ready ## update all pinned versions
 		echo "$$file"; \
 		{ echo "apache-airflow==$$version"; case $$version in 3.0.*) echo '$(OLD_PATHLIB)';; 3.2.*) echo '$(OLD_FASTAPI)';; esac; } \
 			| $(UV) $(COMPILE) --upgrade --universal \
-			--group dev --group bench --group docs --group browser --group distributed --group dist --group fuzz --group mutation --group stores --extra testing \
+			--group dev --group bench --group docs --group browser --group distributed --group dist --group fuzz --group monitoring --group mutation --group stores --extra testing \
 			$$([ $$version != $(firstword $(AIRFLOWS)) ] || echo --group lint) \
 			--output-file "$$file" pyproject.toml - >/dev/null || exit 1; \
 	done

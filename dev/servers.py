@@ -1,12 +1,13 @@
-"""Temporary servers for tests and the demo: PostgreSQL, Redis and S3, each with private data and a free local port.
+"""Temporary servers for tests and the demo: PostgreSQL, Redis, S3 and Prometheus, each with private data and a free local port.
 
-PostgreSQL and Redis are the system's programs (on Debian: ``postgresql`` and ``redis-server``). Servers that the system
-itself runs are not touched.
+PostgreSQL, Redis and Prometheus are the system's programs (on Debian: ``postgresql``, ``redis-server`` and ``prometheus``).
+Servers that the system itself runs are not touched.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import shutil
@@ -15,9 +16,12 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
+import urllib.parse
+import urllib.request
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from dev.local_airflow import LOOPBACK, free_port, is_listening, tail
 
@@ -223,6 +227,71 @@ class S3Server(Server):
         return [sys.executable, "-m", "moto.server", "-H", LOOPBACK, "-p", str(self.port)]
 
 
+class PrometheusServer(Server):
+    """
+    A Prometheus server that scrapes one target on this machine and evaluates alert rules.
+
+    :param target: port of the target.
+    :param rules: the rules, as the text of a file.
+    :param interval: seconds between two scrapes, and between two evaluations.
+    """
+
+    def __init__(self, target: int, rules: str, interval: float) -> None:
+        super().__init__("prometheus")
+        self._program = found("prometheus", "prometheus")
+        self._target = f"{LOOPBACK}:{target}"
+        self._rules = rules
+        self._interval = f"{interval * 1000:.0f}ms"
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """Return the present result of an expression: a list of samples with ``metric`` and ``value``."""
+        return list(self._get("query", query=expression)["result"])
+
+    def query_range(self, expression: str, start: float, end: float, step: float) -> list[dict[str, Any]]:
+        """Return the results of an expression from start to end: a list of series with ``metric`` and ``values``."""
+        return list(self._get("query_range", query=expression, start=start, end=end, step=step)["result"])
+
+    def alerts(self, state: str = "firing") -> set[str]:
+        """Return the names of the alerts in a state: ``pending`` or ``firing``."""
+        return {one["labels"]["alertname"] for one in self._get("alerts")["alerts"] if one["state"] == state}
+
+    def _get(self, endpoint: str, **parameters: object) -> Any:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        url = f"http://{LOOPBACK}:{self.port}/api/v1/{endpoint}?{urllib.parse.urlencode(parameters)}"
+        try:
+            with opener.open(url, timeout=30) as response:
+                return json.load(response)["data"]
+        except urllib.error.HTTPError as error:
+            raise ServerError(f"{parameters}: {error.read().decode()}") from None
+
+    def _prepare(self) -> None:
+        (self.folder / "rules.yml").write_text(self._rules)
+        times = ("scrape_interval", "scrape_timeout", "evaluation_interval")
+        config = {
+            "global": dict.fromkeys(times, self._interval),
+            "rule_files": ["rules.yml"],
+            "scrape_configs": [{"job_name": "statsd", "static_configs": [{"targets": [self._target]}]}],
+        }
+        # A JSON document is a YAML document.
+        (self.folder / "prometheus.yml").write_text(json.dumps(config))
+
+    def _command(self) -> list[str]:
+        return [
+            self._program,
+            "--config.file=prometheus.yml",
+            "--storage.tsdb.path=data",
+            f"--web.listen-address={LOOPBACK}:{self.port}",
+            "--log.level=warn",
+        ]
+
+    def _is_ready(self) -> bool:
+        try:
+            self._get("query", query="1")
+        except (OSError, ServerError):
+            return False
+        return True
+
+
 def postgres_programs() -> Path:
     """
     Return the folder of PostgreSQL's programs: the newest version in Debian's folder, otherwise the one on ``PATH``.
@@ -233,13 +302,14 @@ def postgres_programs() -> Path:
     return versions[-1].parent if versions else Path(found("initdb")).parent
 
 
-def found(program: str) -> str:
+def found(program: str, packages: str = "postgresql redis-server") -> str:
     """
     Return the path of a program.
 
+    :param packages: Debian's packages to name if the program is missing.
     :raises ServerError: if the program is not installed.
     """
     path = shutil.which(program)
     if path is None:
-        raise ServerError(f"{program} is not installed. On Debian: apt-get install postgresql redis-server")
+        raise ServerError(f"{program} is not installed. On Debian: apt-get install {packages}")
     return path

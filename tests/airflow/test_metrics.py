@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING
 import pytest
 
 from airflow_provider_manxue.testing import Emulator, Script
+from dev.monitoring import MAPPING
+from dev.statsd_exporter import find_rule, parse_mapping
 
 if TYPE_CHECKING:
     from dev.local_airflow import LocalAirflow
     from tests.support.statsd_server import StatsdServer
 
 PREFIX = "airflow.manxue."
+FAILED_SAVES = "airflow.operator_failures_ManxueToObjectStorageOperator"
 
 
 def test_example_dag_sends_metrics_from_triggerer_and_worker(
@@ -44,6 +47,8 @@ def test_example_dag_sends_metrics_from_triggerer_and_worker(
     assert any(one.port not in triggerer for one in completed)
     second_names = [one.name for one in received if one.name.startswith(f"{PREFIX}waits.manxue_default.")]
     assert second_names
+    rules = parse_mapping(MAPPING.read_text())
+    assert {one.name for one in received if find_rule(rules, one.name) is None} == set()
 
 
 @pytest.mark.heavy
@@ -59,3 +64,16 @@ def test_metrics_have_no_key_and_no_url(
     assert "polls" in names
     for secret in (emulator.api_key, video, "http", "signature"):
         assert secret not in names
+
+
+@pytest.mark.heavy
+def test_airflow_counts_failed_saves_under_the_name_that_an_alert_needs(
+    local_airflow: LocalAirflow, emulator: Emulator, statsd: StatsdServer
+) -> None:
+    """The package itself does not count saves that failed."""
+    video = emulator.add_task(script="completed")
+    run_id = local_airflow.trigger("save_to_a_file_as_folder", conf={"video": video})
+    assert local_airflow.wait_for_run("save_to_a_file_as_folder", run_id) == "failed"
+
+    local_airflow.wait_until(lambda: statsd.named(FAILED_SAVES), 60)
+    assert find_rule(parse_mapping(MAPPING.read_text()), FAILED_SAVES)

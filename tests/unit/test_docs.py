@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import yaml
 
 from airflow.providers.common.compat.sdk import DAG
 
@@ -82,7 +83,7 @@ def test_each_block_language_is_checked():
     assert {
         (page, name)
         for page, name in all_languages()
-        if name not in DIRECTIVES | SHELL | {"ini", "json", "python"}
+        if name not in DIRECTIVES | SHELL | {"ini", "json", "python", "yaml"}
     } == set()
 
 
@@ -135,6 +136,11 @@ def test_python_blocks_run(page, code, namespace):
 @pytest.mark.parametrize(("page", "code"), blocks("json"))
 def test_json_blocks_parse(page, code):
     json.loads(code)
+
+
+@pytest.mark.parametrize(("page", "code"), blocks("yaml"))
+def test_yaml_blocks_parse(page, code):
+    assert yaml.safe_load(code)
 
 
 @pytest.mark.parametrize(("page", "code"), blocks("ini"))

@@ -8,6 +8,7 @@ from airflow.providers.common.compat.sdk import task
 
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
+from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
 from pull import Pull, dag
 
 MODES = {
@@ -107,3 +108,8 @@ with dag("wait_that_began_with_another_version"):
     ManxueVideoSensor(task_id="one", video_task_id="{{ dag_run.conf['video'] }}")
     ManxueVideoBatchSensor(task_id="batch", video_task_ids=["{{ dag_run.conf['video'] }}"])
     ManxueCreateVideoOperator(task_id="order", prompt="a fox", model="sd2_manxue_720p")
+
+with dag("save_to_a_file_as_folder"):
+    ManxueToObjectStorageOperator(
+        task_id="save", video_task_id="{{ dag_run.conf['video'] }}", destination="file:///dev/full/"
+    )
