@@ -233,7 +233,7 @@ class LocalAirflow:
         finally:
             file.unlink()
 
-    def wait_for_dag(self, dag_id: str, timeout: float = 90) -> None:
+    def wait_for_dag(self, dag_id: str, timeout: float = 300) -> None:
         """Wait until Airflow has parsed the Dag. Raises immediately if any file cannot be imported."""
 
         def known() -> bool:
@@ -244,7 +244,7 @@ class LocalAirflow:
 
         self.wait_until(known, timeout, f"the Dag {dag_id} is parsed")
 
-    def wait_for_run(self, dag_id: str, run_id: str, timeout: float = 180) -> str:
+    def wait_for_run(self, dag_id: str, run_id: str, timeout: float = 300) -> str:
         """Wait until the run has ended, and return its final state."""
         try:
             self.wait_until(lambda: self.run_state(dag_id, run_id) in FINISHED, timeout, "the run has ended")
