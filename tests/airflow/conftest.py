@@ -20,19 +20,12 @@ if TYPE_CHECKING:
     from tests.support.statsd_server import StatsdServer
 
 HERE = Path(__file__).parent
-A_MINUTE_OR_MORE = (
-    "test_orders_above_capacity_wait_and_are_billed_once",
-    "test_quickstart_commands_save_a_video",
-    "test_order_of_unknown_outcome_is_sent_once_despite_retries",
-)
-"""They start first, so that none is left at the end, when the other processes have no more tests."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.path.is_relative_to(HERE):
             item.add_marker("airflow")
-    items.sort(key=lambda item: item.name.partition("[")[0] not in A_MINUTE_OR_MORE)
 
 
 @pytest.fixture(scope="session")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from tests.support.statsd_server import StatsdServer
 
-pytestmark = [pytest.mark.heavy, pytest.mark.xdist_group("on_call")]  # one Airflow for all
+pytestmark = pytest.mark.heavy
 
 HERE = Path(__file__).parent
 EXAMPLES = HERE.parents[1] / "example_dags"

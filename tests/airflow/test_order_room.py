@@ -16,7 +16,7 @@ from dev.local_airflow import LocalAirflow, installed_version, postgres_database
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [pytest.mark.heavy, pytest.mark.xdist_group("order_room")]  # one Airflow for all
+pytestmark = pytest.mark.heavy
 
 DAGS = Path(__file__).parent / "dags"
 ROOM = 5

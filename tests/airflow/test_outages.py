@@ -15,7 +15,7 @@ from tests.support.airflow_runs import mapped_states
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-pytestmark = [pytest.mark.heavy, pytest.mark.xdist_group("outages")]  # one Airflow for all
+pytestmark = pytest.mark.heavy
 
 DAGS = Path(__file__).parent / "dags"
 OUTAGE = 90.0
