@@ -158,14 +158,13 @@ class LocalAirflow:
     ) -> None:
         self.stop()
 
-    def start(self, name: str, *arguments: str) -> None:
+    def start(self, name: str) -> None:
         """
         Start a component that was killed, or a further one of its kind, and wait until it is ready.
 
         :param name: name of the component; a second triggerer is ``triggerer:2``.
-        :param arguments: further arguments of its command, such as ``--capacity``.
         """
-        self.launch(name, *arguments)
+        self.launch(name)
         self._wait_until_ready(name)
 
     def kill(self, name: str, signal_number: int = signal.SIGKILL) -> None:
@@ -363,7 +362,11 @@ class LocalAirflow:
         return self.home / "passwords.json"
 
     def launch(self, name: str, *arguments: str) -> None:
-        """Start a component without waiting until it is ready."""
+        """
+        Start a component without waiting until it is ready.
+
+        :param arguments: further arguments of its command, such as ``--capacity``.
+        """
         output = self.home / f"{name}.log"
         last_job = self._last_job(name)
         with output.open("ab") as stream:
@@ -452,18 +455,15 @@ class LocalAirflow:
     def _build_environment(
         self, dags_folder: Path, config: Mapping[str, object], env: Mapping[str, str]
     ) -> dict[str, str]:
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
         settings = self._common_settings(dags_folder)
         settings |= self._settings_of_3() if self.is_3 else self._settings_of_2()
         if self._triggerer_queues:
             settings["triggerer.queues_enabled"] = True
         settings |= config
         return {
-            **inherited,
+            **inherited_environment(),
             # Airflow 2 starts tasks with the command `airflow`, so this environment's folder must come first.
-            "PATH": os.pathsep.join([str(Path(self.python).parent), inherited.get("PATH", os.defpath)]),
-            "NO_PROXY": LOOPBACK,
-            "no_proxy": LOOPBACK,
+            "PATH": os.pathsep.join([str(Path(self.python).parent), os.environ.get("PATH", os.defpath)]),
             "PYTHONUNBUFFERED": "1",
             "SCARF_ANALYTICS": "false",
             # Otherwise process titles overwrite the environment that `leftover_processes` reads.
@@ -598,6 +598,12 @@ def installed_version(python: str) -> tuple[int, ...]:
 def kind_of(name: str) -> str:
     """Return the kind of a component: ``triggerer`` for ``triggerer:2``."""
     return name.partition(":")[0]
+
+
+def inherited_environment() -> dict[str, str]:
+    """Return this process's environment for a process with an Airflow of its own, without the settings of another Airflow."""
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
+    return {**inherited, "NO_PROXY": LOOPBACK, "no_proxy": LOOPBACK}
 
 
 def free_port() -> int:

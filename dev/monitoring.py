@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
 import subprocess
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_manxue.testing import Emulator, Script
-from dev.local_airflow import LOOPBACK, tail
+from dev.local_airflow import LOOPBACK, inherited_environment, tail
 from dev.servers import PrometheusServer, ServerError
 from dev.statsd_exporter import Ports, StatsdExporter, parse_mapping, serving
 
@@ -189,11 +188,8 @@ def environment(load: Load, folder: Path, emulator: Emulator, ports: Ports) -> d
     """Return the environment of the line, with its Airflow connection and Airflow's settings for StatsD."""
     connection = json.loads(emulator.airflow_connection_json())
     connection["extra"]["requests_per_second"] = load.limit
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith("AIRFLOW")}
     return {
-        **inherited,
-        "NO_PROXY": LOOPBACK,
-        "no_proxy": LOOPBACK,
+        **inherited_environment(),
         "AIRFLOW_HOME": str(folder / "airflow"),
         "AIRFLOW_CONN_MANXUE_DEFAULT": json.dumps(connection),
         "AIRFLOW__METRICS__STATSD_ON": "True",

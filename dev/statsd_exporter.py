@@ -22,7 +22,7 @@ import yaml
 from dev.local_airflow import LOOPBACK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from prometheus_client.core import Metric
 
@@ -234,29 +234,43 @@ class Ports:
 
 
 @contextlib.contextmanager
-def serving(exporter: StatsdExporter) -> Iterator[Ports]:
-    """Receive StatsD and serve scrapes, on free ports of this machine."""
-    from prometheus_client import CollectorRegistry, start_http_server
+def receiving(receive: Callable[[str, int], object]) -> Iterator[int]:
+    """
+    Receive StatsD on a free UDP port of this machine, and return the port.
+
+    :param receive: called with the lines of each packet and the port that sent it.
+    """
 
     class Handler(socketserver.BaseRequestHandler):
         def handle(self) -> None:
             packet, _ = self.request
-            exporter.receive(packet.decode())
+            receive(packet.decode(), self.client_address[1])
 
     class Receiver(socketserver.UDPServer):
         max_packet_size = 65_536
 
-    registry = CollectorRegistry()
-    registry.register(exporter)
     with Receiver((LOOPBACK, 0), Handler) as receiver:
         thread = threading.Thread(target=receiver.serve_forever, daemon=True)
         thread.start()
+        try:
+            yield receiver.server_address[1]
+        finally:
+            receiver.shutdown()
+            thread.join()
+
+
+@contextlib.contextmanager
+def serving(exporter: StatsdExporter) -> Iterator[Ports]:
+    """Receive StatsD and serve scrapes, on free ports of this machine."""
+    from prometheus_client import CollectorRegistry, start_http_server
+
+    registry = CollectorRegistry()
+    registry.register(exporter)
+    with receiving(lambda packet, _: exporter.receive(packet)) as port:
         web, web_thread = start_http_server(0, LOOPBACK, registry)
         try:
-            yield Ports(receiver.server_address[1], web.server_port)
+            yield Ports(port, web.server_port)
         finally:
             web.shutdown()
             web.server_close()
             web_thread.join()
-            receiver.shutdown()
-            thread.join()

@@ -45,7 +45,7 @@ def trouble_of(error: BaseException) -> str:
     if obstacle is not Obstacle.OTHER:
         return obstacle.value
     for cause in _chain(error):
-        if isinstance(cause, TimeoutError) or "Timeout" in type(cause).__name__:
+        if _is_timeout(cause):
             return "timeout"
         if isinstance(cause, ConnectionRefusedError):
             return "refused"
@@ -70,12 +70,16 @@ def _reason(error: BaseException) -> str:
             return f"TLS failed ({clean_text(cause.reason)})"
         if isinstance(cause, socket.gaierror):
             return "the host name was not found"
-        if isinstance(cause, TimeoutError) or "Timeout" in type(cause).__name__:
+        if _is_timeout(cause):
             return "timed out"
         if tunnel := _TUNNEL.search(str(cause)):
             return f"its proxy responded with HTTP {tunnel[1]}"
     numbers = (cause.errno for cause in chain if isinstance(cause, OSError) and cause.errno)
     return next((os.strerror(number).lower() for number in numbers), type(error).__name__)
+
+
+def _is_timeout(error: BaseException) -> bool:
+    return isinstance(error, TimeoutError) or "Timeout" in type(error).__name__
 
 
 def _chain(error: BaseException) -> list[BaseException]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import socket
-import threading
 from typing import TYPE_CHECKING, NamedTuple
+
+from dev.statsd_exporter import parse_line, receiving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -24,29 +24,19 @@ class StatsdServer:
     """
     Server on a free UDP port of this machine.
 
+    :ivar port: its port.
     :ivar values: the received values, in their order.
     """
 
+    port: int
+
     def __init__(self) -> None:
         self.values: list[Value] = []
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.bind(("127.0.0.1", 0))
-        self.port: int = self._socket.getsockname()[1]
 
-    def receive(self) -> None:
-        """Receive until the socket is shut down."""
-        while packet := self._socket.recvfrom(65_536):
-            text, (_, port) = packet
-            if not text:
-                return
-            for line in text.decode().splitlines():
-                name, _, rest = line.rpartition(":")
-                value, kind, *_ = rest.split("|")
-                self.values.append(Value(name, float(value), kind, port))
-
-    def stop(self) -> None:
-        with contextlib.closing(self._socket), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-            sender.sendto(b"", ("127.0.0.1", self.port))
+    def receive(self, packet: str, port: int) -> None:
+        """Keep the values of a packet."""
+        for sample in map(parse_line, packet.splitlines()):
+            self.values.append(Value(sample.name, sample.value, sample.kind, port))
 
     def ports(self, name: str) -> set[int]:
         """Return the ports of the processes that sent a metric."""
@@ -59,10 +49,5 @@ class StatsdServer:
 @contextlib.contextmanager
 def statsd_server() -> Iterator[StatsdServer]:
     server = StatsdServer()
-    thread = threading.Thread(target=server.receive, daemon=True)
-    thread.start()
-    try:
+    with receiving(server.receive) as server.port:
         yield server
-    finally:
-        server.stop()
-        thread.join()

@@ -161,7 +161,14 @@ def _drip(server):
                 time.sleep(0.02)
 
 
-# --- the doctor, as a recorder ----------------------------------------------------------------------------
+# --- the doctor -------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def no_proxies(monkeypatch):
+    """Remove the proxies of the environment."""
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -180,10 +187,8 @@ def start_emulator():
 
 
 @pytest.fixture
-def use_emulator(monkeypatch):
+def use_emulator(monkeypatch, no_proxies):
     """Return a function that sets the connection to an emulator, and lets sleeps advance its clock."""
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
 
     def use(emulator, **fields):
         # A busy machine must not let a response time out.

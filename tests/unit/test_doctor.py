@@ -68,11 +68,9 @@ def tls_service():
 
 
 @pytest.fixture
-def connect(monkeypatch):
+def connect(monkeypatch, no_proxies):
     """Return a function that sets the connection to an emulator, with changed fields."""
     monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "server")
-    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
 
     def connect(emulator, extra=None, **fields):
         connection = json.loads(emulator.airflow_connection_json())

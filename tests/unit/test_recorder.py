@@ -143,26 +143,30 @@ def test_default_name_is_new_for_each_record(service, use_emulator, tmp_path, ca
     assert f"--replay {path.name}" in printed
 
 
-def test_missing_connection_leaves_no_file(tmp_path, capsys, monkeypatch):
+@pytest.fixture
+def fail_to_record(tmp_path, capsys):
+    """Return a function that records a task in vain, checks that no file is left, and returns what was printed."""
+
+    def fail(task_id="film"):
+        code, printed = run(capsys, task_id, "--file", str(tmp_path / "record.json"))
+        assert (code, list(tmp_path.iterdir())) == (1, [])
+        return printed
+
+    return fail
+
+
+def test_missing_connection_leaves_no_file(fail_to_record, monkeypatch):
     monkeypatch.delenv("AIRFLOW_CONN_MANXUE_DEFAULT", raising=False)
     monkeypatch.setenv("_AIRFLOW_PROCESS_CONTEXT", "client")
 
-    code, printed = run(capsys, "film", "--file", str(tmp_path / "record.json"))
-
-    assert code == 1
-    assert "The connection 'manxue_default' does not exist" in printed
-    assert list(tmp_path.iterdir()) == []
+    assert "The connection 'manxue_default' does not exist" in fail_to_record()
 
 
-def test_unusable_authorities_leave_no_file(service, use_emulator, tmp_path, capsys, monkeypatch):
+def test_unusable_authorities_leave_no_file(service, use_emulator, fail_to_record, monkeypatch):
     use_emulator(service, host="https://no-such-host.invalid")
     monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/no/such/file.pem")
 
-    code, printed = run(capsys, "film", "--file", str(tmp_path / "record.json"))
-
-    assert code == 1
-    assert "'/no/such/file.pem' could not be read" in printed
-    assert list(tmp_path.iterdir()) == []
+    assert "'/no/such/file.pem' could not be read" in fail_to_record()
 
 
 def test_interrupt_keeps_what_was_recorded(service, use_emulator, tmp_path, capsys, monkeypatch):
@@ -184,7 +188,7 @@ def test_interrupt_keeps_what_was_recorded(service, use_emulator, tmp_path, caps
 
 
 def test_interrupt_before_the_first_response_leaves_no_file(
-    service, use_emulator, tmp_path, capsys, monkeypatch
+    service, use_emulator, fail_to_record, monkeypatch
 ):
     def interrupt(*_):
         raise KeyboardInterrupt
@@ -192,10 +196,7 @@ def test_interrupt_before_the_first_response_leaves_no_file(
     use_emulator(service)
     monkeypatch.setattr(recorder.time, "sleep", interrupt)
 
-    code, printed = run(capsys, "film", "--file", str(tmp_path / "record.json"))
-
-    assert (code, list(tmp_path.iterdir())) == (1, [])
-    assert "Nothing was recorded." in printed
+    assert "Nothing was recorded." in fail_to_record()
 
 
 @pytest.mark.parametrize(
@@ -207,7 +208,7 @@ def test_interrupt_before_the_first_response_leaves_no_file(
     ids=["address", "interrupt in a body"],
 )
 def test_end_at_the_first_query_leaves_no_file(
-    service, use_emulator, tmp_path, capsys, monkeypatch, outcome, words
+    service, use_emulator, fail_to_record, monkeypatch, outcome, words
 ):
     def exchange(*_):
         if isinstance(outcome, Exception):
@@ -217,9 +218,8 @@ def test_end_at_the_first_query_leaves_no_file(
     use_emulator(service)
     monkeypatch.setattr(recorder, "exchange", exchange)
 
-    code, printed = run(capsys, "film", "--file", str(tmp_path / "record.json"))
+    printed = fail_to_record()
 
-    assert (code, list(tmp_path.iterdir())) == (1, [])
     assert words in printed
     assert "?key" not in printed
 
@@ -255,12 +255,11 @@ def test_wrong_arguments(capsys, arguments, words):
     assert words in capsys.readouterr().err
 
 
-def test_value_that_is_no_id_is_refused(service, use_emulator, tmp_path, capsys):
+def test_value_that_is_no_id_is_refused(service, use_emulator, fail_to_record):
     use_emulator(service)
 
-    code, printed = run(capsys, SECRET_URL, "--file", str(tmp_path / "record.json"))
+    printed = fail_to_record(SECRET_URL)
 
-    assert code == 1
     assert "is not an id of the service" in printed
     assert SECRET_URL not in printed
     assert service.requests == []
