@@ -71,15 +71,11 @@ def measure(videos: int, limit: float) -> Figures:
             idle = resident(airflow)
             began = time.monotonic()
             run_id = airflow.trigger(DAG, conf={"videos": ids})
-            airflow.wait_until(
-                lambda: airflow.task_states(DAG, run_id).get("wait") == "deferred",
-                120,
-                "the wait is deferred",
-            )
+            airflow.wait_for_tasks(DAG, run_id, {"wait": "deferred"})
             until_deferred = time.monotonic() - began
             # Videos are polled in order, so the last video's first poll ends the first pass.
             airflow.wait_until(
-                lambda: len(emulator.requests) >= videos, 60 + 2 * videos / limit, "all are polled"
+                lambda: len(emulator.requests) >= videos, "all are polled", timeout=60 + 2 * videos / limit
             )
             time.sleep(STEADY)
             growth = resident(airflow) - idle

@@ -43,7 +43,7 @@ class Run:
         self.airflow = airflow
         self.trigger_timeouts: dict[str, datetime] = {}
         self.run_id = airflow.trigger(DAG)
-        airflow.wait_until(self._ended, 900, "the run has ended")
+        airflow.wait_until(self._ended, "the run has ended", timeout=900)
 
     def _ended(self) -> bool:
         # Airflow forgets when a trigger is to end as soon as it has fired.

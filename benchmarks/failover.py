@@ -92,10 +92,12 @@ class Waits:
         videos = [emulator.add_task(script=Script.by_hand("processing")) for _ in range(WAITS)]
         self.videos = {f"wait_{number}": video for number, video in enumerate(videos)}
         self.run_id = airflow.trigger("waits", conf={"videos": videos})
-        airflow.wait_until(self._all_wait, 20.0 * WAITS, f"triggerers have {WAITS} waits")
+        airflow.wait_until(self._all_wait, f"triggerers have {WAITS} waits", timeout=20.0 * WAITS)
         # Until each wait has been polled in its triggerer, as in a system that has run for a while.
         emulator.clear_requests()
-        airflow.wait_until(lambda: set(videos) <= self.polls().keys(), 10 * PATIENCE, "all are polled")
+        airflow.wait_until(
+            lambda: set(videos) <= self.polls().keys(), "all are polled", timeout=10 * PATIENCE
+        )
 
     def _all_wait(self) -> bool:
         if self.airflow.run_state("waits", self.run_id) == "failed":

@@ -97,8 +97,8 @@ def measure(kind: str, waits: int) -> Figures:
             tasks = 1 if kind == "batch" else waits
             airflow.wait_until(
                 lambda: list(airflow.task_states("waits", run_id).values()).count("deferred") == tasks,
+                f"{tasks} tasks are deferred",
                 timeout=PATIENCE + 20.0 * tasks,
-                what=f"{tasks} tasks are deferred",
             )
             if kind == "http":
                 # Its trigger polls immediately. A task that resumes right after its deferral can lose a race in Airflow's

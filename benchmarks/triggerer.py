@@ -37,8 +37,8 @@ def measure(dag_id: str, waits: int) -> dict[str, float | int]:
             began = time.monotonic()
             airflow.wait_until(
                 lambda: list(airflow.task_states(dag_id, run_id).values()).count("deferred") == waits,
+                f"{waits} tasks are deferred",
                 timeout=20.0 * waits,
-                what=f"{waits} tasks are deferred",
             )
             took = time.monotonic() - began
             time.sleep(SETTLE)

@@ -69,7 +69,7 @@ def show_run(airflow: LocalAirflow) -> None:
     airflow.trigger(DAG_ID, run_id=RUN_ID)
     say(f"\nRunning the Dag {DAG_ID}:\n\n     time   task     state        occupied worker slots")
     watcher = Watcher(airflow)
-    airflow.wait_until(watcher.poll, RUN_TIMEOUT, f"{DAG_ID} has ended")
+    airflow.wait_until(watcher.poll, f"{DAG_ID} has ended", timeout=RUN_TIMEOUT)
     if airflow.run_state(DAG_ID, RUN_ID) != "success":
         raise LocalAirflowError(airflow.describe_run(DAG_ID, RUN_ID))
     slots = max(watcher.slots_while_waiting, default=None)

@@ -46,6 +46,8 @@ POLL_INTERVAL = 0.2
 SWEEP_INTERVAL = 0.05
 START_TIMEOUT = 400.0
 """Seconds. Several Airflows can start together, beside the unit tests, on two cores."""
+PATIENCE = 300.0
+"""Seconds until a wait gives up. What takes two seconds alone took two minutes beside other suites on two cores."""
 SERVER_PORTS = range(20_000, 32_000)
 """Below the ports that systems choose themselves (from 32,768 on Linux), which another process may get in the meantime."""
 SIMPLE_AUTH_MANAGER = "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"
@@ -232,7 +234,7 @@ class LocalAirflow:
         finally:
             file.unlink()
 
-    def wait_for_dag(self, dag_id: str, timeout: float = 300) -> None:
+    def wait_for_dag(self, dag_id: str) -> None:
         """Wait until Airflow has parsed the Dag. Raises immediately if any file cannot be imported."""
 
         def known() -> bool:
@@ -241,17 +243,33 @@ class LocalAirflow:
                 raise LocalAirflowError("\n".join(reports))
             return bool(self.query("SELECT 1 FROM serialized_dag WHERE dag_id = ?", dag_id))
 
-        self.wait_until(known, timeout, f"the Dag {dag_id} is parsed")
+        self.wait_until(known, f"the Dag {dag_id} is parsed")
 
-    def wait_for_run(self, dag_id: str, run_id: str, timeout: float = 300) -> str:
+    def wait_for_run(self, dag_id: str, run_id: str, timeout: float = PATIENCE) -> str:
         """Wait until the run has ended, and return its final state."""
         try:
-            self.wait_until(lambda: self.run_state(dag_id, run_id) in FINISHED, timeout, "the run has ended")
+            self.wait_until(lambda: self.run_state(dag_id, run_id) in FINISHED, "the run has ended", timeout)
         except LocalAirflowError as error:
             raise LocalAirflowError(f"{error}\n\n{self.describe_run(dag_id, run_id)}") from None
         return str(self.run_state(dag_id, run_id))
 
-    def wait_until(self, predicate: Callable[[], object], timeout: float, what: str = "it was true") -> None:
+    def wait_for_tasks(
+        self, dag_id: str, run_id: str, expected: Mapping[Any, str], timeout: float = PATIENCE
+    ) -> None:
+        """Wait until each of these tasks has its state. The error names the states of those that have another."""
+
+        def others() -> dict[TaskKey, str | None]:
+            states = self.task_states(dag_id, run_id)
+            return {key: states.get(key) for key, state in expected.items() if states.get(key) != state}
+
+        try:
+            self.wait_until(lambda: not others(), "all tasks have their state", timeout)
+        except LocalAirflowError as error:
+            raise LocalAirflowError(f"{error}; others: {others()}") from None
+
+    def wait_until(
+        self, predicate: Callable[[], object], what: str = "it was true", timeout: float = PATIENCE
+    ) -> None:
         """Wait until the predicate is true. Raises immediately if a component has ended."""
         deadline = time.monotonic() + timeout
         while not predicate():
@@ -392,7 +410,7 @@ class LocalAirflow:
         return [command, "--skip-serve-logs", *(["--queues", self._triggerer_queues] if serves else [])]
 
     def _wait_until_ready(self, name: str) -> None:
-        self.wait_until(lambda: self._is_ready(name), START_TIMEOUT, f"{name} is ready")
+        self.wait_until(lambda: self._is_ready(name), f"{name} is ready", timeout=START_TIMEOUT)
 
     def _is_ready(self, name: str) -> bool:
         if name == "api-server":

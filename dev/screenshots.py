@@ -31,10 +31,10 @@ def run_dags(airflow: LocalAirflow, emulator: Emulator, destination: str) -> Non
     airflow.trigger(SAVE, conf={"destination": destination}, run_id=RUN)
     airflow.trigger(SHOTS, conf={"videos": videos, "destination": destination}, run_id=RUN)
     for dag_id in (SAVE, SHOTS):
-        airflow.wait_for_run(dag_id, RUN, timeout=300)
+        airflow.wait_for_run(dag_id, RUN)
     emulator.default_script = Script.by_hand("processing")
     airflow.trigger(WAITING, run_id=RUN)
-    airflow.wait_until(lambda: airflow.task_states(WAITING, RUN).get("wait") == "deferred", 120)
+    airflow.wait_for_tasks(WAITING, RUN, {"wait": "deferred"})
 
 
 def take(page: Page, name: str) -> None:

@@ -42,7 +42,7 @@ def test_chaos_run_passes_and_invariants_find_damage(tmp_path: Path) -> None:
         # A component that exits is restarted.
         ended = airflow.processes["dag-processor"].process
         ended.kill()
-        airflow.wait_until(lambda: airflow.processes["dag-processor"].process is not ended, 60)
+        airflow.wait_until(lambda: airflow.processes["dag-processor"].process is not ended)
 
         first = next(video for video in run.videos if video.group == "single")
         file = videos / f"{first.id}.mp4"

@@ -40,14 +40,6 @@ def worker_starts(airflow: LocalAirflow, dag_id: str, run_id: str, task_id: str,
     return sum("DAG bundles loaded" in line for line in log.splitlines())
 
 
-def wait_until_all_are(airflow: LocalAirflow, state: str, dag_id: str, run_id: str, tasks: set[str]) -> None:
-    def all_are() -> bool:
-        seen = airflow.task_states(dag_id, run_id)
-        return all(seen.get(task) == state for task in tasks)
-
-    airflow.wait_until(all_are, 120, f"{tasks} are {state}")
-
-
 def test_each_shape_has_the_same_result_with_fewest_workers(
     airflow: LocalAirflow, emulator: Emulator, tmp_path: Path
 ) -> None:
@@ -55,7 +47,7 @@ def test_each_shape_has_the_same_result_with_fewest_workers(
     tasks = {f"{shape}_{way}": starts for shape, starts in shapes.items() for way in WAYS}
     video = emulator.add_task(script=Script.by_hand("processing", "completed"), actual_duration=5.17)
     run_id = airflow.trigger(DAG, conf={"video": video, "callbacks": str(tmp_path)})
-    wait_until_all_are(airflow, "deferred", DAG, run_id, {*tasks, "callback", "outlet"})
+    airflow.wait_for_tasks(DAG, run_id, dict.fromkeys([*tasks, "callback", "outlet"], "deferred"))
     emulator.set_status(video, "completed")
     assert airflow.wait_for_run(DAG, run_id) == "success"
     seen = {}
@@ -93,7 +85,7 @@ class Hundred:
 
     def __enter__(self) -> Self:
         self.run_id = self.airflow.trigger(HUNDRED, conf={"videos": self.videos})
-        wait_until_all_are(self.airflow, "deferred", HUNDRED, self.run_id, {f"wait_{n}" for n in range(100)})
+        self.airflow.wait_for_tasks(HUNDRED, self.run_id, {f"wait_{n}": "deferred" for n in range(100)})
         return self
 
     def complete(self, count: int) -> None:
@@ -106,7 +98,7 @@ class Hundred:
     def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         if kind is not None:
             return
-        assert self.airflow.wait_for_run(HUNDRED, self.run_id, timeout=240) == "success"
+        assert self.airflow.wait_for_run(HUNDRED, self.run_id) == "success"
         rows = self.airflow.query(
             "SELECT task_id, key FROM xcom WHERE run_id = ? AND task_id LIKE ? ORDER BY task_id, key",
             self.run_id,
@@ -134,7 +126,7 @@ def test_bad_ending_resumes_on_a_worker_with_its_error(
     }
     video = emulator.add_task(script=scripts[ending])
     run_id = airflow.trigger(BAD, conf={"video": video, "callbacks": str(tmp_path)})
-    airflow.wait_for_run(BAD, run_id, timeout=240)
+    airflow.wait_for_run(BAD, run_id)
     seen = airflow.task_states(BAD, run_id)
     skips = "failed" if ending == "wrong kind" else "skipped"
     execution_timeout = "failed"
@@ -175,7 +167,7 @@ def test_batch_has_the_same_result_without_a_worker(airflow: LocalAirflow, emula
         for shape, starts in (("both", 0), ("neither", 2))
         for way in ("list", "template", "mapped")
     }
-    wait_until_all_are(airflow, "deferred", BATCH, run_id, {*tasks, "mapped_over"})
+    airflow.wait_for_tasks(BATCH, run_id, dict.fromkeys([*tasks, "mapped_over"], "deferred"))
     for video in videos[:3]:
         emulator.set_status(video, "completed")
     assert airflow.wait_for_run(BATCH, run_id) == "success"
@@ -219,10 +211,7 @@ def test_worker_only_template_starts_on_a_worker(airflow: LocalAirflow, emulator
 def test_mapped_tasks_defer_on_a_worker_with_one_warning(airflow: LocalAirflow, emulator: Emulator) -> None:
     videos = [emulator.add_task(script=Script.by_hand("processing", "completed")) for _ in range(2)]
     run_id = airflow.trigger(MAPPED, conf={"videos": videos})
-    airflow.wait_until(
-        lambda: [airflow.task_states(MAPPED, run_id).get(("wait", n)) for n in range(2)] == ["deferred"] * 2,
-        90,
-    )
+    airflow.wait_for_tasks(MAPPED, run_id, {("wait", n): "deferred" for n in range(2)})
     for video in videos:
         emulator.set_status(video, "completed")
     assert airflow.wait_for_run(MAPPED, run_id) == "success"
@@ -236,7 +225,7 @@ def test_mapped_tasks_defer_on_a_worker_with_one_warning(airflow: LocalAirflow, 
 def test_killed_triggerer_loses_none_of_a_hundred_waits(airflow: LocalAirflow, emulator: Emulator) -> None:
     with Hundred(airflow, emulator) as waits:
         waits.complete(50)
-        airflow.wait_until(lambda: waits.ended() >= 10, 120, "some have ended")
+        airflow.wait_until(lambda: waits.ended() >= 10, "some have ended")
         airflow.kill("triggerer")
         waits.complete(100)
         airflow.start("triggerer")
@@ -250,7 +239,7 @@ def test_clear_removes_the_result_of_the_earlier_run(airflow: LocalAirflow, emul
     emulator.set_status(video, "failed")
     body = {"dry_run": False, "dag_run_id": run_id, "task_ids": ["plain"], "only_failed": False}
     airflow._api("POST", f"/api/v2/dags/{BAD}/clearTaskInstances", body)
-    wait_until_all_are(airflow, "failed", BAD, run_id, {"plain"})
+    airflow.wait_for_tasks(BAD, run_id, {"plain": "failed"})
     for key in ("return_value", "video_url", "actualDuration"):
         with pytest.raises(KeyError):
             airflow.xcom(BAD, run_id, "plain", key=key)
@@ -280,8 +269,8 @@ def test_two_triggerers_on_postgresql_share_the_waits(on_postgres: LocalAirflow,
     airflow = on_postgres
     with Hundred(airflow, emulator) as waits:
         count = "SELECT count(DISTINCT triggerer_id) FROM trigger WHERE triggerer_id IS NOT NULL"
-        airflow.wait_until(lambda: airflow.query(count) == [(2,)], 60, "both triggerers have taken some")
+        airflow.wait_until(lambda: airflow.query(count) == [(2,)], "both triggerers have taken some")
         waits.complete(50)
-        airflow.wait_until(lambda: waits.ended() >= 10, 120, "some have ended")
+        airflow.wait_until(lambda: waits.ended() >= 10, "some have ended")
         airflow.kill("triggerer:2")
         waits.complete(100)

@@ -20,11 +20,7 @@ DAG_ID = "harness_smoke"
 
 def test_states_xcoms_logs_and_slots_of_a_run(local_airflow: LocalAirflow) -> None:
     run_id = local_airflow.trigger(DAG_ID, conf={"seconds": 8})
-
-    def is_waiting() -> bool:
-        return local_airflow.task_states(DAG_ID, run_id).get("wait") == "deferred"
-
-    local_airflow.wait_until(is_waiting, timeout=90)
+    local_airflow.wait_for_tasks(DAG_ID, run_id, {"wait": "deferred"})
     assert local_airflow.occupied_slots("one") == 0
 
     assert local_airflow.wait_for_run(DAG_ID, run_id) == "success"
@@ -55,7 +51,7 @@ def test_connection_is_replaced(local_airflow: LocalAirflow) -> None:
 @pytest.mark.heavy
 def test_wait_survives_a_killed_triggerer(local_airflow: LocalAirflow) -> None:
     run_id = local_airflow.trigger(DAG_ID, conf={"seconds": 12})
-    local_airflow.wait_until(lambda: local_airflow.task_states(DAG_ID, run_id).get("wait") == "deferred", 90)
+    local_airflow.wait_for_tasks(DAG_ID, run_id, {"wait": "deferred"})
 
     local_airflow.kill("triggerer")
     local_airflow.start("triggerer")
@@ -101,7 +97,7 @@ def test_dead_component_is_shown_with_its_output(tmp_path: Path) -> None:
 
     # A scheduler registers its job before it loads the executor, so that it can be ready for a moment.
     with pytest.raises(LocalAirflowError, match=r"ended with exit code 1.*(?s:.*)NoSuchExecutor"), broken:
-        broken.wait_until(lambda: False, 60)
+        broken.wait_until(lambda: False)
 
     assert broken.leftover_processes() == []
 

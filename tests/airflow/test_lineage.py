@@ -50,10 +50,10 @@ def test_lineage_has_video_and_file_but_no_url(
 ) -> None:
     emulator.default_script = Script.timed(queued=1, processing=4)
     airflow.wait_until(
-        lambda: airflow.query("SELECT 1 FROM serialized_dag WHERE dag_id = ?", DAG), 90, "the Dag is parsed"
+        lambda: airflow.query("SELECT 1 FROM serialized_dag WHERE dag_id = ?", DAG), "the Dag is parsed"
     )
     # The listener would miss a task that ends in the triggerer, so that Dag is refused at import, with the remedy.
-    airflow.wait_until(lambda: airflow.query("SELECT 1 FROM import_error"), 60, "a Dag is refused")
+    airflow.wait_until(lambda: airflow.query("SELECT 1 FROM import_error"), "a Dag is refused")
     [(filename, trace)] = airflow.query("SELECT filename, stacktrace FROM import_error")
     assert filename.endswith("refused.py")
     assert "Set end_from_trigger=False to use listeners" in trace
@@ -68,7 +68,7 @@ def test_lineage_has_video_and_file_but_no_url(
         events = [json.loads(line) for line in lines]
         return {event["job"]["name"]: event for event in events if event["eventType"] == "COMPLETE"}
 
-    airflow.wait_until(lambda: {f"{DAG}.order", f"{DAG}.save"} <= set(ends()), 60, "both tasks have events")
+    airflow.wait_until(lambda: {f"{DAG}.order", f"{DAG}.save"} <= set(ends()), "both tasks have events")
     video = airflow.xcom(DAG, run_id, "order", "video_task_id")
     for task in ("order", "save"):
         [video_facet] = ends()[f"{DAG}.{task}"]["run"]["facets"]["manxue_videos"]["videos"]

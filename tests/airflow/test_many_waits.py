@@ -19,15 +19,11 @@ pytestmark = pytest.mark.heavy
 def test_twenty_waits_share_a_pool_of_one_slot(local_airflow: LocalAirflow, emulator: Emulator) -> None:
     videos = [emulator.add_task(script=Script.by_hand("processing", "completed")) for _ in range(20)]
     run_id = local_airflow.trigger("wait_for_many", conf={"videos": videos})
-    local_airflow.wait_until(
-        lambda: mapped_states(local_airflow, "wait_for_many", run_id) == ["deferred"] * 20,
-        240,
-        "all 20 are deferred",
-    )
+    local_airflow.wait_for_tasks("wait_for_many", run_id, {("wait", n): "deferred" for n in range(20)})
     assert local_airflow.occupied_slots("one") == 0
     for video in videos:
         emulator.set_status(video, "completed")
-    assert local_airflow.wait_for_run("wait_for_many", run_id, timeout=300) == "success"
+    assert local_airflow.wait_for_run("wait_for_many", run_id) == "success"
     for index, video in enumerate(videos):
         task = local_airflow.xcom("wait_for_many", run_id, "wait", map_index=index)
         assert task["id"] == video
@@ -40,18 +36,14 @@ def test_killed_triggerer_costs_at_most_one_poll_each(
 ) -> None:
     videos = [emulator.add_task(script=Script.by_hand("processing", "completed")) for _ in range(5)]
     run_id = local_airflow.trigger("wait_for_many", conf={"videos": videos})
-    local_airflow.wait_until(
-        lambda: mapped_states(local_airflow, "wait_for_many", run_id) == ["deferred"] * 5,
-        120,
-        "all are deferred",
-    )
+    local_airflow.wait_for_tasks("wait_for_many", run_id, {("wait", n): "deferred" for n in range(5)})
     deadlines = local_airflow.query("SELECT id, kwargs FROM trigger ORDER BY id")
-    local_airflow.wait_until(lambda: all(len(emulator.polls(video)) >= 2 for video in videos), 60)
+    local_airflow.wait_until(lambda: all(len(emulator.polls(video)) >= 2 for video in videos))
     local_airflow.kill("triggerer")
     before = {video: len(emulator.polls(video)) for video in videos}
     killed_at = time.monotonic()
     local_airflow.start("triggerer")
-    local_airflow.wait_until(lambda: all(len(emulator.polls(video)) > before[video] for video in videos), 120)
+    local_airflow.wait_until(lambda: all(len(emulator.polls(video)) > before[video] for video in videos))
     assert local_airflow.query("SELECT id, kwargs FROM trigger ORDER BY id") == deadlines
     for video in videos:
         # Each wait continues at its interval of 5 s, so that the restart adds at most one poll.

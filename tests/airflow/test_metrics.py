@@ -27,7 +27,6 @@ def test_example_dag_sends_metrics_from_triggerer_and_worker(
     run_id = local_airflow.trigger("manxue_wait_for_video")
     local_airflow.wait_until(
         lambda: any(one.name == f"{PREFIX}waits" and one.value for one in statsd.values[begin:]),
-        180,
         "the triggerer has sent a metric",
     )
     emulator.set_status(emulator.ledger.orders[ordered].id, "completed")
@@ -58,7 +57,7 @@ def test_metrics_have_no_key_and_no_url(
     video = emulator.add_task(script=Script.polls("completed"))
     run_id = local_airflow.trigger("wait_for_many", conf={"videos": [video]})
     assert local_airflow.wait_for_run("wait_for_many", run_id) == "success"
-    local_airflow.wait_until(lambda: statsd.named(f"{PREFIX}polls.completed"), 60)
+    local_airflow.wait_until(lambda: statsd.named(f"{PREFIX}polls.completed"))
 
     names = "\n".join(one.name for one in statsd.named(PREFIX))
     assert "polls" in names
@@ -75,5 +74,5 @@ def test_airflow_counts_failed_saves_under_the_name_that_an_alert_needs(
     run_id = local_airflow.trigger("save_to_a_file_as_folder", conf={"video": video})
     assert local_airflow.wait_for_run("save_to_a_file_as_folder", run_id) == "failed"
 
-    local_airflow.wait_until(lambda: statsd.named(FAILED_SAVES), 60)
+    local_airflow.wait_until(lambda: statsd.named(FAILED_SAVES))
     assert find_rule(parse_mapping(MAPPING.read_text()), FAILED_SAVES)

@@ -84,11 +84,8 @@ class Night:
     def triggerer_log(self) -> str:
         return "".join(file.read_text(errors="replace") for file in self.airflow.home.glob("triggerer*.log"))
 
-    def state(self, task: str) -> str | None:
-        return self.airflow.task_states(DAG, self.run_id).get(task)
-
     def wait_for(self, what: str, predicate) -> None:
-        self.airflow.wait_until(predicate, 120, what)
+        self.airflow.wait_until(predicate, what)
 
     def end(self, *tasks: str) -> None:
         """End the trouble of tasks, and complete their videos."""
@@ -174,8 +171,7 @@ def begin(airflow: LocalAirflow, statsd: StatsdServer, services: dict[str, Emula
     conf = {**videos, "too_low": too_low, "expired": expired, "folder": f"file://{folder}/"}
     night.run_id = airflow.trigger(DAG, conf=conf)
     order_film(airflow)
-    for task in FAULTY:
-        night.wait_for(f"{task} is deferred", lambda task=task: night.state(task) == "deferred")
+    airflow.wait_for_tasks(DAG, night.run_id, dict.fromkeys(FAULTY, "deferred"))
     polls = services["removed"].polls
     night.wait_for("the triggerer has read the connection", lambda: len(polls(videos["removed"])) > 1)
     services["throttled"].respond_with(Response(status=429), on="query")
@@ -198,8 +194,8 @@ def order_film(airflow: LocalAirflow) -> None:
 
 def test_queue_without_a_triggerer(night: Night) -> None:
     waiting = ("queue", "full")
+    night.airflow.wait_for_tasks(DAG, night.run_id, dict.fromkeys(waiting, "deferred"))
     for task in waiting:
-        night.wait_for(f"{task} is deferred", lambda task=task: night.state(task) == "deferred")
         assert_shown(night, "No triggerer serves the queue", task)
     assert not any(night.has_sent(f"manxue.waits.{task}.") for task in waiting)
 

@@ -92,12 +92,11 @@ def test_waiting_orders_hold_no_slot_without_timeout(airflow: LocalAirflow, serv
             and airflow.occupied_slots() == 0
             and len(service.ledger.orders) == before + ROOM
         ),
-        120,
         "two orders wait for room, and five for their videos",
     )
     for order in service.ledger.orders[before:]:
         service.set_status(order.id, "completed")
-    airflow.wait_until(lambda: len(service.ledger.orders) == before + count, 200, "all are ordered")
+    airflow.wait_until(lambda: len(service.ledger.orders) == before + count, "all are ordered")
     for order in service.ledger.orders[before:]:
         service.set_status(order.id, "completed")
     assert airflow.wait_for_run("orders_wait_for_room", run_id) == "success"

@@ -54,11 +54,11 @@ def test_killed_worker_resumes_its_order_and_clear_reorders(
     emulator.default_script = Script.by_hand("processing", "completed")
     before = len(emulator.ledger.orders)
     run_id = airflow.trigger(DAG, conf={"prompt": "a cat"})
-    airflow.wait_until(lambda: len(emulator.ledger.orders) > before, 90)
+    airflow.wait_until(lambda: len(emulator.ledger.orders) > before)
     first = emulator.ledger.orders[-1].id
-    airflow.wait_until(lambda: emulator.polls(first), 30, "the task waits for its video")
+    airflow.wait_until(lambda: emulator.polls(first), "the task waits for its video")
     kill_worker(airflow, run_id)
-    airflow.wait_until(lambda: tries(airflow, run_id) == 2, 60, "the task is tried again")
+    airflow.wait_until(lambda: tries(airflow, run_id) == 2, "the task is tried again")
     emulator.set_status(first, "completed")
     assert airflow.wait_for_run(DAG, run_id) == "success"
     assert airflow.xcom(DAG, run_id, "order", key="video_task_id") == first
@@ -67,7 +67,7 @@ def test_killed_worker_resumes_its_order_and_clear_reorders(
 
     emulator.default_script = Script.polls("completed")
     clear(airflow, run_id)
-    airflow.wait_until(lambda: len(emulator.ledger.orders) > before + 1, 60, "another video is ordered")
+    airflow.wait_until(lambda: len(emulator.ledger.orders) > before + 1, "another video is ordered")
     assert airflow.wait_for_run(DAG, run_id) == "success"
     assert airflow.xcom(DAG, run_id, "order", key="video_task_id") == emulator.ledger.orders[-1].id != first
     assert len(emulator.ledger.orders) == before + 2
@@ -80,7 +80,7 @@ def test_killed_worker_without_response_needs_a_person(airflow: LocalAirflow, em
     before = len(emulator.ledger.orders)
     emulator.fail_next(1, Response(delay=20), on="create")
     run_id = airflow.trigger(DAG, conf={"prompt": "a dog"})
-    airflow.wait_until(lambda: len(emulator.ledger.orders) > before, 90)
+    airflow.wait_until(lambda: len(emulator.ledger.orders) > before)
     kill_worker(airflow, run_id)
     assert airflow.wait_for_run(DAG, run_id) == "failed"
     assert tries(airflow, run_id) == 2, "there is no third try"
@@ -94,7 +94,7 @@ def test_killed_worker_without_response_needs_a_person(airflow: LocalAirflow, em
     assert airflow._api("GET", address)["value"]["state"] == "intent"
     put(airflow, address, {"value": found})
     clear(airflow, run_id)
-    airflow.wait_until(lambda: tries(airflow, run_id) == 3, 60, "the task is tried again")
+    airflow.wait_until(lambda: tries(airflow, run_id) == 3, "the task is tried again")
     assert airflow.wait_for_run(DAG, run_id) == "success"
     assert airflow.xcom(DAG, run_id, "order")["id"] == found
     assert len(emulator.ledger.orders) == before + 1
@@ -105,7 +105,7 @@ def test_killed_worker_or_triggerer_never_orders_twice(airflow: LocalAirflow, em
     emulator.default_script = Script.timed(queued=1, processing=4)
     dag, before = "order_and_be_killed", len(emulator.ledger.orders)
     run_id = airflow.trigger(dag)
-    airflow.wait_until(lambda: "deferred" in airflow.task_states(dag, run_id).values(), 90)
+    airflow.wait_until(lambda: "deferred" in airflow.task_states(dag, run_id).values())
     airflow.kill("triggerer")
     airflow.start("triggerer")
     airflow.wait_for_run(dag, run_id)
@@ -134,7 +134,7 @@ def test_crash_of_all_components_orders_nothing_again(airflow: LocalAirflow, emu
     emulator.default_script = Script.by_hand("processing", "completed")
     dag, before = "order_in_the_triggerer", emulator.ledger.billed
     run_id = airflow.trigger(dag)
-    airflow.wait_until(lambda: airflow.task_states(dag, run_id).get("order") == "deferred", 90)
+    airflow.wait_for_tasks(dag, run_id, {"order": "deferred"})
     # The workers are children of the scheduler, so they are killed with it.
     for component in ("triggerer", "scheduler"):
         airflow.kill(component)

@@ -51,9 +51,7 @@ def test_waits_survive_an_outage_of_the_secrets_backend(
     """Airflow reports the outage as "not found". Half of the videos are completed during the outage."""
     videos = [emulator.add_task(script=Script.by_hand("processing", "completed")) for _ in range(10)]
     run_id = airflow.trigger("wait_for_many", conf={"videos": videos})
-    airflow.wait_until(
-        lambda: all(len(emulator.polls(video)) >= 3 for video in videos), 180, "all are polled"
-    )
+    airflow.wait_until(lambda: all(len(emulator.polls(video)) >= 3 for video in videos), "all are polled")
     (secrets / "down").touch()
     down_at = time.monotonic()
     time.sleep(OUTAGE / 2)  # the outage itself; a fake clock has no effect on other processes
@@ -64,7 +62,7 @@ def test_waits_survive_an_outage_of_the_secrets_backend(
     assert (secrets / "failed").exists()
     for video in videos[5:]:
         emulator.set_status(video, "completed")
-    assert airflow.wait_for_run("wait_for_many", run_id, timeout=240) == "success"
+    assert airflow.wait_for_run("wait_for_many", run_id) == "success"
     assert mapped_states(airflow, "wait_for_many", run_id) == ["success"] * 10
 
 
@@ -74,15 +72,15 @@ def test_paid_video_survives_an_outage_on_resumption(
     emulator.default_script = Script.by_hand("processing", "completed")
     billed = len(emulator.ledger.orders)
     run_id = airflow.trigger("order_in_the_triggerer")
-    airflow.wait_until(lambda: len(emulator.ledger.orders) == billed + 1, 90, "the order is placed")
+    airflow.wait_until(lambda: len(emulator.ledger.orders) == billed + 1, "the order is placed")
     video = emulator.ledger.orders[-1].id
-    airflow.wait_until(lambda: len(emulator.polls(video)) >= 2, 90, "the triggerer has polled it")
+    airflow.wait_until(lambda: len(emulator.polls(video)) >= 2, "the triggerer has polled it")
     (secrets / "down").touch()
     emulator.set_status(video, "completed")
-    airflow.wait_until(lambda: len(emulator.polls(video)) >= 3, 90, "the trigger has seen it completed")
+    airflow.wait_until(lambda: len(emulator.polls(video)) >= 3, "the trigger has seen it completed")
     time.sleep(20)  # the resuming worker looks up its connection meanwhile
     (secrets / "down").unlink()
-    assert airflow.wait_for_run("order_in_the_triggerer", run_id, timeout=240) == "success"
+    assert airflow.wait_for_run("order_in_the_triggerer", run_id) == "success"
     assert len(emulator.ledger.orders) == billed + 1
 
 
@@ -90,7 +88,7 @@ def test_wait_started_in_triggerer_is_in_a_queue(airflow: LocalAirflow, emulator
     """Airflow gives the trigger of such a start no queue, so that no triggerer would ever run it."""
     video = emulator.add_task(script=Script.timed(processing=12))
     run_id = airflow.trigger("start_in_the_triggerer", conf={"video": video})
-    assert airflow.wait_for_run("start_in_the_triggerer", run_id, timeout=180) == "success"
+    assert airflow.wait_for_run("start_in_the_triggerer", run_id) == "success"
     [(queue,)] = airflow.query(
         "SELECT queue FROM task_instance WHERE run_id = ? AND task_id = 'wait'", run_id
     )

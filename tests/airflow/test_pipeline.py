@@ -106,14 +106,12 @@ def test_example_dag_joins_an_episode(
     lengths = {f"shot {number}": 4.01 + 1.01 * number for number in range(5)}
     conf = {"shots": list(lengths), "destination": folder.uri}
     run_id = local_airflow.trigger("manxue_episode", conf=conf)
-    local_airflow.wait_until(
-        lambda: emulator.ledger.billed == before + len(lengths), 240, "all shots are ordered"
-    )
+    local_airflow.wait_until(lambda: emulator.ledger.billed == before + len(lengths), "all shots are ordered")
     for order in emulator.ledger.orders[-len(lengths) :]:
         emulator.task(order.id).actual_duration = lengths[order.request["prompt"]]
         emulator.set_status(order.id, "completed")
 
-    assert local_airflow.wait_for_run("manxue_episode", run_id, timeout=300) == "success"
+    assert local_airflow.wait_for_run("manxue_episode", run_id) == "success"
     assert emulator.ledger.billed == before + len(lengths)
     orders = [local_airflow.xcom("manxue_episode", run_id, "order", map_index=index) for index in range(5)]
     assert folder.names() == sorted(["film.mp4", *(f"{order}.mp4" for order in orders)])

@@ -55,9 +55,7 @@ def test_two_worker_slots_are_enough_for_forty_videos(
 ) -> None:
     """The wait for all videos starts a worker twice: to defer and to resume."""
     run_id = airflow.trigger(DAG, conf={"shots": SHOTS, "destination": f"file://{tmp_path}/episode/"})
-    airflow.wait_until(
-        lambda: airflow.task_states(DAG, run_id).get("wait") == "deferred", 600, "the wait is deferred"
-    )
+    airflow.wait_for_tasks(DAG, run_id, {"wait": "deferred"}, timeout=600)
     assert airflow.occupied_slots() == 0
     for order in service.ledger.orders:
         service.set_status(order.id, "completed")

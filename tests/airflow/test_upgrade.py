@@ -48,9 +48,7 @@ def test_deferral_of_an_older_version_ends_correctly(
     local_airflow.kill("triggerer")
     run_id = local_airflow.trigger(DAG, conf={"video": video})
     tasks = ("one", "batch", "order")
-    local_airflow.wait_until(
-        lambda: local_airflow.task_states(DAG, run_id) == dict.fromkeys(tasks, "deferred"), 90
-    )
+    local_airflow.wait_for_tasks(DAG, run_id, dict.fromkeys(tasks, "deferred"))
 
     videos = {
         "one": video,

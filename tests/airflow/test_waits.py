@@ -70,7 +70,7 @@ def test_ending_is_the_same_in_every_mode(
 ) -> None:
     script, message, skipped_by = ENDINGS[ending]
     run_id = local_airflow.trigger("wait_for_an_ending", conf={"video": emulator.add_task(script=script)})
-    local_airflow.wait_for_run("wait_for_an_ending", run_id, timeout=300)
+    local_airflow.wait_for_run("wait_for_an_ending", run_id)
     seen = local_airflow.task_states("wait_for_an_ending", run_id)
     expected = {
         f"{mode}_{option}": "skipped" if option in skipped_by else "failed"
@@ -116,15 +116,15 @@ def test_execution_timeout_bounds_the_wait(local_airflow: LocalAirflow, emulator
 def test_outage_is_survived_with_backoff(local_airflow: LocalAirflow, emulator: Emulator) -> None:
     video = emulator.add_task(script=Script.by_hand("processing", "completed"))
     run_id = local_airflow.trigger("wait_for_many", conf={"videos": [video]})
-    local_airflow.wait_until(lambda: len(emulator.polls(video)) >= 2, 90)
+    local_airflow.wait_until(lambda: len(emulator.polls(video)) >= 2)
     with emulator.outage("refuse"):
         time.sleep(12)
     polls = len(emulator.polls(video))
     began = time.monotonic()
     with emulator.outage("503"):
-        local_airflow.wait_until(lambda: len(emulator.polls(video)) > polls, 60)
+        local_airflow.wait_until(lambda: len(emulator.polls(video)) > polls)
     with emulator.outage("html"):
-        local_airflow.wait_until(lambda: len(emulator.polls(video)) > polls + 1, 90)
+        local_airflow.wait_until(lambda: len(emulator.polls(video)) > polls + 1)
     assert len(emulator.polls(video)) - polls <= (time.monotonic() - began) / 5 + 2
     emulator.set_status(video, "completed")
     assert local_airflow.wait_for_run("wait_for_many", run_id) == "success"
@@ -185,9 +185,7 @@ class TestKeys:
             yield service
 
     def wait_until_deferred(self, airflow, run_id):
-        airflow.wait_until(
-            lambda: airflow.task_states("wait_in_every_mode", run_id).get("deferred") == "deferred", 90
-        )
+        airflow.wait_for_tasks("wait_in_every_mode", run_id, {"deferred": "deferred"})
 
     def test_rotated_key_is_used(self, local_airflow, service) -> None:
         video = service.add_task(script=Script.by_hand("processing", "completed"))
@@ -197,7 +195,7 @@ class TestKeys:
         local_airflow.set_connection("rotating", **{**connection, "password": "the-new-key"})
         service.api_key = "the-new-key"
         polls = len(service.polls(video))
-        local_airflow.wait_until(lambda: len(service.polls(video)) > polls + 6, 60)
+        local_airflow.wait_until(lambda: len(service.polls(video)) > polls + 6)
         service.set_status(video, "completed")
         assert local_airflow.wait_for_run("wait_in_every_mode", run_id) == "success"
         assert any(record.status == 401 for record in service.polls(video))

@@ -98,7 +98,7 @@ def runs(local_airflow: LocalAirflow, emulator: Emulator, start, tmp_path_factor
         "shots": start("manxue_shots", videos=videos, destination=destination),
     }
     for run in runs.values():
-        local_airflow.wait_for_run(run.dag_id, run.run_id, timeout=300)
+        local_airflow.wait_for_run(run.dag_id, run.run_id)
     return runs
 
 

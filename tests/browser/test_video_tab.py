@@ -88,7 +88,7 @@ def test_wait_shows_state_and_time_and_then_the_video(emulator, start, open_tab)
     video = emulator.add_task(script=Script.by_hand("processing"))
     run = start("manxue_shots", videos=[video], destination="file:///nowhere/")
     run.airflow.wait_until(
-        lambda: run.airflow.task_states(run.dag_id, run.run_id).get(("wait", 0)) == "running", 120
+        lambda: run.airflow.task_states(run.dag_id, run.run_id).get(("wait", 0)) == "running"
     )
     tab = open_tab(run, "wait", 0)
 

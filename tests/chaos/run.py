@@ -137,7 +137,7 @@ class ChaosRun:
         self.airflow.trigger(DAG_ID, conf=conf, run_id=self.name)
         self.started = time.monotonic()
         try:
-            self.airflow.wait_until(self._tick, LONGEST_RUN, "the run has ended")
+            self.airflow.wait_until(self._tick, "the run has ended", timeout=LONGEST_RUN)
         except LocalAirflowError as error:
             return [f"{error}\n{self.airflow.describe_run(DAG_ID, self.name)}"]
         finally:

@@ -14,7 +14,7 @@ HERE = Path(__file__).parent
 LOAD = Load(videos=24, interval=1.5, limit=30, queued=2, processing=6, speed=20)
 """Twenty times faster than in production: a wait of two to three minutes with a poll every 30 s."""
 
-PATIENCE = 90
+PATIENCE = 240
 """Seconds until an alert must fire, on a busy machine."""
 
 
