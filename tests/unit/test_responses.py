@@ -934,11 +934,11 @@ def test_text_error_has_no_key_or_signature(http_status):
 
 
 @pytest.mark.parametrize("page", ["<" * 500_000, "<title>" * 100_000, "<script>" * 100_000, "<p>&" * 100_000])
-def test_error_page_of_any_size_is_parsed_in_a_second(page):
+def test_error_page_of_any_size_is_parsed_in_linear_time(page):
     started_at = time.monotonic()
     error_of(502, page.encode())
 
-    assert time.monotonic() - started_at < 1
+    assert time.monotonic() - started_at < 20  # with the square of its length it would take minutes
 
 
 @pytest.mark.parametrize("key", [KEY, 1234567890])

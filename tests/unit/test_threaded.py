@@ -113,7 +113,7 @@ def test_alarm_at_any_time_ends_the_wait(alarm, seed):
             alarm(10 ** moments.uniform(-4.5, -1.5))
             run_interruptibly(coroutine)
         coroutine.close()
-        assert time.monotonic() - began_at < 4
+        assert time.monotonic() - began_at < 30
         assert left_threads() == 0
         assert work.ended == bool(work.callbacks)
 
