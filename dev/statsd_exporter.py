@@ -48,11 +48,16 @@ class Sample:
 
 
 def parse_line(line: str) -> Sample:
-    """Return the value of a line, with tags as Airflow's `statsd_influxdb_enabled` appends them to the name."""
+    """
+    Return the value of a line, with tags as Airflow's `statsd_influxdb_enabled` appends them to the name.
+
+    A count that is sampled at a rate (`|@0.1`, some of Airflow's own) stands for more of them.
+    """
     name, _, rest = line.partition(":")
-    value, kind = rest.split("|")
+    text, kind, *rates = rest.split("|")
     name, *tags = name.split(",")
-    return Sample(name, dict(tag.split("=", 1) for tag in tags), float(value), kind)
+    value = float(text) / float(rates[0][1:]) if rates and kind == "c" else float(text)
+    return Sample(name, dict(tag.split("=", 1) for tag in tags), value, kind)
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,11 @@ def test_line_has_tags_in_the_form_of_influxdb():
     assert (sample.value, sample.kind) == (2.0, "c")
 
 
+def test_sampled_count_stands_for_more():
+    assert parse_line("airflow.scheduler_heartbeat:1|c|@0.1").value == 10
+    assert parse_line("airflow.dag_processing.total:7|g|@0.1").value == 7
+
+
 def test_wildcard_matches_one_part_of_a_name():
     rules = parse_mapping("mappings: [{match: a.*, name: x}]")
 
