@@ -45,6 +45,7 @@ class State:
     :param saved: URI of the saved copy in the same run.
     :param media: HTTP status of the media host.
     :param ended_ago: seconds since the end of the task.
+    :param took: seconds from the start of the task to its end.
     """
 
     operator: str
@@ -55,6 +56,7 @@ class State:
     saved: str | None = None
     media: int = 200
     ended_ago: float = 60.0
+    took: float = 372.0
 
     def instance(self) -> dict[str, Any]:
         """Return the task instance as Airflow's API does."""
@@ -65,7 +67,7 @@ class State:
             "operator": self.operator,
             "state": self.state,
             "try_number": 1,
-            "start_date": _iso(NOW - self.ended_ago - 372),
+            "start_date": _iso(NOW - self.ended_ago - self.took),
             "end_date": _iso(NOW - self.ended_ago) if is_done else None,
             "rendered_fields": {"model": MODEL} if self.operator == ORDER else {"video_task_id": ID},
         }
@@ -156,6 +158,7 @@ STATES = {
         "The wait timed out",
         ("not completed in time", "Last status from the service: processing", "Clear this task to wait on"),
         _failed("ManxueTimeoutError", _TIMED_OUT),
+        took=3 * 3_600 + 4,
     ),
     "single_skipped": State(
         SENSOR,
@@ -204,6 +207,7 @@ STATES = {
         "1 of 3 videos completed",
         ("the wait timed out", "the prompt is not allowed", "not completed", "was not ready"),
         {"return_value": _MIXED, **_failed("ManxueTimeoutError", "2 of the videos were not completed.")},
+        took=3 * 3_600 + 4,
     ),
     "batch_tolerated": State(
         BATCH, "success", "1 of 3 videos completed", ("the prompt is not allowed",), {"return_value": _MIXED}
@@ -214,6 +218,7 @@ STATES = {
         "1 of 3 videos completed",
         ("was skipped: the wait timed out",),
         {"return_value": _MIXED, **_failed("ManxueTimeoutError", "2 of the videos were not completed.")},
+        took=3 * 3_600 + 4,
     ),
     "order_waiting": State(
         ORDER,
@@ -265,6 +270,7 @@ STATES = {
         "The wait timed out",
         ("The video is ordered and may be completed by now",),
         {"video_task_id": ID, **_failed("ManxueTimeoutError", _TIMED_OUT)},
+        took=3 * 3_600 + 40,
     ),
     "order_refused": State(
         ORDER,
