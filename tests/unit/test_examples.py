@@ -15,7 +15,10 @@ def plugins_folder(monkeypatch):
 
 @pytest.mark.parametrize("example", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
 def test_example_has_a_dag_of_its_name(example):
-    dag = runpy.run_path(str(example))[example.stem]()
+    names = runpy.run_path(str(example))
+    if names.get("HITLOperator", True) is None:
+        pytest.skip("this Airflow has no human-in-the-loop tasks")
+    dag = names[example.stem]()
 
     assert dag.dag_id == example.stem
     assert dag.tasks

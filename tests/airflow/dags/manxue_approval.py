@@ -1,0 +1,1 @@
+../../../example_dags/manxue_approval.py
