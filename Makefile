@@ -51,7 +51,7 @@ help: ## list all targets
 quick-start: $(VENV)/.installed ## make the environment, and try it with one file of unit tests
 	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python -m pytest tests/unit/test_poller.py -q
 
-demo: $(READY) ## a real Airflow waits for a video without occupying a worker slot (about 2 minutes)
+demo: $(READY) ## a real Airflow orders a video, waits for it without a worker slot, and saves it (about 2 minutes)
 	@$(BIN)/python -m dev.demo
 
 demo-ui: $(READY) ## the same, then keep Airflow and its UI running until Ctrl-C

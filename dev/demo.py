@@ -1,4 +1,4 @@
-"""Run an example Dag on a real Airflow, and show that the wait for a video occupies no worker slot.
+"""Run an example Dag on a real Airflow: order a video, wait for it without a worker slot, and save it.
 
 Airflow, the connection, the HTTP requests and the Dag in ``example_dags`` are real; the service is the package's
 emulator. All files are in the folder ``.demo``.
@@ -20,10 +20,12 @@ from dev.servers import ServerError
 
 ROOT = Path(__file__).parent.parent
 HOME = ROOT / ".demo"
-DAG_ID = "manxue_wait_for_video"
+VIDEOS = HOME / "videos"
+DAG_ID = "manxue_order_wait_save"
 RUN_ID = "demo"
-AWAITING_TASK = "wait"
-XCOM_KEYS = ("video_url", "actualDuration")
+AWAITING_TASK = "order"
+XCOM_KEYS = ("video_task_id", "video_url", "actualDuration")
+VIDEO_TAB = "plugin/manxue_video"
 
 SECONDS_QUEUED = 4
 SECONDS_PROCESSING = 26
@@ -66,7 +68,7 @@ def show_run(airflow: LocalAirflow) -> None:
 
     :raises LocalAirflowError: if the run failed, or the wait occupied a worker slot.
     """
-    airflow.trigger(DAG_ID, run_id=RUN_ID)
+    airflow.trigger(DAG_ID, conf={"destination": f"{VIDEOS.as_uri()}/"}, run_id=RUN_ID)
     say(f"\nRunning the Dag {DAG_ID}:\n\n     time   task     state        occupied worker slots")
     watcher = Watcher(airflow)
     airflow.wait_until(watcher.poll, f"{DAG_ID} has ended", timeout=RUN_TIMEOUT)
@@ -81,12 +83,25 @@ def show_run(airflow: LocalAirflow) -> None:
     say(f"\nResults of the task {AWAITING_TASK} (XComs):\n")
     for key in XCOM_KEYS:
         say(f"  {key:<16} {airflow.xcom(DAG_ID, RUN_ID, AWAITING_TASK, key=key)}")
+    for file in VIDEOS.iterdir():
+        say(f"\nSaved: {file.relative_to(ROOT)}, {file.stat().st_size:,} bytes. Any player plays it.")
 
 
 def keep_running(airflow: LocalAirflow) -> None:
     """Keep Airflow running until Ctrl-C."""
+    run = f"{airflow.base_url}/dags/{DAG_ID}/runs/{RUN_ID}"
     say(
-        f"\nOpen {airflow.base_url}/dags/{DAG_ID}/runs/{RUN_ID} in a browser (no login).\nPress Ctrl-C to stop."
+        f"""
+Open in a browser (no login):
+
+  {run}/tasks/order/{VIDEO_TAB}
+      the Video tab of the order: the player, the length, and where the video is saved
+  {run}
+      the run: click a task for its log, XComs and Details
+  {airflow.base_url}/dags/{DAG_ID}
+      click Trigger to order another video, and open the Video tab of its task while it waits
+
+Press Ctrl-C to stop."""
     )
     airflow.wait_until(lambda: False, timeout=float("inf"))
 
@@ -102,7 +117,7 @@ def demo(*, with_ui: bool, distributed: bool) -> None:
         say(f"Starting Airflow {version} in {HOME.name}/ (30 to 60 seconds) ...")
         started = time.monotonic()
         examples = ROOT / "example_dags"
-        config = {"core.plugins_folder": examples / "plugins"}
+        config = {"core.plugins_folder": examples / "plugins", "manxue.video_tab": True}
         with deployment(HOME, dags_folder=examples, env=connection, config=config) as airflow:
             say(f"Started in {time.monotonic() - started:.0f} s: {', '.join(airflow.processes)}.")
             show_run(airflow)
