@@ -23,11 +23,19 @@ pytestmark = pytest.mark.heavy
 
 
 @pytest.fixture
-def airflow(local_airflow: LocalAirflow, emulator: Emulator) -> LocalAirflow:
+def single(local_airflow: LocalAirflow, emulator: Emulator) -> LocalAirflow:
+    """An Airflow for one question at a time."""
     if local_airflow.version < (3, 1):
         pytest.skip("this Airflow has no human-in-the-loop tasks")
     emulator.default_script = Script.timed(processing=1)
     return local_airflow
+
+
+@pytest.fixture
+def airflow(single: LocalAirflow) -> LocalAirflow:
+    if single.version < (3, 3):
+        pytest.skip("with several questions, the triggerer of this Airflow may end (apache/airflow#64620)")
+    return single
 
 
 def run_until_review(airflow: LocalAirflow, folder: Path, shots: Sequence[str] = SHOTS, **conf: str) -> str:
@@ -50,7 +58,10 @@ def path(run_id: str, number: int) -> str:
 
 
 def respond(airflow: LocalAirflow, run_id: str, number: int, option: str, prompt: str) -> None:
-    body = {"chosen_options": [option], "params_input": {"prompt": prompt}}
+    """Respond as the form does. On Airflow 3.1 it also has the Dag's params."""
+    fields = airflow._api("GET", path(run_id, number))["params"]
+    values = {name: field["value"] if isinstance(field, dict) else field for name, field in fields.items()}
+    body = {"chosen_options": [option], "params_input": {**values, "prompt": prompt}}
     airflow._api("PATCH", path(run_id, number), body)
 
 
@@ -85,12 +96,14 @@ def test_failed_shot_is_not_in_the_episode(airflow: LocalAirflow, emulator: Emul
     assert len(airflow.xcom(DAG, run_id, "episode")) == 2
 
 
-def test_single_shot_is_a_list(airflow: LocalAirflow, tmp_path: Path) -> None:
-    run_id = run_until_review(airflow, tmp_path, shots=SHOTS[:1])
-    respond(airflow, run_id, 0, "Approve", "")
-    assert airflow.wait_for_run(DAG, run_id) == "success"
+def test_single_shot_is_a_list(single: LocalAirflow, tmp_path: Path) -> None:
+    run_id = run_until_review(single, tmp_path, shots=SHOTS[:1])
+    assert single.occupied_slots() == 0
 
-    assert airflow.xcom(DAG, run_id, "episode") == [airflow.xcom(DAG, run_id, "shot.save", map_index=0)]
+    respond(single, run_id, 0, "Approve", "")
+    assert single.wait_for_run(DAG, run_id) == "success"
+
+    assert single.xcom(DAG, run_id, "episode") == [single.xcom(DAG, run_id, "shot.save", map_index=0)]
 
 
 def test_question_has_links_and_no_signed_url(airflow: LocalAirflow, tmp_path: Path) -> None:
