@@ -116,8 +116,9 @@ $(UNIT_CELLS): unit-%: .venv-%/.ready
 $(EXAMPLE_CELLS): examples-%: .venv-%/.ready
 	.venv-$*/bin/python $(EXAMPLE_TESTS)
 
-docs: $(VENV)/.with-docs ## build the documentation in docs/_build; fails on any warning
+docs: $(VENV)/.with-docs ## build the documentation in docs/_build; fails on any warning and on a link or picture that leads nowhere
 	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/sphinx-build -W --keep-going -E -q docs docs/_build
+	$(BIN)/python -m dev.check_site
 
 audit: .uv/.ready ## check all pinned packages for known vulnerabilities; needs the network
 	for file in constraints/airflow-[0-9]*.txt; do \

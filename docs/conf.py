@@ -11,6 +11,8 @@ release = version = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
 
+# Sphinx copies a picture of an ``<img>`` as well.
+myst_enable_extensions = ["html_image"]
 # The anchors that a Markdown viewer makes from headings, so that links work in both.
 myst_heading_anchors = 4
 myst_links_external_new_tab = False
