@@ -14,7 +14,7 @@ READY_BENCH = $(VENV_BENCH)/.ready
 # Azurite 3.36 and later need Node.js 21 or 22.
 AZURITE = 3.35.0
 STORES = .stores
-INPUTS = pyproject.toml setup.cfg constraints/dev.txt
+INPUTS = pyproject.toml setup.cfg setup.py constraints/dev.txt
 
 # The matrix: each Airflow with each Python that it supports, and the oldest of everything that pyproject.toml allows.
 UNIT_CELLS = unit-3.3-py3.11 unit-3.3-py3.12 unit-3.3-py3.13 \
