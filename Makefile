@@ -96,7 +96,7 @@ heavy-tests: $(READY) ## the other tests with a real Airflow 3 that need no serv
 stores-tests: $(VENV)/.with-stores $(STORES)/.azurite-$(AZURITE) ## saves with the real libraries of Azure, Google, SFTP and WebHDFS (needs Node.js)
 	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python -m pytest tests/stores
 
-browser-tests: $(VENV)/.with-browser ## tests of the UI in Debian's Chromium
+browser-tests: $(VENV)/.with-browser $(VENV)/.with-docs ## tests of the UI and of the built documentation in Debian's Chromium
 	$(BIN)/python -m pytest tests/browser
 
 monitoring-tests: $(VENV)/.with-monitoring ## tests of the dashboard's queries and the alert rules in Debian's Prometheus
