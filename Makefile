@@ -14,7 +14,7 @@ READY_BENCH = $(VENV_BENCH)/.ready
 # Azurite 3.36 and later need Node.js 21 or 22.
 AZURITE = 3.35.0
 STORES = .stores
-INPUTS = pyproject.toml setup.cfg constraints/dev.txt
+INPUTS = pyproject.toml setup.cfg setup.py constraints/dev.txt
 
 # The matrix: each Airflow with each Python that it supports, and the oldest of everything that pyproject.toml allows.
 UNIT_CELLS = unit-3.3-py3.11 unit-3.3-py3.12 unit-3.3-py3.13 \
@@ -96,7 +96,7 @@ heavy-tests: $(READY) ## the other tests with a real Airflow 3 that need no serv
 stores-tests: $(VENV)/.with-stores $(STORES)/.azurite-$(AZURITE) ## saves with the real libraries of Azure, Google, SFTP and WebHDFS (needs Node.js)
 	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python -m pytest tests/stores
 
-browser-tests: $(VENV)/.with-browser ## tests of the UI in Debian's Chromium
+browser-tests: $(VENV)/.with-browser $(VENV)/.with-docs ## tests of the UI and of the built documentation in Debian's Chromium
 	$(BIN)/python -m pytest tests/browser
 
 monitoring-tests: $(VENV)/.with-monitoring ## tests of the dashboard's queries and the alert rules in Debian's Prometheus
@@ -116,8 +116,9 @@ $(UNIT_CELLS): unit-%: .venv-%/.ready
 $(EXAMPLE_CELLS): examples-%: .venv-%/.ready
 	.venv-$*/bin/python $(EXAMPLE_TESTS)
 
-docs: $(VENV)/.with-docs ## build the documentation in docs/_build; fails on any warning
+docs: $(VENV)/.with-docs ## build the documentation in docs/_build; fails on any warning and on a link or picture that leads nowhere
 	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/sphinx-build -W --keep-going -E -q docs docs/_build
+	$(BIN)/python -m dev.check_site
 
 audit: .uv/.ready ## check all pinned packages for known vulnerabilities; needs the network
 	for file in constraints/airflow-[0-9]*.txt; do \

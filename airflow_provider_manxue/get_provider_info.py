@@ -13,11 +13,14 @@ CONNECTION_TYPE: dict[str, Any] = {
     "hook-class-name": "airflow_provider_manxue.hooks.manxue.ManxueHook",
     "hook-name": "sd2_manxue",
     "ui-field-behaviour": {
-        "hidden-fields": ["login", "port", "schema", "extra"],
+        # The port may be part of the host. The field is there for Airflow 3.3.1 and 3.3.2, which refuse to test a saved connection
+        # without a port: https://github.com/apache/airflow/pull/73298
+        "hidden-fields": ["login", "schema", "extra"],
         "relabeling": {"host": "Base URL", "password": "API key"},
         "placeholders": {
             "host": "https://zcbservice.aizfw.cn/kyyReactApiServer",
             "password": "without the word Bearer",
+            "port": "443, if Test Connection says Bad Request",
         },
     },
     "conn-fields": {

@@ -64,7 +64,7 @@ def check_sdist(sdist: Path) -> None:
     compare(
         sdist,
         names - generated,
-        files_of_package() | {"LICENSE", "README.md", "pyproject.toml", "setup.cfg"},
+        files_of_package() | {"LICENSE", "README.md", "pyproject.toml", "setup.cfg", "setup.py"},
     )
 
 

@@ -64,13 +64,14 @@ def show_form(visitor: Visitor) -> None:
 
 def show_connection_test(visitor: Visitor, airflow: LocalAirflow, emulator: Emulator) -> None:
     """Take the result of *Test Connection*."""
-    # With a port: without it, Airflow 3.3.1 and 3.3.2 reject the test.
-    airflow.set_connection("manxue_default", **json.loads(emulator.airflow_connection_json()) | {"port": 0})
+    # With a port: without it, Airflow 3.3.1 and 3.3.2 refuse the test.
+    airflow.set_connection("manxue_default", **json.loads(emulator.airflow_connection_json()) | {"port": 443})
     page = visitor.page("admin", viewport={"width": 1000, "height": 440})
     page.goto(f"{visitor.base_url}/connections")
     page.get_by_role("button", name="Test Connection").click()
-    page.get_by_text("Test Connection Successful").wait_for()
-    settle(page)
+    # The message stays while the pointer is on it.
+    page.get_by_text("Test Connection Successful").hover()
+    page.wait_for_timeout(1500)
     take(page, "form-test")
 
 

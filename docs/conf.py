@@ -11,6 +11,8 @@ release = version = __version__
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.viewcode"]
 exclude_patterns = ["_build"]
 
+# Sphinx copies a picture of an ``<img>`` as well.
+myst_enable_extensions = ["html_image"]
 # The anchors that a Markdown viewer makes from headings, so that links work in both.
 myst_heading_anchors = 4
 myst_links_external_new_tab = False
@@ -36,6 +38,10 @@ nitpick_ignore_regex = [
 html_theme = "furo"
 html_title = f"airflow-provider-manxue {version}"
 html_theme_options = {"sidebar_hide_name": False, "navigation_with_keys": True}
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+html_js_files = [("site.js", {"defer": "defer"})]
+html_favicon = "_static/favicon.svg"
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False

@@ -23,6 +23,7 @@ from fsspec.callbacks import Callback
 from airflow_provider_manxue._client.console_pages import aws_console_page, google_console_page
 from airflow_provider_manxue._client.store_protocol import Existing, temporary_file
 from airflow_provider_manxue._core.bodies import clean_text
+from airflow_provider_manxue._core.destination import GOOGLE_SCHEMES, S3_SCHEMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,11 +36,9 @@ log = logging.getLogger(__name__)
 _BLOCK = 8 * 1024 * 1024
 """Bytes of a part of an upload; memory is bounded by a few of them."""
 
-_S3 = frozenset({"s3", "s3a", "s3n"})
-_GOOGLE = frozenset({"gs", "gcs"})
 _AZURE = frozenset({"abfs", "abfss", "adl"})
 
-_CREATE_ONLY = _S3 | _GOOGLE | _AZURE
+_CREATE_ONLY = S3_SCHEMES | GOOGLE_SCHEMES | _AZURE
 """Schemes of object stores, which have no folders, and can be told not to replace an object."""
 
 _MARK = "manxue-upload"
@@ -118,9 +117,9 @@ class ObjectStore:
 
         The URL of a page in Azure's portal needs more than the account and the container.
         """
-        if self._scheme in _S3:
+        if self._scheme in S3_SCHEMES:
             return aws_console_page(self._fs.s3.meta.endpoint_url, self._path)
-        return google_console_page(self._path) if self._scheme in _GOOGLE else None
+        return google_console_page(self._path) if self._scheme in GOOGLE_SCHEMES else None
 
     def put(self, path: Path, content_type: str, check: Callable[[], None], *, create: bool) -> None:
         """Upload a complete file. The object appears, or is replaced, in the final step."""
@@ -128,10 +127,10 @@ class ObjectStore:
         size, mark, leftover = path.stat().st_size, secrets.token_hex(16), None
         options: dict[str, Any]
         try:
-            if self._scheme in _S3:
+            if self._scheme in S3_SCHEMES:
                 options = {"ContentType": content_type, "Metadata": {_MARK: mark}}
                 self._put_in_parts(path, check, create=create, **options)
-            elif self._scheme in _GOOGLE:
+            elif self._scheme in GOOGLE_SCHEMES:
                 options = {"content_type": content_type, "chunksize": _BLOCK, "metadata": {_MARK: mark}}
                 self._put_file(path, self._path, check, create=create, **options)
             elif self._scheme in _AZURE:
@@ -151,7 +150,7 @@ class ObjectStore:
     def _marks(self) -> set[str]:
         """Return the marks that identify the upload of an object."""
         info = self._info(self._path) or {}
-        metadata = self._fs.metadata(self._path) if self._scheme in _S3 else info.get("metadata")
+        metadata = self._fs.metadata(self._path) if self._scheme in S3_SCHEMES else info.get("metadata")
         md5 = (info.get("content_settings") or {}).get("content_md5")
         marks = {str(value) for key, value in (metadata or {}).items() if key.replace("_", "-") == _MARK}
         return marks | ({base64.b64encode(md5).decode()} if isinstance(md5, bytes | bytearray) else set())

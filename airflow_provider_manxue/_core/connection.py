@@ -22,6 +22,7 @@ from airflow_provider_manxue.models import ManxueSettings
 DEFAULT_CONN_ID = "manxue_default"
 DEFAULT_BASE_URL = "https://zcbservice.aizfw.cn/kyyReactApiServer"
 _DEFAULT_PREFIX = "/kyyReactApiServer"
+_DEFAULT_PORTS = {"https": 443, "http": 80}
 FORM_LABELS = {
     "host": "Base URL",
     "password": "API key",
@@ -130,14 +131,14 @@ class _Reader:
 
     def base_url(self, host: str, port: int | None, schema: str, *, allow_http: bool) -> str:
         host = host.strip()
-        if not host and not port:
+        if not host and (not port or port == _DEFAULT_PORTS["https"]):
             return DEFAULT_BASE_URL
         url = self._split(host, schema)
         if port is not None and not 0 <= port <= 65535:
             raise self.error(
                 "port", f"{port!r} is not a number from 1 to 65535", "Leave it empty for the default port."
             )
-        if port and not url.port:
+        if port and not url.port and port != _DEFAULT_PORTS[url.scheme]:
             url = url._replace(netloc=f"{url.netloc}:{port}")
         if url.scheme == "http" and not allow_http and not is_loopback(url.hostname or ""):
             raise self.error(

@@ -8,6 +8,8 @@ from urllib.parse import quote, unquote
 
 from airflow_provider_manxue.exceptions import ManxueInputError
 
+S3_SCHEMES = frozenset({"s3", "s3a", "s3n"})
+GOOGLE_SCHEMES = frozenset({"gs", "gcs"})
 UNVERIFIED_SUFFIX = ".unverified"
 """Suffix of the name of a file that may not be a whole video."""
 
@@ -52,3 +54,10 @@ def parse_destination(destination: Any, video_task_id: str) -> str:
 def names_one_file(destination: object) -> bool:
     """Return whether a destination, an argument of ``partial()``, is the same file for each mapped task."""
     return isinstance(destination, str) and "{" not in destination and not destination.strip().endswith("/")
+
+
+def may_have_web_page(destination: object) -> bool:
+    """Return whether a destination may be on a store with a console that shows an object in a browser: AWS or Google Cloud."""
+    scheme, colon, _ = destination.strip().partition("://") if isinstance(destination, str) else ("", "", "")
+    # A scheme that a template or an XCom inserts is not known yet.
+    return not colon or "{" in scheme or scheme in S3_SCHEMES | GOOGLE_SCHEMES

@@ -14,6 +14,9 @@ from airflow.providers.common.compat.sdk import BaseOperatorLink, XCom
 if TYPE_CHECKING:
     from airflow.providers.common.compat.sdk import BaseOperator, TaskInstanceKey
 
+NO_LINKS: tuple[BaseOperatorLink, ...] = ()
+"""Links of a task that will have no address for them. Airflow 3 shows a heading for declared links, also if all are empty."""
+
 
 class _XComLink(BaseOperatorLink):
     """Base of a link whose address is in an XCom of the task."""

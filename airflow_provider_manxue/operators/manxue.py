@@ -24,12 +24,12 @@ from airflow_provider_manxue._core.order_timing import MAX_DELAY_ON_WORKER, Orde
 from airflow_provider_manxue._core.orders import VideoRequest, parse_video_request
 from airflow_provider_manxue._core.polling import DEFAULT_POKE_INTERVAL, DEFAULT_TIMEOUT
 from airflow_provider_manxue.exceptions import ManxueInputError, ManxueOrderNotAcceptedError
-from airflow_provider_manxue.links.manxue import ManxueVideoLink
+from airflow_provider_manxue.links.manxue import NO_LINKS, ManxueVideoLink
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
-    from airflow.providers.common.compat.sdk import Context, XComArg
+    from airflow.providers.common.compat.sdk import BaseOperatorLink, Context, XComArg
 
     from airflow_provider_manxue._airflow.order_store import OrderStore
 
@@ -97,7 +97,7 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
     """
 
     template_fields: Sequence[str] = (*_ORDER_FIELDS, "manxue_conn_id")
-    operator_extra_links = (ManxueVideoLink(),)
+    operator_extra_links: Collection[BaseOperatorLink] = (ManxueVideoLink(),)
 
     def __init__(
         self,
@@ -153,6 +153,8 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
         self.wait_for_completion = wait_for_completion
         self.durable = durable
         self.order_timeout = order_timeout
+        if not (do_xcom_push and wait_for_completion):
+            self.operator_extra_links = NO_LINKS
         self._check_arguments()
 
     def _check_arguments(self) -> None:

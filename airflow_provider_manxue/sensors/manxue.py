@@ -12,13 +12,13 @@ from airflow_provider_manxue._airflow.triggerer_sensor import StartFromTriggerSe
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
 from airflow_provider_manxue._core.ids import as_list, parse_video_task_id, parse_video_task_ids
 from airflow_provider_manxue._core.polling import DEFAULT_POKE_INTERVAL, DEFAULT_TIMEOUT
-from airflow_provider_manxue.links.manxue import ManxueVideoLink
+from airflow_provider_manxue.links.manxue import NO_LINKS, ManxueVideoLink
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from datetime import timedelta
 
-    from airflow.providers.common.compat.sdk import Context, XComArg
+    from airflow.providers.common.compat.sdk import BaseOperatorLink, Context, XComArg
 
 
 class ManxueVideoSensor(StartFromTriggerSensor, SingleVideoWait):
@@ -56,7 +56,7 @@ class ManxueVideoSensor(StartFromTriggerSensor, SingleVideoWait):
     """
 
     template_fields: Sequence[str] = ("video_task_id", "manxue_conn_id")
-    operator_extra_links = (ManxueVideoLink(),)
+    operator_extra_links: Collection[BaseOperatorLink] = (ManxueVideoLink(),)
 
     def __init__(
         self,
@@ -92,6 +92,8 @@ class ManxueVideoSensor(StartFromTriggerSensor, SingleVideoWait):
             **kwargs,
         )
         self.video_task_id = video_task_id
+        if not do_xcom_push:
+            self.operator_extra_links = NO_LINKS
         if not is_rendered_later(self.video_task_id):
             parse_video_task_id(self.video_task_id)
         self._begin_and_end_in_triggerer(

@@ -14,7 +14,12 @@ from airflow_provider_manxue._airflow.video_tab import recorded_failure
 from airflow_provider_manxue._client.store_protocol import Existing, Found
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
 from airflow_provider_manxue._core.deadline import to_seconds
-from airflow_provider_manxue._core.destination import UNVERIFIED_SUFFIX, names_one_file, parse_destination
+from airflow_provider_manxue._core.destination import (
+    UNVERIFIED_SUFFIX,
+    may_have_web_page,
+    names_one_file,
+    parse_destination,
+)
 from airflow_provider_manxue._core.ids import parse_video_task_id
 from airflow_provider_manxue._core.media_urls import AddressPolicy
 from airflow_provider_manxue.exceptions import (
@@ -22,7 +27,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueInputError,
     ManxueUnverifiedVideoError,
 )
-from airflow_provider_manxue.links.manxue import ManxueSavedVideoLink
+from airflow_provider_manxue.links.manxue import NO_LINKS, ManxueSavedVideoLink
 from airflow_provider_manxue.models import without_url
 from airflow_provider_manxue.transfers._video_url import SecretUrl, UrlRefresher
 
@@ -31,7 +36,7 @@ if TYPE_CHECKING:
     from datetime import timedelta
     from pathlib import Path
 
-    from airflow.providers.common.compat.sdk import Context
+    from airflow.providers.common.compat.sdk import BaseOperatorLink, Context
     from airflow.providers.openlineage.extractors import OperatorLineage
 
     from airflow_provider_manxue._client.downloader import Deadline, Downloader, PartialDownload
@@ -77,7 +82,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
     """
 
     template_fields: Sequence[str] = ("video_task_id", "destination", "manxue_conn_id", "storage_conn_id")
-    operator_extra_links = (ManxueSavedVideoLink(),)
+    operator_extra_links: Collection[BaseOperatorLink] = (ManxueSavedVideoLink(),)
     ui_color = "#e8e0f7"
 
     def __init__(
@@ -107,6 +112,8 @@ class ManxueToObjectStorageOperator(BaseOperator):
         self.timeout = timeout
         self.allow_private_addresses = allow_private_addresses
         self._saved: tuple[dict[str, Any], str, int] | None = None
+        if not (do_xcom_push and may_have_web_page(destination)):
+            self.operator_extra_links = NO_LINKS
         self._check_arguments()
 
     @property

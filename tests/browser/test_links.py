@@ -49,3 +49,11 @@ def test_no_button_without_a_video(runs, details, task_id, map_index):
 
     expect(page.get_by_role("link", name="Watch video")).to_have_count(0)
     expect(page.get_by_role("link", name="Saved video")).to_have_count(0)
+
+
+def test_order_without_a_wait_has_no_heading_for_links(runs, details):
+    """Airflow shows the heading for each task that declares a link, also if there is no address."""
+    heading = "Extra Links"
+
+    expect(details(runs["wait"], "wait").get_by_role("heading", name=heading)).to_be_visible()
+    expect(details(runs["shots"], "order").get_by_role("heading", name=heading)).to_have_count(0)

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from airflow_provider_manxue._core.destination import names_one_file, parse_destination
+from airflow_provider_manxue._core.destination import may_have_web_page, names_one_file, parse_destination
 from airflow_provider_manxue.exceptions import ManxueInputError
 
 
@@ -84,3 +84,21 @@ def test_unusable_destination_is_refused_with_a_remedy(destination, problem):
 )
 def test_destination_of_one_file_is_recognized(destination, expected):
     assert names_one_file(destination) is expected
+
+
+@pytest.mark.parametrize(
+    ("destination", "expected"),
+    [
+        ("s3://films/", True),
+        (" s3a://films/a.mp4", True),
+        ("gs://films/{{ ds }}/", True),
+        ("{{ params.folder }}", True),
+        ("{{ params.scheme }}://films/", True),
+        (object(), True),
+        ("file:///films/", False),
+        ("abfs://films/{{ ds }}/", False),
+        ("sftp://host/films/", False),
+    ],
+)
+def test_destination_on_a_store_without_a_console_is_recognized(destination, expected):
+    assert may_have_web_page(destination) is expected

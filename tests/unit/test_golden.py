@@ -34,6 +34,7 @@ from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
 from tests.support.fake_airflow import START, first_event, trigger_of
+from tests.support.serialization import DagSerialization
 
 FOLDER = Path(__file__).with_name("golden")
 VERSIONS = sorted((folder.name for folder in FOLDER.iterdir()), key=Version)
@@ -112,17 +113,9 @@ def dag():
 FROM_TRIGGER = ("first", "many")
 
 
-def serialization():
-    try:
-        from airflow.serialization.serialized_objects import DagSerialization
-    except ImportError:  # its name before 3.1
-        from airflow.serialization.serialized_objects import SerializedDAG as DagSerialization
-    return DagSerialization
-
-
 def stored(dag):
     """Return a Dag as Airflow stores it, and its tasks by their ids."""
-    whole = through_json(serialization().to_dict(dag))
+    whole = through_json(DagSerialization.to_dict(dag))
     return whole, {task["__var"]["task_id"]: task["__var"] for task in whole["dag"]["tasks"]}
 
 
@@ -444,6 +437,6 @@ def test_task_of_a_stored_dag_still_runs(stage, dag, name, form):
         stage.fake_airflow.upstream |= {("order", -1, key): "proj_1" for key in ("return_value", "id")}
         whole, tasks = stored(dag)
         tasks[name]["start_trigger_args"] = form["start_trigger_args"]
-        stage.fake_airflow.run_stored(dag.get_task(name), serialization().from_dict(whole).get_task(name))
+        stage.fake_airflow.run_stored(dag.get_task(name), DagSerialization.from_dict(whole).get_task(name))
         assert stage.fake_airflow.worker_starts == 0
         assert stage.fake_airflow.ti.xcom["video_url"] in (DONE["video_url"], [DONE["video_url"]] * 2)

@@ -4,12 +4,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from airflow.providers.common.compat.sdk import DAG
+
 from airflow_provider_manxue._client.console_pages import aws_console_page, google_console_page
 from airflow_provider_manxue.links import manxue as links
 from airflow_provider_manxue.links.manxue import ManxueSavedVideoLink, ManxueVideoLink, video_link_xcom
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
+from tests.support.serialization import stored_tasks
 
 TI_KEY = object()
 NO_ADDRESS = [
@@ -22,6 +25,18 @@ NO_ADDRESS = [
     "s3://bucket/a.mp4",
     "data:text/html,x",
 ]
+
+
+def order(**arguments):
+    return ManxueCreateVideoOperator(
+        task_id="task", prompt="A lighthouse", model="sd2_manxue_720p", retries=0, **arguments
+    )
+
+
+def save(destination, **arguments):
+    return ManxueToObjectStorageOperator(
+        task_id="task", video_task_id="v1", destination=destination, **arguments
+    )
 
 
 @pytest.fixture
@@ -71,6 +86,30 @@ def test_each_task_has_its_own_link():
         ManxueCreateVideoOperator: ["Watch video"],
         ManxueToObjectStorageOperator: ["Saved video"],
     }
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        lambda: ManxueVideoSensor(task_id="task", video_task_id="v1", do_xcom_push=False),
+        lambda: order(do_xcom_push=False),
+        lambda: order(wait_for_completion=False),
+        lambda: save("s3://films/", do_xcom_push=False),
+        lambda: save("file:///films/"),
+        lambda: save("abfs://films/{{ ds }}/"),
+    ],
+)
+def test_task_without_an_address_has_no_link(task):
+    """Airflow 3 would show the heading of the links alone."""
+    with DAG("dag", schedule=None) as dag:
+        assert list(task().operator_extra_links) == []
+
+    assert "_operator_extra_links" not in stored_tasks(dag)["task"]
+
+
+@pytest.mark.parametrize("destination", ["s3://films/", "gs://films/{{ ds }}.mp4", "{{ params.folder }}"])
+def test_save_to_a_store_with_a_console_has_a_link(destination):
+    assert [link.name for link in save(destination).operator_extra_links] == ["Saved video"]
 
 
 @pytest.mark.skipif(not hasattr(ManxueVideoLink, "xcom_key"), reason="Airflow 2 keeps no links in XCom")

@@ -2,9 +2,11 @@
 
 import configparser
 import os
+import runpy
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from email.parser import Parser
 from pathlib import Path
@@ -15,6 +17,7 @@ from airflow_provider_manxue import __version__
 from dev import dist
 
 ROOT, PACKAGE = dist.ROOT, dist.PACKAGE
+DESCRIPTION = runpy.run_path(str(ROOT / "setup.py"))["description"]
 DIST_INFO = f"{PACKAGE}-{__version__}.dist-info"
 
 
@@ -90,8 +93,30 @@ def test_wheel_contains_the_license(files, metadata):
 
 
 def test_wheel_description_is_the_readme(metadata):
-    assert metadata.get_payload().strip() == (ROOT / "README.md").read_text().strip()
+    urls = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"].get("urls", {})
+    expected = DESCRIPTION((ROOT / "README.md").read_text(), urls.get("Repository"), __version__)
+
+    assert metadata.get_payload().strip() == expected.strip()
     assert metadata["Description-Content-Type"] == "text/markdown"
+
+
+@pytest.mark.parametrize(
+    ("text", "absolute"),
+    [
+        ("[a](docs/a.md#b)", "[a](https://forge.example/o/r/blob/v1.2.3/docs/a.md#b)"),
+        ("![a](docs/a.svg)", "![a](https://forge.example/o/r/raw/v1.2.3/docs/a.svg)"),
+        (
+            "[![a](a.png)](b.md)",
+            "[![a](https://forge.example/o/r/raw/v1.2.3/a.png)](https://forge.example/o/r/blob/v1.2.3/b.md)",
+        ),
+        ('<img src="a.png" alt="a">', '<img src="https://forge.example/o/r/raw/v1.2.3/a.png" alt="a">'),
+        ("[a](https://a.example/b) [c](#d)", "[a](https://a.example/b) [c](#d)"),
+    ],
+)
+def test_description_has_absolute_links_once_the_repository_is_known(text, absolute):
+    """A package index resolves no relative ones."""
+    assert DESCRIPTION(text, "https://forge.example/o/r", "1.2.3") == absolute
+    assert DESCRIPTION(text, None, "1.2.3") == text
 
 
 def test_wheel_metadata_has_name_and_version(metadata):

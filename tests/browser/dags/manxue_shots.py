@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from airflow.providers.common.compat.sdk import DAG, task
 
+from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
 
@@ -24,3 +25,6 @@ with DAG("manxue_shots", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=U
         task_id="save", destination="{{ dag_run.conf['destination'] }}"
     ).expand(video_task_id=ids)
     batch >> save
+    ManxueCreateVideoOperator(
+        task_id="order", prompt="A lighthouse", model="sd2_manxue_720p", wait_for_completion=False, retries=0
+    )
