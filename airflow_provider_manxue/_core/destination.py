@@ -52,3 +52,10 @@ def parse_destination(destination: Any, video_task_id: str) -> str:
 def names_one_file(destination: object) -> bool:
     """Return whether a destination, an argument of ``partial()``, is the same file for each mapped task."""
     return isinstance(destination, str) and "{" not in destination and not destination.strip().endswith("/")
+
+
+def without_login(uri: str) -> str:
+    """Return the URI of a file without the connection id or the login before its host."""
+    scheme, _, rest = uri.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"
