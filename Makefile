@@ -31,8 +31,8 @@ python_of = $(lastword $(subst -py, ,$(1)))
 # Each process of the run has an Airflow of its own: while one waits for its Airflow, the other computes. The tests of a file run in
 # one process, so an Airflow that a file starts for itself starts once. (The groups of xdist 3.8 have no effect with pytest 9.2.)
 AIRFLOW_TESTS = -m pytest tests/airflow --dist loadfile
-# Airflow 2 runs one task at a time on SQLite, so there only the harness, the examples and timeouts are tried.
-EXAMPLE_TESTS = $(AIRFLOW_TESTS) -n 2 -m 'not services' -k 'test_states_xcoms_logs or example_dag or timeout'
+# Airflow 2 runs one task at a time on SQLite, so there only the harness, the examples, timeouts and events of outlets are tried.
+EXAMPLE_TESTS = $(AIRFLOW_TESTS) -n 2 -m 'not services' -k 'test_states_xcoms_logs or example_dag or timeout or outlets'
 UNIT_TESTS = -m pytest tests/unit -n 2 --dist worksteal
 # Airflow 2.11.0 and 3.0 allow newer ones, but their object storage does not work with them.
 OLD_PATHLIB = universal-pathlib<0.3

@@ -136,5 +136,9 @@ class ManxueOrderMismatchError(ManxueOrderError):
     """The order that is bound to the task instance differs from the one that the task would send now."""
 
 
+class ManxueRunLimitError(ManxueError, AirflowFailException):
+    """An order would exceed ``max_seconds_per_run``. It was not sent."""
+
+
 class ManxueDoctorError(ManxueError):
     """The doctor has found errors in the installation. The text has each with its remedy."""

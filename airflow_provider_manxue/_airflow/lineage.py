@@ -17,6 +17,7 @@ from airflow.providers.common.compat.openlineage.facet import (
 )
 from airflow.providers.openlineage.extractors import OperatorLineage
 
+from airflow_provider_manxue._core.destination import without_login
 from airflow_provider_manxue.models import without_url
 
 if TYPE_CHECKING:
@@ -55,10 +56,10 @@ def lineage_of(
 
 def _dataset(uri: str, size: int) -> OutputDataset:
     """Return the dataset of a file. OpenLineage's naming convention: the store is the namespace, the path the name."""
-    scheme, _, rest = uri.partition("://")
+    scheme, _, rest = without_login(uri).partition("://")
     host, _, path = rest.partition("/")
     is_local = not host
-    namespace = scheme if is_local else f"{scheme}://{host.rpartition('@')[2]}"
+    namespace = scheme if is_local else f"{scheme}://{host}"
     statistics = OutputStatisticsOutputDatasetFacet(size=size, fileCount=1)
     return OutputDataset(
         namespace=namespace,

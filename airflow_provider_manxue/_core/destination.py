@@ -61,3 +61,10 @@ def may_have_web_page(destination: object) -> bool:
     scheme, colon, _ = destination.strip().partition("://") if isinstance(destination, str) else ("", "", "")
     # A scheme that a template or an XCom inserts is not known yet.
     return not colon or "{" in scheme or scheme in S3_SCHEMES | GOOGLE_SCHEMES
+
+
+def without_login(uri: str) -> str:
+    """Return the URI of a file without the connection id or the login before its host."""
+    scheme, _, rest = uri.partition("://")
+    host, slash, path = rest.partition("/")
+    return f"{scheme}://{host.rpartition('@')[2]}{slash}{path}"

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 
 PREFIX = "manxue."
 
-DEFAULT_DURATION = 5
-"""Seconds of a video that was ordered without a duration, by the service's documentation."""
-
 MAX_GENERATION_TIME = 30 * 86_400
 """Seconds. A creation time that is further away, or in the future, is no usable one."""
 
@@ -211,8 +208,7 @@ class Metrics:
         model = self._model(request.fields["model"])
         self.count(f"orders.{outcome}", conn_id, model=model)
         if outcome in _ACCEPTED:
-            seconds = DEFAULT_DURATION if request.seconds is None else request.seconds
-            self.count("orders.seconds", conn_id, seconds, model)
+            self.count("orders.seconds", conn_id, request.counted_seconds, model)
 
     def add_save(self, conn_id: str, size: int, seconds: float) -> None:
         """Count a saved video, its bytes, and the seconds that the save took."""

@@ -19,6 +19,9 @@ RATIOS = ("21:9", "16:9", "4:3", "1:1", "3:4", "9:16")
 MIN_DURATION, MAX_DURATION = 4, 15
 """Shortest and longest video, in seconds."""
 
+DEFAULT_DURATION = 5
+"""Seconds of a video that was ordered without a duration, by the service's documentation."""
+
 MODELS = frozenset(
     f"sd2_manxue_{kind}{resolution}"
     for kind, resolutions in {
@@ -52,6 +55,11 @@ class VideoRequest:
     def seconds(self) -> int | None:
         """Length of the video; None if the service chooses it."""
         return self.fields.get("duration")
+
+    @property
+    def counted_seconds(self) -> int:
+        """Length of the video, also if the service chooses it."""
+        return DEFAULT_DURATION if self.seconds is None else self.seconds
 
     def fingerprint(self, scheme: int = FINGERPRINT_SCHEME) -> dict[str, str]:
         """

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_manxue._airflow.order_life import retry_only_unsent, send_once
 from airflow_provider_manxue._airflow.ordered_video_wait import OrderedVideoWait
 from airflow_provider_manxue._airflow.rendering import is_rendered_later
+from airflow_provider_manxue._airflow.run_limit import RunLimit
 from airflow_provider_manxue._airflow.start_from_trigger import CAN_START_AND_END
 from airflow_provider_manxue._airflow.task_defaults import EXECUTION_TIMEOUT, RETRIES
 from airflow_provider_manxue._airflow.video_tab import push_record
@@ -23,6 +24,8 @@ from airflow_provider_manxue._core.deadline import DEFER_TIMEOUT_MARGIN, EVENT_M
 from airflow_provider_manxue._core.order_timing import MAX_DELAY_ON_WORKER, OrderBounds, OrderProgress
 from airflow_provider_manxue._core.orders import VideoRequest, parse_video_request
 from airflow_provider_manxue._core.polling import DEFAULT_POKE_INTERVAL, DEFAULT_TIMEOUT
+from airflow_provider_manxue._core.run_limit import KEY as SECONDS_KEY
+from airflow_provider_manxue._core.run_limit import check_argument as check_run_limit
 from airflow_provider_manxue.exceptions import ManxueInputError, ManxueOrderNotAcceptedError
 from airflow_provider_manxue.links.manxue import NO_LINKS, ManxueVideoLink
 
@@ -82,6 +85,9 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
     :param durable: bind the order to the task instance, where Airflow has a task state store. If False, each try orders.
     :param order_timeout: seconds (or ``timedelta``) from the start of a try within which the order must be accepted; None
         for ``timeout``. After that the task fails with ``ManxueOrderTimeoutError``, and ``retries`` apply.
+    :param max_seconds_per_run: seconds of video that all tasks of the Dag run with this argument order together; None for no
+        limit. An order that would exceed it is not sent, and the task fails with ``ManxueRunLimitError``. Needs Airflow 3.3 or
+        later. ``docs/ordering.md`` says what is counted.
     :param deferrable: wait in the triggerer, for room and for the video. ``[operators] default_deferrable`` is not consulted.
     :param poke_interval: seconds (or ``timedelta``) between two polls; the service recommends 30 to 60.
     :param timeout: seconds (or ``timedelta``) from the acceptance of the order to the deadline of the wait.
@@ -115,6 +121,7 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
         wait_for_completion: bool = True,
         durable: bool = True,
         order_timeout: timedelta | float | None = None,
+        max_seconds_per_run: float | None = None,
         deferrable: bool = True,
         poke_interval: timedelta | float = DEFAULT_POKE_INTERVAL,
         timeout: timedelta | float = DEFAULT_TIMEOUT,
@@ -155,6 +162,7 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
         self.order_timeout = order_timeout
         if not (do_xcom_push and wait_for_completion):
             self.operator_extra_links = NO_LINKS
+        self.max_seconds_per_run = max_seconds_per_run
         self._check_arguments()
 
     def _check_arguments(self) -> None:
@@ -170,12 +178,27 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
             raise ManxueInputError(
                 f"order_timeout must be a positive number of seconds, not {self.order_timeout!r}."
             )
+        check_run_limit(self.max_seconds_per_run, has_state_store=_HAS_STATE_STORE)
         if self.durable and self.retries and not _HAS_STATE_STORE:
             warnings.warn(
                 f"retries={self.retries} can order a second video: this Airflow has no task state store (3.3 and later have "
                 f"one), so after a killed worker a retry orders again. Set retries=0.",
                 stacklevel=4,
             )
+
+    @classmethod
+    def partial(cls, *, task_id: str, max_seconds_per_run: float | None = None, **kwargs: Any) -> Any:
+        """
+        Return the operator for mapping. Checks ``max_seconds_per_run`` at parse time.
+
+        :param task_id: id of the mapped task.
+        :param max_seconds_per_run: as in the constructor, for all mapped tasks together.
+        :param kwargs: other arguments of the constructor.
+        """
+        check_run_limit(max_seconds_per_run, has_state_store=_HAS_STATE_STORE)
+        if max_seconds_per_run is not None:
+            kwargs["max_seconds_per_run"] = max_seconds_per_run
+        return super().partial(task_id=task_id, **kwargs)
 
     @property
     def _hidden_texts(self) -> tuple[str, ...]:
@@ -242,6 +265,7 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
         return self._order_and_wait(context, OrderProgress(started_at, attempts, since))
 
     def _order_and_wait(self, context: Context, progress: OrderProgress) -> dict[str, Any] | str:
+        self._run_limit(context).publish()
         request = parse_video_request(**self._order_fields)
         store = self._order_store(context)
         order = store.resume_id(request, progress.since)
@@ -269,6 +293,7 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
         Send the order until it is accepted, and return the id of its video.
 
         :raises ManxueOrderTimeoutError: if the order was not accepted in time.
+        :raises ManxueRunLimitError: if the order would exceed ``max_seconds_per_run``.
         :raises ManxueOrderError: if the order was rejected, or its outcome is unknown.
         """
         from airflow_provider_manxue.operators._downstream_stores import check_downstream_stores
@@ -280,11 +305,14 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
             self.log.warning(
                 "This Airflow has no task state store (3.3 and later have one): if the worker is killed, a retry orders again."
             )
-        bounds = self._order_bounds
+        bounds, run_limit = self._order_bounds, self._run_limit(context)
         while True:
             bounds.check(progress.started_at, time.time())
             try:
-                with retry_only_unsent(context["ti"]) if is_unbound else nullcontext():
+                with (
+                    retry_only_unsent(context["ti"]) if is_unbound else nullcontext(),
+                    run_limit.reserve(request.counted_seconds),
+                ):
                     return send_once(request, self.hook, store)
             except ManxueOrderNotAcceptedError as error:
                 error.raise_cause()
@@ -300,6 +328,25 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
                     raise bounds.timeout_error(str(error)) from None
                 self.log.warning("%s. Sending it again in %.0f s.", error, next_at - time.time())
             self._wait_for_room(context, progress, next_at)
+
+    def _run_limit(self, context: Context) -> RunLimit:
+        ti = context["ti"]
+        return RunLimit(
+            self.max_seconds_per_run,
+            context.get("task_state_store"),
+            push=lambda seconds: self._push_xcoms(context, {SECONDS_KEY: seconds}),
+            pull=lambda: ti.xcom_pull(task_ids=self._order_task_ids, key=SECONDS_KEY),
+            log=self.log,
+        )
+
+    @property
+    def _order_task_ids(self) -> list[str]:
+        """Ids of all tasks of the Dag that order videos, mapped or not."""
+        dag = self.get_dag()
+        if dag is None:
+            return [self.task_id]
+        kinds = {task.task_id: getattr(task, "operator_class", type(task)) for task in dag.tasks}
+        return [task_id for task_id, kind in kinds.items() if issubclass(kind, ManxueCreateVideoOperator)]
 
     @property
     def _order_bounds(self) -> OrderBounds:

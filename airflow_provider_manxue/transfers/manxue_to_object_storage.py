@@ -22,6 +22,9 @@ from airflow_provider_manxue._core.destination import (
 )
 from airflow_provider_manxue._core.ids import parse_video_task_id
 from airflow_provider_manxue._core.media_urls import AddressPolicy
+from airflow_provider_manxue._core.numbers import is_positive
+from airflow_provider_manxue._core.saved_video import KEY as SAVED_VIDEO_KEY
+from airflow_provider_manxue._core.saved_video import SavedVideo, duration_of
 from airflow_provider_manxue.exceptions import (
     ManxueExistsError,
     ManxueInputError,
@@ -60,7 +63,11 @@ class ManxueToObjectStorageOperator(BaseOperator):
 
     XCom: the URI of the saved video as return value; ``video_task_id``, ``size`` (bytes), ``content_type`` and
     ``sha256``. After a skipped save the last two are None. Where the store shows objects in a browser, also
-    ``web_address``, the target of the button *Saved video*.
+    ``web_address``, the target of the button *Saved video*. ``saved_video`` has all that the next task needs, without a URL
+    of the service: ``video_task_id``, ``uri``, ``size`` (bytes), ``duration`` (seconds, None if it is unknown) and ``sha256``.
+
+    Asset events: the ``extra`` of the event of each of ``outlets`` has the fields of ``saved_video``. The event of an
+    ``AssetAlias`` is one of the asset with the file's URI. ``docs/asset-events.md`` has examples.
 
     :param video_task_id: (templated) id of the video's task, or the whole task, as the sensor returns it; then its
         URL is the fallback when the service no longer knows the task.
@@ -143,11 +150,11 @@ class ManxueToObjectStorageOperator(BaseOperator):
                 f"containers must be some of {', '.join(map(repr, _CONTAINERS))}, or None, not {self.containers!r}."
             )
         AddressPolicy.parse(self.allow_private_addresses)
-        if self.max_bytes is not None and not _is_positive(self.max_bytes):
+        if self.max_bytes is not None and not is_positive(self.max_bytes):
             raise ManxueInputError(
                 f"max_bytes must be a positive number of bytes, or None, not {self.max_bytes!r}."
             )
-        if not _is_positive(to_seconds(self.timeout)):
+        if not is_positive(to_seconds(self.timeout)):
             raise ManxueInputError(f"timeout must be a positive number of seconds, not {self.timeout!r}.")
 
     @cached_property
@@ -204,7 +211,18 @@ class ManxueToObjectStorageOperator(BaseOperator):
         self._push(context, **result, video_task_id=video_task_id)
         if web_address is not None:
             self._push(context, web_address=web_address)
+        duration = duration_of(self._saved and self._saved[0], self.video_task_id)
+        self._pass_on(context, SavedVideo(video_task_id, uri, result["size"], duration, result["sha256"]))
         return uri
+
+    def _pass_on(self, context: Context, video: SavedVideo) -> None:
+        """Pass the saved video to the next tasks in an XCom, and to other Dags in the events of the outlets."""
+        self._push(context, **{SAVED_VIDEO_KEY: video.to_dict()})
+        if self.outlets:
+            # Imported here, so that parsing a Dag file without outlets loads no assets.
+            from airflow_provider_manxue._airflow.asset_events import describe_events
+
+            describe_events(self.outlets, context["outlet_events"], video, self.log)
 
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage[Any, Any]:
         """Return the saved video and its file. OpenLineage calls it when the task has ended."""
@@ -306,7 +324,3 @@ def _is_selection(value: Any, names: Sequence[str]) -> bool:
         and bool(value)
         and set(value) <= set(names)
     )
-
-
-def _is_positive(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < float("inf")

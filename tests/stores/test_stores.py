@@ -52,11 +52,15 @@ class Saves:
     def assert_saved(self, if_exists="overwrite", name=NAME, others=()):
         assert self.run(if_exists, name) == self.store.uri(name)
         self.assert_stored(name, others)
-        assert self.ti.xcom == {
+        facts = {
             "size": len(self.video),
-            "content_type": "video/mp4",
             "sha256": hashlib.sha256(self.video).hexdigest(),
             "video_task_id": self.task_id,
+        }
+        assert self.ti.xcom.pop("saved_video").items() > {**facts, "uri": self.store.uri(name)}.items()
+        assert self.ti.xcom == {
+            **facts,
+            "content_type": "video/mp4",
             **{key: value for key, value in self.ti.xcom.items() if key == "web_address"},
         }
 

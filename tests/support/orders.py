@@ -68,6 +68,7 @@ class TaskInstance:
         self.retries = retries
         self.try_number, self.max_tries = 0, retries
         self.xcom = {}
+        self.run_xcoms = [self.xcom]  # those of all task instances of the Dag run
         self.tab_records = []  # the XCom for the Video tab, which is no result
 
     def xcom_push(self, key, value):
@@ -76,7 +77,9 @@ class TaskInstance:
         else:
             self.xcom[key] = value
 
-    def xcom_pull(self, *, task_ids, key, map_indexes):
+    def xcom_pull(self, *, task_ids, key, map_indexes=None):
+        if isinstance(task_ids, list):  # without a map index: of all instances
+            return [xcom[key] for xcom in self.run_xcoms if key in xcom] or [None]
         assert (task_ids, map_indexes) == (self.task_id, self.map_index)
         return self.xcom.get(key)
 

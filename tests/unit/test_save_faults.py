@@ -191,12 +191,13 @@ class Saves:
 
         assert uri == self.store.uri + self.name
         assert self.store.content(self.name) == video
-        assert self.ti.xcom == {
+        facts = {
             "size": len(video),
-            "content_type": "video/mp4",
             "sha256": hashlib.sha256(video).hexdigest(),
             "video_task_id": self.task_id,
         }
+        assert self.ti.xcom.pop("saved_video").items() > {**facts, "uri": uri}.items()
+        assert self.ti.xcom == {**facts, "content_type": "video/mp4"}
         assert self.store.leftovers() == []
 
     def assert_fails(self, error, match="", **arguments):
@@ -464,11 +465,11 @@ class TestExistingObject:
 
         assert uri == saves.store.uri + saves.name
         assert saves.store.content(saves.name) == OLD
+        facts = {"size": len(OLD), "sha256": None, "video_task_id": saves.task_id}
         assert saves.ti.xcom == {
-            "size": len(OLD),
+            **facts,
             "content_type": None,
-            "sha256": None,
-            "video_task_id": saves.task_id,
+            "saved_video": {**facts, "uri": uri, "duration": None},
         }
         assert saves.emulator.requests == []
 

@@ -66,6 +66,11 @@ const ERRORS = {
     "ordered",
     "Keep the recorded video, or delete the record to order again. The message has both remedies.",
   ],
+  ManxueRunLimitError: [
+    "The limit of the run was reached",
+    "not ordered",
+    "Raise max_seconds_per_run or order shorter videos, " + CLEAR + ". Nothing was ordered.",
+  ],
   ManxueOrderError: [
     "The task ended after its order",
     "ordered",

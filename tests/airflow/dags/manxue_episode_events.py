@@ -1,0 +1,1 @@
+../../../example_dags/manxue_episode_events.py
