@@ -109,6 +109,21 @@ class Plan:
     cleared_after: float | None = None
 
     @property
+    def is_ordered(self):
+        """Whether the task sends a request that may be paid: an order, or an upload of assets."""
+        return self.kind in {"order", "assets"}
+
+    @property
+    def is_many(self):
+        """Whether the task waits for many videos or assets at once."""
+        return self.kind in {"batch", "assets"}
+
+    @property
+    def files(self):
+        """URLs of the files that the task uploads, one for each of its videos."""
+        return [f"https://files.example/{self.name}/{number}.png" for number in range(len(self.videos))]
+
+    @property
     def deferrable(self):
         return self.mode in {"deferred", "from_trigger"}
 

@@ -84,7 +84,7 @@ class FakeClient:
     def has_worked(self, conn_id):
         return self._has_worked
 
-    async def get_video_task(self, conn_id, video_task_id):
+    async def query(self, conn_id, video_task_id, subject):
         self._credentials.check()
         try:
             task = self._airflow.service.poll(video_task_id, self._side)

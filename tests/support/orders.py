@@ -10,6 +10,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 
 from airflow_provider_manxue._airflow import order_store as store_module
+from airflow_provider_manxue._airflow import ordered_wait
 from airflow_provider_manxue._airflow import single_wait as single_module
 from airflow_provider_manxue._airflow import waiting as waiting_module
 from airflow_provider_manxue._client import drivers as drivers_module
@@ -18,7 +19,6 @@ from airflow_provider_manxue._core.events import completed_event
 from airflow_provider_manxue._core.order_record import KEY
 from airflow_provider_manxue.hooks import manxue as hook_module
 from airflow_provider_manxue.hooks.manxue import ManxueHook
-from airflow_provider_manxue.operators import manxue as operator_module
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.testing import Clock, Emulator, Script
 from airflow_provider_manxue.triggers.manxue import ManxueOrderRoomTrigger
@@ -143,7 +143,7 @@ def clock(monkeypatch):
     modules = (
         hook_module,
         store_module,
-        operator_module,
+        ordered_wait,
         single_module,
         waiting_module,
         drivers_module,

@@ -23,13 +23,12 @@ from packaging.version import Version
 from airflow.providers.common.compat.sdk import DAG, AirflowException, TaskDeferred
 
 from airflow_provider_manxue import exceptions
-from airflow_provider_manxue._airflow import order_store
+from airflow_provider_manxue._airflow import order_store, ordered_wait
 from airflow_provider_manxue._airflow.start_from_trigger import CAN_START_AND_END
 from airflow_provider_manxue._core.events import batch_event, begin_event, completed_event, error_event
 from airflow_provider_manxue._core.order_record import KEY
 from airflow_provider_manxue.hooks import manxue as hook_module
 from airflow_provider_manxue.models import TaskStatus, VideoTask
-from airflow_provider_manxue.operators import manxue as operator_module
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
@@ -133,7 +132,7 @@ class Stage:
         self.fake_airflow, self.service, self.store = fake_airflow, service, fake_airflow.store
         self.orders_sent = 0
         self.orders_are_lost = False
-        for module in (order_store, operator_module):
+        for module in (order_store, ordered_wait):
             monkeypatch.setattr(module, "time", fake_airflow.clock)
         monkeypatch.setattr(
             hook_module.ManxueHook, "check_references", lambda hook, request: None, raising=False
