@@ -243,8 +243,8 @@ class _AssetSubject(Subject):
     def timed_out(self, item_id: str, waited: float, status: str, trouble: str) -> ManxueTimeoutError:
         last_error = f" Last error: {trouble.removesuffix('.')}." if trouble else ""
         return ManxueTimeoutError(
-            f"The review of the asset {item_id!r} was not finished after {elapsed(waited)}. Last status from the service: "
-            f"{status or 'none'}.{last_error} It may still become active: increase 'timeout', and clear the task."
+            f"The asset {item_id!r} was not ready after {elapsed(waited)}. Last status from the service: "
+            f"{status or 'none'}.{last_error} Its review may still end: increase 'timeout', and clear the task."
         )
 
     def result_missing(self, item_id: str, reason: str | None) -> ManxueError:

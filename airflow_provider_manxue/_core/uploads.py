@@ -217,7 +217,7 @@ def _take(left: list[Asset], file: File, *, as_written: bool) -> Asset | None:
 
 def _describe_item(item: Asset) -> str:
     url = f" of {without_query(item.original_url)}" if item.original_url else ""
-    return f"{item.id or 'an asset without an id'}{clean_text(url)}"
+    return clean_text(f"{item.id or 'an asset without an id'}{url}")
 
 
 def _texts(entries: Sequence[Any], secret: str) -> Iterator[str]:

@@ -9,6 +9,7 @@ import pytest
 
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 
+from airflow_provider_manxue._airflow import batch_wait as batch_module
 from airflow_provider_manxue._airflow import order_store as store_module
 from airflow_provider_manxue._airflow import ordered_wait
 from airflow_provider_manxue._airflow import single_wait as single_module
@@ -25,6 +26,10 @@ from airflow_provider_manxue.triggers.manxue import ManxueOrderRoomTrigger
 from tests.support.fake_airflow import FakeStateStore
 
 ORDER = {"prompt": "a cat", "model": "sd2_manxue_720p"}
+
+
+SENDING = ("send_order", "send_upload", "get_video_task")
+"""Methods of the hook that send a request."""
 
 
 class ProcessKilled(BaseException):
@@ -115,6 +120,10 @@ class TaskInstance:
     def _operator(self, kwargs):
         return ManxueCreateVideoOperator(task_id="order", **{**ORDER, **kwargs})
 
+    def completed(self, trigger):
+        """Return the event of a wait that has succeeded."""
+        return completed_event(trigger.video_task_id)
+
     def _resume(self, kwargs, deferral):
         """Run triggers and resume workers until the task has ended."""
         while True:
@@ -132,7 +141,7 @@ class TaskInstance:
         if isinstance(trigger, ManxueOrderRoomTrigger):
             self.clock.advance(max(0.0, trigger.resume_at - self.clock.now()))
             return {}
-        return completed_event(trigger.video_task_id)
+        return self.completed(trigger)
 
 
 @pytest.fixture
@@ -145,6 +154,7 @@ def clock(monkeypatch):
         store_module,
         ordered_wait,
         single_module,
+        batch_module,
         waiting_module,
         drivers_module,
     )
@@ -164,11 +174,11 @@ def emulator(monkeypatch, clock):
 @pytest.fixture
 def boundaries(monkeypatch, clock):
     boundaries = Boundaries(clock)
-    for name in ("send_order", "get_video_task"):
+    for name in SENDING:
         real = getattr(ManxueHook, name)
         monkeypatch.setattr(ManxueHook, name, boundaries.around(name, real))
     # Only a plain function is bound as a method.
-    for name in ("send_order", "get_video_task"):
+    for name in SENDING:
         wrapped = getattr(ManxueHook, name)
         monkeypatch.setattr(ManxueHook, name, lambda self, *args, _wrapped=wrapped: _wrapped(self, *args))
     return boundaries
