@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from datetime import timedelta
 
 import pytest
+from openlineage.client.serde import Serde
 
 from airflow.providers.common.compat.sdk import AirflowSkipException, AirflowTaskTimeout, TaskDeferred
 
@@ -172,3 +174,14 @@ def test_end_of_the_deferral_by_airflow_sends_no_upload(fake_airflow, uploads, s
     result = task.resume_execution("__fail__", {"error": "Trigger timeout"}, fake_airflow.context)
     assert len(result["image_urls"]) == 2
     assert len(uploads) == 1
+
+
+def test_lineage_has_ids_and_no_urls(fake_airflow, uploads, service):
+    service.respond_with("Active")
+    task = ManxueReviewAssetsOperator(task_id="wait", image_urls=FACES, deferrable=False)
+    fake_airflow.run(task)
+
+    facet = task.get_openlineage_facets_on_complete(None).run_facets["manxue_assets"]
+    assert json.loads(Serde.to_json(facet))["assets"] == [
+        {"assetId": f"asset_{number}", "assetType": "image", "status": "completed"} for number in (1, 2)
+    ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from unittest.mock import Mock
 
@@ -11,8 +12,10 @@ from airflow.providers.common.compat.sdk import AirflowSkipException
 
 from airflow_provider_manxue._core.events import batch_event
 from airflow_provider_manxue._core.order_kinds import ASSET_UPLOAD
+from airflow_provider_manxue._core.uploads import parse_upload_request
 from airflow_provider_manxue.exceptions import (
     ManxueAssetFailedError,
+    ManxueError,
     ManxueInputError,
     ManxueOrderError,
     ManxueOrderRejectedError,
@@ -375,6 +378,26 @@ def test_hook_queries_assets_with_one_request(emulator, review):
 def test_hook_raises_for_an_unknown_asset(emulator, review):
     with pytest.raises(ManxueRefusedError, match="error code -1"):
         ManxueHook().get_assets(["nobody"])
+
+
+@pytest.mark.parametrize(
+    ("response", "outcome"),
+    [
+        (None, "accepted"),
+        ("http_429", "not_accepted"),
+        ("http_400", "rejected"),
+        ("reset_after_read", "unknown"),
+    ],
+)
+def test_uploads_are_counted_by_outcome(emulator, review, response, outcome):
+    if response:
+        emulator.fail_next(1, response, on="upload")
+    hook = ManxueHook()
+    with contextlib.suppress(ManxueError):
+        hook.send_upload(parse_upload_request(**FILES))
+
+    [sample] = hook.metrics.take()
+    assert (sample.metric.name, sample.value) == (f"uploads.{outcome}", 1)
 
 
 def test_order_with_an_asset_that_is_not_active_fails(emulator, task):
