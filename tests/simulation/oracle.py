@@ -154,9 +154,11 @@ class _TaskChecks:
         return truth.completes is completes and self.begins[video] + truth.seconds <= at + EPSILON
 
     def _success(self, attempt):
-        if self.plan.kind == "batch" and self.plan.tolerate:
+        if self.plan.is_many and self.plan.tolerate:
             if not self.schedule.steps:
-                texts = [task["error"] or "" for task in attempt.result.value or ()]
+                value = attempt.result.value or ()
+                tasks = value["assets"] if isinstance(value, dict) else value
+                texts = [task["error"] or "" for task in tasks]
                 yield from self._lost(attempt, "\n".join(texts), self._deadline(attempt, attempt.begun_at))
             return
         if not self.plan.waits:
@@ -478,12 +480,22 @@ class _TaskChecks:
             yield "its XComs are not those of the task"
 
     def _asset_result(self, result):
-        """All assets of the last upload, in the order of the files."""
-        urls = [f"asset://{asset_id}" for asset_id in self.orders[-1].id]
+        """All assets of the last upload in the order of the files, but those that are not active, if that is tolerated."""
+        ids = [asset["assetId"] for asset in result["assets"]]
+        active = [asset["assetId"] for asset in result["assets"] if asset["status"] == "completed"]
+        urls = [f"asset://{asset_id}" for asset_id in active]
         if result["image_urls"] != urls or self.instance.xcom.get("image_urls") != urls:
             yield f"{result['image_urls']} instead of {urls}"
-        if [asset["originalUrl"] for asset in result["assets"]] != self.plan.files:
+        if (
+            ids != self.orders[-1].id
+            or [asset["originalUrl"] for asset in result["assets"]] != self.plan.files
+        ):
             yield f"assets of other files: {result['assets']}"
+        if not active or (active != ids and not self.plan.tolerate):
+            yield f"succeeded with {result['assets']}"
+        for asset_id in active:
+            if not self._is_over(asset_id, self.instance.attempts[-1].ended_at, completes=True):
+                yield f"false success for {asset_id}"
 
     def _list_result(self, tasks):
         ids = self.instance.upstream

@@ -96,14 +96,16 @@ class _OrderChecks:
             yield f"refused, but it was taken: {result}"
 
     def _named(self, attempt, sent):
-        """Without a task state store, the try awaits its order to the end, or its error names the order or what to check."""
+        """Without a task state store, the try awaits its order to the end, or its error names the order or what to check. Assets may also be in XCom, with the results of the others."""
         result = _cause(attempt.result)
         if attempt.was_executed or isinstance(result, (Killed, Cleared, ManxueOrderUnknownError)):
             return
+        pushed = [value for number, _, value in self.instance.all_xcoms if number == attempt.number]
+        known = f"{result} {pushed}" if self.plan.kind == "assets" else str(result)
         billed = [order.id for order in self.orders if order.billed]
         for exchange in sent:
             is_billed = list(exchange.ids) in billed or exchange.task_id in billed
-            if exchange.accepted and is_billed and not all(one in str(result) for one in exchange.ids):
+            if exchange.accepted and is_billed and not all(one in known for one in exchange.ids):
                 yield f"the order {exchange.ids} is not named: {result!r}"
 
     # --- waiting for room -----------------------------------------------------------------------------------
