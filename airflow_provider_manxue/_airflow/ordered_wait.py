@@ -103,10 +103,10 @@ class OrderedWait(ManxueWaitBase):
 
         :param fields: the arguments of the request. They are not checked yet if one is rendered later.
         """
-        noun = self.order_kind.noun
+        kind = self.order_kind
         if self.mode != "poke":
             raise ManxueInputError(
-                f"mode={self.mode!r} cannot be used: each poll would {noun} again. Use deferrable=True, which holds no "
+                f"mode={self.mode!r} cannot be used: each poll would {kind.noun} again. Use deferrable=True, which holds no "
                 f"worker slot either{self._remedy_for_mode}."
             )
         if not any(map(is_rendered_later, fields.values())):
@@ -117,8 +117,8 @@ class OrderedWait(ManxueWaitBase):
             )
         if self.durable and self.retries and not _HAS_STATE_STORE:
             warnings.warn(
-                f"retries={self.retries} can {self.order_kind.another}: this Airflow has no task state store (3.3 and later "
-                f"have one), so after a killed worker a retry {noun}s again. Set retries=0.",
+                f"retries={self.retries} can {kind.twice}: this Airflow has no task state store (3.3 and later "
+                f"have one), so after a killed worker a retry {kind.noun}s again. Set retries=0.",
                 stacklevel=4,
             )
 

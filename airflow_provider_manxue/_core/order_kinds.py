@@ -45,6 +45,7 @@ class OrderKind:
     :param recorded: what the task instance has sent already.
     :param delivered: what an earlier try delivered.
     :param another: what a person wants who sends again.
+    :param twice: what a retry without a record does.
     :param kept: what is there although the task has failed.
     :param use: the remedy then.
     :param if_logged: what a person does if the log has the result.
@@ -67,6 +68,7 @@ class OrderKind:
     recorded: str
     delivered: str
     another: str
+    twice: str
     kept: str
     use: str
     if_logged: str
@@ -95,6 +97,7 @@ VIDEO_ORDER = OrderKind(
     recorded="This task instance has ordered the video {name}, but would order another one now",
     delivered="The video {name} was ordered and delivered by an earlier try, and is returned again.",
     another="order another video",
+    twice="order a second video",
     kept="The video {name} is ordered",
     use="Wait for it with a ManxueVideoSensor; clear this task to order another one.",
     if_logged="If the log of this task names an id, wait for it with a ManxueVideoSensor.",
@@ -123,6 +126,7 @@ ASSET_UPLOAD = OrderKind(
     recorded="This task instance has uploaded the assets {name}, but would upload other files now",
     delivered="The assets {name} were uploaded and delivered by an earlier try, and are returned again.",
     another="upload again",
+    twice="upload a second time",
     kept="The assets {name} are uploaded",
     use="Query them with ManxueHook.get_assets; clear this task to upload again.",
     if_logged="If the log of this task names assets, use their asset:// URLs once they are active.",
