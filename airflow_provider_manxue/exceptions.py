@@ -75,12 +75,20 @@ class ManxueMediaTypeError(ManxueError, AirflowFailException):
     """The id belongs to an object that is not a video."""
 
 
-class ManxueVideoFailedError(ManxueError, AirflowFailException):
+class ManxueFailedError(ManxueError, AirflowFailException):
+    """The service has ended its work on a video or an asset without a result. The same request would fail again."""
+
+
+class ManxueVideoFailedError(ManxueFailedError):
     """The service could not generate the video."""
 
 
+class ManxueAssetFailedError(ManxueFailedError):
+    """The service did not accept a file as an asset, or its review of the asset failed."""
+
+
 class ManxueTimeoutError(ManxueError, AirflowSensorTimeout):
-    """The video was not ready within the sensor's ``timeout``."""
+    """The video, or the review of an asset, was not ready within the task's ``timeout``."""
 
 
 class ManxueNotCompletedError(ManxueError):
@@ -108,7 +116,11 @@ class ManxueExistsError(ManxueStorageError, AirflowFailException):
 
 
 class ManxueOrderNotAcceptedError(ManxueTransientError):
-    """An order did not reach the service, or was not accepted. It can be sent again without being paid twice."""
+    """
+    An order did not reach the service, or was not accepted. It can be sent again without being paid twice.
+
+    An upload of assets raises the same errors of an order, since it is treated like one.
+    """
 
     def raise_cause(self) -> None:
         """Raise the exception that ended the attempt, if the service was not the cause; ``execution_timeout`` for example."""

@@ -101,7 +101,8 @@ def get_provider_info() -> dict[str, Any]:
             },
         ],
         **{kind: [_modules(kind, "manxue")] for kind in ("hooks", "sensors")},
-        **{kind: [_modules(kind, "manxue", "doctor")] for kind in ("operators", "triggers")},
+        "operators": [_modules("operators", "manxue", "assets", "doctor")],
+        "triggers": [_modules("triggers", "manxue", "doctor")],
         "transfers": [
             {
                 "source-integration-name": "sd2_manxue",

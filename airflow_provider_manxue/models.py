@@ -1,4 +1,4 @@
-"""Values of the public interface: a task of the service, its status, the settings of a connection."""
+"""Values of the public interface: a task of the service, its status, an asset, the settings of a connection."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ if TYPE_CHECKING:
 
 
 class TaskStatus(StrEnum):
-    """The status of a video generation task: the service's four documented ones, and ``unknown`` for any other."""
+    """
+    The status of a video generation task: the service's four documented ones, and ``unknown`` for any other.
+
+    The review of an asset has the same ones, under other words: ``submitted``, ``Processing``, ``Active``, ``Failed``.
+    """
 
     QUEUED = "queued"
     PROCESSING = "processing"
@@ -50,6 +54,11 @@ class VideoTask:
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
     reported_id: str | None = None
 
+    @property
+    def has_result(self) -> bool:
+        """Whether the response has the URL of the video."""
+        return bool(self.video_url)
+
     def to_dict(self) -> dict[str, Any]:
         """Return the task under the service's own field names: the eight documented ones first."""
         return {
@@ -84,6 +93,60 @@ class VideoTask:
     def to_xcoms(self) -> dict[str, Any]:
         """Return the XComs of a wait for this video by key, without its return value."""
         return {"video_url": self.video_url, "actualDuration": self.actual_duration}
+
+
+class AssetType(StrEnum):
+    """The type of an asset, under the service's word."""
+
+    IMAGE = "image"
+    VIDEO = "video"
+    AUDIO = "audio"
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """
+    An asset: a reference that the service reviews before an order may use it.
+
+    :param id: id of the asset; empty if the service made none of an uploaded file.
+    :param status: ``completed`` means that the service calls the asset *Active*. Only then an order may use it.
+    :param status_word: the status as the service wrote it; empty if the response has none.
+    :param asset_type: the type; None if the response has none, as that to a query.
+    :param original_url: URL of the uploaded file; None if the response has none. It may be signed, so treat it as a secret.
+    :param error: the service's reason why the asset failed.
+    """
+
+    id: str
+    status: TaskStatus
+    status_word: str = ""
+    asset_type: AssetType | None = None
+    original_url: str | None = field(default=None, repr=False)
+    error: str | None = None
+
+    @property
+    def url(self) -> str | None:
+        """The URL for the references of an order, ``asset://{id}``; None if there is no asset."""
+        return f"asset://{self.id}" if self.id else None
+
+    @property
+    def has_result(self) -> bool:
+        """Whether an order may use the asset."""
+        return self.status is TaskStatus.COMPLETED
+
+    @property
+    def reported_id(self) -> None:
+        """None: a response is searched for the requested id, so that it has no other one."""
+        return
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields that a query reads, under the service's names and with the status of a task."""
+        return {"assetId": self.id, "status": self.status.value, "error": self.error}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Asset:
+        """Return the asset from the fields that :meth:`to_dict` returns."""
+        status = TaskStatus(fields["status"])
+        return cls(fields["assetId"], status, status_word=fields["status"], error=fields.get("error"))
 
 
 def without_url(video: Mapping[str, Any]) -> dict[str, Any]:

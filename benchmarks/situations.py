@@ -30,6 +30,9 @@ from benchmarks.waiters import tick
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from airflow_provider_manxue._core.subjects import Subject
+
+
 CONN_ID = "manxue_default"
 
 
@@ -238,7 +241,7 @@ def large_batch_at_its_deadline(triggerer: Triggerer) -> None:
     from airflow_provider_manxue.models import TaskStatus, VideoTask
     from airflow_provider_manxue.triggers.manxue import ManxueVideoBatchTrigger
 
-    async def processing(self: AsyncClient, conn_id: str, video_task_id: str) -> VideoTask:
+    async def processing(self: AsyncClient, conn_id: str, video_task_id: str, subject: Subject) -> VideoTask:
         await asyncio.sleep(0.01)  # a service in this process would block the loop itself
         return VideoTask(video_task_id, TaskStatus.PROCESSING)
 
@@ -259,7 +262,7 @@ def large_batch_at_its_deadline(triggerer: Triggerer) -> None:
         first_poll_at=now + 1,
         has_worked=True,
     )
-    with patch.object(AsyncClient, "get_video_task", processing):
+    with patch.object(AsyncClient, "query", processing):
         event = triggerer.fire(trigger.serialize())
     lags = sorted(triggerer.lags)
     report(

@@ -29,6 +29,8 @@ from tests.support.virtual_time import run
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
+    from airflow_provider_manxue._core.subjects import Subject
+
 START = 1_800_000_000.0
 
 
@@ -105,7 +107,7 @@ class Client:
     def has_worked(self, conn_id: str) -> bool:
         return True
 
-    async def get_video_task(self, conn_id: str, video_task_id: str) -> VideoTask:
+    async def query(self, conn_id: str, video_task_id: str, subject: Subject) -> VideoTask:
         self.polls += 1
         await asyncio.sleep(0.05)
         now = asyncio.get_running_loop().time()

@@ -1,4 +1,4 @@
-"""Base of the tasks that wait for many videos."""
+"""Base of the tasks that wait for many videos, or for the assets of an upload."""
 
 from __future__ import annotations
 
@@ -40,25 +40,53 @@ from airflow_provider_manxue.exceptions import (
 from airflow_provider_manxue.models import without_url
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from airflow.providers.common.compat.sdk import Context
+    from airflow.triggers.base import BaseTrigger
 
     from airflow_provider_manxue._core.poller import Outcome
 
+_RESULT = "return_value"
 
-class BatchVideoWait(ManxueWaitBase):
+
+class BatchWait(ManxueWaitBase):
     """
-    Wait for many videos: deferral or reschedule, passes on a worker, resume, and results.
+    Wait for many videos or assets: deferral or reschedule, passes on a worker, resume, and results.
 
-    :ivar video_task_ids: the ids, in the form in which the author passes them.
-    :ivar tolerate_failures: succeed although some videos failed or were not ready in time.
+    :ivar tolerate_failures: succeed although some failed or were not ready in time.
     """
 
-    video_task_ids: Any
     tolerate_failures: bool
 
-    def _begin(self, context: Context) -> list[dict[str, Any]]:
+    # --- what a subclass defines --------------------------------------------------------------------------
+
+    def _ids(self, context: Context) -> list[str]:
+        """Return the ids to wait for, in the order of the results, with duplicates."""
+        raise NotImplementedError
+
+    def _trigger(self, ids: list[str], ended_before: dict[str, int] | None) -> Callable[..., BaseTrigger]:
+        """Return a function that makes the trigger, without the common arguments."""
+        raise NotImplementedError
+
+    def _results(self, progress: BatchProgress) -> dict[str, Any]:
+        """Return the XComs of the known outcomes by key, with the return value."""
+        raise NotImplementedError
+
+    def _errors(self, progress: BatchProgress) -> Mapping[str, ManxueError]:
+        """Return the errors of the known outcomes, by the name under which the task's error lists them."""
+        return {name: one for name, one in progress.known.items() if isinstance(one, ManxueError)}
+
+    def _is_failure(self, errors: Mapping[str, ManxueError], results: Mapping[str, Any]) -> bool:
+        """Return whether the task fails with these errors."""
+        is_whole = any(map(affects_all_videos, errors.values()))
+        return is_whole or (bool(errors) and not self.tolerate_failures)
+
+    # --- start and resume ---------------------------------------------------------------------------------
+
+    def _begin(self, context: Context) -> Any:
         """Wait for all videos. A deferrable task defers without a poll."""
-        ids = parse_video_task_ids(self.video_task_ids)
+        ids = self._ids(context)
         self._check_ceilings(ids)
         now = time.time()
         before = self._began_before(context)
@@ -70,11 +98,9 @@ class BatchVideoWait(ManxueWaitBase):
             self._leave_worker(context, progress, progress.ids, now, deadline)
         return self._wait(context, progress)
 
-    def _resume(
-        self, context: Context, event: Any, started_at: float | None, *, kept: bool
-    ) -> list[dict[str, Any]]:
+    def _resume(self, context: Context, event: Any, started_at: float | None, *, kept: bool) -> Any:
         """Read the videos that have ended, since events have no URL. Poll those that the event names as not polled."""
-        ids, now = parse_video_task_ids(self.video_task_ids), time.time()
+        ids, now = self._ids(context), time.time()
         progress = BatchProgress(
             ids, started_at or start_of(event) or now, now, has_worked=worked_before(event)
         )
@@ -89,13 +115,13 @@ class BatchVideoWait(ManxueWaitBase):
         progress.completed, progress.failed = set(states.to_read), set(states.failed)
         return self._wait(context, progress)
 
-    def _resume_after_failure(self, context: Context, reason: str) -> list[dict[str, Any]]:
+    def _resume_after_failure(self, context: Context, reason: str) -> Any:
         if self._repeats_end_of_earlier_try(context):
             return self._begin(context)
         self.log.warning(
             "Airflow ended the deferral: %s. This worker polls once more.", reason or "no reason given"
         )
-        ids = parse_video_task_ids(self.video_task_ids)
+        ids = self._ids(context)
         started_at = self._started_before_failure(context, reason)
         progress = BatchProgress(ids, started_at, time.time(), has_worked=True)
         progress.ended_by_airflow = reason or "unknown"
@@ -111,7 +137,7 @@ class BatchVideoWait(ManxueWaitBase):
         longest = conf.getint("core", "max_map_length")
         if len(ids) > longest and feeds_mapped_tasks(self):
             raise ManxueInputError(
-                f"A downstream task maps over the results of {len(ids)} videos, and [core] max_map_length allows "
+                f"A downstream task maps over the results of {len(ids)} {self.subject.noun}s, and [core] max_map_length allows "
                 f"{longest}. Nothing was awaited. Raise the limit, split the ids over more tasks, or map over something else."
             )
         stored = stored_length(ids)
@@ -146,7 +172,7 @@ class BatchVideoWait(ManxueWaitBase):
 
     # --- a pass on this worker ----------------------------------------------------------------------------
 
-    def _wait(self, context: Context, progress: BatchProgress) -> list[dict[str, Any]]:
+    def _wait(self, context: Context, progress: BatchProgress) -> Any:
         """Poll the videos that have no outcome yet. The known results are pushed also if the pass fails."""
         now = time.time()
         grace = self._load_grace(context)
@@ -163,10 +189,11 @@ class BatchVideoWait(ManxueWaitBase):
             grace_ends=grace is not None,
             quick_retries=not self._holds_slot,
             holds_slot=self._holds_slot,
-            log=BatchLog(progress.statuses(), progress.started_at),
+            log=BatchLog(progress.statuses(), progress.started_at, noun=self.subject.noun),
+            subject=self.subject,
         )
         if self._holds_slot:
-            self._log_start(f"{len(progress.unique)} videos", progress.started_at)
+            self._log_start(f"{len(progress.unique)} {self.subject.noun}s", progress.started_at)
             self._record_wait(context, progress.unique, progress.counts(), progress.started_at)
         try:
             if not poller.done:
@@ -233,7 +260,7 @@ class BatchVideoWait(ManxueWaitBase):
         if progress.ended_by_airflow and time.time() < deadline:
             self._push_known_results(context, progress)
             raise ManxueError(
-                f"The trigger of {len(left)} videos failed: {progress.ended_by_airflow}. They are not ready yet. See the log of "
+                f"The trigger of {len(left)} {self.subject.noun}s failed: {progress.ended_by_airflow}. They are not ready yet. See the log of "
                 f"the triggerer; a retry of this task waits again."
             )
         progress.has_worked = poller.has_worked
@@ -243,8 +270,6 @@ class BatchVideoWait(ManxueWaitBase):
         self, context: Context, progress: BatchProgress, left: list[str], due_at: float, deadline: float
     ) -> NoReturn:
         """Defer for the remaining videos."""
-        from airflow_provider_manxue.triggers.manxue import ManxueVideoBatchTrigger
-
         if not progress.completed.isdisjoint(left):
             deadline = deadline_to_read(deadline, progress.resumed_at)
         kept: dict[str, bool] = {}
@@ -253,10 +278,8 @@ class BatchVideoWait(ManxueWaitBase):
             kept = {"kept": True}
         # A task that defers for some of its videos ends on a worker, which merges the results.
         ending = self._ending_arguments() if left == progress.ids else {}
-        self._log_start(f"{len(set(left))} videos", progress.started_at)
-        trigger = partial(
-            ManxueVideoBatchTrigger, video_task_ids=left, ended_before=progress.ended_before(left)
-        )
+        self._log_start(f"{len(set(left))} {self.subject.noun}s", progress.started_at)
+        trigger = self._trigger(left, progress.ended_before(left))
         ending.setdefault("do_xcom_push", self.do_xcom_push)
         arguments = replace(self._arguments, has_worked=progress.has_worked, **ending)
         self._record_wait(context, left, progress.counts(), progress.started_at)
@@ -267,11 +290,12 @@ class BatchVideoWait(ManxueWaitBase):
             value = self._pull_own_xcom(context, OUTCOMES_KEY)
         except Exception as error:  # noqa: BLE001 - an XCom backend of another package can fail in any way
             self.log.warning(
-                "The earlier results of this task could not be loaded (%s). All videos are read again.",
+                "The earlier results of this task could not be loaded (%s). All %ss are read again.",
                 type(error).__name__,
+                self.subject.noun,
             )
             return {}, {}
-        return load_outcomes(value)
+        return load_outcomes(value, self.subject)
 
     # --- results ------------------------------------------------------------------------------------------
 
@@ -279,24 +303,44 @@ class BatchVideoWait(ManxueWaitBase):
         """Push the results of a task that is about to fail. Tries once."""
         if not self.do_xcom_push or not progress.has_results:
             return
-        tasks = to_tasks(progress.ids, progress.known)
         try:
-            for key, value in {**to_xcoms(tasks), "return_value": tasks}.items():
+            for key, value in self._results(progress).items():
                 context["ti"].xcom_push(key=key, value=value)
         except Exception as error:  # noqa: BLE001 - the task must fail with its first error
             kind = type(error).__name__
             self.log.warning("The results could not be stored (%s). A retry reads them again.", kind)
 
-    def _push_results(self, context: Context, progress: BatchProgress) -> list[dict[str, Any]]:
-        tasks = to_tasks(progress.ids, progress.known)
-        self._seen = [without_url(task) for task in tasks]
-        errors = {
-            video: outcome for video, outcome in progress.known.items() if isinstance(outcome, ManxueError)
-        }
-        fails = any(map(affects_all_videos, errors.values())) or (bool(errors) and not self.tolerate_failures)
+    def _push_results(self, context: Context, progress: BatchProgress) -> Any:
+        results, errors = self._results(progress), self._errors(progress)
+        fails = self._is_failure(errors, results)
         if self.do_xcom_push:
             # Airflow stores no return value of a task that fails.
-            self._push_xcoms(context, {**to_xcoms(tasks), **({"return_value": tasks} if fails else {})})
+            self._push_xcoms(
+                context, {key: value for key, value in results.items() if fails or key != _RESULT}
+            )
         if fails:
-            self._raise_error(batch_error(errors))
-        return tasks
+            self._raise_error(batch_error(errors, self.subject))
+        return results[_RESULT]
+
+
+class BatchVideoWait(BatchWait):
+    """
+    Wait for many videos.
+
+    :ivar video_task_ids: the ids, in the form in which the author passes them.
+    """
+
+    video_task_ids: Any
+
+    def _ids(self, context: Context) -> list[str]:
+        return parse_video_task_ids(self.video_task_ids)
+
+    def _trigger(self, ids: list[str], ended_before: dict[str, int] | None) -> Callable[..., BaseTrigger]:
+        from airflow_provider_manxue.triggers.manxue import ManxueVideoBatchTrigger
+
+        return partial(ManxueVideoBatchTrigger, video_task_ids=ids, ended_before=ended_before)
+
+    def _results(self, progress: BatchProgress) -> dict[str, Any]:
+        tasks = to_tasks(progress.ids, progress.known)
+        self._seen = [without_url(task) for task in tasks]
+        return {**to_xcoms(tasks), _RESULT: tasks}

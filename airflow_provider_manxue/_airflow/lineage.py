@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 FACET = "manxue_videos"
 """Name of the run facet."""
 
+ASSETS_FACET = "manxue_assets"
+"""Name of the run facet of a review."""
+
 
 @define
 class ManxueVideosRunFacet(RunFacet):
@@ -36,6 +39,25 @@ class ManxueVideosRunFacet(RunFacet):
     """
 
     videos: list[dict[str, Any]]
+
+
+@define
+class ManxueAssetsRunFacet(RunFacet):
+    """
+    Run facet with the assets that a task has reviewed, without the URLs of their files.
+
+    :param assets: ``assetId`` (None if the service made none), ``assetType`` and ``status`` of each asset.
+    """
+
+    assets: list[dict[str, Any]]
+
+
+def lineage_of_assets(assets: Iterable[Mapping[str, Any]]) -> OperatorLineage[Any, Any]:
+    """Return the lineage of a review of assets."""
+    described = [dict(asset) for asset in assets]
+    return OperatorLineage(
+        run_facets={ASSETS_FACET: ManxueAssetsRunFacet(assets=described)} if described else {}
+    )
 
 
 def lineage_of(

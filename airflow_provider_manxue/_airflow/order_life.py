@@ -14,6 +14,7 @@ from airflow.providers.common.compat.sdk import (
 from airflow_provider_manxue.exceptions import (
     ManxueConfigurationError,
     ManxueError,
+    ManxueFailedError,
     ManxueOrderError,
     ManxueOrderNotAcceptedError,
     ManxueOrderRejectedError,
@@ -21,50 +22,51 @@ from airflow_provider_manxue.exceptions import (
     ManxueRefusedError,
     ManxueTimeoutError,
     ManxueTransientError,
-    ManxueVideoFailedError,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from airflow_provider_manxue._airflow.order_store import OrderStore
-    from airflow_provider_manxue._core.orders import VideoRequest
-    from airflow_provider_manxue.hooks.manxue import ManxueHook
+    from airflow_provider_manxue._core.orders import OrderRequest
 
 
-def send_once(request: VideoRequest, hook: ManxueHook, store: OrderStore) -> str:
+def send_once(request: OrderRequest, send: Callable[[], Any], store: OrderStore) -> Any:
     """
     Send an order once, and persist its outcome. If that is unknown, the intent remains.
 
-    :return: the id of the video.
+    :param send: sends it with one request, and returns the receipt.
+    :return: the receipt: the id of the video, or the assets of an upload.
     """
     store.mark_intent(request)
     try:
-        task = hook.send_order(request)
+        receipt = send()
     except (ManxueOrderNotAcceptedError, ManxueOrderRejectedError):
         store.mark_not_accepted()
         raise
-    except ManxueVideoFailedError:
+    except ManxueFailedError:
         store.mark_failed()
         raise
     except ManxueOrderUnknownError as error:
         raise ManxueOrderUnknownError(f"{error} {store.recovery_hint}".rstrip()) from None
-    store.mark_ordered(task.id)
-    return task.id
+    store.mark_ordered(receipt)
+    return receipt
 
 
 @contextlib.contextmanager
-def track_order(video_task_id: str, store: OrderStore, ti: Any) -> Iterator[None]:
+def track_order(receipt: Any, store: OrderStore, ti: Any) -> Iterator[None]:
     """
     Persist the end of the work on an accepted order, so that no retry orders again.
 
-    Without a task state store, any exception ends the task without a retry, with the id of the video in its error.
+    Without a task state store, any exception ends the task without a retry, with the receipt in its error.
     """
+    kind = store.kind
+    kept = kind.kept.format(name=kind.name(receipt))
     if not store.enabled:
         _forbid_retry(ti)
     try:
         yield
-    except ManxueVideoFailedError:
+    except ManxueFailedError:
         store.mark_failed()
         raise
     except ManxueRefusedError as error:
@@ -73,21 +75,17 @@ def track_order(video_task_id: str, store: OrderStore, ti: Any) -> Iterator[None
         if store.enabled:
             raise
         # Airflow retries an AirflowTaskTimeout, and the retry would order again. It does not retry a sensor's timeout.
-        raise ManxueTimeoutError(
-            f"{error} The video {video_task_id!r} is ordered. Wait for it with a ManxueVideoSensor; clear this task to "
-            f"order another one."
-        ) from error
+        raise ManxueTimeoutError(f"{error} {kept}. {kind.use}") from error
     except Exception as error:
         # Any error, such as an XCom backend's: a retry would order again.
         if store.enabled or isinstance(error, (AirflowFailException, AirflowSensorTimeout)):
             raise
         reason = str(error) if isinstance(error, ManxueError) else f"{type(error).__name__}."
         raise ManxueOrderError(
-            f"{reason} The video {video_task_id!r} is ordered, and a retry would order another one, so the task is not "
-            f"retried. Wait for it with a ManxueVideoSensor; clear this task to order another one."
+            f"{reason} {kept}, and a retry would {kind.another}, so the task is not retried. {kind.use}"
         ) from error
     else:
-        store.mark_done(video_task_id)
+        store.mark_done(receipt)
 
 
 @contextlib.contextmanager

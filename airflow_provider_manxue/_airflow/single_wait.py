@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from airflow_provider_manxue._airflow.waiting import ManxueWaitBase
 from airflow_provider_manxue._client.drivers import BlockingDriver
@@ -67,7 +67,7 @@ class SingleVideoWait(ManxueWaitBase):
 
     def _resume_stale(self, context: Context, video_task_id: str) -> dict[str, Any]:
         """Begin a new wait in a retry that Airflow resumed with the deferral of an earlier try."""
-        self.log.info("Airflow resumed this try with the deferral of an earlier try. The wait begins again.")
+        self._log_stale()
         return self._wait(context, video_task_id, time.time())
 
     def _resume_after_failure(self, context: Context, reason: str) -> dict[str, Any]:
@@ -143,7 +143,7 @@ class SingleVideoWait(ManxueWaitBase):
         outcome = poller.outcomes[video_task_id]
         if isinstance(outcome, ManxueError):
             self._raise_error(outcome)
-        return self._push_result(context, outcome)
+        return self._push_result(context, cast("VideoTask", outcome))
 
     def _leave_worker(
         self, context: Context, poller: Poller, video_task_id: str, deadline: float

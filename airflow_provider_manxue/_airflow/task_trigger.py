@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from jinja2 import StrictUndefined
 from jinja2.nativetypes import NativeEnvironment
@@ -22,6 +22,7 @@ from airflow_provider_manxue._airflow.xcoms import RETURN_KEY, XComs, renders_na
 from airflow_provider_manxue._client.background import cancel_and_wait
 from airflow_provider_manxue._core import tab_record
 from airflow_provider_manxue._core.status_log import announcement
+from airflow_provider_manxue._core.subjects import VIDEO, Subject
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping, Sequence
@@ -50,6 +51,9 @@ class StartFromTrigger(BaseTrigger):
     :param manxue_conn_id: id of the Airflow connection, a template, or a reference to an XCom.
     :param arguments: the other arguments that both triggers have in common.
     """
+
+    subject: ClassVar[Subject] = VIDEO
+    """What is awaited."""
 
     timeout_after: datetime | None = None
     """Time at which Airflow ends the trigger. The triggerer sets it."""
@@ -178,7 +182,12 @@ class StartFromTrigger(BaseTrigger):
             statuses = counts() if counts else {}
             if statuses != pushed:
                 record = tab_record.waiting(
-                    ids, statuses, total=total, deadline=times.deadline, now=time.time()
+                    ids,
+                    statuses,
+                    total=total,
+                    deadline=times.deadline,
+                    now=time.time(),
+                    noun=self.subject.noun,
                 )
                 try:
                     await XComs(self.task_instance).push({tab_record.KEY: record})

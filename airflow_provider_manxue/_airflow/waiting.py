@@ -9,7 +9,7 @@ import warnings
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from urllib.parse import urlsplit
 
 from airflow.exceptions import AirflowRescheduleException
@@ -36,12 +36,13 @@ from airflow_provider_manxue._core.polling import (
     DEFAULT_TIMEOUT,
 )
 from airflow_provider_manxue._core.status_log import announcement
+from airflow_provider_manxue._core.subjects import VIDEO, Subject
 from airflow_provider_manxue._core.wait_arguments import WaitArguments
 from airflow_provider_manxue.exceptions import (
     ManxueError,
+    ManxueFailedError,
     ManxueInputError,
     ManxueTimeoutError,
-    ManxueVideoFailedError,
 )
 
 if TYPE_CHECKING:
@@ -70,6 +71,9 @@ class ManxueWaitBase(RescheduledWait):
     """
 
     ui_color = "#e8e0f7"
+
+    subject: ClassVar[Subject] = VIDEO
+    """What is awaited."""
 
     _first_ended_at = math.inf
     """When a worker of this try first resumed after Airflow itself had ended a deferral; infinite without such an end."""
@@ -228,7 +232,7 @@ class ManxueWaitBase(RescheduledWait):
         self.defer(
             trigger=trigger(manxue_conn_id=self.manxue_conn_id, **arguments.to_kwargs()),
             method_name="execute_complete",
-            kwargs={"started_at": started_at, **self._try_number(context), **next_kwargs},
+            kwargs={"started_at": started_at, **self._resume_arguments(context), **next_kwargs},
             timeout=timedelta(seconds=airflow_timeout(deadline, margin, now)),
         )
 
@@ -268,7 +272,11 @@ class ManxueWaitBase(RescheduledWait):
         present = getattr(context["ti"], "try_number", None)
         return try_number is not None and present is not None and present != try_number
 
-    def _try_number(self, context: Context) -> dict[str, int]:
+    def _log_stale(self) -> None:
+        self.log.info("Airflow resumed this try with the deferral of an earlier try. The wait begins again.")
+
+    def _resume_arguments(self, context: Context) -> dict[str, Any]:
+        """Return the arguments of each method that resumes."""
         present = getattr(context["ti"], "try_number", None)
         return {} if present is None else {"try_number": present}
 
@@ -290,6 +298,7 @@ class ManxueWaitBase(RescheduledWait):
                 total=max(len(ids), sum(statuses.values())),
                 deadline=started_at + self._limits.wait_timeout,
                 now=time.time(),
+                noun=self.subject.noun,
             )
             push_record(context, record, self.log)
 
@@ -323,7 +332,7 @@ class ManxueWaitBase(RescheduledWait):
         except (AirflowSkipException, AirflowRescheduleException):
             raise
         except (Exception, AirflowTaskTimeout) as error:
-            is_soft = isinstance(error, (ManxueVideoFailedError, AirflowSensorTimeout, AirflowTaskTimeout))
+            is_soft = isinstance(error, (ManxueFailedError, AirflowSensorTimeout, AirflowTaskTimeout))
             if self.never_fail or (self.soft_fail and is_soft):
                 raise AirflowSkipException(str(error)) from error
             raise

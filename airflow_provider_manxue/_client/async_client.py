@@ -22,6 +22,7 @@ from airflow_provider_manxue._client.connection_loader import load_connection
 from airflow_provider_manxue._client.credentials import CredentialProbes
 from airflow_provider_manxue._client.endpoint import Endpoint, Session
 from airflow_provider_manxue._client.network import (
+    JSON_BODY,
     MAX_HEADER_LINE,
     MAX_HEADERS,
     append_bounded,
@@ -34,7 +35,8 @@ from airflow_provider_manxue._client.network import (
 )
 from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
 from airflow_provider_manxue._core.content_coding import decode_body
-from airflow_provider_manxue._core.responses import MAX_BODY, parse_task, result_url
+from airflow_provider_manxue._core.responses import MAX_BODY
+from airflow_provider_manxue._core.subjects import VIDEO, Polled, Subject
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueTransientError,
@@ -45,7 +47,7 @@ if TYPE_CHECKING:
 
     from aiohttp import ClientResponse
 
-    from airflow_provider_manxue.models import ManxueSettings, VideoTask
+    from airflow_provider_manxue.models import ManxueSettings
 
 KEEP_ALIVE = 75.0
 """Seconds for which an idle connection to the service stays open: longer than the usual interval between polls."""
@@ -153,41 +155,44 @@ class AsyncClient:
         endpoint = self._cache.peek(conn_id)
         return endpoint is not None and endpoint.has_worked
 
-    async def get_video_task(self, conn_id: str, video_task_id: str) -> VideoTask:
+    async def query(self, conn_id: str, item_id: str, subject: Subject = VIDEO) -> Polled:
         """
-        Request the state of a task, once.
+        Request the state of a video task, or of an asset, once.
 
         After a 401 the Airflow connection is read again. If it was edited, a second request uses the new settings.
 
-        :raises ManxueError: of the kind that fits, if the response does not describe a task.
+        :raises ManxueError: of the kind that fits, if the response does not describe it.
         """
         # With an endpoint, nothing is awaited between the grant of the rate limiter and the request.
         endpoint = self._cache.current(conn_id) or await self._cache.get(conn_id)
         credentials = self._throttles[conn_id].credentials
         credentials.check()
         try:
-            task = await self._query(endpoint, video_task_id)
+            state = await self._query(endpoint, item_id, subject)
         except ManxueAuthenticationError as error:
             edited = await self._cache.after_refusal(conn_id, endpoint)
             if edited is None:
                 raise credentials.refused(error) from None
             try:
-                task = await self._query(edited, video_task_id)
+                state = await self._query(edited, item_id, subject)
             except ManxueAuthenticationError as second:
                 raise credentials.refused(second) from None
         credentials.accepted()
-        return task
+        return state
 
-    async def _query(self, endpoint: Endpoint, video_task_id: str) -> VideoTask:
+    async def _query(self, endpoint: Endpoint, item_id: str, subject: Subject) -> Polled:
         import aiohttp
         from yarl import URL
 
         settings, session = endpoint.settings, endpoint.session
+        query = subject.query(settings.base_url, item_id)
         session.in_flight += 1
         try:
-            response = await session.client.get(
-                URL(result_url(settings.base_url, video_task_id), encoded=True),
-                headers=endpoint.headers,
+            response = await session.client.request(
+                query.method,
+                URL(query.url, encoded=True),
+                data=query.body,
+                headers=endpoint.headers if query.body is None else {**endpoint.headers, **JSON_BODY},
                 allow_redirects=False,
                 proxy=endpoint.proxy,
                 timeout=endpoint.timeout,
@@ -207,17 +212,17 @@ class AsyncClient:
             session.in_flight -= 1
             if session.retired:
                 session.close_if_unused()
-        task = parse_task(
+        state = subject.parse(
             response.status,
             body,
-            video_task_id=video_task_id,
+            item_id,
             retry_after=() if response.status == 200 else response.headers.getall("Retry-After", []),
             now=time.time(),
             secret=settings.api_key,
         )
         endpoint.has_worked = True
         endpoint.key_refused = False
-        return task
+        return state
 
     async def close(self) -> None:
         """Cancel background tasks, and close all connections to the service."""

@@ -309,7 +309,7 @@ class AsyncDriver:
         sent_at, sent_at_loop = time.time(), self._loop.time()
         outcome: Outcome
         try:
-            outcome = await self._client.get_video_task(self._conn_id, video_task_id)
+            outcome = await self._client.query(self._conn_id, video_task_id, self._poller.subject)
             limiter.on_success(sent_at_loop)
             if self._pass is not None:
                 self._pass.note_response(time.time())

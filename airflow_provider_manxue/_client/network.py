@@ -44,6 +44,10 @@ def service_host(settings: ManxueSettings) -> str:
     return urlsplit(settings.base_url).hostname or ""
 
 
+JSON_BODY = {"Content-Type": "application/json"}
+"""Headers of a request with a body."""
+
+
 def request_headers() -> dict[str, str]:
     """Return the headers of each request to the service, without the API key."""
     # A compressed response could be small on the wire and huge in memory.

@@ -11,7 +11,13 @@ import requests
 import urllib3
 from requests.auth import AuthBase
 
-from airflow_provider_manxue._client.network import append_bounded, ca_path, proxy_for, request_headers
+from airflow_provider_manxue._client.network import (
+    JSON_BODY,
+    append_bounded,
+    ca_path,
+    proxy_for,
+    request_headers,
+)
 from airflow_provider_manxue._client.request_deadline import DeadlineAdapter, SocketDeadline
 from airflow_provider_manxue._core.content_coding import decode_body
 from airflow_provider_manxue._core.responses import MAX_BODY, parse_task
@@ -108,7 +114,7 @@ def exchange(
         method,
         url,
         data=body,
-        headers={"Content-Type": "application/json"} if body else None,
+        headers=JSON_BODY if body else None,
         auth=BearerAuth(settings.api_key),
         # The wait for the head gets the time that connecting has left.
         timeout=urllib3.Timeout(total=settings.request_timeout),  # type: ignore[arg-type] # unknown to its types

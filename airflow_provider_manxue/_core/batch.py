@@ -1,4 +1,4 @@
-"""Progress and results of a batch: many videos in one wait. No I/O happens here."""
+"""Progress and results of a batch: many videos, or assets, in one wait. No I/O happens here."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_manxue._core.events import describe_error, restore_error
 from airflow_provider_manxue._core.polling import MAX_URL_AGE
+from airflow_provider_manxue._core.subjects import VIDEO, Subject
 from airflow_provider_manxue._core.wait_errors import affects_all_videos
 from airflow_provider_manxue.exceptions import (
     ManxueError,
+    ManxueFailedError,
     ManxueMediaTypeError,
     ManxueTimeoutError,
-    ManxueVideoFailedError,
 )
 from airflow_provider_manxue.models import TaskStatus, VideoTask
 
@@ -63,17 +64,20 @@ _NOT_READ = ManxueError("The task ended before this video was read.")
 def _task_of(video_task_id: str, outcome: Outcome) -> VideoTask:
     if isinstance(outcome, VideoTask):
         return outcome
-    failed = isinstance(outcome, (ManxueVideoFailedError, ManxueMediaTypeError))
+    failed = isinstance(outcome, (ManxueFailedError, ManxueMediaTypeError))
     status = TaskStatus.FAILED if failed else TaskStatus.UNKNOWN
     return VideoTask(id=video_task_id, status=status, error=str(outcome))
 
 
-def batch_error(errors: Mapping[str, ManxueError]) -> ManxueError:
+def batch_error(errors: Mapping[str, ManxueError], subject: Subject = VIDEO) -> ManxueError:
     """
     Return the error of a batch with failed videos. It names them with their messages.
 
     An error of the connection takes precedence, then a timeout, then an error that a retry can cure. The retry reads the
     completed videos again.
+
+    :param errors: the errors by the name of the video.
+    :param subject: what was polled.
     """
     for error in errors.values():
         if affects_all_videos(error):
@@ -82,12 +86,12 @@ def batch_error(errors: Mapping[str, ManxueError]) -> ManxueError:
     if len(errors) > MAX_NAMED:
         named.append(f"\n- and {len(errors) - MAX_NAMED} more")
     kinds = {type(error) for error in errors.values()}
-    kind: type[ManxueError] = ManxueVideoFailedError
+    kind: type[ManxueError] = subject.failure
     if ManxueTimeoutError in kinds:
         kind = ManxueTimeoutError
-    elif kinds - {ManxueVideoFailedError, ManxueMediaTypeError}:
+    elif kinds - {subject.failure, ManxueMediaTypeError}:
         kind = ManxueError
-    text = f"{len(errors)} of the videos were not completed; the results of the others are in XCom."
+    text = f"{len(errors)} of the {subject.noun}s were not completed; the results of the others are in XCom."
     return kind(text + "".join(named))
 
 
@@ -99,17 +103,18 @@ def dump_outcomes(outcomes: Mapping[str, Outcome], read_at: Mapping[str, float])
     tasks: dict[str, Any] = {}
     errors: dict[str, Any] = {}
     for video, outcome in outcomes.items():
-        if isinstance(outcome, VideoTask):
-            tasks[video] = [read_at[video], outcome.to_dict()]
-        else:
+        if isinstance(outcome, ManxueError):
             errors[video] = describe_error(outcome)
+        else:
+            tasks[video] = [read_at[video], outcome.to_dict()]
     return {"tasks": tasks, "errors": errors}
 
 
-def load_outcomes(value: Any) -> tuple[dict[str, Outcome], dict[str, float]]:
+def load_outcomes(value: Any, subject: Subject = VIDEO) -> tuple[dict[str, Outcome], dict[str, float]]:
     """
     Parse the value that :func:`dump_outcomes` returns.
 
+    :param subject: what was polled.
     :return: the outcomes by id, and when each task was read. Both are empty if the value cannot be parsed.
         The worker reads all videos again then.
     """
@@ -117,7 +122,7 @@ def load_outcomes(value: Any) -> tuple[dict[str, Outcome], dict[str, float]]:
     read_at: dict[str, float] = {}
     try:
         for video, (moment, fields) in value["tasks"].items():
-            outcomes[video], read_at[video] = VideoTask.from_dict(fields), float(moment)
+            outcomes[video], read_at[video] = subject.load(fields), float(moment)
         for video, described in value["errors"].items():
             outcomes[video] = restore_error(described)
     except (TypeError, ValueError, KeyError, AttributeError):
@@ -160,7 +165,7 @@ class BatchProgress:
     @property
     def has_results(self) -> bool:
         """Whether a video is completed."""
-        return any(isinstance(outcome, VideoTask) for outcome in self.known.values())
+        return not all(isinstance(outcome, ManxueError) for outcome in self.known.values())
 
     def outdated(self, now: float) -> set[str]:
         """Return the ids of the tasks with URLs that are older than ``MAX_URL_AGE``."""
@@ -186,7 +191,7 @@ class BatchProgress:
 
     def _status(self, video: str) -> str:
         if video in self.known:
-            return "completed" if isinstance(self.known[video], VideoTask) else "failed"
+            return "failed" if isinstance(self.known[video], ManxueError) else "completed"
         if video in self.failed:
             return "failed"
         return "completed" if video in self.completed else ""
@@ -194,9 +199,10 @@ class BatchProgress:
     def take(self, poller: Poller) -> None:
         """Add the outcomes of a poller. A known task is not replaced by an error."""
         for video, outcome in poller.outcomes.items():
-            if isinstance(outcome, VideoTask) or video not in self.known:
+            is_error = isinstance(outcome, ManxueError)
+            if not is_error or video not in self.known:
                 self.known[video] = outcome
-                if isinstance(outcome, VideoTask):
+                if not is_error:
                     self.read_at[video] = poller.ended_at[video]
 
     def fail(self, error: ManxueError) -> None:

@@ -18,10 +18,12 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_manxue._core.ids import names_a_task
 from airflow_provider_manxue.exceptions import (
+    ManxueAssetFailedError,
     ManxueAuthenticationError,
     ManxueConfigurationError,
     ManxueConnectionNotFoundError,
     ManxueError,
+    ManxueFailedError,
     ManxueInputError,
     ManxueInternalError,
     ManxueMediaTypeError,
@@ -66,6 +68,7 @@ _ERRORS: dict[str, type[ManxueError]] = {
     "error": ManxueError,
     "connection_not_found": ManxueConnectionNotFoundError,
     "internal": ManxueInternalError,
+    "asset_failed": ManxueAssetFailedError,
 }
 _STATUS_OF = {kind: status for status, kind in _ERRORS.items()}
 _COMPLETED = "completed"
@@ -291,7 +294,7 @@ def _state(video_task_id: str, outcome: Outcome, is_unpolled: bool) -> tuple[str
     if not isinstance(outcome, ManxueError):
         return _COMPLETED, ""
     reason = str(outcome).replace(repr(video_task_id), "{id}")
-    is_cut = len(reason) > MAX_REASON and isinstance(outcome, ManxueVideoFailedError)
+    is_cut = len(reason) > MAX_REASON and isinstance(outcome, ManxueFailedError)
     return _status_of(outcome), "" if is_cut else reason[: 2 * MAX_REASON]
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import ast
 import json
 import re
-from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, ValuesView
+from collections.abc import ItemsView, Iterable, Iterator, KeysView, Mapping, Sequence, ValuesView
 from collections.abc import Set as AbstractSet
 from typing import Any
 
@@ -132,26 +132,30 @@ def task_id_in(payload: Mapping[str, Any]) -> str | None:
     return own_id(payload) or own_id(inner_object(payload))
 
 
-def own_id(fields: Mapping[str, Any]) -> str | None:
+def own_id(fields: Mapping[str, Any], names: Iterable[str] = ID_FIELDS) -> str | None:
     """Find the id among the fields of one object, without those of ``data``."""
-    for name in ID_FIELDS:
+    for name in names:
         task_id = _as_text(fields.get(name))
         if task_id and isinstance(task_id, str):
             return task_id
     return None
 
 
-def ids_in(response: Any, depth: int = 0) -> Iterator[str]:
-    """Yield each id in a response to an order: at the top, and in the objects and lists that relays put around a task."""
+def ids_in(response: Any, depth: int = 0, names: Sequence[str] = ID_FIELDS) -> Iterator[str]:
+    """
+    Yield each id in a response to an order: at the top, and in the objects and lists that relays put around a task.
+
+    :param names: the fields that may hold an id.
+    """
     if isinstance(response, list):
         for item in response[:_MAX_ITEMS]:
             if isinstance(item, Mapping):
-                yield from ids_in(item, depth)
+                yield from ids_in(item, depth, names)
     elif isinstance(response, Mapping) and depth <= _MAX_NESTING:
-        if task_id := own_id(response):
+        if task_id := own_id(response, names):
             yield task_id
         for name in _NESTING_FIELDS:
-            yield from ids_in(response.get(name), depth + 1)
+            yield from ids_in(response.get(name), depth + 1, names)
 
 
 def inner_object(payload: Mapping[str, Any]) -> Mapping[str, Any]:

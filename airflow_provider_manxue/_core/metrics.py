@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from airflow_provider_manxue._core.orders import VideoRequest
+    from airflow_provider_manxue.models import Asset
 
 PREFIX = "manxue."
 
@@ -100,6 +101,9 @@ _ORDER_ERRORS: tuple[tuple[type[ManxueError], str], ...] = (
 )
 """Outcomes of orders that were not simply accepted. After any other error nothing was sent."""
 
+_UPLOAD_OUTCOMES = ("accepted", "not_accepted", "rejected", "unknown")
+"""Outcomes of uploads of assets, by the same errors."""
+
 _ACCEPTED = ("accepted", "failed")
 """Outcomes of the orders that the service accepted."""
 
@@ -116,6 +120,7 @@ CATALOGUE = {
             for outcome in ("accepted", *(name for _, name in _ORDER_ERRORS))
         ),
         Metric("orders.seconds", Kind.COUNTER, "seconds", _MODEL),
+        *(Metric(f"uploads.{outcome}", Kind.COUNTER, "uploads") for outcome in _UPLOAD_OUTCOMES),
         Metric("saves.saved", Kind.COUNTER, "videos"),
         Metric("saves.bytes", Kind.COUNTER, "bytes"),
         Metric("saves.seconds", Kind.COUNTER, "seconds"),
@@ -175,7 +180,11 @@ class Metrics:
         self._timings.append(Sample(CATALOGUE[name], seconds, conn_id, model))
 
     def add_poll(
-        self, conn_id: str, outcome: VideoTask | ManxueError, unfinished_at: float | None, now: float
+        self,
+        conn_id: str,
+        outcome: VideoTask | Asset | ManxueError,
+        unfinished_at: float | None,
+        now: float,
     ) -> None:
         """
         Count a poll of a wait. If it shows the end of the video, record how late, and how long the video took.
@@ -184,7 +193,7 @@ class Metrics:
 
         :param unfinished_at: when an earlier poll last showed the video unfinished; None if none did.
         """
-        if not isinstance(outcome, VideoTask):
+        if isinstance(outcome, ManxueError):
             self.count(f"polls.{_first(_POLL_ERRORS, outcome)}", conn_id)
             return
         self.count(f"polls.{outcome.status}", conn_id)
@@ -192,6 +201,8 @@ class Metrics:
         if unfinished_at is None or not (has_completed or outcome.status is TaskStatus.FAILED):
             return
         self.add_timing("detection_delay", conn_id, max(0.0, now - unfinished_at))
+        if not isinstance(outcome, VideoTask):
+            return
         seconds = int(now) - (outcome.created or 0)  # whole numbers, since the service may send any
         if has_completed and 0 <= seconds <= MAX_GENERATION_TIME:
             self.add_timing("generation_time", conn_id, seconds, self._model(outcome.model))
@@ -209,6 +220,16 @@ class Metrics:
         self.count(f"orders.{outcome}", conn_id, model=model)
         if outcome in _ACCEPTED:
             self.count("orders.seconds", conn_id, request.counted_seconds, model)
+
+    def add_upload(self, conn_id: str, error: ManxueError | None = None) -> None:
+        """
+        Count an upload of assets.
+
+        :param error: the error that it ended with; None if it was accepted.
+        """
+        outcome = "accepted" if error is None else _first(_ORDER_ERRORS, error)
+        if outcome in _UPLOAD_OUTCOMES:
+            self.count(f"uploads.{outcome}", conn_id)
 
     def add_save(self, conn_id: str, size: int, seconds: float) -> None:
         """Count a saved video, its bytes, and the seconds that the save took."""

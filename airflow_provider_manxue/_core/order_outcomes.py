@@ -14,8 +14,9 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_manxue._core.bodies import excerpt_of, parse_json
-from airflow_provider_manxue._core.ids import ids_in, is_id
+from airflow_provider_manxue._core.ids import ID_FIELDS, ids_in, is_id
 from airflow_provider_manxue._core.network_errors import no_response
+from airflow_provider_manxue._core.order_kinds import VIDEO_ORDER, OrderKind
 from airflow_provider_manxue._core.reasons import is_success_code, raw_code_in
 from airflow_provider_manxue._core.responses import parse_task
 from airflow_provider_manxue._core.wait_errors import video_failed
@@ -55,16 +56,22 @@ class OrderOutcome(StrEnum):
     """It may have been accepted and billed. A person has to check."""
 
 
-def classify_response(http_status: int, body: bytes, busy_codes: Collection[str] = ()) -> OrderOutcome:
+def classify_response(
+    http_status: int,
+    body: bytes,
+    busy_codes: Collection[str] = (),
+    id_fields: Sequence[str] = ID_FIELDS,
+) -> OrderOutcome:
     """
     Classify the response to an order that describes no task.
 
     :param http_status: HTTP status. Outside of 2xx it decides, also if the body is unreadable.
     :param body: the received part of the body.
     :param busy_codes: error codes of the service that mean a lack of capacity.
+    :param id_fields: fields whose value shows that the order was accepted.
     """
     response = parse_json(body)
-    if any(True for _ in ids_in(response)):
+    if any(True for _ in ids_in(response, names=id_fields)):
         return OrderOutcome.UNKNOWN
     code = raw_code_in(response)
     if code in busy_codes:
@@ -142,20 +149,28 @@ def _nested_task(http_status: int, body: bytes, secret: str) -> VideoTask | None
     return VideoTask(id=ids.pop(), status=TaskStatus.QUEUED, status_word=TaskStatus.QUEUED.value)
 
 
-def order_without_response(error: BaseException, hostname: str, *, body_started: bool) -> ManxueError:
+def order_without_response(
+    error: BaseException, hostname: str, *, body_started: bool, kind: OrderKind = VIDEO_ORDER
+) -> ManxueError:
     """
     Return the error of an order that got no response.
 
     :param error: the exception of the HTTP library.
     :param body_started: whether any byte of the request's body was sent. Without a body, the service cannot accept an
         order. The type of the exception is no reliable sign of that.
+    :param kind: the kind of the order.
     """
     reason = error if isinstance(error, ManxueError) else no_response(error, hostname)
-    return order_error(OrderOutcome.UNKNOWN if body_started else OrderOutcome.NOT_ACCEPTED, reason)
+    outcome = OrderOutcome.UNKNOWN if body_started else OrderOutcome.NOT_ACCEPTED
+    return order_error(outcome, reason, kind=kind)
 
 
 def order_error(
-    outcome: OrderOutcome, reason: ManxueError, excerpt: str = "", retry_after: float | None = None
+    outcome: OrderOutcome,
+    reason: ManxueError,
+    excerpt: str = "",
+    retry_after: float | None = None,
+    kind: OrderKind = VIDEO_ORDER,
 ) -> ManxueError:
     """
     Return the error for an outcome.
@@ -163,15 +178,17 @@ def order_error(
     :param reason: the error of the request or response.
     :param excerpt: the beginning of the response, cleaned, for the person who decides.
     :param retry_after: pause that the service requested, in seconds; None if it requested none.
+    :param kind: the kind of the order.
     """
     if outcome is OrderOutcome.NOT_ACCEPTED:
-        return ManxueOrderNotAcceptedError(f"The order was not accepted: {reason}", retry_after)
+        return ManxueOrderNotAcceptedError(f"The {kind.noun} was not accepted: {reason}", retry_after)
     if outcome is OrderOutcome.REJECTED:
-        problem = f"The order was rejected, and nothing was ordered: {str(reason).removesuffix('.')}."
-        return ManxueOrderRejectedError(f"{problem} Remove the cause, then order again.")
+        problem = (
+            f"The {kind.noun} was rejected, and nothing was {kind.past}: {str(reason).removesuffix('.')}."
+        )
+        return ManxueOrderRejectedError(f"{problem} Remove the cause, then {kind.noun} again.")
     quoted = f" (response: {excerpt})" if excerpt and excerpt not in str(reason) else ""
     return ManxueOrderUnknownError(
-        f"The outcome of the order is unknown: {reason}{quoted}. It may have been accepted and billed, so it is not sent "
-        f"again automatically. Check with the service whether there is a video of this prompt from this time. If there "
-        f"is, wait for its id with a ManxueVideoSensor; if not, order again."
+        f"The outcome of the {kind.noun} is unknown: {reason}{quoted}. It may have been accepted and billed, so it is not sent "
+        f"again automatically. {kind.check.format(when='this')} {kind.after_check}"
     )

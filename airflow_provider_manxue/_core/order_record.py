@@ -9,26 +9,25 @@ editing by hand, so a record is parsed leniently and written in full.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from airflow_provider_manxue._core.bodies import clean_text
-from airflow_provider_manxue._core.ids import parse_video_task_id
+from airflow_provider_manxue._core.order_kinds import VIDEO_ORDER, OrderKind
 from airflow_provider_manxue.exceptions import (
     ManxueError,
     ManxueInputError,
     ManxueOrderMismatchError,
     ManxueOrderUnknownError,
-    ManxueVideoFailedError,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-KEY = "manxue_order"
-"""Key of the record in the task state store, as documented."""
+KEY = VIDEO_ORDER.key
+"""Key of the record of an order in the task state store, as documented."""
 
 _LEGACY_FINGERPRINT_SCHEME = 1
 """Fingerprint scheme of records that name none."""
@@ -47,10 +46,10 @@ class OrderState(StrEnum):
     """The service accepted it."""
 
     DONE = "done"
-    """The task has succeeded: the video is completed, or, without waiting, the id was returned."""
+    """The task has succeeded: its result was returned, or, without waiting, the id of the video."""
 
     FAILED = "failed"
-    """The service could not generate the video."""
+    """The service could not generate the video, or an asset is not usable."""
 
 
 _WITHOUT_ID = frozenset({OrderState.INTENT, OrderState.NOT_ACCEPTED, OrderState.FAILED})
@@ -59,9 +58,9 @@ _WITHOUT_ID = frozenset({OrderState.INTENT, OrderState.NOT_ACCEPTED, OrderState.
 @dataclass(frozen=True, slots=True)
 class OrderRecord:
     """
-    The persisted form of an order.
+    The persisted form of an order, or of an upload of assets.
 
-    :param id: id of the video task, if it is known.
+    :param id: what the service returned for it, if that is known: the id of the video task, or the receipt of the upload.
     :param since: when it was about to be sent, in ISO 8601, to find it in the service's list.
     :param max_tries: ``max_tries`` of the task instance at the last change. A clear by a person changes it, an
         automatic retry does not.
@@ -70,44 +69,51 @@ class OrderRecord:
     """
 
     state: OrderState
-    id: str | None = None
+    id: Any = None
     since: str | None = None
     max_tries: int | None = None
     fingerprint: Mapping[str, str] = field(default_factory=dict)
     scheme: int = _LEGACY_FINGERPRINT_SCHEME
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self, kind: OrderKind = VIDEO_ORDER) -> dict[str, Any]:
         """Serialize the record to plain JSON."""
-        return {**asdict(self), "state": self.state.value, "fingerprint": dict(self.fingerprint)}
+        return {
+            "state": self.state.value,
+            kind.field: self.id,
+            "since": self.since,
+            "max_tries": self.max_tries,
+            "fingerprint": dict(self.fingerprint),
+            "scheme": self.scheme,
+        }
 
 
-def parse_record(value: Any) -> OrderRecord | None:
+def parse_record(value: Any, kind: OrderKind = VIDEO_ORDER) -> OrderRecord | None:
     """
     Parse the value in the task state store.
 
-    :param value: a record, or the edit of a person: an id alone, or a record with the id filled in.
+    :param value: a record, or the edit of a person: an id (of an upload: the list of ids) alone, or a record with it filled in.
+    :param kind: the kind of the order.
     :return: the record; None if there is none.
     :raises ManxueInputError: if the value cannot be parsed.
     """
     if value is None:
         return None
-    if isinstance(value, str):
-        value = {"id": value}
+    if isinstance(value, str) or (isinstance(value, list) and kind is not VIDEO_ORDER):
+        value = {kind.field: value}
     try:
-        return _parse_fields(value)
+        return _parse_fields(value, kind)
     except (TypeError, ValueError, AttributeError, ManxueError) as error:
         raise ManxueInputError(
-            f"The key {KEY!r} in the task state store holds {clean_text(repr(value))[:200]}, which is not an order "
-            f"({error}). Nothing was sent. Put the id of the video task there, as text, to continue with it, or delete "
-            f"the key to order again; then clear the task."
+            f"The key {kind.key!r} in the task state store holds {clean_text(repr(value))[:200]}, which is not {kind.a_noun} "
+            f"({error}). Nothing was sent. Put {kind.edit}, or delete the key to {kind.noun} again; then clear the task."
         ) from None
 
 
-def _parse_fields(value: Mapping[str, Any]) -> OrderRecord:
-    video_task_id = parse_video_task_id(value["id"]) if value.get("id") else None
+def _parse_fields(value: Mapping[str, Any], kind: OrderKind) -> OrderRecord:
+    receipt = kind.parse(value[kind.field]) if value.get(kind.field) else None
     state = OrderState(value.get("state", OrderState.ORDERED))
-    if video_task_id is None and state not in _WITHOUT_ID:
-        raise ValueError("it has no 'id'")
+    if receipt is None and state not in _WITHOUT_ID:
+        raise ValueError(f"it has no {kind.field!r}")
     scheme = value.get("scheme")
     if not isinstance(value.get("max_tries"), int | None) or not isinstance(scheme, int | None):
         raise ValueError("its 'max_tries' or 'scheme' is not a number")  # noqa: TRY004 - a mistake in JSON
@@ -116,11 +122,11 @@ def _parse_fields(value: Mapping[str, Any]) -> OrderRecord:
         isinstance(digest, str) for digest in fingerprint.values()
     ):
         raise ValueError("its 'fingerprint' is not an object of texts")
-    if video_task_id is not None and state in {OrderState.INTENT, OrderState.NOT_ACCEPTED}:
-        state = OrderState.ORDERED  # a person has filled in the id
+    if receipt is not None and state in {OrderState.INTENT, OrderState.NOT_ACCEPTED}:
+        state = OrderState.ORDERED  # a person has filled it in
     return OrderRecord(
         state=state,
-        id=video_task_id,
+        id=receipt,
         since=since if isinstance(since, str) else None,
         max_tries=value.get("max_tries"),
         fingerprint=dict(fingerprint),
@@ -140,22 +146,25 @@ class TaskInstanceRef:
 
     @property
     def recovery_hint(self) -> str:
-        """The remedies that need no change of code."""
+        """The remedies for an order that need no change of code."""
+        return self.recovery_hint_for(VIDEO_ORDER)
+
+    def recovery_hint_for(self, kind: OrderKind) -> str:
+        """Return the remedies that need no change of code."""
         dag_id, run_id, task_id = (quote(part, safe="") for part in (self.dag_id, self.run_id, self.task_id))
         index = f"?map_index={self.map_index}" if self.map_index >= 0 else ""
         return (
             f"There are two remedies for this task instance, both on its tab 'Task State Store' or by Airflow's REST API at "
-            f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/state-store/{KEY}{index}: (1) to continue "
-            f'with a video that exists, set the key {KEY!r} to its id (PUT with the body {{"value": "<id>"}}); (2) to order '
-            f"again, delete the key (DELETE). Then clear the task."
+            f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/state-store/{kind.key}{index}: (1) "
+            f"{kind.remedy.format(key=kind.key)}; (2) to {kind.noun} again, delete the key (DELETE). Then clear the task."
         )
 
 
 @dataclass(frozen=True, slots=True)
 class ResumableOrder:
-    """An order that a task continues with: the id of its video task, and a warning or an empty text."""
+    """An order that a task continues with: the id of its video task or its receipt, and a warning or an empty text."""
 
-    id: str
+    id: Any
     caution: str = ""
 
 
@@ -164,6 +173,7 @@ def resumable_order(
     fingerprint: Callable[[int], Mapping[str, str]],
     ref: TaskInstanceRef,
     not_accepted_since: str | None = None,
+    kind: OrderKind = VIDEO_ORDER,
 ) -> ResumableOrder | None:
     """
     Decide before anything is sent whether a task continues with the recorded order, sends a new one, or fails.
@@ -171,10 +181,11 @@ def resumable_order(
     :param fingerprint: returns the fingerprint of the task's current request, by scheme.
     :param not_accepted_since: ``since`` of an intent that was certainly not accepted. The record may be older than that
         result.
+    :param kind: the kind of the order.
     :return: the recorded order; None to send a new one.
     :raises ManxueOrderUnknownError: if the outcome of the recorded order is unknown.
     :raises ManxueOrderMismatchError: if a person has cleared the task, and its request differs from the recorded one.
-    :raises ManxueVideoFailedError: if the recorded order has failed, and no person has cleared the task.
+    :raises ManxueFailedError: if the recorded order has failed, and no person has cleared the task.
     """
     if record is None or record.state is OrderState.NOT_ACCEPTED:
         return None
@@ -182,38 +193,37 @@ def resumable_order(
     if record.state in {OrderState.DONE, OrderState.FAILED} and is_cleared:
         return None
     if record.state is OrderState.FAILED:
-        name = "of this task" if record.id is None else repr(record.id)
-        raise ManxueVideoFailedError(
-            f"The service could not generate the video {name}, as an earlier try found; its log has the reason. A retry "
-            f"does not order again. Clear the task to order another video."
+        name = "of this task" if record.id is None else kind.name(record.id)
+        raise kind.failure(
+            f"{kind.failed.format(name=name)}; its log has the reason. A retry does not {kind.noun} again. Clear the task to "
+            f"{kind.another}."
         )
     if record.id is None:
         if not_accepted_since is not None and record.since == not_accepted_since:
             return None
         raise ManxueOrderUnknownError(
-            f"The outcome of the order sent at {clean_text(record.since)} is unknown. It may have been accepted and billed, "
-            f"so it is not retried automatically. Check with the service whether there is a video of this prompt from that "
-            f"time. {ref.recovery_hint}"
+            f"The outcome of the {kind.noun} sent at {clean_text(record.since)} is unknown. It may have been accepted and "
+            f"billed, so it is not retried automatically. {kind.check.format(when='that')} {ref.recovery_hint_for(kind)}"
         )
     differing = _differing(record.fingerprint, fingerprint(record.scheme))
     if differing and is_cleared:
         raise ManxueOrderMismatchError(
-            f"This task instance has ordered the video {record.id!r}, but would order another one now: {differing} changed "
-            f"since. Nothing was sent. {ref.recovery_hint}"
+            f"{kind.recorded.format(name=kind.name(record.id))}: {differing} changed since. Nothing was sent. "
+            f"{ref.recovery_hint_for(kind)}"
         )
-    return ResumableOrder(record.id, _caution(record, differing))
+    return ResumableOrder(record.id, _caution(record, differing, kind))
 
 
-def _caution(record: OrderRecord, differing: str) -> str:
+def _caution(record: OrderRecord, differing: str, kind: OrderKind) -> str:
     if record.state is OrderState.DONE:
         return (
-            f"The video {record.id!r} was ordered and delivered by an earlier try, and is returned again. A clear after "
-            f"'retries' was lowered cannot be distinguished from a retry: to order another video, delete the key {KEY!r} first."
+            f"{kind.delivered.format(name=kind.name(record.id))} A clear after 'retries' was lowered cannot be distinguished "
+            f"from a retry: to {kind.another}, delete the key {kind.key!r} first."
         )
     if differing:
         return (
-            f"This retry continues with the video {record.id!r}, although {differing} changed since it was ordered. To "
-            f"order another one, delete the key {KEY!r} and clear the task."
+            f"{kind.kept.format(name=kind.name(record.id))}, and this retry continues with that, although {differing} changed "
+            f"since. To {kind.another}, delete the key {kind.key!r} and clear the task."
         )
     return ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import timedelta
 
+from airflow_provider_manxue._core.order_kinds import VIDEO_ORDER, OrderKind
 from airflow_provider_manxue._core.polling import MAX_RETRY_AFTER, MIN_FIRST_POLL_DELAY
 from airflow_provider_manxue.exceptions import ManxueOrderTimeoutError
 
@@ -69,11 +70,13 @@ class OrderBounds:
     :param order_timeout: seconds from the first start until the last attempt begins.
     :param execution_timeout: seconds from the first start that the whole task may take.
     :param reserve: seconds of ``execution_timeout`` reserved for the request of an attempt and the first polls.
+    :param kind: the kind of the order.
     """
 
     order_timeout: float
     execution_timeout: float
     reserve: float
+    kind: OrderKind = VIDEO_ORDER
 
     def check(self, started_at: float, now: float) -> None:
         """Raise ``ManxueOrderTimeoutError`` if too little time is left to wait for the paid video."""
@@ -104,7 +107,8 @@ class OrderBounds:
         else:
             bound = f"within order_timeout ({_duration(self.order_timeout)})"
         return ManxueOrderTimeoutError(
-            f"No order was accepted {bound}: {reason}. Nothing was ordered. A retry or a clear sends the order again; "
+            f"No {self.kind.noun} was accepted {bound}: {reason}. Nothing was {self.kind.past}. A retry or a clear sends the "
+            f"{self.kind.noun} again; "
             f"raise {'execution_timeout' if self._is_cut else 'order_timeout'} if it takes longer."
         )
 

@@ -1,4 +1,4 @@
-"""Video requests: validation by the documented rules, serialization and fingerprints. No I/O happens here."""
+"""Requests that are sent once: serialization, fingerprints, and the rules of video requests. No I/O happens here."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 from airflow_provider_manxue._core.bodies import clean_text
 from airflow_provider_manxue._core.media_urls import is_public, literal_address
+from airflow_provider_manxue._core.order_kinds import VIDEO_ORDER, OrderKind
 from airflow_provider_manxue._core.signed_urls import without_query, without_signature
 from airflow_provider_manxue.exceptions import ManxueInputError
 
@@ -41,8 +42,15 @@ FINGERPRINT_SCHEME = 2
 
 
 @dataclass(frozen=True, slots=True)
-class VideoRequest:
-    """A valid request for a video: its fields, under the service's names."""
+class OrderRequest:
+    """
+    A valid request that is sent once.
+
+    :cvar kind: its kind.
+    :param fields: its fields, under the service's names.
+    """
+
+    kind: ClassVar[OrderKind]
 
     fields: Mapping[str, Any]
 
@@ -50,16 +58,6 @@ class VideoRequest:
     def body(self) -> bytes:
         """The body of the request."""
         return json.dumps(self.fields).encode()
-
-    @property
-    def seconds(self) -> int | None:
-        """Length of the video; None if the service chooses it."""
-        return self.fields.get("duration")
-
-    @property
-    def counted_seconds(self) -> int:
-        """Length of the video, also if the service chooses it."""
-        return DEFAULT_DURATION if self.seconds is None else self.seconds
 
     def fingerprint(self, scheme: int = FINGERPRINT_SCHEME) -> dict[str, str]:
         """
@@ -79,13 +77,7 @@ class VideoRequest:
     @property
     def cautions(self) -> tuple[str, ...]:
         """Warnings about allowed, but unusual values."""
-        model = self.fields["model"]
-        if model in MODELS:
-            return ()
-        known = ", ".join(sorted(MODELS))
-        return (
-            f"The model {clean_text(model)!r} is unknown and ordered nevertheless. Known ones are {known}.",
-        )
+        return ()
 
     def check_references(self, service_hostname: str) -> None:
         """
@@ -97,26 +89,58 @@ class VideoRequest:
         if is_private_host(service_hostname):
             return
         broken = [
-            f"{_parameter(field)} is on the host {host}, which is not public: the service cannot fetch it"
+            f"{parameter_of(field)} is on the host {host}, which is not public: the service cannot fetch it"
             for field, urls in _urls_of(self.fields)
             for host in map(_hostname, urls)
             if is_private_host(host)
         ]
         if broken:
-            raise ManxueInputError(_refusal(broken))
+            raise ManxueInputError(refusal(self.kind, broken))
+
+
+@dataclass(frozen=True, slots=True)
+class VideoRequest(OrderRequest):
+    """A valid request for a video."""
+
+    kind = VIDEO_ORDER
+
+    @property
+    def seconds(self) -> int | None:
+        """Length of the video; None if the service chooses it."""
+        return self.fields.get("duration")
+
+    @property
+    def counted_seconds(self) -> int:
+        """Length of the video, also if the service chooses it."""
+        return DEFAULT_DURATION if self.seconds is None else self.seconds
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Warnings about allowed, but unusual values."""
+        model = self.fields["model"]
+        if model in MODELS:
+            return ()
+        known = ", ".join(sorted(MODELS))
+        return (
+            f"The model {clean_text(model)!r} is unknown and ordered nevertheless. Known ones are {known}.",
+        )
 
 
 def _hash(value: Any) -> str:
     return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
 
 
-def _refusal(broken: Iterable[str]) -> str:
-    return f"The order was not sent. {'; '.join(broken)}."
+def refusal(kind: OrderKind, broken: Iterable[str]) -> str:
+    """Return the error text of a request that breaks rules."""
+    return f"The {kind.noun} was not sent. {'; '.join(broken)}."
 
 
 # --- URLs in a request ----------------------------------------------------------------------------------
 
-_URL_FIELDS = ("first_image", "last_image", *_MAX_REFERENCES)
+UPLOAD_FIELDS = ("imageUrls", "videoUrls", "audioUrls")
+"""Fields of an upload of assets."""
+
+_URL_FIELDS = ("first_image", "last_image", *_MAX_REFERENCES, *UPLOAD_FIELDS)
 
 _MAX_SHOWN = 200
 
@@ -174,7 +198,7 @@ def parse_video_request(
 
     :raises ManxueInputError: naming each broken rule.
     """
-    reader = _Reader()
+    reader = Reader(_FETCHABLE, "(https:// or asset://)")
     fields = {
         "prompt": reader.text("prompt", prompt),
         "model": reader.text("model", model),
@@ -189,18 +213,25 @@ def parse_video_request(
     fields = {name: value for name, value in fields.items() if value is not None}
     broken = [*reader.broken, *_broken_together(fields)]
     if broken:
-        raise ManxueInputError(_refusal(broken))
+        raise ManxueInputError(refusal(VIDEO_ORDER, broken))
     return VideoRequest(fields)
 
 
-class _Reader:
+_FETCHABLE = ("http", "https", "asset")
+
+
+class Reader:
     """
     Reader of single parameters that collects broken rules.
 
     An invalid URL is returned nevertheless, so that the rules for several parameters count it.
+
+    :param schemes: the schemes of a URL that the service supports.
+    :param named: the same, for the error.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, schemes: Sequence[str], named: str) -> None:
+        self._schemes, self._named = schemes, named
         self.broken: list[str] = []
 
     def text(self, name: str, value: Any) -> str | None:
@@ -234,9 +265,9 @@ class _Reader:
     def url(self, name: str, value: Any) -> str | None:
         if _is_left_out(value):
             return None
-        if isinstance(value, str) and _is_fetchable(value.strip()):
+        if isinstance(value, str) and _is_fetchable(value.strip(), self._schemes):
             return value.strip()
-        self._refuse(name, value, "it must be a URL that the service can fetch (https:// or asset://)")
+        self._refuse(name, value, f"it must be a URL that the service can fetch {self._named}")
         return str(value)
 
     def urls(self, name: str, value: Any) -> list[str] | None:
@@ -261,9 +292,9 @@ class _Reader:
         self.broken.append(f"{name} is {shown}: {rule}")
 
 
-def _is_fetchable(url: str) -> bool:
+def _is_fetchable(url: str, schemes: Sequence[str]) -> bool:
     """Return whether a URL has a scheme that the service supports, and a host."""
-    if not re.fullmatch(r"(https?|asset)://\S+", url, re.IGNORECASE):
+    if not re.fullmatch(rf"({'|'.join(schemes)})://\S+", url, re.IGNORECASE):
         return False
     try:
         return bool(urlsplit(url).hostname) or url.lower().startswith("asset:")
@@ -297,15 +328,15 @@ def _broken_together(fields: Mapping[str, Any]) -> Iterator[str]:
     if "last_image" in fields and "first_image" not in fields:
         yield "last_image is given without first_image: it needs it"
     if frames and references:
-        yield f"{' and '.join(map(_parameter, references))} cannot be combined with {' and '.join(frames)}"
+        yield f"{' and '.join(map(parameter_of, references))} cannot be combined with {' and '.join(frames)}"
     for name in references:
         if (count := len(fields[name])) > (limit := _MAX_REFERENCES[name]):
-            yield f"{_parameter(name)} has {count} URLs: at most {limit} are allowed"
+            yield f"{parameter_of(name)} has {count} URLs: at most {limit} are allowed"
     model = fields.get("model")
     if "referenceVideos" in fields and model in MODELS and "_video_" not in model:
         yield f"reference_videos is given, but the model {model} takes none: use a model with '_video_' in its name"
 
 
-def _parameter(field: str) -> str:
+def parameter_of(field: str) -> str:
     """Return the parameter for a field: ``reference_images`` for ``referenceImages``."""
     return re.sub(r"[A-Z]", lambda match: f"_{match[0].lower()}", field)

@@ -3,7 +3,7 @@ The polling engine: times of polls, tolerated errors, and ends of waits. No I/O 
 
 Theory of operation: see ``docs/engine.md``. Each video has the moment of its next poll in a heap. A driver polls the
 videos that are due. An outcome either ends the wait for its video or schedules the next poll. Trouble with the
-connection postpones all polls.
+connection postpones all polls. A *video* is here whatever the subject of the wait is, so also an asset.
 
 Longer than 350 lines: the effects of outcomes and the times of polls change the same state.
 """
@@ -35,13 +35,8 @@ from airflow_provider_manxue._core.polling import (
     quick_retry_delay,
 )
 from airflow_provider_manxue._core.status_log import BatchLog, LogLine, StatusLog, describe
-from airflow_provider_manxue._core.wait_errors import (
-    affects_all_videos,
-    result_missing,
-    timed_out,
-    video_failed,
-    with_likely_causes,
-)
+from airflow_provider_manxue._core.subjects import VIDEO, Polled, Subject
+from airflow_provider_manxue._core.wait_errors import affects_all_videos
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueConnectionNotFoundError,
@@ -55,12 +50,12 @@ from airflow_provider_manxue.exceptions import (
     ManxueTimeoutError,
     ManxueTransientError,
 )
-from airflow_provider_manxue.models import TaskStatus, VideoTask
+from airflow_provider_manxue.models import TaskStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
 
-Outcome = VideoTask | ManxueError
+Outcome = Polled | ManxueError
 """The end of the wait for a video: the completed task, or an error."""
 
 CONNECTION = ""
@@ -130,6 +125,7 @@ class Poller:
         requested moves the final poll.
     :param log: selects the log lines; None for the default one.
     :param chance: source of numbers from 0 to 1, for the jitter.
+    :param subject: what is polled.
     """
 
     def __init__(
@@ -150,9 +146,11 @@ class Poller:
         holds_slot: bool = False,
         log: StatusLog | BatchLog | None = None,
         chance: Callable[[], float] | None = None,
+        subject: Subject = VIDEO,
     ) -> None:
         ended = frozenset(to_read)
         ids = list(dict.fromkeys(video_task_ids))
+        self.subject = subject
         self.policy = policy
         self.started_at = started_at
         self.deadline = deadline
@@ -193,7 +191,7 @@ class Poller:
         self._log = log or (
             StatusLog(ids[0], started_at, last_status)
             if len(ids) == 1
-            else BatchLog(dict.fromkeys(ids, ""), started_at)
+            else BatchLog(dict.fromkeys(ids, ""), started_at, noun=subject.noun)
         )
         self._lines: list[LogLine] = []
         self._warned_of_other_id = False
@@ -295,11 +293,11 @@ class Poller:
             return
         self._retrying.discard(video.id)
         self._retries_connection = False
-        if isinstance(outcome, VideoTask):
+        if isinstance(outcome, ManxueError):
+            self._handle_error(video, outcome, sent_at, now)
+        else:
             self._lines += self._log.lines_for(video_task_id, outcome, now)
             self._handle_task(video, outcome, sent_at, now)
-        else:
-            self._handle_error(video, outcome, sent_at, now)
 
     def connection_failed(self, error: ManxueError, now: float) -> None:
         """Process an error of the connection. Nothing was sent."""
@@ -348,7 +346,7 @@ class Poller:
             if at > latest_final_poll(video.deadline):
                 self._end(video, self._timed_out(video), now)
 
-    def _handle_task(self, video: _Video, task: VideoTask, sent_at: float, now: float) -> None:
+    def _handle_task(self, video: _Video, task: Polled, sent_at: float, now: float) -> None:
         self.has_worked = True
         self._connection_failures, self._connection_trouble_since, self._internal_since = 0, None, None
         self._lifted_pause = 0.0
@@ -362,19 +360,19 @@ class Poller:
             )
             self._lines.append(LogLine(logging.WARNING, text))
         if task.status is TaskStatus.FAILED:
-            self._end(video, video_failed(video.id, task.error or f"status {task.status_word!r}"), now)
-        elif task.status is TaskStatus.COMPLETED and task.video_url:
+            self._end(video, self.subject.failed(video.id, task.error or f"status {task.status_word!r}"), now)
+        elif task.status is TaskStatus.COMPLETED and task.has_result:
             self._end(video, task, now)
         elif task.status is TaskStatus.COMPLETED:
             if not video.to_read:
                 video.to_read, video.deadline = True, deadline_to_read(video.deadline, now)
-            self._handle_error(video, result_missing(video.id, task.error), sent_at, now)
+            self._handle_error(video, self.subject.result_missing(video.id, task.error), sent_at, now)
         else:
             video.grace_since = None
             self._handle_unfinished(video, task, sent_at, now)
 
-    def _handle_unfinished(self, video: _Video, task: VideoTask, sent_at: float, now: float) -> None:
-        has_url = task.status is TaskStatus.UNKNOWN and bool(task.video_url)
+    def _handle_unfinished(self, video: _Video, task: Polled, sent_at: float, now: float) -> None:
+        has_url = task.status is TaskStatus.UNKNOWN and task.has_result
         video.url_since = (now if video.url_since is None else video.url_since) if has_url else None
         is_final = sent_at >= video.deadline
         # The trigger has already decided that a video to be read is completed.
@@ -467,7 +465,7 @@ class Poller:
                 return
         ends_at = video.grace_since + GRACE_TIME if self._grace_ends else math.inf
         if now >= ends_at:
-            self._end(video, with_likely_causes(error, video.id), now)
+            self._end(video, self.subject.with_likely_causes(error, video.id), now)
         elif sent_at >= video.deadline and not (is_forbidden and self._grace_ends and not self._holds_slot):
             self._end(video, self._timed_out(video), now)
         else:
@@ -534,4 +532,4 @@ class Poller:
         self._waiting.clear()
 
     def _timed_out(self, video: _Video) -> ManxueTimeoutError:
-        return timed_out(video.id, self.deadline - self.started_at, video.status, video.trouble)
+        return self.subject.timed_out(video.id, self.deadline - self.started_at, video.status, video.trouble)

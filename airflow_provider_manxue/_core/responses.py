@@ -127,10 +127,22 @@ def parse_task(
     :param secret: the API key, which is masked in errors.
     :raises ManxueError: if the response does not describe a task.
     """
+    payload = parse_object(http_status, body, retry_after=retry_after, now=now, secret=secret)
+    return _task_of(_unwrap(payload, http_status, secret), payload, video_task_id, secret)
+
+
+def parse_object(
+    http_status: int, body: bytes, *, retry_after: Sequence[str], now: float, secret: str
+) -> dict[str, Any]:
+    """
+    Return the JSON object of a success response. For the parameters see :func:`parse_task`.
+
+    :raises ManxueError: if it is no success, or has no such body.
+    """
     payload = parse_json(body, secret)
     is_success = 200 <= http_status < 300
     if is_success and isinstance(payload, dict):
-        return _task_of(_unwrap(payload, http_status, secret), payload, video_task_id, secret)
+        return payload
     message = _reason_of_error(payload, body, secret)
     if is_success:
         raise ManxueTransientError(

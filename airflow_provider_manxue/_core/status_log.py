@@ -15,6 +15,8 @@ from airflow_provider_manxue.models import TaskStatus, VideoTask
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from airflow_provider_manxue.models import Asset
+
 REPEAT_AFTER = 600.0
 """Seconds after which trouble of the same kind is logged again."""
 
@@ -70,7 +72,7 @@ class StatusLog:
         self._failures = 0
 
     def lines_for(
-        self, video_task_id: str, outcome: VideoTask | ManxueError, now: float
+        self, video_task_id: str, outcome: VideoTask | Asset | ManxueError, now: float
     ) -> tuple[LogLine, ...]:
         """Process the outcome of a poll, and return its log lines."""
         if isinstance(outcome, ManxueError):
@@ -111,11 +113,18 @@ class BatchLog:
     :param statuses: the known status of each video by its id; empty if it was not polled.
     :param started_at: when the wait began, in seconds since the epoch.
     :param ended_before: number of other videos of the batch that have ended, by status: "completed" or "failed".
+    :param noun: name of one that is awaited.
     """
 
     def __init__(
-        self, statuses: Mapping[str, str], started_at: float, ended_before: Mapping[str, int] | None = None
+        self,
+        statuses: Mapping[str, str],
+        started_at: float,
+        ended_before: Mapping[str, int] | None = None,
+        *,
+        noun: str = "video",
     ) -> None:
+        self._noun = noun
         self._statuses = dict(statuses)
         self._counts = Counter(self._statuses.values()) + Counter(ended_before or {})
         self._total = self._counts.total()
@@ -125,16 +134,16 @@ class BatchLog:
         self.next_line_at = math.inf
 
     def lines_for(
-        self, video_task_id: str, outcome: VideoTask | ManxueError, now: float
+        self, video_task_id: str, outcome: VideoTask | Asset | ManxueError, now: float
     ) -> tuple[LogLine, ...]:
         """Process the outcome of a poll, and return its log lines."""
-        if isinstance(outcome, VideoTask):
+        if not isinstance(outcome, ManxueError):
             self._set(video_task_id, outcome.status.value, now)
             return self.progress(now)
         if not self._trouble.is_due(outcome, now):
             return self.progress(now)
         text = (
-            f"No usable response yet for some of the {self._total} videos, such as {video_task_id}: "
+            f"No usable response yet for some of the {self._total} {self._noun}s, such as {video_task_id}: "
             f"{self._trouble.describe(outcome)} (after {elapsed(now - self._started_at)})"
         )
         return (LogLine(logging.WARNING, text), *self.progress(now))
@@ -178,7 +187,7 @@ class BatchLog:
 
     def _counted(self) -> str:
         counts = self._counts
-        parts = [f"{counts['completed']} of {self._total} videos completed"]
+        parts = [f"{counts['completed']} of {self._total} {self._noun}s completed"]
         if counts["failed"]:
             parts.append(f"{counts['failed']} ended otherwise")
         parts += [
@@ -205,12 +214,16 @@ def announcement(
     )
 
 
-def describe(task: VideoTask) -> str:
+def describe(task: VideoTask | Asset) -> str:
     """Describe the status of a task for the log."""
     if task.status is TaskStatus.UNKNOWN:
         reason = f": {task.error}" if task.error else ""
         return f"unknown status {task.status_word!r}{reason}"
-    if task.status is TaskStatus.COMPLETED and task.actual_duration is not None:
+    if (
+        isinstance(task, VideoTask)
+        and task.status is TaskStatus.COMPLETED
+        and task.actual_duration is not None
+    ):
         return f"completed, {task.actual_duration:g} s long"
     if task.status is TaskStatus.FAILED and task.error:
         return f"failed: {task.error}"

@@ -32,7 +32,13 @@ _USER_INFO = re.compile(r"(://)[^\s/@\"'<>]*@")
 
 
 def waiting(
-    ids: Sequence[str], statuses: Mapping[str, int], *, total: int, deadline: float, now: float
+    ids: Sequence[str],
+    statuses: Mapping[str, int],
+    *,
+    total: int,
+    deadline: float,
+    now: float,
+    noun: str = "video",
 ) -> dict[str, Any]:
     """
     Return the record of a wait.
@@ -42,11 +48,12 @@ def waiting(
     :param total: number of all videos of the task.
     :param deadline: the deadline of the wait, in seconds since the epoch.
     :param now: the current time.
+    :param noun: "video" or "asset".
     """
     return {
         "state": "waiting",
-        "video_task_ids": list(ids[:MAX_IDS]),
-        "videos": total,
+        "video_task_ids" if noun == "video" else "asset_ids": list(ids[:MAX_IDS]),
+        f"{noun}s": total,
         "statuses": {status: count for status, count in statuses.items() if status and count},
         "deadline": deadline,
         "updated_at": now,

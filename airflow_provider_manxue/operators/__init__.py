@@ -1,1 +1,1 @@
-"""The operator that orders videos."""
+"""Operators of the sd2_manxue provider."""

@@ -2,39 +2,25 @@
 
 from __future__ import annotations
 
-import math
-import random
-import time
-import warnings
-from contextlib import nullcontext
-from dataclasses import asdict
-from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow_provider_manxue._airflow.order_life import retry_only_unsent, send_once
 from airflow_provider_manxue._airflow.ordered_video_wait import OrderedVideoWait
-from airflow_provider_manxue._airflow.rendering import is_rendered_later
+from airflow_provider_manxue._airflow.ordered_wait import HAS_STATE_STORE
 from airflow_provider_manxue._airflow.run_limit import RunLimit
-from airflow_provider_manxue._airflow.start_from_trigger import CAN_START_AND_END
 from airflow_provider_manxue._airflow.task_defaults import EXECUTION_TIMEOUT, RETRIES
-from airflow_provider_manxue._airflow.video_tab import push_record
-from airflow_provider_manxue._core import tab_record
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
-from airflow_provider_manxue._core.deadline import DEFER_TIMEOUT_MARGIN, EVENT_MARGIN, to_seconds
-from airflow_provider_manxue._core.order_timing import MAX_DELAY_ON_WORKER, OrderBounds, OrderProgress
 from airflow_provider_manxue._core.orders import VideoRequest, parse_video_request
 from airflow_provider_manxue._core.polling import DEFAULT_POKE_INTERVAL, DEFAULT_TIMEOUT
 from airflow_provider_manxue._core.run_limit import KEY as SECONDS_KEY
 from airflow_provider_manxue._core.run_limit import check_argument as check_run_limit
-from airflow_provider_manxue.exceptions import ManxueInputError, ManxueOrderNotAcceptedError
 from airflow_provider_manxue.links.manxue import NO_LINKS, ManxueVideoLink
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
+    from contextlib import AbstractContextManager
+    from datetime import timedelta
 
     from airflow.providers.common.compat.sdk import BaseOperatorLink, Context, XComArg
-
-    from airflow_provider_manxue._airflow.order_store import OrderStore
 
 _ORDER_FIELDS = (
     "prompt",
@@ -47,10 +33,6 @@ _ORDER_FIELDS = (
     "reference_videos",
     "reference_audios",
 )
-
-
-_HAS_STATE_STORE = CAN_START_AND_END
-"""Whether this Airflow has a task state store. Airflow 3.3 added it together with the rendering of templates in triggers."""
 
 
 class ManxueCreateVideoOperator(OrderedVideoWait):
@@ -160,31 +142,11 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
         self.wait_for_completion = wait_for_completion
         self.durable = durable
         self.order_timeout = order_timeout
+        self.max_seconds_per_run = max_seconds_per_run
         if not (do_xcom_push and wait_for_completion):
             self.operator_extra_links = NO_LINKS
-        self.max_seconds_per_run = max_seconds_per_run
-        self._check_arguments()
-
-    def _check_arguments(self) -> None:
-        """Refuse arguments at parse time, unless they are rendered later."""
-        if self.mode != "poke":
-            raise ManxueInputError(
-                f"mode={self.mode!r} cannot be used: each poll would order again. Use deferrable=True, which holds no "
-                f"worker slot either, or wait_for_completion=False and a ManxueVideoSensor."
-            )
-        if not any(map(is_rendered_later, self._order_fields.values())):
-            parse_video_request(**self._order_fields)
-        if self.order_timeout is not None and not self._order_timeout > 0:
-            raise ManxueInputError(
-                f"order_timeout must be a positive number of seconds, not {self.order_timeout!r}."
-            )
-        check_run_limit(self.max_seconds_per_run, has_state_store=_HAS_STATE_STORE)
-        if self.durable and self.retries and not _HAS_STATE_STORE:
-            warnings.warn(
-                f"retries={self.retries} can order a second video: this Airflow has no task state store (3.3 and later have "
-                f"one), so after a killed worker a retry orders again. Set retries=0.",
-                stacklevel=4,
-            )
+        self._check_order_arguments(self._order_fields)
+        check_run_limit(max_seconds_per_run, has_state_store=HAS_STATE_STORE)
 
     @classmethod
     def partial(cls, *, task_id: str, max_seconds_per_run: float | None = None, **kwargs: Any) -> Any:
@@ -195,7 +157,7 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
         :param max_seconds_per_run: as in the constructor, for all mapped tasks together.
         :param kwargs: other arguments of the constructor.
         """
-        check_run_limit(max_seconds_per_run, has_state_store=_HAS_STATE_STORE)
+        check_run_limit(max_seconds_per_run, has_state_store=HAS_STATE_STORE)
         if max_seconds_per_run is not None:
             kwargs["max_seconds_per_run"] = max_seconds_per_run
         return super().partial(task_id=task_id, **kwargs)
@@ -203,11 +165,6 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
     @property
     def _hidden_texts(self) -> tuple[str, ...]:
         return (str(self.prompt),)
-
-    @property
-    def reschedule(self) -> bool:
-        """False. Some executors of Airflow 2 set ``mode`` to ``reschedule``, and then each poll would order again."""
-        return False
 
     @property
     def _order_fields(self) -> dict[str, Any]:
@@ -221,7 +178,7 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
 
         :raises ManxueInputError: naming each rule that is broken.
         """
-        request = parse_video_request(**self._order_fields)
+        request = self._request()
         self.hook.check_references(request)
         seconds = "the service's default length" if request.seconds is None else f"{request.seconds} s"
         self.log.info("Dry run: %s of video with the model %s would be ordered.", seconds, self.model)
@@ -236,98 +193,16 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
 
         :return: the whole task, under the service's field names; the id, with ``wait_for_completion=False``.
         """
-        with self._apply_skip_policy(context):
-            return self._order_and_wait(context, OrderProgress(time.time()))
+        return self._start(context)  # type: ignore[no-any-return]
 
-    def execute_order(
-        self,
-        context: Context,
-        event: Any = None,
-        started_at: float | None = None,
-        attempts: int = 0,
-        since: str | None = None,
-        try_number: int | None = None,
-    ) -> dict[str, Any] | str:
-        """
-        Resume when the delay of an order that waits for room is over, and send it again.
+    def _request(self) -> VideoRequest:
+        return parse_video_request(**self._order_fields)
 
-        :param event: the trigger's event.
-        :param started_at: first start of the try that deferred, in seconds since the epoch.
-        :param attempts: how often the order was sent and not accepted.
-        :param since: time of the last intent, in the form of the record.
-        :param try_number: number of the try that deferred.
-        """
-        if self._is_stale(context, try_number) or started_at is None:
-            self.log.info(
-                "Airflow resumed this try with the arguments of an earlier try. This try starts like any retry."
-            )
-            return self._order_and_wait(context, OrderProgress(time.time()))
-        return self._order_and_wait(context, OrderProgress(started_at, attempts, since))
-
-    def _order_and_wait(self, context: Context, progress: OrderProgress) -> dict[str, Any] | str:
+    def _prepare(self, context: Context) -> None:
         self._run_limit(context).publish()
-        request = parse_video_request(**self._order_fields)
-        store = self._order_store(context)
-        order = store.resume_id(request, progress.since)
-        if order is None:
-            video_task_id = self._place_order(context, store, request, progress)
-        else:
-            video_task_id = order.id
-            if order.caution:
-                self.log.warning("%s", order.caution)
-            self.log.info(
-                "Continuing with the video %s, which is already ordered. Nothing is sent.", order.id
-            )
-        with self._track_order_outcome(context, video_task_id):
-            self._push_id(context, video_task_id)
-            if not self.wait_for_completion:
-                self._seen = [{"id": video_task_id, "model": self.model}]
-                return video_task_id
-            self._order_time = time.time() - progress.started_at
-            return self._begin(context, video_task_id)
 
-    def _place_order(
-        self, context: Context, store: OrderStore, request: VideoRequest, progress: OrderProgress
-    ) -> str:
-        """
-        Send the order until it is accepted, and return the id of its video.
-
-        :raises ManxueOrderTimeoutError: if the order was not accepted in time.
-        :raises ManxueRunLimitError: if the order would exceed ``max_seconds_per_run``.
-        :raises ManxueOrderError: if the order was rejected, or its outcome is unknown.
-        """
-        from airflow_provider_manxue.operators._downstream_stores import check_downstream_stores
-
-        self.hook.check_references(request)
-        check_downstream_stores(self, self.log)
-        is_unbound = self.durable and not store.enabled
-        if is_unbound and not progress.attempts:
-            self.log.warning(
-                "This Airflow has no task state store (3.3 and later have one): if the worker is killed, a retry orders again."
-            )
-        bounds, run_limit = self._order_bounds, self._run_limit(context)
-        while True:
-            bounds.check(progress.started_at, time.time())
-            try:
-                with (
-                    retry_only_unsent(context["ti"]) if is_unbound else nullcontext(),
-                    run_limit.reserve(request.counted_seconds),
-                ):
-                    return send_once(request, self.hook, store)
-            except ManxueOrderNotAcceptedError as error:
-                error.raise_cause()
-                progress = OrderProgress(progress.started_at, progress.attempts + 1, store.intent_since)
-                next_at = bounds.next_attempt_at(
-                    progress.started_at,
-                    time.time(),
-                    progress.attempts,
-                    error.retry_after,
-                    random.random(),  # noqa: S311
-                )
-                if next_at is None:
-                    raise bounds.timeout_error(str(error)) from None
-                self.log.warning("%s. Sending it again in %.0f s.", error, next_at - time.time())
-            self._wait_for_room(context, progress, next_at)
+    def _reserve(self, context: Context, request: VideoRequest) -> AbstractContextManager[None]:
+        return self._run_limit(context).reserve(request.counted_seconds)
 
     def _run_limit(self, context: Context) -> RunLimit:
         ti = context["ti"]
@@ -348,42 +223,7 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
         kinds = {task.task_id: getattr(task, "operator_class", type(task)) for task in dag.tasks}
         return [task_id for task_id, kind in kinds.items() if issubclass(kind, ManxueCreateVideoOperator)]
 
-    @property
-    def _order_bounds(self) -> OrderBounds:
-        first_polls = 2 * self.poke_interval if self.wait_for_completion else 0.0
-        return OrderBounds(
-            order_timeout=self._order_timeout,
-            execution_timeout=self._task_timeout,
-            reserve=self.hook.settings.request_timeout + first_polls,
-        )
+    def _check_before_order(self) -> None:
+        from airflow_provider_manxue.operators._downstream_stores import check_downstream_stores
 
-    @property
-    def _order_timeout(self) -> float:
-        """Seconds from the start of the try within which the order is sent."""
-        return float(self.timeout if self.order_timeout is None else to_seconds(self.order_timeout))
-
-    @property
-    def _task_timeout(self) -> float:
-        """Seconds of ``execution_timeout``; infinite if there is none."""
-        return self.execution_timeout.total_seconds() if self.execution_timeout else math.inf
-
-    def _wait_for_room(self, context: Context, progress: OrderProgress, next_at: float) -> None:
-        """Return when the order is to be sent again, or defer until then."""
-        now = time.time()
-        if not self.deferrable or next_at - now <= MAX_DELAY_ON_WORKER:
-            time.sleep(max(0.0, next_at - now))
-            return
-        from airflow_provider_manxue.triggers.manxue import ManxueOrderRoomTrigger
-
-        self.log.info("The order waits in the triggerer for capacity of the service. No worker slot is held.")
-        if self.do_xcom_push:
-            deadline = progress.started_at + min(self._order_timeout, self._task_timeout)
-            record = tab_record.waiting_for_room(progress.attempts, next_at, deadline=deadline, now=now)
-            push_record(context, record, self.log)
-        ends_at = min(next_at + DEFER_TIMEOUT_MARGIN, progress.started_at + self._task_timeout)
-        self.defer(
-            trigger=ManxueOrderRoomTrigger(resume_at=next_at),
-            method_name="execute_order",
-            kwargs={**asdict(progress), **self._try_number(context)},
-            timeout=timedelta(seconds=max(ends_at - now, EVENT_MARGIN)),
-        )
+        check_downstream_stores(self, self.log)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from airflow_provider_manxue.testing._client import EmulatorClient
 from airflow_provider_manxue.testing._clock import Clock
 from airflow_provider_manxue.testing._emulator import Emulator
-from airflow_provider_manxue.testing._ledger import Ledger, Order
+from airflow_provider_manxue.testing._ledger import Ledger, Order, Upload
 from airflow_provider_manxue.testing._rate import RateLimit
 from airflow_provider_manxue.testing._record import RequestRecord
 from airflow_provider_manxue.testing._response import OMIT, Raw, Response
@@ -31,4 +31,5 @@ __all__ = [
     "Scenario",
     "Script",
     "Step",
+    "Upload",
 ]

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import json
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from airflow_provider_manxue.testing._faults import check_target
+from airflow_provider_manxue.testing._record import POLLS
 from airflow_provider_manxue.testing._scenarios import SCENARIOS, SHORT_NAMES
 from airflow_provider_manxue.testing._script import REJECTED, Script, Step, as_response, as_script
 from airflow_provider_manxue.testing._service import PREFIX
@@ -14,6 +15,7 @@ from airflow_provider_manxue.testing._service import PREFIX
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from airflow_provider_manxue.testing._assets import Asset
     from airflow_provider_manxue.testing._faults import PlayedFault, Target
     from airflow_provider_manxue.testing._ledger import Ledger
     from airflow_provider_manxue.testing._record import RequestRecord
@@ -97,21 +99,52 @@ class BaseEmulator:
         )
         return task.id
 
+    def add_asset(
+        self,
+        script: Script | str | None = None,
+        *,
+        id: str | None = None,  # noqa: A002
+        kind: str = "image",
+        url: str = "https://files.example/face.png",
+    ) -> str:
+        """
+        Add an asset without an upload; it is not in the ledger.
+
+        :param script: script of its review, or its name; :attr:`default_asset_script` if left out.
+        :param id: id of the asset; a new one if left out.
+        :param kind: ``image``, ``video`` or ``audio``.
+        :param url: URL of its file.
+        :returns: the id.
+        :raises ValueError: if the id exists already, or the script or the kind is unknown.
+        """
+        script = self.default_asset_script if script is None else as_script(script)
+        with self._service.lock:
+            return self._service.review.add(kind, url, script, id).id
+
+    def refuse_file(self, url: str, entry: Any = "the file was refused") -> None:
+        """
+        Make no asset of a file from now on.
+
+        :param url: URL of the file.
+        :param entry: the entry of ``failedItems`` in the response to an upload, any JSON value: its real form is unknown.
+        """
+        self._service.review.refusals[url] = entry
+
     def set_script(self, task_id: str, script: Script | str) -> None:
         """
-        Start another script for a task now.
+        Start another script for a task or an asset now.
 
-        :raises KeyError: if there is no such task.
+        :raises KeyError: if there is neither.
         """
         script = as_script(script)
         with self._service.lock:
-            self._service.task(task_id).follow(script)
+            self._service.scripted(task_id).follow(script)
 
     def set_status(self, task_id: str, status: str, *, error: str = REJECTED) -> None:
         """
-        Set the status of a task, for good.
+        Set the status of a task or an asset, for good.
 
-        :param task_id: id of the task.
+        :param task_id: id of the task or the asset.
         :param status: queued, processing, completed or failed.
         :param error: text of the field ``error`` of a failed task.
         :raises KeyError: if there is no such task.
@@ -120,12 +153,12 @@ class BaseEmulator:
 
     def advance(self, task_id: str) -> None:
         """
-        End the current step of a task.
+        End the current step of a task or an asset.
 
-        :raises KeyError: if there is no such task.
+        :raises KeyError: if there is neither.
         """
         with self._service.lock:
-            self._service.task(task_id).advance()
+            self._service.scripted(task_id).advance()
 
     def replace_video(self, task_id: str) -> None:
         """
@@ -154,6 +187,20 @@ class BaseEmulator:
         self._service.default_script = as_script(script)
 
     @property
+    def default_asset_script(self) -> Script:
+        """The script of each new asset. Its statuses are sent as submitted, Processing, Active and Failed."""
+        return self._service.review.default_script
+
+    @default_asset_script.setter
+    def default_asset_script(self, script: Script | str) -> None:
+        self._service.review.default_script = as_script(script)
+
+    @property
+    def assets(self) -> dict[str, Asset]:
+        """All assets by id."""
+        return dict(self._service.review.assets)
+
+    @property
     def tasks(self) -> dict[str, Task]:
         """All tasks by id."""
         return dict(self._service.tasks)
@@ -172,8 +219,8 @@ class BaseEmulator:
         return list(self._service.requests)
 
     def polls(self, task_id: str) -> list[RequestRecord]:
-        """Return the polls of one task."""
-        return [record for record in self.requests if record.place == "query" and record.task_id == task_id]
+        """Return the polls of one task or asset."""
+        return [record for record in self.requests if record.place in POLLS and record.task_id == task_id]
 
     def clear_requests(self) -> None:
         """Delete the records of the requests so far."""
@@ -200,8 +247,8 @@ class BaseEmulator:
 
         :param count: number of requests.
         :param response: a response, or the name of a scenario; three digits are an HTTP status.
-        :param on: the requests that count: ``query``, ``create``, ``media``, ``api`` (all except ``media``) or
-            ``all``. Left out, a scenario of orders or videos meets those requests, and any other response
+        :param on: the requests that count: ``query``, ``create``, ``upload``, ``asset_status``, ``media``, ``api`` (all
+            except ``media``) or ``all``. Left out, a scenario of orders or videos meets those requests, and any other response
             means ``api``.
         :raises ValueError: for an unknown name or target.
         """

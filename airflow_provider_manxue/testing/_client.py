@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from airflow_provider_manxue.testing._ledger import Ledger, Order
-from airflow_provider_manxue.testing._record import RequestRecord
+from airflow_provider_manxue.testing._ledger import Ledger, Order, Upload
+from airflow_provider_manxue.testing._record import POLLS, RequestRecord
 from airflow_provider_manxue.testing._script import REJECTED, Script
 
 if TYPE_CHECKING:
@@ -85,6 +85,23 @@ class EmulatorClient:
         """Add a task without an order; the options are those of ``Emulator.add_task``."""
         return str(self.call("add_task", script=_as_json(script), **options))
 
+    def add_asset(self, script: Script | str | None = None, **options: Any) -> str:
+        """Add an asset without an upload; the options are those of ``Emulator.add_asset``."""
+        return str(self.call("add_asset", script=_as_json(script), **options))
+
+    def refuse_file(self, url: str, entry: Any = "the file was refused") -> None:
+        """Make no asset of a file from now on."""
+        self.call("refuse_file", url=url, entry=entry)
+
+    def set_default_asset_script(self, script: Script | str) -> None:
+        """Set the script of each new asset."""
+        self.call("set_default_asset_script", script=_as_json(script))
+
+    @property
+    def assets(self) -> dict[str, dict[str, Any]]:
+        """All assets by id, as JSON objects."""
+        return {asset["id"]: asset for asset in self.read("assets")}
+
     def set_script(self, task_id: str, script: Script | str) -> None:
         """Start another script for a task now."""
         self.call("set_script", task_id=task_id, script=_as_json(script))
@@ -120,8 +137,8 @@ class EmulatorClient:
         return [RequestRecord.from_json(record) for record in self.read("requests")]
 
     def polls(self, task_id: str) -> list[RequestRecord]:
-        """Return the polls of one task."""
-        return [record for record in self.requests if record.place == "query" and record.task_id == task_id]
+        """Return the polls of one task or asset."""
+        return [record for record in self.requests if record.place in POLLS and record.task_id == task_id]
 
     def clear_requests(self) -> None:
         """Delete the records of the requests so far."""
@@ -129,8 +146,12 @@ class EmulatorClient:
 
     @property
     def ledger(self) -> Ledger:
-        """The orders so far, and which of them were billed."""
-        return Ledger(tuple(Order(**order) for order in self.read("ledger")["orders"]))
+        """The orders and uploads so far, and which of them were billed."""
+        ledger = self.read("ledger")
+        return Ledger(
+            tuple(Order(**order) for order in ledger["orders"]),
+            tuple(Upload(**{**one, "asset_ids": tuple(one["asset_ids"])}) for one in ledger["uploads"]),
+        )
 
     def fail_next(self, count: int, response: Response | str, *, on: str | None = None) -> None:
         """Send this response to the next requests; see ``Emulator.fail_next``."""

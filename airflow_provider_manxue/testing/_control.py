@@ -19,6 +19,7 @@ from airflow_provider_manxue.testing._script import Script
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
 
+    from airflow_provider_manxue.testing._assets import Asset
     from airflow_provider_manxue.testing._base import BaseEmulator
     from airflow_provider_manxue.testing._tasks import Task
 
@@ -42,12 +43,15 @@ class Control:
             "connection": lambda: json.loads(emulator.airflow_connection_json()),
             "scenarios": lambda: [_described(name) for name in SCENARIOS],
             "tasks": lambda: [_task(task) for task in emulator.tasks.values()],
+            "assets": lambda: [_asset(asset) for asset in emulator.assets.values()],
             "requests": lambda: [record.to_json() for record in emulator.requests],
             "ledger": self._ledger,
             "faults_played": lambda: [dataclasses.asdict(fault) for fault in emulator.faults_played],
         }
         self._change: dict[str, Callable[..., Any]] = {
             "add_task": emulator.add_task,
+            "add_asset": emulator.add_asset,
+            "refuse_file": emulator.refuse_file,
             "set_script": emulator.set_script,
             "set_status": emulator.set_status,
             "advance": emulator.advance,
@@ -58,6 +62,7 @@ class Control:
             "clear_faults": emulator.clear_faults,
             "clear_requests": emulator.clear_requests,
             "set_default_script": self._set_default_script,
+            "set_default_asset_script": self._set_default_asset_script,
             "set_api_key": self._set_api_key,
             "advance_clock": emulator.clock.advance,
             "refuse_for": self._refuse_for,
@@ -106,6 +111,9 @@ class Control:
 
     def _set_default_script(self, script: Script | str) -> None:
         self._emulator.default_script = script
+
+    def _set_default_asset_script(self, script: Script | str) -> None:
+        self._emulator.default_asset_script = script
 
     def _set_api_key(self, api_key: str) -> None:
         self._emulator.api_key = api_key
@@ -172,6 +180,10 @@ def _task(task: Task) -> dict[str, Any]:
         "actual_duration": task.actual_duration,
         "size": task.video.size,
     }
+
+
+def _asset(asset: Asset) -> dict[str, Any]:
+    return {"id": asset.id, "kind": asset.kind, "url": asset.url, "status": asset.word}
 
 
 def _json(status: int, value: Any) -> web.Response:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-Target = Literal["all", "api", "query", "create", "media"]
+Target = Literal["all", "api", "query", "create", "media", "upload", "asset_status"]
 
 RANDOM_FAULTS = (
     "http_500",

@@ -1,7 +1,8 @@
-"""The orders that the service accepted, and which of them were billed."""
+"""The orders and uploads that the service accepted, and which of them were billed."""
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,10 +27,28 @@ class Order:
 
 
 @dataclass(frozen=True)
+class Upload:
+    """
+    An accepted upload of assets.
+
+    :param asset_ids: ids of the assets, without those of files that were refused.
+    :param time: time of the upload, in Unix seconds of the emulator's clock.
+    :param request: the JSON body of the call.
+    :param billed: whether it costs money. Whether the real service bills uploads is unknown.
+    """
+
+    asset_ids: tuple[str, ...]
+    time: float
+    request: dict[str, Any]
+    billed: bool = True
+
+
+@dataclass(frozen=True)
 class Ledger:
-    """A snapshot of the orders, oldest first."""
+    """A snapshot of the orders and the uploads, oldest first."""
 
     orders: tuple[Order, ...] = ()
+    uploads: tuple[Upload, ...] = ()
 
     @property
     def billed(self) -> int:
@@ -40,3 +59,13 @@ class Ledger:
     def units(self) -> int:
         """Seconds of video that were billed."""
         return sum(order.units for order in self.orders if order.billed)
+
+    @property
+    def uploaded_twice(self) -> list[str]:
+        """URLs of the files that more than one request has uploaded."""
+        counts = Counter(
+            url
+            for upload in self.uploads
+            for url in {url for urls in upload.request.values() if isinstance(urls, list) for url in urls}
+        )
+        return sorted(url for url, count in counts.items() if count > 1)

@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-Place = Literal["query", "create", "media", "unknown"]
+Place = Literal["query", "create", "media", "upload", "asset_status", "unknown"]
+
+POLLS = ("query", "asset_status")
+"""Endpoints of polls."""
 
 
 @dataclass(slots=True)
@@ -25,8 +28,9 @@ class RequestRecord:
     :param raw_path: path and query string, unchanged.
     :param headers: headers, with case-insensitive names.
     :param connection_id: distinct for each TCP connection.
-    :param place: endpoint of the request: ``query``, ``create``, ``media``, or ``unknown`` for any other route.
-    :param task_id: id of its task; for an order, of the task that it created.
+    :param place: endpoint of the request: ``query``, ``create``, ``media``, ``upload``, ``asset_status``, or ``unknown`` for any
+        other route.
+    :param task_id: id of its task; for an order, of the task that it created; for ``asset_status``, of the first asset.
     :param authorized: whether it has the valid API key.
     :param carries_key: whether a header or the URL contains an API key, old or new, or other credentials. True
         for a request to ``media`` means a leak.

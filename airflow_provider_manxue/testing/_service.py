@@ -12,6 +12,7 @@ from urllib.parse import unquote
 
 from airflow_provider_manxue.testing import _orders
 from airflow_provider_manxue.testing._account import NO_LIMITS, Account
+from airflow_provider_manxue.testing._assets import Review
 from airflow_provider_manxue.testing._ledger import Ledger, Order
 from airflow_provider_manxue.testing._media import entity_tag, last_modified, wanted_range
 from airflow_provider_manxue.testing._rate import TokenBucket
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from airflow_provider_manxue.testing._clock import Clock
     from airflow_provider_manxue.testing._faults import Faults
     from airflow_provider_manxue.testing._media import UrlSigner
+    from airflow_provider_manxue.testing._progress import Scripted
     from airflow_provider_manxue.testing._rate import RateLimit
     from airflow_provider_manxue.testing._record import Place
 
@@ -35,6 +37,11 @@ log = logging.getLogger(__name__)
 PREFIX = "/kyyReactApiServer"
 _QUERY = re.compile(re.escape(f"{PREFIX}/v1/result/") + "([^/]+)")
 _CREATE = f"{PREFIX}/v1/sd2_manxue/videos"
+_POSTS: dict[str, Place] = {
+    _CREATE: "create",
+    f"{PREFIX}/asset/sd2Manxue/assetUpload": "upload",
+    f"{PREFIX}/asset/sd2Manxue/assetStatus": "asset_status",
+}
 _MEDIA = re.compile(r"/media/([^/]+)\.mp4")
 _GUESS = " (the emulator's guess: the real text is not known)"
 
@@ -73,6 +80,7 @@ class Service:
         self.tasks: dict[str, Task] = {}
         self.requests: list[RequestRecord] = []
         self.orders: list[Order] = []
+        self.review = Review(clock)
         self._account = account
         self.signer = signer
         self._bucket = TokenBucket(rate_limit, clock) if rate_limit else None
@@ -94,8 +102,8 @@ class Service:
 
     @property
     def ledger(self) -> Ledger:
-        """The orders so far."""
-        return Ledger(tuple(self.orders))
+        """The orders and uploads so far."""
+        return Ledger(tuple(self.orders), tuple(self.review.uploads))
 
     def add_task(
         self,
@@ -145,6 +153,14 @@ class Service:
         except KeyError:
             raise KeyError(f"Task {task_id!r} does not exist. Add it with add_task(id=...).") from None
 
+    def scripted(self, item_id: str) -> Scripted:
+        """
+        Return a task or an asset.
+
+        :raises KeyError: if there is neither.
+        """
+        return self.review.assets[item_id] if item_id in self.review.assets else self.task(item_id)
+
     def arrive(
         self, method: str, raw_path: str, headers: Mapping[str, str], connection_id: int
     ) -> tuple[RequestRecord, Response | None]:
@@ -193,7 +209,18 @@ class Service:
         refusal = self._refusal(record)
         if refusal is not None:
             return refusal, None
-        return self._create(record, fault) if record.place == "create" else self._query(record)
+        if record.place == "query":
+            return self._query(record)
+        try:
+            if record.place == "create":
+                return self._create(record, fault)
+            if record.place == "upload":
+                return self.review.upload(record.body or b"", record.time, fault), None
+            ids, reply, scripted = self.review.query(record.body or b"")
+        except ValueError as error:
+            return _error(400, str(error) + _GUESS), None
+        record.task_id = ids[0]
+        return reply, scripted
 
     def _refusal(self, record: RequestRecord) -> Reply | None:
         """Return the reply for a wrong key or an exceeded rate limit, if any."""
@@ -216,10 +243,7 @@ class Service:
         return Reply(200, task.body(step, video_url)), step.response
 
     def _create(self, record: RequestRecord, fault: Response | None) -> tuple[Reply, Response | None]:
-        try:
-            order = _orders.read(record.body or b"")
-        except ValueError as error:
-            return _error(400, str(error) + _GUESS), None
+        order = _orders.read(record.body or b"")
         seconds = order.get("duration", _orders.DEFAULT_DURATION)
         if self._account != NO_LIMITS:
             ordered = (self.tasks[placed.id] for placed in self.orders)
@@ -232,6 +256,8 @@ class Service:
         response = fault or scripted or Response()
         is_rejected = fault is not None and not fault.bills
         script = Script.failing() if is_rejected else self.default_script
+        if (problem := self.review.objection(order)) is not None:
+            script = Script.failing(problem)
         task = self.add_task(
             script,
             task_id=response.order_id,
@@ -267,8 +293,8 @@ def _checked_key(key: str) -> str:
 
 def _route(method: str, path: str) -> tuple[Place, str | None]:
     """Return the endpoint of a request and its task id. The path is percent-encoded."""
-    if method == "POST" and path == _CREATE:
-        return "create", None
+    if method == "POST" and path in _POSTS:
+        return _POSTS[path], None
     routes: tuple[tuple[Place, re.Pattern[str], tuple[str, ...]], ...] = (
         ("query", _QUERY, ("GET",)),
         ("media", _MEDIA, ("GET", "HEAD")),
@@ -287,7 +313,7 @@ def _error(status: int, text: str) -> Reply:
 def _not_emulated(record: RequestRecord) -> Reply:
     text = (
         f"{record.method} {record.raw_path} is not part of the emulated service."
-        f" Use GET {PREFIX}/v1/result/{{id}} (the id percent-encoded), POST {_CREATE},"
+        f" Use GET {PREFIX}/v1/result/{{id}} (the id percent-encoded), POST {', POST '.join(_POSTS)},"
         " GET and HEAD /media/{id}.mp4, or the control API under /_emulator/."
     )
     log.error("Request rejected with 501: %s", text)

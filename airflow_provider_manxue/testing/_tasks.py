@@ -1,4 +1,4 @@
-"""Video tasks, and their progress in their scripts."""
+"""Video tasks."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_manxue.testing._mp4 import Video
+from airflow_provider_manxue.testing._progress import Scripted
 
 if TYPE_CHECKING:
     from airflow_provider_manxue.testing._clock import Clock
     from airflow_provider_manxue.testing._script import Script, Step
 
 
-class Task:
+class Task(Scripted):
     """
     A video task.
 
@@ -34,60 +35,13 @@ class Task:
         actual_duration: float,
         size: int | None = None,
     ) -> None:
+        super().__init__(clock, script)
         self.id = task_id
         self.model = model
         self.actual_duration = actual_duration
         self.size = size
         self.created = int(clock.now())
         self.version = 1
-        self._clock = clock
-        self.follow(script)
-
-    def follow(self, script: Script) -> None:
-        """Start a script now."""
-        self.script = script
-        self._enter(0, self._clock.now())
-
-    def _enter(self, index: int, at: float) -> None:
-        self._index, self._entered, self._polls = index, at, 0
-
-    def _position(self) -> tuple[int, float]:
-        """Return the current step, and the time when it started."""
-        index, entered = self._index, self._entered
-        now = self._clock.now()
-        last = len(self.script.steps) - 1
-        while index < last:
-            seconds = self.script.steps[index].seconds
-            if seconds is None or now < entered + seconds:
-                break
-            index, entered = index + 1, entered + seconds
-        return index, entered
-
-    @property
-    def step(self) -> Step:
-        """The current step."""
-        return self.script.steps[self._position()[0]]
-
-    @property
-    def status(self) -> str:
-        """The current status: queued, processing, completed or failed."""
-        return self.step.status
-
-    def poll(self) -> Step:
-        """Return the current step, and count a poll."""
-        index, entered = self._position()
-        if index != self._index:
-            self._enter(index, entered)
-        step = self.script.steps[index]
-        self._polls += 1
-        if self._polls == step.polls and index + 1 < len(self.script.steps):
-            self._enter(index + 1, self._clock.now())
-        return step
-
-    def advance(self) -> None:
-        """End the current step, unless it is the last one."""
-        index = self._position()[0]
-        self._enter(min(index + 1, len(self.script.steps) - 1), self._clock.now())
 
     def replace_video(self) -> None:
         """Replace the video by another one of the same length, with a new ``ETag``."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import asyncio
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from airflow.triggers.base import BaseTrigger, TaskSuccessEvent, TriggerEvent
 
@@ -14,6 +14,7 @@ from airflow_provider_manxue._airflow.xcoms import RETURN_KEY
 from airflow_provider_manxue._client.async_client import AsyncClient, shared_client
 from airflow_provider_manxue._client.drivers import AsyncDriver
 from airflow_provider_manxue._client.wait_reporter import frames_of
+from airflow_provider_manxue._core.assets import ASSET
 from airflow_provider_manxue._core.batch import to_tasks, to_xcoms
 from airflow_provider_manxue._core.deadline import (
     LEGACY_DEFER_TIMEOUT_MARGIN,
@@ -46,7 +47,7 @@ _MAX_SLEEP = 60.0
 
 
 class _WaitTrigger(StartFromTrigger):
-    """Base of both triggers. Runs the polling engine with the client that all waits of an event loop share."""
+    """Base of the triggers that poll. Runs the polling engine with the client that all waits of an event loop share."""
 
     async def run(self) -> AsyncIterator[TriggerEvent]:
         """Wait, and yield one event with the result of the wait."""
@@ -83,6 +84,7 @@ class _WaitTrigger(StartFromTrigger):
             first_polls_until=last,
             # A trigger that the triggerer has started again does not know its earlier responses. It counts as having worked.
             has_worked=self.arguments.has_worked or times.resumed_at > times.first_poll_at,
+            subject=self.subject,
             **state,
         )
 
@@ -199,15 +201,46 @@ class ManxueVideoTrigger(_WaitTrigger):
                 has_worked=poller.has_worked,
                 started_at=started_at,
             )
-        xcoms = {**outcome.to_xcoms(), RETURN_KEY: outcome.to_dict()}
+        task = cast("VideoTask", outcome)
+        xcoms = {**task.to_xcoms(), RETURN_KEY: task.to_dict()}
         if self.arguments.end_from_trigger and await self._push_final_results(
-            xcoms, video_link_xcom(outcome.video_url)
+            xcoms, video_link_xcom(task.video_url)
         ):
             return None
         return completed_event(video_task_id, poller.final_status, started_at=started_at)
 
 
-class ManxueVideoBatchTrigger(_WaitTrigger):
+class _BatchTrigger(_WaitTrigger):
+    """Base of the triggers that wait for many videos, or for the assets of an upload."""
+
+    ended_before: dict[str, int] | None
+
+    async def _wait_for_all(
+        self, ids: list[str], times: PollTimes, client: AsyncClient
+    ) -> tuple[list[str], Poller]:
+        """Poll until each has ended. Return the distinct ids, and the poller with the outcomes."""
+        distinct = list(dict.fromkeys(ids))
+        self._log_start(f"{len(distinct)} {self.subject.noun}s", times)
+        log = BatchLog(
+            dict.fromkeys(distinct, ""), times.started_at, self.ended_before, noun=self.subject.noun
+        )
+        poller = self._poller(distinct, times, log=log)
+        total = sum(log.counts.values())
+        async with self._recorded(distinct, times, lambda: log.counts, total):
+            await self._drive(poller, client, self.arguments.gives_up_at(times, self._ends_at))
+        return distinct, poller
+
+    def _event_of(self, distinct: list[str], poller: Poller, started_at: float | None) -> dict[str, Any]:
+        return batch_event(
+            distinct,
+            poller.outcomes,
+            not_polled=poller.not_polled,
+            has_worked=poller.has_worked,
+            started_at=started_at,
+        )
+
+
+class ManxueVideoBatchTrigger(_BatchTrigger):
     """
     Trigger that fires when each of many videos has ended, or the deadline has passed.
 
@@ -276,28 +309,15 @@ class ManxueVideoBatchTrigger(_WaitTrigger):
             ids = parse_video_task_ids(value)
         except (CannotStartInTriggererError, ManxueError) as reason:
             return begin_event(str(reason))
-        videos = list(dict.fromkeys(ids))
-        self._log_start(f"{len(videos)} videos", times)
-        log = BatchLog(dict.fromkeys(videos, ""), times.started_at, self.ended_before)
-        poller = self._poller(videos, times, log=log)
-        total = sum(log.counts.values())
-        async with self._recorded(videos, times, lambda: log.counts, total):
-            await self._drive(poller, client, self.arguments.gives_up_at(times, self._ends_at))
-        outcomes = poller.outcomes
-        errors = [outcome for outcome in outcomes.values() if isinstance(outcome, ManxueError)]
+        videos, poller = await self._wait_for_all(ids, times, client)
+        errors = [outcome for outcome in poller.outcomes.values() if isinstance(outcome, ManxueError)]
         if len(errors) == len(videos) and self._must_start_on_worker(errors[0], poller):
             return begin_event(str(errors[0]))
         if not errors and self.arguments.end_from_trigger:
             tasks = to_tasks(ids, await self._refresh_aged(poller, client))
             if await self._push_final_results({**to_xcoms(tasks), RETURN_KEY: tasks}):
                 return None
-        return batch_event(
-            videos,
-            outcomes,
-            not_polled=poller.not_polled,
-            has_worked=poller.has_worked,
-            started_at=None if self._given_times else times.started_at,
-        )
+        return self._event_of(videos, poller, None if self._given_times else times.started_at)
 
     async def _refresh_aged(self, waited: Poller, client: AsyncClient) -> dict[str, Outcome]:
         """Return the outcomes. Videos whose URLs are older than ``MAX_URL_AGE`` are read again."""
@@ -310,6 +330,68 @@ class ManxueVideoBatchTrigger(_WaitTrigger):
             await self._drive(poller, client, now + GRACE_TIME)
         fresh = {video: task for video, task in poller.outcomes.items() if isinstance(task, VideoTask)}
         return {**waited.outcomes, **fresh}  # an aged URL is better than none
+
+
+class ManxueAssetTrigger(_BatchTrigger):
+    """
+    Trigger that fires when the review of each asset of an upload has ended, or the deadline has passed.
+
+    Only a worker defers with it, since an upload is sent by a worker. Each asset is polled with a request of its own.
+
+    :param asset_ids: ids of the assets.
+    :param ended_before: number of other assets of the upload that have ended, by status, for the log; None for none.
+
+    The other arguments have the meaning that they have in :class:`ManxueVideoTrigger`.
+    """
+
+    subject = ASSET
+
+    def __init__(
+        self,
+        *,
+        asset_ids: list[str],
+        manxue_conn_id: str,
+        poke_interval: float,
+        started_at: float,
+        deadline: float,
+        first_poll_at: float,
+        ended_before: dict[str, int] | None = None,
+        exponential_backoff: bool = False,
+        max_wait: float | None = None,
+        has_worked: bool = False,
+        defer_timeout_margin: float = LEGACY_DEFER_TIMEOUT_MARGIN,
+        do_xcom_push: bool = True,
+    ) -> None:
+        super().__init__(
+            manxue_conn_id,
+            WaitArguments(
+                poke_interval=poke_interval,
+                started_at=started_at,
+                deadline=deadline,
+                first_poll_at=first_poll_at,
+                exponential_backoff=exponential_backoff,
+                max_wait=max_wait,
+                has_worked=has_worked,
+                defer_timeout_margin=defer_timeout_margin,
+                do_xcom_push=do_xcom_push,
+            ),
+        )
+        self.asset_ids = asset_ids
+        self.ended_before = ended_before
+
+    def serialize(self) -> tuple[str, dict[str, Any]]:
+        """Return the class path and the arguments. Neither may change, since deferrals in flight outlive upgrades."""
+        return "airflow_provider_manxue.triggers.manxue.ManxueAssetTrigger", {
+            "asset_ids": self.asset_ids,
+            **({"ended_before": self.ended_before} if self.ended_before else {}),
+            "manxue_conn_id": self.manxue_conn_id,
+            **self.arguments.to_kwargs(),
+        }
+
+    async def _event(self, client: AsyncClient) -> dict[str, Any] | None:
+        times = cast("PollTimes", self._given_times)  # only a worker defers with this trigger
+        distinct, poller = await self._wait_for_all(self.asset_ids, times, client)
+        return self._event_of(distinct, poller, None)
 
 
 class ManxueOrderRoomTrigger(BaseTrigger):

@@ -39,10 +39,10 @@ def emulator() -> Iterator[Emulator]:
 
 @pytest.fixture(autouse=True)
 def default_script(emulator: Emulator) -> Iterator[None]:
-    """Restore the script of new videos after each test, since the emulator is shared."""
-    before = emulator.default_script
+    """Restore the scripts of new videos and assets after each test, since the emulator is shared."""
+    before, before_of_assets = emulator.default_script, emulator.default_asset_script
     yield
-    emulator.default_script = before
+    emulator.default_script, emulator.default_asset_script = before, before_of_assets
 
 
 @pytest.fixture(scope="session")

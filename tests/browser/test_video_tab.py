@@ -156,7 +156,7 @@ def test_other_task_shows_one_line(runs, open_tab):
     main = open_tab(runs["shots"], "shots").locator("main")
 
     expect(main).to_have_text(
-        "Video This task does not come from the sd2_manxue provider, so there is no video to show.",
+        "Video This is no task of the sd2_manxue provider with a video, so there is no video to show.",
         use_inner_text=True,
     )
 

@@ -27,7 +27,7 @@ from airflow.providers.common.compat.sdk import (
 
 from airflow_provider_manxue._airflow.waiting import END_KEY
 from airflow_provider_manxue._core import tab_record
-from airflow_provider_manxue._core.order_record import KEY
+from airflow_provider_manxue._core.order_kinds import ASSET_UPLOAD, VIDEO_ORDER
 from tests.simulation.simulation import PROCESS, RUN, Process, as_stored
 from tests.support.virtual_time import Worker
 
@@ -37,6 +37,15 @@ CLEAR = "a clear"
 
 DETECTION = 30.0
 """Seconds after which Airflow detects a dead process."""
+
+
+@dataclass
+class Purchase:
+    """An accepted upload, in the form of an order: its id is the list of its assets."""
+
+    id: list
+    time: float
+    billed: bool
 
 
 @dataclass
@@ -152,12 +161,20 @@ class TaskInstance:
 
     @property
     def orders(self):
-        """The orders that the service accepted from this task instance."""
+        """The orders, or uploads, that the service accepted from this task instance."""
+        service = self.simulation.network.service
+        if self.plan.kind != "assets":
+            return [order for order in service.orders if order.request["prompt"] == self.task_id]
         return [
-            order
-            for order in self.simulation.network.service.orders
-            if order.request["prompt"] == self.task_id
+            Purchase(list(upload.asset_ids), upload.time, upload.billed)
+            for upload in service.review.uploads
+            if upload.request["imageUrls"] == self.plan.files
         ]
+
+    @property
+    def order_key(self):
+        """Key of the record."""
+        return (ASSET_UPLOAD if self.plan.kind == "assets" else VIDEO_ORDER).key
 
     # --- the interface that operators use -------------------------------------------------------------------
 
@@ -171,7 +188,7 @@ class TaskInstance:
         if self.pushes in self.plan.xcom_fails_at:
             raise RuntimeError("the XCom backend does not respond")
         self.keep_xcom(key, value)
-        if key == "video_task_id" and self.attempts[-1].waits_since is None:
+        if key in {"video_task_id", "manxue_upload"} and self.attempts[-1].waits_since is None:
             self.attempts[-1].waits_since = self.simulation.loop.time()
         process.boundary("after xcom_push")
 
@@ -230,7 +247,7 @@ class TaskInstance:
         """Clear the task as Airflow does. Without a task state store, or with an order that has ended, it then orders again."""
         self.max_tries = self.try_number + self.plan.retries
         self.last_step = None
-        record = json.loads(self.store.values.get(KEY, "null")) if self.store else None
+        record = json.loads(self.store.values.get(self.order_key, "null")) if self.store else None
         if self.store is None or (isinstance(record, dict) and record["state"] in {"done", "failed"}):
             self.give_up_orders()
 

@@ -58,6 +58,8 @@ class Exchange:
     method: str
     task_id: str | None = None
     accepted: bool = False
+    ids: tuple = ()
+    """Ids of the video or the assets that an accepted request has paid."""
     status: int | None = None
     body: bytes = b""
     ended_at: float | None = None
@@ -66,6 +68,11 @@ class Exchange:
     waits_in: object = None
     is_whole: bool = False
     """Whether the client read the whole body."""
+
+    @property
+    def is_poll(self):
+        """Whether this is a poll. Only workers send what may be paid, and these with their own session."""
+        return self.method == "GET" or self.session is not None
 
     def __str__(self):
         response = (
@@ -105,7 +112,8 @@ class WindowedFaults(Faults):
         self._fault_plan, self._now = fault_plan, now
 
     def meet(self, record):
-        response = self._fault_plan.at(self._now(), record.place, "all")
+        place = {"upload": "create", "asset_status": "query"}.get(record.place, record.place)
+        response = self._fault_plan.at(self._now(), place, "all")
         return response if isinstance(response, Response) else super().meet(record)
 
 
@@ -151,7 +159,7 @@ class SimulatedNetwork:
         self._fault_plan = fault_plan
         self.random = fault_plan.random
         self.exchanges = []
-        self.scripts = {}  # the emulator's script of each order, by prompt
+        self.scripts = {}  # the emulator's script of each order, by prompt, and of each asset, by the URL of its file
         self.service = Service(
             clock=clock,
             api_key=api_key,
@@ -185,24 +193,37 @@ class SimulatedNetwork:
         service = self.service
         record, fault = service.arrive(exchange.method, urlsplit(url).path, headers, 1)
         exchange.task_id = record.task_id
+        if record.place == "asset_status":
+            [exchange.task_id] = json.loads(body)["assetIds"]
+        is_sent_once = record.place in {"create", "upload"}
         if urlsplit(url).hostname == self.gone_host:
             fault = _GONE
         elif (
             "worker" in exchange.process.name
-            and body is None
+            and not is_sent_once
             and self.random.random() < self._worker_fault_rate
         ):
             fault = _FLAKY
         if fault is not None and fault.reset == "before":
             return Arrival(self.lag(), reset=True)
         record.body = body
-        if body is not None:
+        if record.place == "create":
             service.default_script = self.scripts[json.loads(body)["prompt"]]
-        orders = len(service.orders)
+        orders = len(service.orders) + len(service.review.uploads)
         reply, response = service.reply(record, fault)
-        if len(service.orders) > orders:
+        if len(service.orders) + len(service.review.uploads) > orders:
             exchange.accepted, exchange.task_id = True, record.task_id
+            is_order = record.place == "create"
+            exchange.ids = (record.task_id,) if is_order else service.review.uploads[-1].asset_ids
+            self._follow_scripts(exchange.ids)
         return self._with_faults(exchange, reply, response or _REGULAR, headers["Authorization"])
+
+    def _follow_scripts(self, ids):
+        """Start the scripts of assets that were just uploaded."""
+        for asset_id in ids:
+            if asset_id in self.service.review.assets:
+                asset = self.service.review.assets[asset_id]
+                asset.follow(self.scripts[asset.url])
 
     def _with_faults(self, exchange, reply, response, authorization):
         delay = self.lag() + response.delay
@@ -238,10 +259,10 @@ class AsyncSession:
         self.exchanges = []
         simulation.sessions.append(self)
 
-    async def get(self, url, *, headers, allow_redirects, proxy, timeout):  # noqa: ASYNC109 - as in aiohttp
+    async def request(self, method, url, *, data, headers, allow_redirects, proxy, timeout):  # noqa: ASYNC109 - as in aiohttp
         assert not allow_redirects
         assert not self.closed
-        response = _AsyncResponse(self._simulation, str(url), headers, timeout.total, self)
+        response = _AsyncResponse(self._simulation, method, str(url), data, headers, timeout.total, self)
         try:
             await response.begin()
         except BaseException:
@@ -257,11 +278,11 @@ class AsyncSession:
 class _AsyncResponse:
     """A request through aiohttp, and its response."""
 
-    def __init__(self, simulation, url, headers, timeout, session):
-        self._simulation, self._url, self._headers = simulation, url, headers
+    def __init__(self, simulation, method, url, data, headers, timeout, session):
+        self._simulation, self._url, self._data, self._headers = simulation, url, data, headers
         self._loop = simulation.loop
         self._until = simulation.loop.time() + timeout
-        self._exchange = simulation.begin("GET", session)
+        self._exchange = simulation.begin(method, session)
         session.exchanges.append(self._exchange)
 
     def release(self):
@@ -274,7 +295,7 @@ class _AsyncResponse:
         await self._lapse(network.lag())
         if network.is_closed:
             raise aiohttp.ClientOSError(errno.ECONNREFUSED, "refused")
-        arrival = network.arrive(self._exchange, self._url, self._headers, None)
+        arrival = network.arrive(self._exchange, self._url, self._headers, self._data)
         await self._lapse(float("inf") if arrival.hang else arrival.delay)
         if arrival.reset:
             raise aiohttp.ClientOSError(errno.ECONNRESET, "reset")

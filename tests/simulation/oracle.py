@@ -24,6 +24,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueConfigurationError,
     ManxueError,
+    ManxueFailedError,
     ManxueMediaTypeError,
     ManxueOrderError,
     ManxueOrderNotAcceptedError,
@@ -33,7 +34,6 @@ from airflow_provider_manxue.exceptions import (
     ManxueResultMissingError,
     ManxueTimeoutError,
     ManxueTransientError,
-    ManxueVideoFailedError,
 )
 from tests.simulation.deployment import Cleared, Killed, Returned
 from tests.simulation.order_oracle import order_findings
@@ -93,14 +93,16 @@ class _TaskChecks:
         self.begins = dict.fromkeys(self.videos, 0.0)
         for order in self.orders:
             fails_at_once = self.plan.on_create == "create_answers_failed"
-            self.videos[order.id] = Video(0.0, completes=False) if fails_at_once else self.plan.videos[0]
-            self.begins[order.id] = order.time - simulation.clock.now() + simulation.loop.time()
+            ids = order.id if isinstance(order.id, list) else [order.id]
+            for item, video in zip(ids, self.plan.videos, strict=True):
+                self.videos[item] = Video(0.0, completes=False) if fails_at_once else video
+                self.begins[item] = order.time - simulation.clock.now() + simulation.loop.time()
         self.exchanges = [
             exchange for exchange in simulation.network.exchanges if exchange.task_id in self.videos
         ]
         self.polls = {}
         for exchange in self.exchanges:
-            if exchange.method == "GET" and exchange.is_whole:
+            if exchange.is_poll and exchange.is_whole:
                 self.polls.setdefault(exchange.task_id, []).append(exchange)
 
     def findings(self):
@@ -109,7 +111,7 @@ class _TaskChecks:
             yield from self._reschedules(attempt)
         if self.instance.state == "success":
             yield from self._result(self.instance.attempts[-1])
-        if self.plan.kind == "order":
+        if self.plan.is_ordered:
             yield from order_findings(self.simulation, self.schedule, self.instance)
         yield from self._load()
 
@@ -127,7 +129,7 @@ class _TaskChecks:
             yield from self._skip(result)
         if isinstance(result, (ManxueTimeoutError, AirflowTaskTimeout)):
             yield from self._timeout(attempt, result)
-        elif isinstance(result, ManxueVideoFailedError):
+        elif isinstance(result, ManxueFailedError):
             yield from self._failed_video(attempt)
         elif isinstance(result, ManxueError):
             yield from self._error(attempt, result)
@@ -152,18 +154,20 @@ class _TaskChecks:
         return truth.completes is completes and self.begins[video] + truth.seconds <= at + EPSILON
 
     def _success(self, attempt):
-        if self.plan.kind == "batch" and self.plan.tolerate:
+        if self.plan.is_many and self.plan.tolerate:
             if not self.schedule.steps:
-                texts = [task["error"] or "" for task in attempt.result.value or ()]
+                value = attempt.result.value or ()
+                tasks = value["assets"] if isinstance(value, dict) else value
+                texts = [task["error"] or "" for task in tasks]
                 yield from self._lost(attempt, "\n".join(texts), self._deadline(attempt, attempt.begun_at))
             return
         if not self.plan.waits:
             return
-        ids = (
-            [attempt.result.value["id"]]
-            if isinstance(attempt.result.value, dict)
-            else list(self.instance.videos)
-        )
+        ids = list(self.instance.videos)
+        if self.plan.kind == "assets":
+            ids = [asset["assetId"] for asset in attempt.result.value["assets"]]
+        elif isinstance(attempt.result.value, dict):
+            ids = [attempt.result.value["id"]]
         for video in ids:
             if video not in self.videos or not self._is_over(video, attempt.ended_at, completes=True):
                 yield f"false success for {video}"
@@ -219,7 +223,7 @@ class _TaskChecks:
         The wait for an order begins when the order is accepted. When Airflow ends a deferral it drops the arguments, and the
         worker gets only the start of the try. The record has the time of the order.
         """
-        if self.plan.kind != "order":
+        if not self.plan.is_ordered:
             return attempt.begun_at, attempt.begun_at
         if not attempt.has_lost_its_start:
             return attempt.waits_since, attempt.waits_since
@@ -330,7 +334,7 @@ class _TaskChecks:
 
     def _read_until(self, attempt):
         """Return when a try stopped reading. The trigger decides a timeout of a batch while other videos are still to be read."""
-        return attempt.ended_at if self.plan.kind == "batch" else attempt.decided_at
+        return attempt.ended_at if self.plan.is_many else attempt.decided_at
 
     def _is_troubled(self, begin, end):
         """Return whether any fault could affect a request in a span of time."""
@@ -345,7 +349,7 @@ class _TaskChecks:
 
     def _error(self, attempt, error):
         if isinstance(error, (ManxueOrderError, ManxueOrderNotAcceptedError)):
-            if self.plan.kind != "order":
+            if not self.plan.is_ordered:
                 yield f"a wait ended with {error!r}"
             return
         if isinstance(error, ManxueConfigurationError):
@@ -356,7 +360,7 @@ class _TaskChecks:
     def _caused(self, attempt, error):
         kinds = [kind for kind in CAUSES if type(error) is kind]
         if not kinds:
-            if self.plan.kind != "batch":
+            if not self.plan.is_many:
                 yield f"ended with {error!r}"
             return
         # A refused key is refused for all waits.
@@ -389,7 +393,7 @@ class _TaskChecks:
 
     def _is_expected(self, attempt, error):
         if isinstance(error, ManxueTransientError):  # no order is sent over a connection that cannot be read
-            return self.plan.kind == "order" and attempt.waits_since is None
+            return self.plan.is_ordered and attempt.waits_since is None
         # Airflow ended the deferral before the video was ready, perhaps since its clock was ahead, and a retry waits again.
         may_end = self.plan.airflow_ends_at is not None or self.schedule.steps
         return bool(may_end) and "not ready yet" in str(error)
@@ -411,7 +415,7 @@ class _TaskChecks:
             and not self._is_of_another_run(attempt, exchange)
         ]
         since = [exchange.ended_at for exchange in usable]
-        if since and self.plan.kind == "batch":
+        if since and self.plan.is_many:
             # The error of one video may be decided long before another video is read.
             last = {exchange.task_id: exchange.ended_at for exchange in usable}
             since = [min(last.get(video, attempt.begun_at) for video in self.videos)]
@@ -454,7 +458,9 @@ class _TaskChecks:
         if (count := pushed.count("return_value")) != 1 and not (count and may_repeat):
             yield f"handed over {count} times"
         result = instance.xcom.get("return_value")
-        if plan.kind == "batch":
+        if plan.kind == "assets":
+            yield from self._asset_result(result)
+        elif plan.kind == "batch":
             yield from self._list_result(result)
         elif not plan.waits:
             if result != self.orders[-1].id:
@@ -472,6 +478,24 @@ class _TaskChecks:
             yield f"handed over {task}"
         if (xcom.get("video_url"), xcom.get("actualDuration")) != (task["video_url"], task["actualDuration"]):
             yield "its XComs are not those of the task"
+
+    def _asset_result(self, result):
+        """All assets of the last upload in the order of the files, but those that are not active, if that is tolerated."""
+        ids = [asset["assetId"] for asset in result["assets"]]
+        active = [asset["assetId"] for asset in result["assets"] if asset["status"] == "completed"]
+        urls = [f"asset://{asset_id}" for asset_id in active]
+        if result["image_urls"] != urls or self.instance.xcom.get("image_urls") != urls:
+            yield f"{result['image_urls']} instead of {urls}"
+        if (
+            ids != self.orders[-1].id
+            or [asset["originalUrl"] for asset in result["assets"]] != self.plan.files
+        ):
+            yield f"assets of other files: {result['assets']}"
+        if not active or (active != ids and not self.plan.tolerate):
+            yield f"succeeded with {result['assets']}"
+        for asset_id in active:
+            if not self._is_over(asset_id, self.instance.attempts[-1].ended_at, completes=True):
+                yield f"false success for {asset_id}"
 
     def _list_result(self, tasks):
         ids = self.instance.upstream
@@ -503,11 +527,11 @@ class _TaskChecks:
                 yield f"held a worker for {seconds:.0f} s"
 
     def _load(self):
-        if self.plan.mode != "poke" and self.plan.kind != "order":
+        if self.plan.mode != "poke" and not self.plan.is_ordered:
             yield from self._held()
         last = {}
         for exchange in self.exchanges:
-            if exchange.method != "GET":
+            if not exchange.is_poll:
                 continue
             key = exchange.process, exchange.task_id
             before, was_short = last.get(key, (None, False))
@@ -528,11 +552,11 @@ class _TaskChecks:
 
     def _may_repeat(self, exchange):
         """Return whether a request may be repeated immediately: with a new key, or at the lower rate after a 429."""
-        return exchange.status == 401 or (exchange.status == 429 and self.plan.kind == "batch")
+        return exchange.status == 401 or (exchange.status == 429 and self.plan.is_many)
 
 
 def _may_be_skipped(error):
-    return isinstance(error, (ManxueVideoFailedError, ManxueTimeoutError, AirflowTaskTimeout))
+    return isinstance(error, (ManxueFailedError, ManxueTimeoutError, AirflowTaskTimeout))
 
 
 def _secrets(simulation, instances):
@@ -592,7 +616,7 @@ def _pauses(simulation, schedule):
     """No request is sent during a pause that the service requested from this process."""
     paused = {}
     for exchange in sorted(simulation.network.exchanges, key=lambda one: one.at):
-        if exchange.method != "GET":
+        if not exchange.is_poll:
             continue
         for key in ((exchange.process, None), (exchange.process, exchange.task_id)):
             for received_at, until in paused.get(key, ()):

@@ -7,7 +7,6 @@ import json
 
 from airflow.providers.common.compat.sdk import AirflowSkipException
 
-from airflow_provider_manxue._core.order_record import KEY
 from airflow_provider_manxue._core.order_timing import MAX_DELAY_ON_WORKER
 from airflow_provider_manxue._core.polling import MAX_RETRY_AFTER
 from airflow_provider_manxue.exceptions import (
@@ -46,7 +45,7 @@ class _OrderChecks:
         self.sent = [
             exchange
             for exchange in simulation.network.exchanges
-            if exchange.method == "POST" and exchange.process.task_id == instance.task_id
+            if not exchange.is_poll and exchange.process.task_id == instance.task_id
         ]
 
     def findings(self):
@@ -79,32 +78,35 @@ class _OrderChecks:
         if self.instance.store is None or not self.orders or self.orders[-1].id in self.instance.settled:
             return
         order = self.orders[-1]
-        value = self.instance.store.values.get(KEY)
+        value = self.instance.store.values.get(self.instance.order_key)
         record = json.loads(value) if value else {}
-        if isinstance(record, str):
+        if isinstance(record, (str, list)):
             record = {"id": record}
-        if record.get("id") == order.id or record.get("state") == "failed":
+        if order.id in (record.get("id"), record.get("assets")) or record.get("state") == "failed":
             return
         is_logged = any(repr(order.id) in line and "By hand" in line for line in self.simulation.lines)
         result = self.instance.attempts[-1].result
         stops = record.get("state") == "intent" and self.instance.state != "success"
         if not (stops or is_logged or isinstance(result, ManxueOrderUnknownError)):
             yield f"the order {order.id} is lost: {record}, {result!r}"
-        advice = "Check with the service", "Look for it in the list of the service"
+        advice = "Check with the service", "in the list of the service"
         if isinstance(result, ManxueOrderUnknownError) and not any(text in str(result) for text in advice):
             yield f"the error does not say what to check: {result}"
         if isinstance(result, ManxueOrderRejectedError) and order.billed:
             yield f"refused, but it was taken: {result}"
 
     def _named(self, attempt, sent):
-        """Without a task state store, the try awaits its order to the end, or its error names the order or what to check."""
+        """Without a task state store, the try awaits its order to the end, or its error names the order or what to check. Assets may also be in XCom, with the results of the others."""
         result = _cause(attempt.result)
         if attempt.was_executed or isinstance(result, (Killed, Cleared, ManxueOrderUnknownError)):
             return
-        billed = {order.id for order in self.orders if order.billed}
+        pushed = [value for number, _, value in self.instance.all_xcoms if number == attempt.number]
+        known = f"{result} {pushed}" if self.plan.kind == "assets" else str(result)
+        billed = [order.id for order in self.orders if order.billed]
         for exchange in sent:
-            if exchange.accepted and exchange.task_id in billed and exchange.task_id not in str(result):
-                yield f"the order {exchange.task_id} is not named: {result!r}"
+            is_billed = list(exchange.ids) in billed or exchange.task_id in billed
+            if exchange.accepted and is_billed and not all(one in known for one in exchange.ids):
+                yield f"the order {exchange.ids} is not named: {result!r}"
 
     # --- waiting for room -----------------------------------------------------------------------------------
 

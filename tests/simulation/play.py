@@ -24,7 +24,7 @@ from pathlib import Path
 
 from airflow.providers.common.compat.sdk import DAG, BaseOperator
 
-from airflow_provider_manxue._core.order_record import KEY
+from airflow_provider_manxue.operators.assets import ManxueReviewAssetsOperator
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
 from airflow_provider_manxue.testing._faults import RANDOM_FAULTS, RandomFaults
@@ -58,6 +58,8 @@ def _operator(kind, name, deferrable, mode):
     arguments = {"task_id": name, "deferrable": deferrable, "mode": mode}
     if kind == "order":
         return ManxueCreateVideoOperator(model="sd2_manxue_720p", prompt=name, **arguments)
+    if kind == "assets":
+        return ManxueReviewAssetsOperator(image_urls=["https://files.example/of-the-plan.png"], **arguments)
     with DAG("dag", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
         ids = Upstream(task_id=f"before_{name}").output
         if kind == "batch":
@@ -70,7 +72,8 @@ def operator_of(plan):
     mode = "reschedule" if plan.mode == "reschedule" else "poke"
     operator = copy.copy(_operator(plan.kind, plan.name, plan.deferrable, mode))
     vars(operator).update(
-        **({"order_timeout": plan.order_timeout} if plan.kind == "order" else {}),
+        **({"order_timeout": plan.order_timeout} if plan.is_ordered else {}),
+        **({"image_urls": plan.files} if plan.kind == "assets" else {}),
         poke_interval=plan.interval,
         timeout=plan.timeout,
         execution_timeout=plan.execution_timeout and timedelta(seconds=plan.execution_timeout),
@@ -111,7 +114,7 @@ def script_of(plan, video):
 
 def _put_videos(plan, instance, service):
     """Add the videos that a sensor waits for to the service. Orders add their own."""
-    if plan.kind == "order":
+    if plan.is_ordered:
         return
     ids = [
         service.add_task(
@@ -132,6 +135,9 @@ async def _play(simulation, schedule):
         instance = TaskInstance(simulation, plan, operator_of(plan), triggerers)
         _put_videos(plan, instance, service)
         simulation.network.scripts[plan.name] = script_of(plan, plan.videos[0])
+        simulation.network.scripts |= {
+            url: script_of(plan, video) for url, video in zip(plan.files, plan.videos, strict=True)
+        }
         instances.append(instance)
     if schedule.rotation:
         at_service, in_airflow = schedule.rotation
@@ -159,13 +165,13 @@ async def _live(instance, simulation):
 
 def _recover_by_hand(instance, simulation):
     """Apply the documented recovery steps for a failed order, then clear the task."""
-    values = instance.store.values if instance.store else {}
-    record = json.loads(values[KEY]) if KEY in values else None
+    values, key = instance.store.values if instance.store else {}, instance.order_key
+    record = json.loads(values[key]) if key in values else None
     if record is not None and record["state"] == "intent":
         if instance.orders:
-            values[KEY] = json.dumps(instance.orders[-1].id)
+            values[key] = json.dumps(instance.orders[-1].id)
         else:
-            del values[KEY]
+            del values[key]
     elif record is not None and record["state"] in {"done", "failed"}:
         instance.give_up_orders()
     instance.clear()

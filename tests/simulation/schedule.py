@@ -109,6 +109,21 @@ class Plan:
     cleared_after: float | None = None
 
     @property
+    def is_ordered(self):
+        """Whether the task sends a request that may be paid: an order, or an upload of assets."""
+        return self.kind in {"order", "assets"}
+
+    @property
+    def is_many(self):
+        """Whether the task waits for many videos or assets at once."""
+        return self.kind in {"batch", "assets"}
+
+    @property
+    def files(self):
+        """URLs of the files that the task uploads, one for each of its videos."""
+        return [f"https://files.example/{self.name}/{number}.png" for number in range(len(self.videos))]
+
+    @property
     def deferrable(self):
         return self.mode in {"deferred", "from_trigger"}
 
@@ -170,8 +185,9 @@ def draw(seed):
     """Return the schedule of a seed."""
     # Later additions have random sources of their own, so that the first draws of a seed never change.
     schedule = _more(random.Random(f"more of {seed}"), _draw(seed))
-    # With the number 9, the seeds in tests/unit/test_schedules.py that once broke an invariant are not affected.
-    return _full_account(random.Random(f"room 9 of {seed}"), schedule)
+    # With the numbers 9 and 1800, the seeds in tests/unit/test_schedules.py that once broke an invariant are not affected.
+    schedule = _full_account(random.Random(f"room 9 of {seed}"), schedule)
+    return _reviews(random.Random(f"reviews 1800 of {seed}"), schedule)
 
 
 def _draw(seed):
@@ -347,6 +363,20 @@ def _order_that_may_wait(rng, name, request_timeout):
     if plan.deferrable and not plan.has_store and rng.random() < 0.4:
         plan = replace(plan, resumes_stale=True)
     return plan
+
+
+def _reviews(rng, schedule):
+    """In one of ten schedules, let the tasks that order upload assets instead."""
+    if rng.random() >= 0.1:
+        return schedule
+    return replace(schedule, plans=tuple(_review(rng, plan) for plan in schedule.plans))
+
+
+def _review(rng, plan):
+    if plan.kind != "order" or plan.on_create is not None:
+        return plan
+    videos = tuple(_video(rng, plan.timeout) for _ in range(rng.choice((0, 1, 3))))
+    return replace(plan, kind="assets", videos=(*plan.videos, *videos), waits=True)
 
 
 def _busy_window(rng):

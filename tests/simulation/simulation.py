@@ -22,6 +22,7 @@ from airflow_provider_manxue import sensors, triggers  # noqa: F401
 from airflow_provider_manxue._airflow import (
     batch_wait,
     order_store,
+    ordered_wait,
     single_wait,
     waiting,
     xcoms,
@@ -39,7 +40,6 @@ from airflow_provider_manxue._client import (
     threaded,
 )
 from airflow_provider_manxue.hooks import manxue as hook_module
-from airflow_provider_manxue.operators import manxue as operator_module
 from airflow_provider_manxue.testing import _response as response_module
 from airflow_provider_manxue.testing import _tasks as emulated_tasks
 from airflow_provider_manxue.triggers import manxue as trigger_module
@@ -356,7 +356,7 @@ def installed():
                 drivers,
                 hook_module,
                 sync_client,
-                operator_module,
+                ordered_wait,
                 order_store,
                 batch_wait,
                 task_trigger_module,

@@ -23,6 +23,6 @@ def poll_from_worker(video_task_id="task-1"):
 def poll_from_triggerer(video_task_id="task-1"):
     async def poll():
         async with shared_client() as client:
-            return await client.get_video_task(CONN_ID, video_task_id)
+            return await client.query(CONN_ID, video_task_id)
 
     return asyncio.run(poll())

@@ -14,9 +14,10 @@ from airflow_provider_manxue._client.airflow_metrics import LoopMetrics, trigger
 from airflow_provider_manxue._client.credentials import CredentialProbes
 from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
 from airflow_provider_manxue._core import tab_record
-from airflow_provider_manxue._core.responses import parse_task
+from airflow_provider_manxue._core.assets import ASSET
+from airflow_provider_manxue._core.subjects import VIDEO
 from airflow_provider_manxue.exceptions import ManxueAuthenticationError
-from airflow_provider_manxue.models import VideoTask
+from airflow_provider_manxue.models import Asset, VideoTask
 from tests.support.virtual_time import VirtualLoop
 
 START = 1_800_000_000.0
@@ -84,10 +85,10 @@ class FakeClient:
     def has_worked(self, conn_id):
         return self._has_worked
 
-    async def get_video_task(self, conn_id, video_task_id):
+    async def query(self, conn_id, video_task_id, subject):
         self._credentials.check()
         try:
-            task = self._airflow.service.poll(video_task_id, self._side)
+            task = self._airflow.service.poll(video_task_id, self._side, subject)
         except ManxueAuthenticationError as error:
             raise self._credentials.refused(error) from None
         self._has_worked = True
@@ -115,7 +116,7 @@ class ScriptedService:
         """
         self.script = list(script)
 
-    def poll(self, video_task_id, side):
+    def poll(self, video_task_id, side, subject=VIDEO):
         self.polled_at.append(self.clock.now - START)
         self.polled_from.append(side)
         response = self.script.pop(0) if len(self.script) > 1 else self.script[0]
@@ -123,11 +124,15 @@ class ScriptedService:
             response = response(self.clock.now - START)
         if isinstance(response, BaseException):
             raise response
-        if isinstance(response, VideoTask):
+        if isinstance(response, (VideoTask, Asset)):
             return response
         body = response if isinstance(response, dict) else {"status": response}
-        return parse_task(
-            200, json.dumps({"id": video_task_id, **body}).encode(), video_task_id=video_task_id
+        body = {"id": video_task_id, **body}
+        if subject is ASSET:
+            word = "Active" if body["status"] == "completed" else body["status"]
+            body = {"code": "0", "data": {"items": [{"assetId": video_task_id, "status": word}]}}
+        return subject.parse(
+            200, json.dumps(body).encode(), video_task_id, retry_after=(), now=0.0, secret=""
         )
 
 

@@ -9,7 +9,9 @@ import pytest
 
 from airflow.providers.common.compat.sdk import AirflowFailException, TaskDeferred
 
+from airflow_provider_manxue._airflow import batch_wait as batch_module
 from airflow_provider_manxue._airflow import order_store as store_module
+from airflow_provider_manxue._airflow import ordered_wait
 from airflow_provider_manxue._airflow import single_wait as single_module
 from airflow_provider_manxue._airflow import waiting as waiting_module
 from airflow_provider_manxue._client import drivers as drivers_module
@@ -18,13 +20,16 @@ from airflow_provider_manxue._core.events import completed_event
 from airflow_provider_manxue._core.order_record import KEY
 from airflow_provider_manxue.hooks import manxue as hook_module
 from airflow_provider_manxue.hooks.manxue import ManxueHook
-from airflow_provider_manxue.operators import manxue as operator_module
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.testing import Clock, Emulator, Script
 from airflow_provider_manxue.triggers.manxue import ManxueOrderRoomTrigger
 from tests.support.fake_airflow import FakeStateStore
 
 ORDER = {"prompt": "a cat", "model": "sd2_manxue_720p"}
+
+
+SENDING = ("send_order", "send_upload", "get_video_task")
+"""Methods of the hook that send a request."""
 
 
 class ProcessKilled(BaseException):
@@ -118,6 +123,10 @@ class TaskInstance:
     def _operator(self, kwargs):
         return ManxueCreateVideoOperator(task_id="order", **{**ORDER, **kwargs})
 
+    def completed(self, trigger):
+        """Return the event of a wait that has succeeded."""
+        return completed_event(trigger.video_task_id)
+
     def _resume(self, kwargs, deferral):
         """Run triggers and resume workers until the task has ended."""
         while True:
@@ -135,7 +144,7 @@ class TaskInstance:
         if isinstance(trigger, ManxueOrderRoomTrigger):
             self.clock.advance(max(0.0, trigger.resume_at - self.clock.now()))
             return {}
-        return completed_event(trigger.video_task_id)
+        return self.completed(trigger)
 
 
 @pytest.fixture
@@ -146,8 +155,9 @@ def clock(monkeypatch):
     modules = (
         hook_module,
         store_module,
-        operator_module,
+        ordered_wait,
         single_module,
+        batch_module,
         waiting_module,
         drivers_module,
     )
@@ -167,11 +177,11 @@ def emulator(monkeypatch, clock):
 @pytest.fixture
 def boundaries(monkeypatch, clock):
     boundaries = Boundaries(clock)
-    for name in ("send_order", "get_video_task"):
+    for name in SENDING:
         real = getattr(ManxueHook, name)
         monkeypatch.setattr(ManxueHook, name, boundaries.around(name, real))
     # Only a plain function is bound as a method.
-    for name in ("send_order", "get_video_task"):
+    for name in SENDING:
         wrapped = getattr(ManxueHook, name)
         monkeypatch.setattr(ManxueHook, name, lambda self, *args, _wrapped=wrapped: _wrapped(self, *args))
     return boundaries

@@ -6,8 +6,13 @@ import ast
 import re
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import airflow_provider_manxue
+from airflow_provider_manxue._core.order_kinds import ASSET_UPLOAD, VIDEO_ORDER
+
+if TYPE_CHECKING:
+    from airflow_provider_manxue._core.order_kinds import OrderKind
 
 PACKAGE = Path(airflow_provider_manxue.__file__).parent
 VALUE = "\0"
@@ -16,17 +21,24 @@ VALUE = "\0"
 
 @cache
 def package_texts() -> frozenset[str]:
-    """Return all literal texts of the package without the emulator, f-strings and %-formats with `VALUE` for each value."""
+    """
+    Return all literal texts of the package without the emulator, f-strings and %-formats with `VALUE` for each value.
+
+    A text of orders and uploads is returned with the words of each.
+    """
     files = [file for file in PACKAGE.rglob("*.py") if "testing" not in file.relative_to(PACKAGE).parts]
     nodes = [node for file in files for node in ast.walk(ast.parse(file.read_text()))]
-    return frozenset(filter(None, map(_text_of, nodes)))
+    kinds = (VIDEO_ORDER, ASSET_UPLOAD)
+    return frozenset(text for node in nodes for kind in kinds if (text := _text_of(node, kind)))
 
 
-def _text_of(node: ast.AST) -> str:
+def _text_of(node: ast.AST, kind: OrderKind) -> str:
     if isinstance(node, ast.JoinedStr):
-        return "".join(_text_of(part) or VALUE for part in node.values)
+        return "".join(_text_of(part, kind) or VALUE for part in node.values)
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
         return re.sub(r"%(?:\.\d+)?[sdrgf]", VALUE, node.value)
+    if isinstance(node, ast.FormattedValue) and isinstance(node.value, ast.Attribute):
+        return str(getattr(kind, node.value.attr, ""))
     return ""
 
 

@@ -48,7 +48,7 @@ class FakeSession:
         self.opened_at = loop_time()
         self.closed_at = None
 
-    async def get(self, url, *, headers, **options):
+    async def request(self, method, url, *, headers, **options):
         assert self.closed_at is None
         return await self._service.request(str(url), headers["Authorization"].removeprefix("Bearer "))
 

@@ -33,7 +33,7 @@ def test_granted_request_is_sent_without_a_suspension(service):
     async def main():
         async with shared_client() as client:
             await client.limiter("c")
-            poll = client.get_video_task("c", "v")
+            poll = client.query("c", "v")
             poll.send(None)
             sent = len(service.requests)
             poll.close()
@@ -47,7 +47,7 @@ def test_request_carries_the_key_of_its_connection(service):
 
     async def main():
         async with shared_client() as client:
-            await asyncio.gather(*(client.get_video_task("cd"[n % 2], f"v{n}") for n in range(200)))
+            await asyncio.gather(*(client.query("cd"[n % 2], f"v{n}") for n in range(200)))
 
     run(main())
     assert {request[1:] for request in service.requests} == {
@@ -97,7 +97,7 @@ def test_library_error_becomes_a_typed_error(service, raised, error, words):
 
     async def main():
         async with shared_client() as client:
-            await client.get_video_task("c", "v")
+            await client.query("c", "v")
 
     with pytest.raises(error, match=words) as caught:
         run(main())
@@ -114,7 +114,7 @@ def test_internal_error_is_raised_unchanged(service):
 
     async def main():
         async with shared_client() as client:
-            await client.get_video_task("c", "v")
+            await client.query("c", "v")
 
     with pytest.raises(KeyError):
         run(main())
@@ -128,7 +128,7 @@ class TestPrepare:
             async with shared_client() as client:
                 client.prepare("c")
                 await asyncio.sleep(5)
-                await client.get_video_task("c", "v")
+                await client.query("c", "v")
 
         run(main())
         assert service.look_ups == [(0, "c")]
@@ -154,7 +154,7 @@ class TestPrepare:
             async with shared_client() as client:
                 client.prepare("c")
                 await asyncio.sleep(1)
-                await client.get_video_task("c", "v")
+                await client.query("c", "v")
 
         with pytest.raises(ManxueConfigurationError, match="no such field"):
             run(main())
@@ -183,7 +183,7 @@ class TestSharedClient:
             async with shared_client() as outer:
                 async with shared_client() as inner:
                     pass
-                return outer is inner, (await outer.get_video_task("c", "v")).id
+                return outer is inner, (await outer.query("c", "v")).id
 
         assert run(main()) == (True, "v")
 
@@ -192,7 +192,7 @@ class TestSharedClient:
             try:
                 async with shared_client() as client:
                     while loop_time() < 50:
-                        await client.get_video_task("c", f"v{number}")
+                        await client.query("c", f"v{number}")
                         await asyncio.sleep(number % 7 + 1)
             finally:
                 await asyncio.sleep(0)
@@ -212,7 +212,7 @@ class TestSharedClient:
     def test_each_loop_has_its_own_client(self, service):
         async def mine():
             async with shared_client() as client:
-                await client.get_video_task("c", "v")
+                await client.query("c", "v")
                 return client
 
         assert run(mine()) is not run(mine())

@@ -86,9 +86,9 @@ def videos(fake_airflow, service, monkeypatch):
     table = {}
     poll = service.poll
 
-    def poll_one(video, side):
+    def poll_one(video, side, *subject):
         service.script = [table[video]]
-        return poll(video, side)
+        return poll(video, side, *subject)
 
     monkeypatch.setattr(service, "poll", poll_one)
     return table

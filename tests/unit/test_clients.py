@@ -231,10 +231,10 @@ def test_worker_uses_a_rotated_key_after_a_401(emulator, connect):
 def test_triggerer_uses_a_rotated_key_after_a_401(emulator, connect):
     async def poll_before_and_after():
         async with shared_client() as client:
-            await client.get_video_task(CONN_ID, "task-1")
+            await client.query(CONN_ID, "task-1")
             emulator.api_key = "new-key"
             connect(emulator)
-            return await client.get_video_task(CONN_ID, "task-1")
+            return await client.query(CONN_ID, "task-1")
 
     assert asyncio.run(poll_before_and_after()).status is TaskStatus.COMPLETED
     assert [record.status for record in emulator.requests] == [200, 401, 200]
@@ -267,9 +267,9 @@ class TestMovedService:
 
         async def poll_before_and_after():
             async with shared_client() as client:
-                await client.get_video_task(CONN_ID, "task-1")
+                await client.query(CONN_ID, "task-1")
                 move()
-                return await client.get_video_task(CONN_ID, "task-1")
+                return await client.query(CONN_ID, "task-1")
 
         assert asyncio.run(poll_before_and_after()).status is TaskStatus.COMPLETED
         assert len(new_home.requests) == 1
@@ -390,7 +390,7 @@ class TestTls:
                 for content in (b"", good + b"\n"):
                     bundle.write_bytes(content)
                     for _ in range(5):
-                        await client.get_video_task(CONN_ID, "task-1")
+                        await client.query(CONN_ID, "task-1")
                         await asyncio.sleep(0.05)
                 return first is await client.limiter(CONN_ID)
 
@@ -414,8 +414,8 @@ def test_failed_import_is_retried(emulator, monkeypatch):
     async def poll_twice():
         async with shared_client() as client:
             with pytest.raises(ManxueTransientError, match="could not be set up: ImportError"):
-                await client.get_video_task(CONN_ID, "task-1")
-            return await client.get_video_task(CONN_ID, "task-1")
+                await client.query(CONN_ID, "task-1")
+            return await client.query(CONN_ID, "task-1")
 
     assert asyncio.run(poll_twice()).status is TaskStatus.COMPLETED
 

@@ -45,7 +45,7 @@ async def poll_until(client, moment, conn_id="c", interval=1.0):
     errors = []
     while loop_time() < moment:
         try:
-            await client.get_video_task(conn_id, "v")
+            await client.query(conn_id, "v")
         except (ManxueConfigurationError, ManxueTransientError, ManxueAuthenticationError) as error:
             errors.append((loop_time(), error))
         await asyncio.sleep(interval)
@@ -102,7 +102,7 @@ class TestEdit:
         async def main():
             async with shared_client() as client:
                 seen = [client.has_worked("c")]
-                await client.get_video_task("c", "v")
+                await client.query("c", "v")
                 seen.append(client.has_worked("c"))
                 await poll_until(client, CONNECTION_TTL)
                 seen.append(client.has_worked("c"))
@@ -128,7 +128,7 @@ class TestLookup:
                 service.connect("c", key="new-key")
                 await asyncio.sleep(CONNECTION_TTL)
                 await client.limiter("c")
-                await client.get_video_task("c", "v")
+                await client.query("c", "v")
 
         run(main())
         assert [key for _, _, key in service.requests] == ["new-key"]
@@ -157,9 +157,9 @@ class TestLookup:
 
         async def main():
             async with shared_client() as client:
-                first = asyncio.create_task(client.get_video_task("c", "v"))
+                first = asyncio.create_task(client.query("c", "v"))
                 await asyncio.sleep(1)
-                second = asyncio.create_task(client.get_video_task("c", "v"))
+                second = asyncio.create_task(client.query("c", "v"))
                 await asyncio.sleep(1)
                 first.cancel()
                 return await second
@@ -184,11 +184,11 @@ class TestLookup:
 
         async def main():
             async with shared_client() as client:
-                polls = (client.get_video_task("c", "v") for _ in range(100))
+                polls = (client.query("c", "v") for _ in range(100))
                 results = await asyncio.gather(*polls, return_exceptions=True)
                 service.connect("c")
                 await asyncio.sleep(FAILED_LOOKUP_TTL)
-                return results, await client.get_video_task("c", "v")
+                return results, await client.query("c", "v")
 
         results, later = run(main())
         assert {type(result) for result in results} == {ManxueTransientError}
@@ -256,7 +256,7 @@ class TestFailedRefresh:
                 service.connect("c")
                 await asyncio.sleep(2 * GRACE_TIME)
                 await client.limiter("c")
-                return await client.get_video_task("c", "v")
+                return await client.query("c", "v")
 
         assert run(main()).id == "v"
 
@@ -299,11 +299,11 @@ class TestSession:
 
         async def main():
             async with shared_client() as client:
-                await client.get_video_task("c", "v")
+                await client.query("c", "v")
                 service.ca_version = 2
                 service.request_takes = 50
                 await asyncio.sleep(29)
-                slow = asyncio.create_task(client.get_video_task("c", "v"))
+                slow = asyncio.create_task(client.query("c", "v"))
                 await asyncio.sleep(2)
                 service.request_takes = 0.05
                 await poll_until(client, 60)
@@ -351,7 +351,7 @@ class TestRefusedKey:
 
         async def main():
             async with shared_client() as client:
-                polls = (client.get_video_task("c", "v") for _ in range(1000))
+                polls = (client.query("c", "v") for _ in range(1000))
                 return await asyncio.gather(*polls, return_exceptions=True)
 
         assert {type(error) for error in run(main())} == {ManxueAuthenticationError}
@@ -375,7 +375,7 @@ class TestRefusedKey:
                 await poll_until(client, 99)
                 await asyncio.sleep(1)
                 with pytest.raises(ManxueAuthenticationError):
-                    await client.get_video_task("c", "v")
+                    await client.query("c", "v")
                 revoked.connect("c", key="new-key", requests_per_second=7)
                 await asyncio.sleep(CONNECTION_TTL)
                 return limiter.rate
@@ -388,10 +388,10 @@ class TestRefusedKey:
 
         async def main():
             async with shared_client() as client:
-                await client.get_video_task("other", "v")
+                await client.query("other", "v")
                 with pytest.raises(ManxueAuthenticationError):
-                    await client.get_video_task("c", "v")
-                await client.get_video_task("other", "v")
+                    await client.query("c", "v")
+                await client.query("other", "v")
 
         run(main())
         assert [conn_id for _, conn_id in service.look_ups] == ["other", "c", "c"]

@@ -37,6 +37,7 @@ TRIGGERER_SIDE = (
 )
 ORDER_SIDE = (
     "operators/manxue.py",
+    "_airflow/ordered_wait.py",
     "_airflow/ordered_video_wait.py",
     "_airflow/order_life.py",
     "_airflow/order_store.py",
@@ -44,6 +45,9 @@ ORDER_SIDE = (
     "_client/sync_client.py",
     "_airflow/single_wait.py",
     "_airflow/waiting.py",
+    "operators/assets.py",
+    "_airflow/asset_review.py",
+    "_airflow/batch_wait.py",
 )
 
 IO = {
@@ -62,7 +66,7 @@ IO = {
 """Methods that leave the worker process, if called on one of the owners below."""
 OWNERS = {"_store", "ti", "time", "session", "raw", "self", "log", "_log"}
 
-NO_PART_OF_A_TASK = {"create_video", "dry_run"}
+NO_PART_OF_A_TASK = {"_resend", "dry_run"}
 """Functions that tasks do not call."""
 
 needs_3_3 = pytest.mark.skipif(
@@ -191,6 +195,7 @@ AGING = replace(BATCH, videos=(FOUR[0], Video(330.0, completes=True)), interval=
 ORDER = replace(
     PLAN, kind="order", mode="deferred", videos=(Video(5.0, completes=True),), has_store=True, person=True
 )
+UPLOAD = replace(ORDER, kind="assets", videos=FOUR)
 BUSY = (0.0, 8.0, "create", Response.named("http_429_seconds"))
 FULL = (0.0, 30.0, "create", Response.named("http_429_seconds"))
 
@@ -207,6 +212,7 @@ TRIGGERS = {
     "a batch of a mapped task": one_task(replace(BATCH, videos=FOUR[:2])),
     "a batch of create responses": one_task(replace(BATCH, videos=FOUR[:1])),
     "an order that waits for room": one_task(ORDER, windows=[FULL]),
+    "an upload": one_task(UPLOAD),
 }
 
 
@@ -328,6 +334,28 @@ ORDERS = {
         replace(ORDER, airflow_ends_at=3.0, airflow_reason="Trigger failure")
     ),
     "an order and a key that is rotated": one_task(replace(ORDER, mode="poke"), rotation=(5.0, 5.5)),
+    "a batch whose connection is missing": one_task(
+        replace(BATCH, mode="deferred"), look_ups=[(0.0, 12.0, "missing")]
+    ),
+    "an upload": one_task(UPLOAD),
+    "an upload that a worker awaits": one_task(replace(UPLOAD, mode="poke")),
+    "an upload that is throttled": one_task(UPLOAD, windows=[BUSY]),
+    "an upload that waits for room": one_task(UPLOAD, windows=[FULL]),
+    "an upload that is rejected": one_task(
+        UPLOAD, windows=[(0.0, 8.0, "create", Response.named("http_400"))]
+    ),
+    "an upload without a response": one_task(
+        UPLOAD, windows=[(0.0, 8.0, "create", Response.named("reset_after_read"))]
+    ),
+    "an upload whose review fails": one_task(
+        replace(UPLOAD, videos=(Video(5.0, completes=True), Video(5.0, completes=False)))
+    ),
+    "an upload that cannot be stored": one_task(replace(UPLOAD, store_fails_at=frozenset(range(3, 7)))),
+    "an upload without a store": one_task(replace(UPLOAD, has_store=False)),
+    "an upload whose XComs fail": one_task(replace(UPLOAD, mode="poke", xcom_fails_at=frozenset({1, 3}))),
+    "an upload whose deferral Airflow ends": one_task(
+        replace(UPLOAD, airflow_ends_at=3.0, airflow_reason="Trigger failure")
+    ),
     "a wait on a worker": one_task(replace(PLAN, mode="poke")),
     "a wait that is rescheduled": one_task(replace(PLAN, mode="reschedule")),
 }

@@ -59,7 +59,7 @@ class Client:
     def has_worked(self, conn_id):
         return False
 
-    async def get_video_task(self, conn_id, video):
+    async def query(self, conn_id, video, subject):
         self.sent.append((self.clock.elapsed, video))
         self.contexts.add(task_log.get())
         await asyncio.sleep(self.takes)
@@ -229,7 +229,7 @@ def test_unexpected_error_is_logged_without_its_message(virtual, clock):
 
     (text,) = [text for level, text in log.lines if level == logging.ERROR]
     assert text.startswith("Unexpected builtins.KeyError while polling, at: ")
-    assert "get_video_task" in text
+    assert "query" in text
     assert "secret" not in str(log.lines)
     assert poller.outcomes == {"v": READY}
 
@@ -252,11 +252,11 @@ def test_each_wait_polls_in_its_own_log_context(virtual, clock):
         client = Client(clock, lambda video, now: READY, rate=1.0)
         seen = {}
 
-        async def get_video_task(conn_id, video):
+        async def query(conn_id, video, subject):
             seen[video] = task_log.get()
             return READY
 
-        client.get_video_task = get_video_task
+        client.query = query
         await asyncio.gather(wait(client, "one", ["a", "b", "c"]), wait(client, "two", ["x", "y", "z"]))
         return seen
 

@@ -53,7 +53,7 @@ async def wait(trigger, client, video):
     async with client() as shared:
         shared.prepare("manxue_default")
         await shared.limiter("manxue_default")
-        tasks = [await shared.get_video_task("manxue_default", video) for _ in range(2)]
+        tasks = [await shared.query("manxue_default", video) for _ in range(2)]
     return tasks[-1].status.value, 1
 """
 

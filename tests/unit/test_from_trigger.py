@@ -588,10 +588,10 @@ def outcome_of(install_fakes, make, ids, script, options):
         # Each video follows the script on its own, whichever side polls it.
         by_video = {}
 
-        def poll(video, side):
+        def poll(video, side, *subject):
             responses = by_video.setdefault(video, list(script))
             service.script = [responses.pop(0) if len(responses) > 1 else responses[0]]
-            return ScriptedService.poll(service, video, side)
+            return ScriptedService.poll(service, video, side, *subject)
 
         service.poll = poll
         try:

@@ -23,6 +23,7 @@ from airflow.providers.common.compat.sdk import (
     TaskDeferred,
 )
 
+from airflow_provider_manxue._airflow import ordered_wait
 from airflow_provider_manxue._airflow.order_store import OrderStore
 from airflow_provider_manxue.exceptions import (
     ManxueConfigurationError,
@@ -35,7 +36,6 @@ from airflow_provider_manxue.exceptions import (
     ManxueTimeoutError,
 )
 from airflow_provider_manxue.hooks.manxue import ManxueHook
-from airflow_provider_manxue.operators import manxue as operator_module
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.testing import Response, Script
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
@@ -420,13 +420,13 @@ def test_retries_remain_with_a_store_or_durable_off(emulator, task, old):
 
 
 def test_retries_below_3_3_warn_at_parse_time(monkeypatch, recwarn):
-    monkeypatch.setattr(operator_module, "_HAS_STATE_STORE", False)
+    monkeypatch.setattr(ordered_wait, "HAS_STATE_STORE", False)
     with pytest.warns(UserWarning, match=r"retries=2 can order a second video.*Set retries=0"):
         ManxueCreateVideoOperator(task_id="order", **ORDER, retries=2)
     recwarn.clear()
     ManxueCreateVideoOperator(task_id="order", **ORDER, retries=0)
     ManxueCreateVideoOperator(task_id="order", **ORDER, retries=2, durable=False)
-    monkeypatch.setattr(operator_module, "_HAS_STATE_STORE", True)
+    monkeypatch.setattr(ordered_wait, "HAS_STATE_STORE", True)
     ManxueCreateVideoOperator(task_id="order", **ORDER, retries=2)
     assert not [warning for warning in recwarn if "second video" in str(warning.message)]
 

@@ -10,6 +10,7 @@ import pytest
 from airflow.providers.common.compat.sdk import AirflowFailException, AirflowTaskTimeout, TaskDeferred
 
 from airflow_provider_manxue._airflow import order_store as store_module
+from airflow_provider_manxue._airflow import ordered_wait
 from airflow_provider_manxue._core.deadline import (
     DEFER_TIMEOUT_MARGIN,
     EVENT_MARGIN,
@@ -31,7 +32,6 @@ from airflow_provider_manxue.exceptions import (
 )
 from airflow_provider_manxue.hooks import manxue as hook_module
 from airflow_provider_manxue.models import TaskStatus, VideoTask
-from airflow_provider_manxue.operators import manxue as operator_module
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
 from tests.support.fake_airflow import START
@@ -75,7 +75,7 @@ def orders(fake_airflow, monkeypatch):
 
     monkeypatch.setattr(hook_module.ManxueHook, "check_references", lambda hook, request: None, raising=False)
     monkeypatch.setattr(hook_module.ManxueHook, "send_order", send_order, raising=False)
-    for module in (store_module, operator_module):
+    for module in (store_module, ordered_wait):
         monkeypatch.setattr(module, "time", fake_airflow.clock)
     return sent
 

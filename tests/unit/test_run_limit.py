@@ -13,6 +13,7 @@ import pytest
 
 from airflow.providers.common.compat.sdk import DAG, AirflowFailException, BaseOperator
 
+from airflow_provider_manxue._airflow import ordered_wait
 from airflow_provider_manxue._core.run_limit import KEY as COUNT
 from airflow_provider_manxue.exceptions import (
     ManxueConfigurationError,
@@ -37,7 +38,8 @@ LIMIT = {"max_seconds_per_run": 10, "wait_for_completion": False}
 @pytest.fixture(autouse=True)
 def has_state_store(monkeypatch):
     """The logic is the same on each Airflow. Only its first check asks for the version."""
-    monkeypatch.setattr(operator_module, "_HAS_STATE_STORE", True)
+    for module in (operator_module, ordered_wait):
+        monkeypatch.setattr(module, "HAS_STATE_STORE", True)
 
 
 @pytest.fixture
@@ -316,7 +318,7 @@ def test_limit_that_is_no_positive_number_is_refused_at_parse_time(limit):
 
 
 def test_limit_below_3_3_is_refused_at_parse_time(monkeypatch):
-    monkeypatch.setattr(operator_module, "_HAS_STATE_STORE", False)
+    monkeypatch.setattr(operator_module, "HAS_STATE_STORE", False)
     for make in (ManxueCreateVideoOperator, ManxueCreateVideoOperator.partial):
         with pytest.raises(ManxueInputError, match=r"max_seconds_per_run=10 cannot be used.*3\.3"):
             make(task_id="order", **ORDER, max_seconds_per_run=10)

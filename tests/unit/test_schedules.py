@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from airflow_provider_manxue._airflow import order_life, order_store, ordered_video_wait, waiting
+from airflow_provider_manxue._airflow import order_life, order_store, ordered_wait, waiting
 from airflow_provider_manxue._client import request_queue
 from airflow_provider_manxue._client.async_client import AsyncClient
 from airflow_provider_manxue._client.credentials import CredentialProbes
@@ -25,7 +25,6 @@ from airflow_provider_manxue._core.worker_pass import WorkerPass
 from airflow_provider_manxue.exceptions import ManxueOrderNotAcceptedError
 from airflow_provider_manxue.hooks.manxue import ManxueHook
 from airflow_provider_manxue.models import TaskStatus
-from airflow_provider_manxue.operators import manxue as operator_module
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.triggers import manxue as trigger_module
 from airflow_provider_manxue.triggers.manxue import ManxueVideoTrigger
@@ -156,7 +155,7 @@ def test_oracle_detects_an_order_sent_twice(monkeypatch):
 
 
 def test_oracle_detects_retry_of_a_possibly_taken_order(monkeypatch):
-    def not_sent(error, hostname, *, body_started):
+    def not_sent(error, hostname, *, body_started, kind):
         return ManxueOrderNotAcceptedError("no answer")
 
     hook_module = sys.modules[ManxueHook.__module__]
@@ -171,9 +170,9 @@ def test_oracle_detects_an_order_that_is_not_recorded(monkeypatch):
         (
             store,
             "mark_ordered",
-            lambda self, video_task_id: self._store and self._store.delete(order_store.KEY),
+            lambda self, receipt: self._store and self._store.delete(self.kind.key),
         ),
-        (store, "mark_done", lambda self, video_task_id: None),
+        (store, "mark_done", lambda self, receipt: None),
     )
 
 
@@ -396,11 +395,11 @@ def test_oracle_detects_an_order_missing_in_the_error(monkeypatch):
     def silent(video_task_id, store, ti):
         return real("of this task", store, ti)
 
-    assert is_found("is not named", monkeypatch, (ordered_video_wait, "track_order", silent))
+    assert is_found("is not named", monkeypatch, (ordered_wait, "track_order", silent))
 
 
 def test_oracle_detects_a_worker_waiting_for_capacity(monkeypatch):
-    target = (operator_module, "MAX_DELAY_ON_WORKER", 1000.0)
+    target = (ordered_wait, "MAX_DELAY_ON_WORKER", 1000.0)
     assert is_found("while it waited for room", monkeypatch, target)
 
 
@@ -422,7 +421,7 @@ def test_oracle_detects_an_order_too_late_to_await(monkeypatch):
 
 def test_oracle_detects_a_timeout_counted_from_the_try(monkeypatch):
     def begin(self, context, video_task_id):
-        return self._wait(context, video_task_id, operator_module.time.time() - self._order_time)
+        return self._wait(context, video_task_id, ordered_wait.time.time() - self._order_time)
 
     assert is_found("early", monkeypatch, (ManxueCreateVideoOperator, "_begin", begin))
 

@@ -14,6 +14,7 @@ import pytest
 from airflow.exceptions import AirflowException
 from airflow.providers.common.compat.sdk import DAG, BaseOperator, BaseSensorOperator
 
+from airflow_provider_manxue.operators.assets import ManxueReviewAssetsOperator
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
 
@@ -23,6 +24,7 @@ TASKS = {
     ManxueVideoSensor: {"video_task_id": "proj_1"},
     ManxueVideoBatchSensor: {"video_task_ids": ["proj_1"]},
     ManxueCreateVideoOperator: {"prompt": "a cat", "model": "sd2_manxue_720p"},
+    ManxueReviewAssetsOperator: {"image_urls": ["https://files.example/face.png"]},
 }
 
 OF_AIRFLOW = {
@@ -51,6 +53,7 @@ ATTRIBUTES = {**ARGUMENTS, "poke_interval": 45.0, "timeout": 3600.0}
 
 TYPES = """
 from datetime import timedelta
+from airflow_provider_manxue.operators.assets import ManxueReviewAssetsOperator
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor, ManxueVideoSensor
 
@@ -67,6 +70,8 @@ ManxueCreateVideoOperator(task_id="a", prompt="x", model="m", order_timeout=60.0
 ManxueCreateVideoOperator(task_id="a", prompt="x", model="m", retries="2")  # wrong
 ManxueCreateVideoOperator(task_id="a", prompt="x", model="m", max_wait="1m")  # wrong
 ManxueCreateVideoOperator(task_id="a", prompt="x", model="m", do_xcom_push=0.5)  # wrong
+ManxueReviewAssetsOperator(task_id="a", image_urls=["x"], tolerate_failures=True)
+ManxueReviewAssetsOperator(task_id="a", image_urls=7)  # wrong
 """
 
 

@@ -164,7 +164,13 @@ def test_script_knows_the_errors_of_a_task():
     known = set(re.findall(r"^  (\w+): \[", table, re.MULTILINE))
     # Bases, errors of the hook, and errors that end no task.
     others = {"ManxueError", "ManxueInternalError", "ManxueTransientError", "ManxueRateLimitError"}
-    others |= {"ManxueOrderNotAcceptedError", "ManxueDoctorError"}  # no task with a tab ends with these
+    # No task with a tab ends with these.
+    others |= {
+        "ManxueOrderNotAcceptedError",
+        "ManxueDoctorError",
+        "ManxueFailedError",
+        "ManxueAssetFailedError",
+    }
 
     assert (
         known - {"AirflowTaskTimeout"}

@@ -507,7 +507,7 @@ async function main(before) {
     return showMapped();
   }
   if (before === undefined && !(await isOurs(instance))) {
-    return say("This task does not come from the sd2_manxue provider, so there is no video to show.");
+    return say("This is no task of the sd2_manxue provider with a video, so there is no video to show.");
   }
   const now = await stampOf(instance);
   if (now !== before) await showTask(instance);

@@ -96,7 +96,7 @@ def test_key_with_whitespace_is_rejected(key):
         ("GET", "/kyyReactApiServer/v1/result/"),
         ("POST", "/kyyReactApiServer/v1/result/x"),
         ("GET", "/kyyReactApiServer/v1/sd2_manxue/videos"),
-        ("POST", "/kyyReactApiServer/asset/sd2Manxue/assetUpload"),
+        ("GET", "/kyyReactApiServer/asset/sd2Manxue/assetUpload"),
         ("GET", "/kyyReactApiServer/kyyReactApiServer/v1/result/x"),
         ("POST", "/media/x.mp4"),
         ("DELETE", "/kyyReactApiServer/v1/result/x"),

@@ -1,0 +1,1 @@
+../../../example_dags/manxue_reviewed_faces.py

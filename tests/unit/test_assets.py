@@ -1,0 +1,467 @@
+"""Assets: the parser of their state, uploads and their responses, receipts and results."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from airflow_provider_manxue._core.assets import (
+    ASSET,
+    name_receipt,
+    parse_asset_ids,
+    parse_asset_status,
+    parse_assets,
+    parse_receipt,
+    to_receipt,
+)
+from airflow_provider_manxue._core.network_errors import no_response
+from airflow_provider_manxue._core.order_kinds import ASSET_UPLOAD
+from airflow_provider_manxue._core.order_outcomes import order_without_response
+from airflow_provider_manxue._core.order_record import (
+    OrderRecord,
+    OrderState,
+    TaskInstanceRef,
+    parse_record,
+    resumable_order,
+)
+from airflow_provider_manxue._core.uploads import (
+    errors_of,
+    from_receipt,
+    parse_upload_request,
+    parse_upload_response,
+    to_results,
+)
+from airflow_provider_manxue.exceptions import (
+    ManxueAssetFailedError,
+    ManxueAuthenticationError,
+    ManxueInputError,
+    ManxueOrderMismatchError,
+    ManxueOrderNotAcceptedError,
+    ManxueOrderRejectedError,
+    ManxueOrderUnknownError,
+    ManxueRefusedError,
+    ManxueTransientError,
+)
+from airflow_provider_manxue.models import Asset, AssetType, TaskStatus
+
+FACE, OTHER = "https://files.example/face.png?signature=s3cret", "https://files.example/other.png"
+VOICE = "https://files.example/voice.mp3"
+KEY = "SECRET-key"
+
+
+def envelope(*items, failed=(), **changes):
+    return {"code": "0", "msg": None, "data": {"items": list(items), "failedItems": list(failed)}, **changes}
+
+
+def state_of(response, http_status=200, asset_id="asset_1"):
+    return ASSET.parse(
+        http_status, json.dumps(response).encode(), asset_id, retry_after=(), now=0.0, secret=KEY
+    )
+
+
+# --- the state of an asset ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("words", "status"),
+    [
+        ("submitted Submitted SUBMITTED", TaskStatus.QUEUED),
+        ("Processing processing PROCESSING", TaskStatus.PROCESSING),
+        ("Active active ACTIVE", TaskStatus.COMPLETED),
+        ("Failed failed FAILED", TaskStatus.FAILED),
+        ("completed success done ok reviewing", TaskStatus.UNKNOWN),
+    ],
+)
+def test_status_is_read_in_any_case_and_only_active_is_usable(words, status):
+    assert {parse_asset_status(word) for word in words.split()} == {status}
+
+
+@pytest.mark.parametrize("code", ["0", 0, 0.0, None, "200", -1])
+def test_state_is_read_with_any_code(code):
+    asset = state_of(envelope({"assetId": "asset_1", "status": "Active"}, code=code))
+
+    assert asset == Asset("asset_1", TaskStatus.COMPLETED, "Active")
+    assert asset.has_result
+    assert asset.url == "asset://asset_1"
+
+
+def test_state_is_that_of_the_requested_asset():
+    items = [{"assetId": "asset_2", "status": "Failed"}, {"assetId": "asset_1", "status": "Processing"}]
+
+    assert state_of(envelope(*items)).status is TaskStatus.PROCESSING
+
+
+def test_only_item_without_an_id_is_the_requested_asset():
+    assert state_of(envelope({"status": "Active"})).id == "asset_1"
+
+
+def test_failed_asset_has_the_reason_of_the_service():
+    response = envelope({"assetId": "asset_1", "status": "Failed", "message": "no face"}, msg="ignored")
+
+    assert state_of(response).error == "no face"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        {"code": -1, "data": None, "msg": "asset not found"},
+        {"code": "-1", "data": None, "msg": "asset not found"},
+        envelope(),
+        envelope({"assetId": "asset_2", "status": "Active"}),
+        envelope({"assetId": "asset_1"}),
+        envelope(failed=["asset_1"]),
+        envelope(failed=[{"assetId": "asset_1", "message": "asset not found"}]),
+        envelope(failed=[["odd"], 7, None]),
+    ],
+)
+def test_asset_without_a_state_is_tolerated_for_the_grace_period(response):
+    """The list of failed items may also mean that the query failed. So it does not end a review at once."""
+    with pytest.raises(ManxueRefusedError):
+        state_of(response)
+
+
+def test_reason_among_the_failed_items_is_shown():
+    with pytest.raises(ManxueRefusedError, match="among the failed items: not found"):
+        state_of(envelope(failed=[{"assetId": "asset_1", "reason": "not found"}]))
+
+
+def test_failed_item_with_the_status_failed_ends_the_review():
+    asset = state_of(envelope(failed=[{"assetId": "asset_1", "status": "FAILED", "errorMsg": "no face"}]))
+
+    assert (asset.status, asset.error) == (TaskStatus.FAILED, "no face")
+
+
+@pytest.mark.parametrize(
+    ("http_status", "body", "error"),
+    [
+        (401, b"{}", ManxueAuthenticationError),
+        (500, b"{}", ManxueTransientError),
+        (200, b"<html>", ManxueTransientError),
+        (200, b"[]", ManxueTransientError),
+        (200, b"{}", ManxueTransientError),
+        (404, b'{"msg": "No handler found"}', ManxueRefusedError),
+    ],
+)
+def test_other_response_is_an_error_of_its_kind(http_status, body, error):
+    with pytest.raises(error):
+        ASSET.parse(http_status, body, "asset_1", retry_after=(), now=0.0, secret=KEY)
+
+
+def test_several_assets_are_returned_in_the_order_of_the_ids():
+    items = [{"assetId": "b", "status": "Active"}, {"assetId": "a", "status": "Failed"}]
+    body = json.dumps(envelope(*items)).encode()
+
+    assets = parse_assets(200, body, ["a", "c", "b"])
+
+    assert [(asset.id, asset.status.value) for asset in assets] == [
+        ("a", "failed"), ("c", "unknown"), ("b", "completed"),
+    ]  # fmt: skip
+    assert assets[1].status_word == ""
+
+
+# --- the request --------------------------------------------------------------------------------------------
+
+
+def request_of(**lists):
+    return parse_upload_request(**lists)
+
+
+def test_request_has_each_file_once():
+    request = request_of(image_urls=[FACE, OTHER, FACE], audio_urls=VOICE, video_urls=[])
+
+    assert request.fields == {"imageUrls": [FACE, OTHER], "audioUrls": [VOICE]}
+    assert [(file.asset_type, file.parameter) for file in request.files] == [
+        (AssetType.IMAGE, "image_urls[0]"), (AssetType.IMAGE, "image_urls[1]"), (AssetType.AUDIO, "audio_urls[0]"),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("lists", "text"),
+    [
+        ({}, "image_urls, video_urls and audio_urls are all empty"),
+        ({"image_urls": [], "video_urls": None, "audio_urls": ""}, "are all empty"),
+        (
+            {"image_urls": ["s3://bucket/face.png"]},
+            "image_urls[0] is 's3://bucket/face.png': it must be a URL",
+        ),
+        ({"audio_urls": ["asset://asset_1"]}, "audio_urls[0] is 'asset://asset_1'"),
+        ({"video_urls": [OTHER, "", "face.mp4"]}, "1 of the 3 URLs in video_urls are empty"),
+        ({"image_urls": {"a": 1}}, "image_urls is {'a': 1}: it must be a list"),
+    ],
+)
+def test_broken_rule_is_named_and_nothing_is_sent(lists, text):
+    with pytest.raises(ManxueInputError) as caught:
+        request_of(**lists)
+
+    assert str(caught.value).startswith("The upload was not sent. ")
+    assert text in str(caught.value)
+
+
+def test_signature_is_in_no_error_and_no_fingerprint():
+    first, second = request_of(image_urls=[FACE]), request_of(image_urls=[FACE.replace("s3cret", "other")])
+
+    assert first.fingerprint() == second.fingerprint()
+    with pytest.raises(ManxueInputError) as caught:
+        request_of(image_urls=["ftp://files.example/face.png?signature=s3cret"])
+    assert "s3cret" not in str(caught.value)
+
+
+# --- the response -------------------------------------------------------------------------------------------
+
+REQUEST = request_of(image_urls=[FACE, OTHER], audio_urls=[VOICE])
+
+
+def item(asset_id, url, kind="image", **fields):
+    return {"assetType": kind, "originalUrl": url, "assetId": asset_id, "status": "submitted", **fields}
+
+
+ALL = (item("a", FACE), item("b", OTHER), item("c", VOICE, "audio"))
+
+
+def upload_of(response, http_status=200, **options):
+    body = response if isinstance(response, bytes) else json.dumps(response).encode()
+    return parse_upload_response(REQUEST, http_status, body, retry_after=(), now=0.0, secret=KEY, **options)
+
+
+def ids_of(response):
+    return [asset.id for asset in upload_of(response).assets]
+
+
+@pytest.mark.parametrize("code", ["0", 0])
+def test_items_are_matched_by_url_and_type_in_any_order(code):
+    upload = upload_of(envelope(*reversed(ALL), code=code))
+
+    assert [asset.id for asset in upload.assets] == ["a", "b", "c"]
+    assert [asset.original_url for asset in upload.assets] == [FACE, OTHER, VOICE]
+    assert upload.unexpected == ()
+
+
+def test_type_decides_between_items_of_the_same_url():
+    request = request_of(image_urls=[OTHER], video_urls=[OTHER])
+    items = [item("v", OTHER, "VIDEO"), item("i", OTHER, "imageUrl")]
+    upload = parse_upload_response(
+        request, 200, json.dumps(envelope(*items)).encode(), retry_after=(), now=0.0, secret=""
+    )
+
+    assert [asset.id for asset in upload.assets] == ["i", "v"]
+
+
+def test_percent_encoding_may_differ():
+    request = request_of(image_urls=["https://files.example/a b.png".replace(" ", "%20")])
+    body = json.dumps(envelope(item("a", "https://files.example/a b.png"))).encode()
+
+    [asset] = parse_upload_response(request, 200, body, retry_after=(), now=0.0, secret="").assets
+    assert asset.id == "a"
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        f"{OTHER}: too small",
+        {"originalUrl": OTHER, "message": "too small"},
+        {"url": OTHER, "errorMsg": "too small", "assetType": "image"},
+        {"original_url": OTHER, "error": {"code": 7, "message": "too small"}},
+    ],
+)
+def test_failed_item_of_any_form_is_the_reason_of_its_file(entry):
+    _, failed, _ = upload_of(envelope(ALL[0], ALL[2], failed=[entry])).assets
+
+    assert (failed.id, failed.status) == ("", TaskStatus.FAILED)
+    assert "too small" in failed.error
+
+
+@pytest.mark.parametrize("entry", ["too small", 7, ["too small"], {"odd": {"form": 1}}, True])
+def test_failed_item_that_names_no_file_is_shown(entry):
+    _, failed, _ = upload_of(envelope(ALL[0], ALL[2], failed=[entry])).assets
+
+    assert failed.error.startswith("the response has no asset of it, but: ")
+    assert str(entry if isinstance(entry, int) else "too small" if "too" in str(entry) else "form") in (
+        failed.error.replace("true", "True")
+    )
+
+
+def test_item_of_no_file_is_named():
+    upload = upload_of(
+        envelope(*ALL[:2], item("x", "https://files.example/unknown.mp3?signature=s3cret", "audio"))
+    )
+
+    assert upload.unexpected == ("x of https://files.example/unknown.mp3?***",)
+    assert upload.assets[2].error == (
+        "the response has no asset of it, but: x of https://files.example/unknown.mp3?***"
+    )
+
+
+def test_second_item_of_a_file_is_unexpected():
+    upload = upload_of(envelope(*ALL, item("d", OTHER)))
+
+    assert [asset.id for asset in upload.assets] == ["a", "b", "c"]
+    assert upload.unexpected == (f"d of {OTHER}",)
+
+
+def test_upload_without_any_asset_is_accepted():
+    """The service has decided. The same files would fail again."""
+    assert ids_of(envelope(failed=["no faces"])) == ["", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("http_status", "response", "error"),
+    [
+        (429, {}, ManxueOrderNotAcceptedError),
+        (425, {}, ManxueOrderNotAcceptedError),
+        (400, {"msg": "bad URL"}, ManxueOrderRejectedError),
+        (401, {}, ManxueOrderRejectedError),
+        (200, {"code": -1, "data": None, "msg": "no"}, ManxueOrderRejectedError),
+        (200, {"code": 500, "data": None, "msg": "no"}, ManxueOrderUnknownError),
+        (200, envelope(*ALL, code=-1), ManxueOrderUnknownError),
+        (400, envelope(*ALL), ManxueOrderUnknownError),
+        (200, envelope({"originalUrl": FACE, "status": "submitted"}), ManxueOrderUnknownError),
+        (200, envelope(), ManxueOrderUnknownError),
+        (200, b"<html>", ManxueOrderUnknownError),
+        (200, b"", ManxueOrderUnknownError),
+        (302, {}, ManxueOrderUnknownError),
+        (408, {}, ManxueOrderUnknownError),
+        (503, {}, ManxueOrderUnknownError),
+    ],
+)
+def test_outcome_of_an_upload_is_that_of_an_order(http_status, response, error):
+    with pytest.raises(error, match="upload"):
+        upload_of(response, http_status)
+
+
+def test_upload_whose_body_broke_off_is_unknown():
+    with pytest.raises(ManxueOrderUnknownError):
+        upload_of(envelope(*ALL), failure=ManxueTransientError("cut"))
+
+
+def test_error_of_an_upload_quotes_no_secret():
+    with pytest.raises(ManxueOrderUnknownError) as caught:
+        upload_of(envelope(item("", FACE), msg=f"key {KEY}"), 500)
+
+    assert "s3cret" not in str(caught.value)
+    assert KEY not in str(caught.value)
+
+
+def test_upload_without_a_response_is_unknown_once_its_body_was_sent():
+    sent = order_without_response(TimeoutError(), "host", body_started=True, kind=ASSET_UPLOAD)
+    unsent = order_without_response(TimeoutError(), "host", body_started=False, kind=ASSET_UPLOAD)
+
+    assert isinstance(sent, ManxueOrderUnknownError)
+    assert str(no_response(TimeoutError(), "host")) in str(sent)
+    assert isinstance(unsent, ManxueOrderNotAcceptedError)
+
+
+# --- the receipt and its record -----------------------------------------------------------------------------
+
+
+RECEIPT = ["a", {"error": "too small"}, "c"]
+REF = TaskInstanceRef("dag", "run", "task", -1, max_tries=2)
+
+
+def test_receipt_survives_json():
+    upload = upload_of(envelope(ALL[0], ALL[2], failed=[f"{OTHER} too small"]))
+    receipt = to_receipt(upload.assets)
+
+    assert parse_receipt(json.loads(json.dumps(receipt))) == receipt
+    assert [entry if isinstance(entry, str) else "failed" for entry in receipt] == ["a", "failed", "c"]
+    assert name_receipt(receipt) == "'a', 'c'"
+
+
+@pytest.mark.parametrize("value", [None, "", [], "a", {}, [7], [""], ["a\nb"], [{"id": "a"}], [None], [[]]])
+def test_value_that_is_no_receipt_is_refused(value):
+    with pytest.raises(ValueError, match="assets"):
+        parse_receipt(value)
+
+
+def test_record_of_an_upload_survives_json():
+    record = OrderRecord(OrderState.ORDERED, RECEIPT, "2027-01-15T08:00:00+00:00", 2, {"imageUrls": "x"}, 2)
+    written = json.loads(json.dumps(record.to_dict(ASSET_UPLOAD)))
+
+    assert written["assets"] == RECEIPT
+    assert "id" not in written
+    assert parse_record(written, ASSET_UPLOAD) == record
+
+
+def test_list_of_ids_by_a_person_is_continued_with():
+    record = parse_record(["asset://a", "b"], ASSET_UPLOAD)
+
+    order = resumable_order(record, lambda scheme: {}, REF, kind=ASSET_UPLOAD)
+    assert order.id == ["a", "b"]
+
+
+def test_recorded_intent_stops_with_the_remedies_of_an_upload():
+    intent = OrderRecord(OrderState.INTENT, since="2027-01-15T08:00:00+00:00")
+
+    with pytest.raises(
+        ManxueOrderUnknownError, match=r"outcome of the upload .*state-store/manxue_upload: "
+    ) as caught:
+        resumable_order(intent, lambda scheme: {}, REF, kind=ASSET_UPLOAD)
+    assert '{"value": ["<id>", ...]}' in str(caught.value)
+
+
+def test_recorded_failure_stops_a_retry():
+    failed = OrderRecord(OrderState.FAILED, ["a"], max_tries=2)
+
+    with pytest.raises(ManxueAssetFailedError, match="does not upload again"):
+        resumable_order(failed, lambda scheme: {}, REF, kind=ASSET_UPLOAD)
+
+
+def test_cleared_task_with_other_files_stops():
+    ordered = OrderRecord(OrderState.ORDERED, ["a"], max_tries=1, fingerprint={"imageUrls": "x"})
+
+    with pytest.raises(
+        ManxueOrderMismatchError, match="uploaded the assets 'a', but would upload other files"
+    ):
+        resumable_order(ordered, lambda scheme: {"imageUrls": "y"}, REF, kind=ASSET_UPLOAD)
+
+
+def test_receipt_of_another_length_sends_nothing():
+    with pytest.raises(ManxueInputError, match="recorded with 2 assets, but it has 3 files"):
+        from_receipt(REQUEST, ["a", "b"])
+
+
+@pytest.mark.parametrize("value", [[], "", ["a", ""], [None], None, 7, [{"error": "x"}]])
+def test_ids_of_a_query_are_checked(value):
+    with pytest.raises(ManxueInputError, match="ids of assets"):
+        parse_asset_ids(value)
+
+
+def test_ids_of_a_query_may_be_urls():
+    assert parse_asset_ids(["asset://a", "b"]) == ["a", "b"]
+
+
+# --- results ------------------------------------------------------------------------------------------------
+
+
+def test_results_are_in_the_order_of_the_urls_with_duplicates():
+    request = request_of(image_urls=[OTHER, FACE, OTHER], audio_urls=[VOICE])
+    assets = from_receipt(request, ["o", "f", "v"])
+    outcomes = {"o": Asset("o", TaskStatus.COMPLETED), "v": Asset("v", TaskStatus.COMPLETED)}
+    outcomes["f"] = ASSET.failed("f", "no face")
+
+    results = to_results(request, assets, outcomes)
+
+    assert results["image_urls"] == ["asset://o", "asset://o"]
+    assert results["video_urls"] == []
+    assert results["audio_urls"] == ["asset://v"]
+    assert [asset["status"] for asset in results["assets"]] == [
+        "completed",
+        "failed",
+        "completed",
+        "completed",
+    ]
+    assert "s3cret" not in json.dumps(results)
+
+
+def test_errors_name_the_argument_and_the_file():
+    assets = from_receipt(REQUEST, RECEIPT)
+    errors = errors_of(REQUEST, assets, {"a": Asset("a", TaskStatus.COMPLETED)})
+
+    assert list(errors) == [f"image_urls[1] ({OTHER})", f"audio_urls[0] ({VOICE})"]
+    assert "too small" in str(errors[f"image_urls[1] ({OTHER})"])
+
+
+def test_asset_survives_storage_between_workers():
+    asset = Asset("a", TaskStatus.COMPLETED, "Active")
+
+    assert ASSET.load(json.loads(json.dumps(asset.to_dict()))).has_result
