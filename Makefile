@@ -3,6 +3,7 @@
 .POSIX:
 
 PYTHON = python3
+TEST = tests/unit/test_poller.py
 AIRFLOWS = 3.3.2 3.2.2 3.1.8 3.0.6 2.11.2
 
 UV = dev/uv
@@ -41,15 +42,15 @@ OLD_FASTAPI = fastapi<0.137
 COMPILE = pip compile --quiet --python-version 3.11 --no-header --no-annotate
 
 .PHONY: help quick-start demo demo-ui demo-distributed test lint types unit long-tests coverage airflow-tests services-tests heavy-tests stores-tests browser-tests monitoring-tests matrix
-.PHONY: docs screenshots monitoring-picture audit dist soak mutants bench bench-from-trigger bench-failover bench-saving constraints clean
+.PHONY: docs screenshots monitoring-picture audit dist release-check soak mutants bench bench-from-trigger bench-failover bench-saving constraints clean
 .PHONY: $(UNIT_CELLS) $(EXAMPLE_CELLS)
 .SECONDEXPANSION:
 
 help: ## list all targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' Makefile
 
-quick-start: $(VENV)/.installed ## make the environment, and try it with one file of unit tests
-	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python -m pytest tests/unit/test_poller.py -q
+quick-start: $(VENV)/.installed ## make the environment, and run one file of unit tests in it: TEST=tests/unit/test_poller.py
+	$(BIN)/python -m pytest $(TEST)
 
 demo: $(READY) ## a real Airflow orders a video, waits for it without a worker slot, and saves it (about 2 minutes)
 	@$(BIN)/python -m dev.demo
@@ -76,13 +77,13 @@ types: $(READY) ## mypy
 	$(BIN)/mypy --strict airflow_provider_manxue dev
 
 unit: $(READY) ## unit tests
-	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python $(UNIT_TESTS) -m 'not long'
+	$(BIN)/python $(UNIT_TESTS) -m 'not long'
 
 long-tests: $(READY) ## unit tests that take minutes: schedules in virtual time, signatures
-	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python $(UNIT_TESTS) -m long
+	$(BIN)/python $(UNIT_TESTS) -m long
 
 coverage: .venv-3.2-py3.12/.ready ## branch coverage of the unit tests, which must not be lower than 95 %; with Airflow 3.2, so that CI needs no second run there
-	AIRFLOW_HOME="$$PWD/.venv-3.2-py3.12/airflow" .venv-3.2-py3.12/bin/python $(UNIT_TESTS) -m 'not long' --cov --cov-report=term
+	.venv-3.2-py3.12/bin/python $(UNIT_TESTS) -m 'not long' --cov --cov-report=term
 
 airflow-tests: $(READY) ## the main paths with a real Airflow 3
 	$(BIN)/python $(AIRFLOW_TESTS) -n 2 -m 'not services and not heavy'
@@ -94,7 +95,7 @@ heavy-tests: $(READY) ## the other tests with a real Airflow 3 that need no serv
 	$(BIN)/python $(AIRFLOW_TESTS) -n 2 -m 'heavy and not services'
 
 stores-tests: $(VENV)/.with-stores $(STORES)/.azurite-$(AZURITE) ## saves with the real libraries of Azure, Google, SFTP and WebHDFS (needs Node.js)
-	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python -m pytest tests/stores
+	$(BIN)/python -m pytest tests/stores
 
 browser-tests: $(VENV)/.with-browser $(VENV)/.with-docs ## tests of the UI and of the built documentation in Debian's Chromium
 	$(BIN)/python -m pytest tests/browser
@@ -111,7 +112,7 @@ screenshots: $(VENV)/.with-browser ## take the screenshots in docs/img
 matrix: $(UNIT_CELLS) $(EXAMPLE_CELLS) ## unit tests for all pairs of Airflow and Python, and the lowest versions; a single pair: make unit-3.1-py3.13
 
 $(UNIT_CELLS): unit-%: .venv-%/.ready
-	AIRFLOW_HOME="$$PWD/.venv-$*/airflow" .venv-$*/bin/python $(UNIT_TESTS) -m 'not long'
+	.venv-$*/bin/python $(UNIT_TESTS) -m 'not long'
 
 $(EXAMPLE_CELLS): examples-%: .venv-%/.ready
 	.venv-$*/bin/python $(EXAMPLE_TESTS)
@@ -127,6 +128,9 @@ audit: .uv/.ready ## check all pinned packages for known vulnerabilities; needs 
 
 dist: $(VENV)/.with-dist ## build sdist and wheel in dist, check them, and install them with Airflow 3.3 and 2.11
 	$(BIN)/python -m dev.dist
+
+release-check: $(VENV)/.with-dist ## the same, and print what a release still lacks; with TAG=vX.Y.Z fail while it lacks anything
+	$(BIN)/python -m dev.dist --release $(TAG)
 
 soak: $(VENV)/.with-distributed $(VENV)/.with-fuzz ## long runs: a million schedules, the fuzzer, twenty chaos runs on a distributed deployment (hours)
 	-$(BIN)/python -m tests.simulation --count 1000000 --keep

@@ -1,18 +1,33 @@
-"""Build the release files, and install them in clean environments with the oldest and the newest Airflow."""
+"""Build the release files, check them, and install them as a user does, with the oldest and the newest Airflow.
+
+With ``--release``, first check what else a release needs, and print what is not known yet; with ``--release TAG``, fail if
+anything stands in the way of releasing that tag.
+"""
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 import tarfile
 import tempfile
+import tomllib
 import zipfile
+from email.parser import BytesParser
+from html.parser import HTMLParser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-ROOT = Path(__file__).parent.parent
+from dev import release
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+ROOT = release.ROOT
 DIST = ROOT / "dist"
 PACKAGE = "airflow_provider_manxue"
 NAME = "airflow-provider-manxue"
@@ -28,8 +43,26 @@ for path in sys.argv[1:]:
 """
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Build, check and install the release files. Exits with a message if a check fails."""
+    parser = argparse.ArgumentParser(prog="python -m dev.dist", description=__doc__)
+    parser.add_argument("--release", nargs="?", const="", metavar="TAG")
+    tag = parser.parse_args(arguments).release
+    obstacles = [] if tag is None else release.check(tag)
+    wheel, sdist = build()
+    obstacles += check_readme(wheel)
+    if tag and obstacles:
+        raise SystemExit("\n".join([f"{tag} cannot be released:", *obstacles]))
+    for version in AIRFLOWS:
+        try_with(version, wheel)
+    say(f"{wheel.name} and {sdist.name} are ready in {DIST.relative_to(ROOT)}/")
+    if tag is not None and obstacles:
+        say("\n".join(["All checks passed. No tag can be released yet:", *obstacles]))
+    return 0
+
+
+def build() -> tuple[Path, Path]:
+    """Build wheel and sdist, check what they contain, and return their paths."""
     shutil.rmtree(DIST, ignore_errors=True)
     run(sys.executable, "-m", "build", "--no-isolation", "--outdir", DIST)
     (wheel,), (sdist,) = DIST.glob("*.whl"), DIST.glob("*.tar.gz")
@@ -37,10 +70,7 @@ def main() -> int:
     check_sdist(sdist)
     run(sys.executable, "-m", "twine", "check", "--strict", wheel, sdist)
     say("twine check --strict: passed")
-    for version in AIRFLOWS:
-        try_with(version, wheel)
-    say(f"{wheel.name} and {sdist.name} are ready in {DIST.relative_to(ROOT)}/")
-    return 0
+    return wheel, sdist
 
 
 def check_wheel(wheel: Path) -> None:
@@ -82,17 +112,56 @@ def compare(archive: Path, found: set[str], expected: set[str]) -> None:
     say(f"{archive.name}: {len(found)} files, as expected")
 
 
+class _Links(HTMLParser):
+    """Collects the targets of links and images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.targets: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.targets += [value for name, value in attrs if name in {"href", "src"} and value]
+
+
+def relative_links(html: str) -> list[str]:
+    """Return the targets of links and images that are neither absolute nor on the page itself."""
+    links = _Links()
+    links.feed(html)
+    return sorted({target for target in links.targets if not target.startswith(("https://", "http://", "#"))})
+
+
+def check_readme(wheel: Path) -> list[str]:
+    """Render the description as a package index does, and return what would be wrong there."""
+    from readme_renderer import markdown
+
+    html = markdown.render(description(wheel))
+    if not html:
+        raise SystemExit("README.md: a package index cannot render it. Check that it is Markdown.")
+    links = relative_links(html)
+    say(f"README.md: rendered as on a package index, {len(links)} of its links are relative")
+    return (
+        [f"README.md has relative links, which lead nowhere on a package index: {', '.join(links)}."]
+        if links
+        else []
+    )
+
+
+def description(wheel: Path) -> str:
+    """Return the long description in the metadata of a wheel."""
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = (name for name in archive.namelist() if name.endswith(".dist-info/METADATA"))
+        payload = BytesParser().parsebytes(archive.read(name)).get_payload(decode=True)
+    assert isinstance(payload, bytes)
+    return payload.decode()
+
+
 def try_with(airflow: str, wheel: Path) -> None:
-    """Install the wheel with one version of Airflow, and check what that Airflow lists."""
+    """Install the wheel into an environment with one version of Airflow, and check what that Airflow lists."""
     say(f"Installing {wheel.name} with Airflow {airflow} ...")
     examples = sorted((ROOT / "example_dags").glob("*.py"))
     with tempfile.TemporaryDirectory(prefix="manxue-dist-") as folder:
         python = Path(folder, "venv/bin/python")
-        uv = ROOT / "dev/uv"
-        constraints = ROOT / f"constraints/airflow-{airflow}.txt"
-        run(uv, "venv", "--quiet", "--python", sys.executable, python.parents[1])
-        run(uv, "pip", "install", "--quiet", "--python", python, "--constraints", constraints, wheel)
-        run(uv, "pip", "check", "--quiet", "--python", python)
+        install(airflow, wheel, python)
         # Without this checkout and the caller's environment.
         clean = {
             "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
@@ -119,6 +188,35 @@ def try_with(airflow: str, wheel: Path) -> None:
         if airflow != "2.11":  # reads no commands of providers
             inside("airflow", "manxue", "doctor", "--help")
     say(f"Airflow {airflow}: provider listed, connection type known, {len(examples)} example Dags import")
+
+
+def install(airflow: str, wheel: Path, python: Path) -> None:
+    """
+    Install Airflow with its constraints, then the wheel as a user does: with pip, and without constraints.
+
+    Exits with a message if that replaces Airflow, or if the extras do not fit.
+
+    :param python: the interpreter of the new environment.
+    """
+    uv = ROOT / "dev/uv"
+    constraints = ROOT / f"constraints/airflow-{airflow}.txt"
+    pinned = re.search(r"^apache-airflow==(\S+)", constraints.read_text(), re.MULTILINE)
+    assert pinned
+    run(sys.executable, "-m", "venv", python.parents[1])
+    run(uv, "pip", "install", "--quiet", "--python", python, "--constraints", constraints, "apache-airflow")
+    run(python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", wheel)
+    run(python, "-m", "pip", "check")
+    code = "from importlib.metadata import version; print(version('apache-airflow'))"
+    if (found := run(python, "-c", code).strip()) != pinned[1]:
+        raise SystemExit(
+            f"Installing {wheel.name} replaced Airflow {pinned[1]} by {found}. Loosen its requirements."
+        )
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = ",".join(project["optional-dependencies"])
+    # Resolved only, since the libraries of the stores are large. The constraints are made without Airflow's providers of stores.
+    wanted = [f"{NAME}[{extras}] @ {wheel.as_uri()}", f"apache-airflow=={found}"]
+    run(uv, "pip", "install", "--dry-run", "--python", python, *wanted)
+    say(f"Airflow {found}: kept, and the extras {extras} fit")
 
 
 def run(*command: object, cwd: str | None = None, env: dict[str, str] | None = None) -> str:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Self
 import pytest
 
 from airflow_provider_manxue.testing import Emulator, Script
-from dev.local_airflow import LocalAirflow, postgres_database
+from dev.local_airflow import LocalAirflow
+from dev.servers import PostgresServer
 from tests.support.airflow_runs import VIDEO_URL
 
 if TYPE_CHECKING:
@@ -22,9 +23,6 @@ BATCH = "batch_from_the_triggerer"
 HUNDRED = "hundred_from_the_triggerer"
 MAPPED = "mapped_from_the_triggerer"
 WAYS = ("argument", "template", "pull")
-
-
-POSTGRES = "postgresql+psycopg2://postgres@127.0.0.1:5432"
 
 
 @pytest.fixture
@@ -249,7 +247,7 @@ def test_clear_removes_the_result_of_the_earlier_run(airflow: LocalAirflow, emul
 def on_postgres(emulator: Emulator, tmp_path: Path) -> Iterator[LocalAirflow]:
     """An Airflow with two triggerers and a separate PostgreSQL database."""
     with (
-        postgres_database(POSTGRES) as url,
+        PostgresServer() as server,
         LocalAirflow(
             tmp_path / "airflow",
             dags_folder=Path(__file__).parent / "dags",
@@ -257,7 +255,7 @@ def on_postgres(emulator: Emulator, tmp_path: Path) -> Iterator[LocalAirflow]:
             # Each triggerer takes a few triggers at a time, so that both have some.
             config={"triggerer.max_trigger_to_select_per_loop": 5},
             pools={},
-            postgres=url,
+            postgres=server.url,
         ) as airflow,
     ):
         airflow.start("triggerer:2")

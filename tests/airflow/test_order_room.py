@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from airflow_provider_manxue.testing import Emulator, Script
-from dev.local_airflow import LocalAirflow, installed_version, postgres_database
+from dev.local_airflow import LocalAirflow, installed_version
+from dev.servers import PostgresServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +21,6 @@ pytestmark = pytest.mark.heavy
 
 DAGS = Path(__file__).parent / "dags"
 ROOM = 5
-POSTGRES = "postgresql+psycopg2://postgres@127.0.0.1:5432"
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def airflow(account: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iter
     # Airflow 2 runs one task at a time on SQLite, so that no order would be turned away.
     is_airflow_2 = installed_version(sys.executable) < (3, 0)
     with (
-        postgres_database(POSTGRES) if is_airflow_2 else nullcontext() as database,
+        PostgresServer() if is_airflow_2 else nullcontext() as server,
         LocalAirflow(
             tmp_path_factory.mktemp("airflow"),
             dags_folder=DAGS,
@@ -49,7 +49,7 @@ def airflow(account: Emulator, tmp_path_factory: pytest.TempPathFactory) -> Iter
             config={"core.parallelism": 4},
             pools={"videos": ROOM},
             pools_include_deferred=True,
-            postgres=database,
+            postgres=server and server.url,
         ) as airflow,
     ):
         yield airflow

@@ -9,6 +9,7 @@ import json
 import pkgutil
 import re
 import subprocess
+import tomllib
 import types
 from datetime import UTC, datetime
 from pathlib import Path
@@ -27,7 +28,7 @@ from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.sensors.manxue import ManxueVideoSensor
 
 ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob(".github/*.md")])
 MODULES = [
     importlib.import_module(module.name)
     for module in pkgutil.walk_packages(airflow_provider_manxue.__path__, "airflow_provider_manxue.")
@@ -189,6 +190,14 @@ def test_each_named_class_exists(page):
     classes = {name for module in MODULES for name in vars(module)}
 
     assert set(re.findall(r"\bManxue[A-Z]\w+", page.read_text())) <= classes
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_extra_in_a_command_exists(page):
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    named = re.findall(rf"{project['name']}\[([^\]]+)\]", page.read_text())
+
+    assert {extra for names in named for extra in names.split(",")} <= set(project["optional-dependencies"])
 
 
 def anchors(page):

@@ -102,6 +102,10 @@ class TestRecord:
         record = parse_record({**INTENT.to_dict(), "id": "proj_9"})
         assert resumed(record, NOW, REF) == "proj_9"
 
+    def test_unknown_field_of_a_newer_version_is_ignored(self):
+        record = parse_record({**ORDERED.to_dict(), "field_of_a_newer_version": {"a": 1}})
+        assert record == ORDERED
+
     @pytest.mark.parametrize(
         "value",
         ["", 7, True, [], ["proj_1"], {}, {"id": ""}, {"id": 7.5}, {"id": "a\nb"}, {"id": "a", "state": "x"},

@@ -1,4 +1,4 @@
-"""The workflow file of GitHub and the CI script: both run only targets of the Makefile."""
+"""The workflow files of GitHub and the CI script: all run only targets of the Makefile."""
 
 import re
 import subprocess
@@ -19,7 +19,8 @@ SCRIPT = (ROOT / ".ci/run").read_text().replace("\\\n", " ")
 STAGES = set(
     " ".join(re.findall(r"^(?:make|lane [a-z]+) ([a-z][a-z0-9. -]+)$", SCRIPT, re.MULTILINE)).split()
 )
-JOB = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())["jobs"]["checks"]
+WORKFLOWS = {path.stem: yaml.safe_load(path.read_text()) for path in ROOT.glob(".github/workflows/*.yml")}
+JOB = WORKFLOWS["ci"]["jobs"]["checks"]
 MATRIX = JOB["strategy"]["matrix"]
 CALLED = {*MATRIX["target"], *(entry["target"] for entry in MATRIX["include"])}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -35,7 +36,10 @@ def cells(kind, names):
 
 
 def test_workflow_runs_only_makefile_targets():
-    assert [step["run"] for step in JOB["steps"] if "run" in step] == ["make ${{ matrix.target }}"]
+    install, run = [step["run"] for step in JOB["steps"] if "run" in step]
+
+    assert install.startswith("sudo apt-get")
+    assert run == "make ${{ matrix.target }}"
     assert CALLED <= NAMED | CELLS
 
 
@@ -51,11 +55,8 @@ def test_workflow_covers_the_stages_of_the_script():
     )
     parts = f"{first} {second}"
 
-    # The script runs without a network, so without the vulnerability database. The browser, the database server and
-    # Prometheus are packages of Debian, which the machines of GitHub do not have.
-    assert (STAGES - CELLS - {"test"}) | set(parts.split()) == (CALLED - CELLS - {"audit"}) | (
-        {"browser-tests", "monitoring-tests", "services-tests"} & STAGES
-    )
+    # The script runs without a network, so without the vulnerability database.
+    assert (STAGES - CELLS - {"test"}) | set(parts.split()) == CALLED - CELLS - {"audit"}
     assert STAGES & CELLS <= CALLED
 
 
@@ -146,8 +147,65 @@ def test_the_hooks_call_targets_of_the_makefile():
     assert {entry.removeprefix("make ") for entry in entries} == {"lint", "types"} <= NAMED
 
 
-def test_the_actions_of_the_workflow_are_pinned_by_commit():
+def steps():
+    """Return each step of each workflow, with the name of the workflow."""
+    return [
+        (name, step)
+        for name, workflow in WORKFLOWS.items()
+        for job in workflow["jobs"].values()
+        for step in job.get("steps", [])
+    ]
+
+
+def test_actions_are_pinned_by_commit():
     """A tag of an action can be moved."""
-    actions = [step["uses"] for step in JOB["steps"] if "uses" in step]
+    actions = {step["uses"] for _, step in steps() if "uses" in step}
 
     assert [action for action in actions if not re.fullmatch(r"[\w/-]+@[0-9a-f]{40}", action)] == []
+
+
+def test_each_action_is_pinned_once():
+    actions = {step["uses"] for _, step in steps() if "uses" in step}
+
+    assert len({action.partition("@")[0] for action in actions}) == len(actions)
+
+
+def test_release_runs_code_only_without_rights():
+    """A job that may sign or publish downloads what was built, and runs nothing of the repository."""
+    for name, job in WORKFLOWS["release"]["jobs"].items():
+        commands = [step["run"] for step in job.get("steps", []) if "run" in step]
+        if job["permissions"] != {"contents": "read"}:
+            assert [one for one in commands if not one.startswith("gh release create ")] == [], name
+            assert "checkout" not in str(job.get("steps", "")), name
+
+
+def test_release_checks_the_tag_before_all_else():
+    jobs = WORKFLOWS["release"]["jobs"]
+
+    assert 'make release-check TAG="$GITHUB_REF_NAME"' in [step.get("run") for step in jobs["build"]["steps"]]
+    assert {name: job.get("needs") for name, job in jobs.items()} == {
+        "build": None,
+        "attest": "build",
+        "pypi": "attest",
+        "github": "pypi",
+        "pages": "pypi",
+    }
+
+
+def test_workflows_have_no_rights_of_their_own():
+    assert {name: workflow["permissions"] for name, workflow in WORKFLOWS.items()} == {
+        "ci": {"contents": "read"},
+        "pages": {},
+        "release": {},
+    }
+
+
+@pytest.mark.parametrize(
+    "form", sorted(ROOT.glob(".github/ISSUE_TEMPLATE/*.yml")), ids=lambda path: path.stem
+)
+def test_issue_form_has_fields_with_unique_ids(form):
+    fields = yaml.safe_load(form.read_text()).get("body", [])
+    ids = [field["id"] for field in fields if field["type"] != "markdown"]
+
+    assert len(set(ids)) == len(ids)
+    assert {field["type"] for field in fields} <= {"markdown", "textarea", "input"}
