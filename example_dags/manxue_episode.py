@@ -4,26 +4,20 @@ Example: order the shots of an episode, wait for all of them with one task, save
 The connection ``manxue_default`` leads to the service or to its emulator. The destination is a local folder or a bucket such
 as ``s3://aws_default@films/episode-7/``, which names the store's connection.
 
-Needs ffmpeg: ``pip install imageio-ffmpeg``.
+Needs ffmpeg (``pip install imageio-ffmpeg``) and the file ``plugins/film_joiner.py`` in Airflow's plugins folder.
 """
 
 from __future__ import annotations
 
-import shutil
-import subprocess
 from datetime import UTC, datetime
-from pathlib import Path
-from tempfile import TemporaryDirectory
+
+from film_joiner import make_film
 
 from airflow.providers.common.compat.sdk import dag, task
 
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 from airflow_provider_manxue.sensors.manxue import ManxueVideoBatchSensor
 from airflow_provider_manxue.transfers.manxue_to_object_storage import ManxueToObjectStorageOperator
-
-# Seconds for each clip. A clip ends with a whole frame of picture and sound, so its length differs a little from the reported
-# one. For 40 clips that is 2 s, less than the shortest clip, so that a missing clip is detected.
-TOLERANCE = 0.05
 
 
 @dag(
@@ -55,58 +49,12 @@ def manxue_episode():
     # Airflow passes the URIs of the clips in the order of the shots.
     @task(retries=1)
     def join(clips, params=None, ti=None) -> str:
-        from airflow.providers.common.compat.sdk import ObjectStoragePath
-
-        with TemporaryDirectory() as folder:
-            names = [f"{number}.mp4" for number, _ in enumerate(clips)]
-            for name, uri in zip(names, clips, strict=True):
-                copy(ObjectStoragePath(uri), Path(folder, name))
-            film = join_clips(Path(folder), names)
-            check_length(film, ti.xcom_pull(task_ids="wait", key="actualDuration"))
-            destination = ObjectStoragePath(params["destination"]) / "film.mp4"
-            copy(film, destination)
-        print(f"{len(names)} shots make the film {destination}.")
-        return str(destination)
+        film = f"{params['destination']}film.mp4"
+        make_film(clips, ti.xcom_pull(task_ids="wait", key="actualDuration"), film)
+        return film
 
     wait >> saved
     join(saved.output)
-
-
-def copy(source, target) -> None:
-    with source.open("rb") as reader, target.open("wb") as writer:
-        shutil.copyfileobj(reader, writer)
-
-
-def join_clips(folder: Path, names: list[str]) -> Path:
-    """Join the clips without encoding them again."""
-    playlist, film = folder / "playlist.txt", folder / "film.mp4"
-    playlist.write_text("".join(f"file '{name}'\n" for name in names))
-    ffmpeg("-f", "concat", "-i", playlist, "-c", "copy", film)
-    return film
-
-
-def check_length(film: Path, lengths: list[float | None]) -> None:
-    """Fail if the film is not as long as its shots together."""
-    # ffmpeg reads the whole film, discards it, and reports its length.
-    progress = ffmpeg("-i", film, "-c", "copy", "-f", "null", "-progress", "-", "-")
-    seconds = int(progress.rpartition("out_time_us=")[2].split()[0]) / 1_000_000
-    if None in lengths:
-        print(
-            f"The film is {seconds:g} s long. The service omitted the length of a shot, so it cannot be checked."
-        )
-        return
-    if abs(seconds - sum(lengths)) > TOLERANCE * len(lengths):
-        raise ValueError(
-            f"The film is {seconds:g} s long, but its {len(lengths)} shots are {sum(lengths):g} s long."
-        )
-    print(f"The film is {seconds:g} s long, as its shots are.")
-
-
-def ffmpeg(*arguments: str | Path) -> str:
-    from imageio_ffmpeg import get_ffmpeg_exe
-
-    command = [get_ffmpeg_exe(), "-nostdin", "-loglevel", "error", *arguments]
-    return subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
 
 
 manxue_episode()
