@@ -78,7 +78,7 @@ def check_wheel(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = {name for name in archive.namelist() if not name.endswith("/")}
     (info,) = {name.partition("/")[0] for name in names if ".dist-info/" in name}
-    compare(wheel, {name for name in names if not name.startswith(info)}, files_of_package())
+    compare(wheel, {name for name in names if not name.startswith(info)}, files_of(PACKAGE))
     compare(
         wheel,
         {name.removeprefix(f"{info}/") for name in names if name.startswith(info)},
@@ -94,13 +94,15 @@ def check_sdist(sdist: Path) -> None:
     compare(
         sdist,
         names - generated,
-        files_of_package() | {"LICENSE", "README.md", "pyproject.toml", "setup.cfg", "setup.py"},
+        files_of(PACKAGE)
+        | files_of("example_dags", "*.py")
+        | {"LICENSE", "MANIFEST.in", "README.md", "pyproject.toml", "setup.cfg", "setup.py"},
     )
 
 
-def files_of_package() -> set[str]:
-    """Return all files of the package except caches."""
-    paths = (path for path in (ROOT / PACKAGE).rglob("*") if path.is_file())
+def files_of(folder: str, pattern: str = "*") -> set[str]:
+    """Return the files of a folder of the repository except caches."""
+    paths = (path for path in (ROOT / folder).rglob(pattern) if path.is_file())
     return {str(path.relative_to(ROOT)) for path in paths if "__pycache__" not in path.parts}
 
 

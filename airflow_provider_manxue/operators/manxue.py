@@ -64,7 +64,7 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
     :param reference_audios: (templated) URLs of at most 3 reference audios.
     :param manxue_conn_id: (templated) id of the Airflow connection.
     :param wait_for_completion: wait for the video; if False, the task ends when the order is accepted.
-    :param durable: bind the order to the task instance, where Airflow has a task state store. If False, each try orders.
+    :param durable: bind the order to the task instance (Airflow 3.3 and later). If False, each try orders.
     :param order_timeout: seconds (or ``timedelta``) from the start of a try within which the order must be accepted; None
         for ``timeout``. After that the task fails with ``ManxueOrderTimeoutError``, and ``retries`` apply.
     :param max_seconds_per_run: seconds of video that all tasks of the Dag run with this argument order together; None for no

@@ -79,7 +79,7 @@ class ManxueToObjectStorageOperator(BaseOperator):
         no video, so ``skip`` replaces it.
     :param containers: kinds of files that are saved: ``mp4``, ``quicktime``, ``webm``. None for MP4, and for another one
         if the media host announces its media type.
-    :param max_bytes: a longer video is refused; None for no limit.
+    :param max_bytes: bytes of the longest video that is saved; None for no limit.
     :param timeout: seconds (or ``timedelta``) for the whole save.
     :param allow_private_addresses: also fetch from addresses that are not public: True for all, or a list of host names,
         addresses and networks. The connection's host is allowed if it is such an address, or ``localhost``.
