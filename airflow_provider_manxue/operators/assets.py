@@ -39,7 +39,7 @@ class ManxueReviewAssetsOperator(AssetReviewWait):
     :param tolerate_failures: succeed although some assets are not active, and leave these out of the lists. Without any active
         asset the task fails nevertheless.
     :param manxue_conn_id: (templated) id of the Airflow connection.
-    :param durable: bind the upload to the task instance, where Airflow has a task state store. If False, each try uploads.
+    :param durable: bind the upload to the task instance (Airflow 3.3 and later). If False, each try uploads.
     :param order_timeout: seconds (or ``timedelta``) from the start of a try within which the upload must be accepted; None for
         ``timeout``. After that the task fails with ``ManxueOrderTimeoutError``, and ``retries`` apply.
     :param deferrable: wait in the triggerer, for room and for the review. ``[operators] default_deferrable`` is not consulted.
