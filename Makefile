@@ -120,6 +120,7 @@ $(EXAMPLE_CELLS): examples-%: .venv-%/.ready
 docs: $(VENV)/.with-docs ## build the documentation in docs/_build; fails on any warning and on a link or picture that leads nowhere
 	AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/sphinx-build -W --keep-going -E -q docs docs/_build
 	$(BIN)/python -m dev.check_site
+	$(BIN)/python -m dev.search_words docs/_build
 
 audit: .uv/.ready ## check all pinned packages for known vulnerabilities; needs the network
 	for file in constraints/airflow-[0-9]*.txt; do \

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from airflow_provider_manxue import __version__
+
+if TYPE_CHECKING:
+    from sphinx.application import Sphinx
 
 project = "airflow-provider-manxue"
 author = "the authors of airflow-provider-manxue"
@@ -45,3 +50,37 @@ html_favicon = "_static/favicon.svg"
 html_copy_source = False
 html_show_sphinx = False
 html_show_copyright = False
+# For programs that read the documentation: a list of all pages, at the root of the site.
+html_extra_path = ["llms.txt"]
+
+SEARCH_WORDS = {
+    "approval": ["HITL", "approve"],
+    "asset-events": ["schedule", "outlets"],
+    "assets": ["face", "asset://"],
+    "capacity": ["429", "rate limit"],
+    "connection": ["API key", "proxy", "certificate"],
+    "deployments": ["Docker", "Helm", "Kubernetes", "MWAA", "Composer", "Astronomer"],
+    "models": ["price", "resolution", "4k"],
+    "on-call": ["429", "401", "outage"],
+    "ordering": ["duplicate", "retry", "402"],
+    "saving": ["S3", "GCS", "Azure", "download", "destination"],
+    "testing": ["pytest", "dag.test"],
+    "troubleshooting": ["429", "401", "403", "404", "timeout", "deferred", "stuck"],
+    "waiting": ["timeout", "deferred", "XCom", "poke", "reschedule"],
+}
+"""
+Index entries of pages, for words that people search for.
+
+Sphinx's search ignores numbers, and ranks a page by its titles; an index entry it finds in any case.
+"""
+
+
+def add_index_entries(app: Sphinx, docname: str, source: list[str]) -> None:
+    """Put the index entries of a page before its text."""
+    if words := SEARCH_WORDS.get(docname):
+        source[0] = f"```{{index}} {', '.join(words)}\n```\n\n{source[0]}"
+
+
+def setup(app: Sphinx) -> None:
+    """Connect the functions of this file to Sphinx."""
+    app.connect("source-read", add_index_entries)

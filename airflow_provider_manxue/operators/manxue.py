@@ -67,9 +67,9 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
     :param durable: bind the order to the task instance (Airflow 3.3 and later). If False, each try orders.
     :param order_timeout: seconds (or ``timedelta``) from the start of a try within which the order must be accepted; None
         for ``timeout``. After that the task fails with ``ManxueOrderTimeoutError``, and ``retries`` apply.
-    :param max_seconds_per_run: seconds of video that all tasks of the Dag run with this argument order together
-        (Airflow 3.3 and later); None for no limit. An order that would exceed it is not sent, and the task fails with
-        ``ManxueRunLimitError``. ``docs/ordering.md`` says what is counted.
+    :param max_seconds_per_run: seconds of video that all tasks of the Dag run with this argument order together (Airflow 3.3 and
+        later); None for no limit. An order that would exceed it is not sent, and the task fails with ``ManxueRunLimitError``.
+        ``docs/ordering.md`` describes what is counted.
     :param deferrable: wait in the triggerer, for room and for the video. ``[operators] default_deferrable`` is not consulted.
     :param poke_interval: seconds (or ``timedelta``) between two polls; the service recommends 30 to 60.
     :param timeout: seconds (or ``timedelta``) from the acceptance of the order to the deadline of the wait.

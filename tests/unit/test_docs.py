@@ -1,34 +1,23 @@
-"""Code in the documentation: each block runs or at least parses, and each name in the text exists."""
+"""Names in the documentation: targets, modules, classes and links on each page exist."""
 
 import ast
-import configparser
 import importlib
 import importlib.util
 import inspect
-import json
 import pkgutil
 import re
-import subprocess
 import tomllib
-import types
-from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
-import yaml
 
-from airflow.providers.common.compat.sdk import DAG
+from airflow.providers.common.compat.sdk import DAG, BaseOperator, BaseSensorOperator
 
 import airflow_provider_manxue
 from airflow_provider_manxue import testing
-from airflow_provider_manxue._airflow.start_from_trigger import CAN_START_AND_END
 from airflow_provider_manxue.get_provider_info import get_provider_info
-from airflow_provider_manxue.hooks.manxue import ManxueHook
-from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
-from airflow_provider_manxue.sensors.manxue import ManxueVideoSensor
+from dev.parameters import public_classes
+from tests.support.pages import PAGES, ROOT, blocks, code_spans
 
-ROOT = Path(__file__).parents[2]
-PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob(".github/*.md")])
 MODULES = [
     importlib.import_module(module.name)
     for module in pkgutil.walk_packages(airflow_provider_manxue.__path__, "airflow_provider_manxue.")
@@ -36,131 +25,13 @@ MODULES = [
     if not module.name.endswith(("._form", ".__main__"))
 ]
 
-DIRECTIVES = {"toctree", "eval-rst", "include", "literalinclude", "image", "figure"}
-SHELL = {"shell", "bash", "console"}
-PARSED_ONLY = {
-    "def test_the_dag_survives_the_incident(manxue_emulator):": "needs a record file",
-    "from dags.first_video import dag  # your Dag file": "needs a Dag of the reader and a metadata database",
-}
-NEEDS_3_3 = "# Airflow 3.3 and later"
-"""First line of a block that older versions of Airflow only parse."""
-
 INTERNAL = {"video_link_xcom"}
 """Names without an underscore that only the package uses."""
 
 
-def blocks(*languages):
-    """Return each fenced block in one of the languages as a test parameter."""
-    found = [
-        pytest.param(page, match["code"], id=f"{page.name}:{text.count(chr(10), 0, match.start()) + 1}")
-        for page in PAGES
-        for text in [page.read_text()]
-        for match in re.finditer(r"^```(?P<language>\S*).*\n(?P<code>(?:.*\n)*?)^```$", text, re.MULTILINE)
-        if match["language"].strip("{}") in languages
-    ]
-    assert found, languages
-    return found
-
-
-def all_languages():
-    return {
-        (page.name, language.strip("{}"))
-        for page in PAGES
-        for language in re.findall(r"^```(\S+)", page.read_text(), re.MULTILINE)
-    }
-
-
-def commands(code):
-    """Return the commands of a shell block, without prompts and output."""
-    lines = code.splitlines()
-    typed = [line.removeprefix("$ ") for line in lines if line.startswith("$ ")]
-    return "\n".join(typed or lines)
-
-
 def code_in(page):
     """Return all code on a page, in blocks and in sentences."""
-    found = re.findall(r"^```.*\n((?:.*\n)*?)^```$|`([^`\n]+)`", page.read_text(), re.MULTILINE)
-    return "\n".join(block or words for block, words in found)
-
-
-def test_each_block_language_is_checked():
-    assert {
-        (page, name)
-        for page, name in all_languages()
-        if name not in DIRECTIVES | SHELL | {"ini", "json", "python", "yaml"}
-    } == set()
-
-
-@pytest.fixture
-def readers_dag():
-    with DAG("readers_dag", schedule=None, start_date=datetime(2025, 1, 1, tzinfo=UTC)):
-        yield
-
-
-@pytest.fixture
-def namespace(readers_dag, manxue_emulator):
-    """The names that blocks use without a definition, with an emulator that has accepted one order."""
-    ManxueHook().create_video(prompt="A lighthouse", model="sd2_manxue_720p")
-
-    def run_my_dag(video_task_id):
-        while ManxueHook().get_video_task(video_task_id).status != "completed":
-            pass
-
-    return {
-        "__name__": "namespace",
-        "os": types.SimpleNamespace(environ={}),
-        "emulator": manxue_emulator,
-        "manxue_emulator": manxue_emulator,
-        "run_my_dag": run_my_dag,
-        "order": ManxueCreateVideoOperator(
-            task_id="earlier_order", prompt="A lighthouse", model="sd2_manxue_720p"
-        ),
-        "wait": ManxueVideoSensor(task_id="earlier_wait", video_task_id="proj_1"),
-        **{name: getattr(testing, name) for name in testing.__all__},
-    }
-
-
-@pytest.mark.parametrize(("page", "code"), blocks("python"))
-def test_python_blocks_run(page, code, namespace):
-    code = code.replace("http://127.0.0.1:8765", namespace["emulator"].url)
-    compiled = compile(code, page.name, "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    first = code.splitlines()[0]
-    if first in PARSED_ONLY or (first == NEEDS_3_3 and not CAN_START_AND_END):
-        return
-    known = set(namespace)
-
-    exec(compiled, namespace)
-
-    for name in set(namespace) - known:
-        if name.startswith("test_"):
-            with testing.Emulator() as emulator, pytest.MonkeyPatch.context() as patch:
-                patch.setenv("AIRFLOW_CONN_MANXUE_DEFAULT", emulator.airflow_connection_json())
-                namespace[name](emulator)
-
-
-@pytest.mark.parametrize(("page", "code"), blocks("json"))
-def test_json_blocks_parse(page, code):
-    json.loads(code)
-
-
-@pytest.mark.parametrize(("page", "code"), blocks("yaml"))
-def test_yaml_blocks_parse(page, code):
-    assert yaml.safe_load(code)
-
-
-@pytest.mark.parametrize(("page", "code"), blocks("ini"))
-def test_ini_blocks_parse(page, code):
-    parser = configparser.ConfigParser()
-    parser.read_string(code)
-
-    assert parser.sections()
-
-
-@pytest.mark.parametrize(("page", "code"), blocks(*SHELL))
-def test_shell_blocks_parse(page, code):
-    run = subprocess.run(["bash", "-n"], input=commands(code), text=True, capture_output=True)
-
-    assert (run.returncode, run.stderr) == (0, "")
+    return "\n".join([*(block.code for block in blocks(page)), *code_spans(page)])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -198,6 +69,57 @@ def test_each_extra_in_a_command_exists(page):
     named = re.findall(rf"{project['name']}\[([^\]]+)\]", page.read_text())
 
     assert {extra for names in named for extra in names.split(",")} <= set(project["optional-dependencies"])
+
+
+def parameters(*functions):
+    return {name for function in functions for name in inspect.signature(function).parameters}
+
+
+EMULATOR = [getattr(testing, name) for name in testing.__all__ if callable(getattr(testing, name))]
+EMULATOR += [
+    method
+    for each in EMULATOR
+    for name, method in inspect.getmembers(each, inspect.isroutine)
+    if not name.startswith("_")
+]
+OF_AIRFLOW = parameters(BaseOperator.__init__, BaseSensorOperator.__init__, DAG.__init__)
+OF_CLASSES = {public.__name__: parameters(public) | OF_AIRFLOW for public in public_classes()}
+KEYWORDS = set().union(OF_AIRFLOW, *OF_CLASSES.values(), *(parameters(each) for each in EMULATOR))
+OF_OTHERS = {
+    "defaults",
+    "ifGenerationMatch",
+    "key",
+    "map_indexes",
+    "mode",
+    "overwrite",
+    "retry_if_failed",
+    "state",
+}
+"""Keywords of Airflow's `HITLOperator`, of `xcom_pull`, of stores, of tools that saves are compared with, and in a log line."""
+
+
+def keywords_in(span):
+    """Return the keywords in code within a sentence, such as ``retries=0``, each with the class that it is passed to."""
+    if " = " in span:  # a setting of Airflow
+        return
+    try:
+        tree = ast.parse(span)
+    except SyntaxError:
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            yield "", node.targets[0].id
+        if isinstance(node, ast.Call):
+            called = next((one.id for one in ast.walk(node.func) if isinstance(one, ast.Name)), "")
+            yield from ((called, keyword.arg) for keyword in node.keywords if keyword.arg)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_keyword_in_a_sentence_is_a_parameter(page):
+    for span in code_spans(page):
+        for called, keyword in keywords_in(span):
+            known = OF_CLASSES.get(called, KEYWORDS | OF_OTHERS)
+            assert keyword in known or keyword.isupper(), f"{span}: {keyword}"
 
 
 def anchors(page):

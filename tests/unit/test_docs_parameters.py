@@ -14,6 +14,16 @@ def test_each_parameter_has_a_meaning():
     assert re.findall(r"^\| `\S+` .*\|  \|$", parameters.written(), re.MULTILINE) == []
 
 
+def test_version_is_in_the_form_that_the_page_reads():
+    """``(Airflow 3.3 and later)`` becomes the column of the version."""
+    assert (
+        re.findall(
+            r"^.*\| 2\.11 \|.*(?:[Nn]eeds Airflow|task state store).*$", parameters.written(), re.MULTILINE
+        )
+        == []
+    )
+
+
 def test_row_has_type_default_and_version():
     rows = re.findall(
         r"^\| `(?:start_from_trigger|order_timeout|prompt)` .*$", parameters.written(), re.MULTILINE
