@@ -21,6 +21,8 @@ PICTURES = ROOT / "docs" / "img"
 WIDE = {"width": 1200, "height": 720}
 SMALL = {"width": 390, "height": 720}
 SAVE, SHOTS, WAITING = "manxue_order_wait_save", "manxue_shots", "manxue_wait_for_video"
+LINE, CUT = "manxue_production_line", "manxue_production_cut"
+LINE_SHOTS = ["Anna climbs the stairs", "Ben lights the lamp", "The two of them look at the sea"]
 RUN = "episode_1"
 
 
@@ -131,6 +133,34 @@ def show_states(browser: Browser) -> None:
         save(tab.page, name)
 
 
+def show_production_line(visitor: Visitor, airflow: LocalAirflow, emulator: Emulator, folder: Path) -> None:
+    """Run the production line, and take a question, and the run with the Dag that it has started."""
+    emulator.default_script = emulator.default_asset_script = Script.timed(processing=1)
+    face = "https://example.com/anna.png"
+    shots = [{"prompt": prompt, "references": [face]} for prompt in LINE_SHOTS]
+    conf = {"faces": [face], "shots": shots, "destination": f"{folder.as_uri()}/"}
+    airflow.trigger(LINE, conf=conf, run_id=RUN)
+    asked = {("shot.approve", number): "awaiting_input" for number in range(len(shots))}
+    airflow.wait_for_tasks(LINE, RUN, asked)
+    page = visitor.page("admin", viewport=WIDE)
+    page.goto(visitor.base_url + task_page(LINE, RUN, "shot.approve", 1, "/required_actions"))
+    page.get_by_role("button", name="Order again").wait_for()
+    settle(page)
+    take(page, "approval")
+    for number, option in enumerate(["Approve", "Order again", "Approve"]):
+        path = f"/api/v2/dags/{LINE}/dagRuns/{RUN}/taskInstances/shot.approve/{number}/hitlDetails"
+        airflow._api("PATCH", path, {"chosen_options": [option], "params_input": {"prompt": "Brighter"}})
+    airflow.wait_for_run(LINE, RUN)
+    airflow.wait_until(
+        lambda: airflow.query("SELECT 1 FROM dag_run WHERE dag_id = ? AND state = 'success'", CUT)
+    )
+    page = visitor.page("admin", viewport={"width": 1200, "height": 900})
+    page.goto(f"{visitor.base_url}/dags/{LINE}/runs/{RUN}")
+    page.get_by_text("publish").first.wait_for()
+    settle(page)
+    take(page, "production-line")
+
+
 def settle(page: Page) -> None:
     """Wait until all animations have ended."""
     page.wait_for_load_state("networkidle")
@@ -158,6 +188,7 @@ def main() -> None:
             show_task_pages(visitor)
             show_small(visitor)
             show_states(browser)
+            show_production_line(visitor, airflow, emulator, Path("/tmp/manxue/line"))  # noqa: S108 - as above
 
 
 if __name__ == "__main__":

@@ -81,7 +81,7 @@ class Attempt:
     decider_since: float = 0.0
     decided_on_worker: bool = False
     ended_at: float = 0.0
-    deciders: list = field(default_factory=list)
+    deciders: dict = field(default_factory=dict)  # by triggerer process: when it fired its last event
     has_lost_its_start: bool = False
     dropped_at: float = float("-inf")  # when Airflow last ended a deferral, and dropped what was known
     repeats_unknown_end: bool = (
@@ -411,7 +411,7 @@ class TaskInstance:
         payload, run, fired_at = event.result()
         self.stored.append(json.dumps(payload))
         self.simulation.record(self.task_id, f"event {payload}")
-        attempt.deciders.append(run.triggerer)
+        attempt.deciders[run.triggerer] = fired_at
         # A worker reads the videos that an event reports as ended.
         attempt.has_seen_the_end |= payload != "success" and bool({"completed", "failed"} & _states(payload))
         if payload == "success" or not _needs_worker(payload):

@@ -317,7 +317,7 @@ class _TaskChecks:
         """Return whether the triggerer that received this response was lost before it could fire the event."""
         lost_at = exchange.process.lost_at
         is_lost = lost_at is not None and lost_at <= attempt.decided_at
-        return is_lost and exchange.process not in attempt.deciders
+        return is_lost and attempt.deciders.get(exchange.process, 0.0) < exchange.ended_at - EPSILON
 
     def _could_not_be_read(self, attempt, sightings, deadline):
         """

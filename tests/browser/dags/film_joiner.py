@@ -1,0 +1,1 @@
+../../../example_dags/plugins/film_joiner.py

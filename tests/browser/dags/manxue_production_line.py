@@ -1,0 +1,1 @@
+../../../example_dags/manxue_production_line.py
