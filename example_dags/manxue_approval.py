@@ -27,7 +27,9 @@ except (ImportError, AirflowOptionalProviderFeatureException):
     HITLOperator = None
 
 APPROVE, ORDER_AGAIN = "Approve", "Order again"
-PROMPT_FIELD = Param("", type="string", title="Another prompt", description="Empty: the same prompt again.")
+PROMPT_FIELD = Param(
+    None, type=["null", "string"], title="Another prompt", description="Empty: the same prompt again."
+)
 MODEL = "sd2_manxue_720p"
 
 

@@ -37,7 +37,9 @@ except (ImportError, AirflowOptionalProviderFeatureException):
 
 EPISODE = Asset("manxue-line-episode")
 APPROVE, ORDER_AGAIN = "Approve", "Order again"
-PROMPT_FIELD = Param("", type="string", title="Another prompt", description="Empty: the same prompt again.")
+PROMPT_FIELD = Param(
+    None, type=["null", "string"], title="Another prompt", description="Empty: the same prompt again."
+)
 ORDER = {"model": "sd2_manxue_720p", "retries": 2}
 
 

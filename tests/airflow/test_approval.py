@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from airflow_provider_manxue.testing import Response, Script
+from tests.support.airflow_runs import wait_for_questions
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,17 +41,8 @@ def airflow(single: LocalAirflow) -> LocalAirflow:
 
 def run_until_review(airflow: LocalAirflow, folder: Path, shots: Sequence[str] = SHOTS, **conf: str) -> str:
     run_id = airflow.trigger(DAG, conf={"shots": shots, "destination": f"{folder.as_uri()}/", **conf})
-    airflow.wait_until(
-        lambda: len(open_questions(airflow, run_id)) == len(shots), "all shots are asked about"
-    )
+    wait_for_questions(airflow, DAG, run_id, {("shot.review", number) for number in range(len(shots))})
     return run_id
-
-
-def open_questions(airflow: LocalAirflow, run_id: str) -> list[int]:
-    """Return the numbers of the shots that a person is asked about."""
-    state = "awaiting_input" if airflow.version >= (3, 3) else "deferred"
-    states = airflow.task_states(DAG, run_id)
-    return [number for number in range(len(SHOTS)) if states.get(("shot.review", number)) == state]
 
 
 def path(run_id: str, number: int) -> str:
@@ -87,8 +79,15 @@ def test_failed_shot_is_not_in_the_episode(airflow: LocalAirflow, emulator: Emul
     emulator.fail_next(1, Response(status=400, json={"message": "no such model"}), on="create")
     billed = emulator.ledger.billed
     run_id = airflow.trigger(DAG, conf={"shots": SHOTS, "destination": f"{tmp_path.as_uri()}/"})
-    airflow.wait_until(lambda: len(open_questions(airflow, run_id)) == 2, "two shots are asked about")
-    for number in open_questions(airflow, run_id):
+
+    def failed_shots() -> set[int]:
+        states = airflow.task_states(DAG, run_id)
+        return {number for number in range(3) if states.get(("shot.order", number)) == "failed"}
+
+    airflow.wait_until(failed_shots, "a shot has failed")
+    asked = set(range(3)) - failed_shots()
+    wait_for_questions(airflow, DAG, run_id, {("shot.review", number) for number in asked})
+    for number in asked:
         respond(airflow, run_id, number, "Approve", "")
     assert airflow.wait_for_run(DAG, run_id) == "success"
 

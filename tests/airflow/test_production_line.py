@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from airflow_provider_manxue.testing import Script
+from tests.support.airflow_runs import wait_for_questions
 from tests.support.films import shots_of
 
 if TYPE_CHECKING:
@@ -99,9 +100,8 @@ def test_example_dag_line_from_faces_to_film(
         emulator.set_status(videos[number], "failed" if number == FAILED else "completed")
     failed = {("shot.order", number): "failed" for number in {*REFUSED, FAILED}}
     asked = set(range(8)) - REFUSED - {FAILED}
-    airflow.wait_for_tasks(
-        LINE, run_id, {**failed, **{("shot.approve", number): "awaiting_input" for number in asked}}
-    )
+    airflow.wait_for_tasks(LINE, run_id, failed)
+    wait_for_questions(airflow, LINE, run_id, {("shot.approve", number) for number in asked})
     assert airflow.occupied_slots() == 0
 
     for number in asked:
