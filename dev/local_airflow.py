@@ -314,6 +314,28 @@ class LocalAirflow:
         files = sorted(folder.glob(f"attempt={try_number or '*'}.log*"))
         return "".join(file.read_text(errors="replace") for file in files)
 
+    def question(self, dag_id: str, run_id: str, task_id: str, map_index: int) -> dict[str, Any]:
+        """Return what a mapped human-in-the-loop task asks (Airflow 3.1 and later)."""
+        return dict(self._api("GET", self._question_path(dag_id, run_id, task_id, map_index)))
+
+    def respond(
+        self, dag_id: str, run_id: str, task_id: str, map_index: int, option: str, **values: object
+    ) -> None:
+        """
+        Respond to a mapped human-in-the-loop task as its form does.
+
+        :param values: fields of the form that a person changes. The others keep their values; on Airflow 3.1 these include
+            the Dag's params.
+        """
+        fields = self.question(dag_id, run_id, task_id, map_index)["params"]
+        shown = {name: field["value"] if isinstance(field, dict) else field for name, field in fields.items()}
+        body = {"chosen_options": [option], "params_input": {**shown, **values}}
+        self._api("PATCH", self._question_path(dag_id, run_id, task_id, map_index), body)
+
+    @staticmethod
+    def _question_path(dag_id: str, run_id: str, task_id: str, map_index: int) -> str:
+        return f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances/{task_id}/{map_index}/hitlDetails"
+
     def occupied_slots(self, pool: str = "default_pool") -> int:
         """Return the number of occupied slots of a pool, as Airflow counts them."""
         [(include_deferred,)] = self.query("SELECT include_deferred FROM slot_pool WHERE pool = ?", pool)

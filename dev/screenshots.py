@@ -148,8 +148,7 @@ def show_production_line(visitor: Visitor, airflow: LocalAirflow, emulator: Emul
     settle(page)
     take(page, "approval")
     for number, option in enumerate(["Approve", "Order again", "Approve"]):
-        path = f"/api/v2/dags/{LINE}/dagRuns/{RUN}/taskInstances/shot.approve/{number}/hitlDetails"
-        airflow._api("PATCH", path, {"chosen_options": [option], "params_input": {"prompt": "Brighter"}})
+        airflow.respond(LINE, RUN, "shot.approve", number, option, prompt="Brighter")
     airflow.wait_for_run(LINE, RUN)
     airflow.wait_until(
         lambda: airflow.query("SELECT 1 FROM dag_run WHERE dag_id = ? AND state = 'success'", CUT)

@@ -45,16 +45,8 @@ def run_until_review(airflow: LocalAirflow, folder: Path, shots: Sequence[str] =
     return run_id
 
 
-def path(run_id: str, number: int) -> str:
-    return f"/api/v2/dags/{DAG}/dagRuns/{run_id}/taskInstances/shot.review/{number}/hitlDetails"
-
-
 def respond(airflow: LocalAirflow, run_id: str, number: int, option: str, prompt: str) -> None:
-    """Respond as the form does. On Airflow 3.1 it also has the Dag's params."""
-    fields = airflow._api("GET", path(run_id, number))["params"]
-    values = {name: field["value"] if isinstance(field, dict) else field for name, field in fields.items()}
-    body = {"chosen_options": [option], "params_input": {**values, "prompt": prompt}}
-    airflow._api("PATCH", path(run_id, number), body)
+    airflow.respond(DAG, run_id, "shot.review", number, option, prompt=prompt)
 
 
 def test_rejected_shot_is_ordered_again_with_the_entered_prompt(
@@ -107,7 +99,7 @@ def test_single_shot_is_a_list(single: LocalAirflow, tmp_path: Path) -> None:
 
 def test_question_has_links_and_no_signed_url(airflow: LocalAirflow, tmp_path: Path) -> None:
     run_id = run_until_review(airflow, tmp_path, public_base="https://films.example/")
-    details = [airflow._api("GET", path(run_id, number)) for number in range(3)]
+    details = [airflow.question(DAG, run_id, "shot.review", number) for number in range(3)]
 
     for number, detail in enumerate(details):
         assert detail["subject"] == f"shot {number}"

@@ -58,16 +58,6 @@ def number_of(order: Any) -> int:
     return int(order.request["prompt"].split()[1])
 
 
-def path(run_id: str, number: int) -> str:
-    return f"/api/v2/dags/{LINE}/dagRuns/{run_id}/taskInstances/shot.approve/{number}/hitlDetails"
-
-
-def respond(airflow: LocalAirflow, run_id: str, number: int, option: str, prompt: str = "") -> None:
-    airflow._api(
-        "PATCH", path(run_id, number), {"chosen_options": [option], "params_input": {"prompt": prompt}}
-    )
-
-
 def cuts(airflow: LocalAirflow) -> list[str]:
     return [run for (run,) in airflow.query("SELECT run_id FROM dag_run WHERE dag_id = ?", CUT)]
 
@@ -105,7 +95,8 @@ def test_example_dag_line_from_faces_to_film(
     assert airflow.occupied_slots() == 0
 
     for number in asked:
-        respond(airflow, run_id, number, "Order again" if number == REJECTED else "Approve", "shot 60")
+        option = "Order again" if number == REJECTED else "Approve"
+        airflow.respond(LINE, run_id, "shot.approve", number, option, prompt="shot 60")
     airflow.wait_for_tasks(LINE, run_id, {("shot.order_again", REJECTED): "deferred"})
     assert len(emulator.ledger.orders) == orders + 9
     again = emulator.ledger.orders[-1]

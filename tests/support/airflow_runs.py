@@ -22,22 +22,25 @@ RESPONSE_AGE = 15.0
 """
 Seconds that a question is open before a test responds to it.
 
-A task that resumes within seconds can be failed by the scheduler, when the executor reports the end of its first process only then:
-the race for which a trigger of ours polls first after 10 s. No person responds that quickly.
+Airflow 3.3.2 can fail a task that resumes within seconds: its scheduler reads the executor's event of the first process only when the task
+is queued again, and logs "finished with state success, but the task instance's state attribute is queued". For the same race a
+trigger of ours polls first after 10 s.
 """
 
 
 def wait_for_questions(airflow: LocalAirflow, dag_id: str, run_id: str, tasks: set[tuple[str, int]]) -> None:
-    """Wait until a person is asked by each of these mapped tasks, and by no other one, and could have responded."""
+    """Wait until a person is asked by each of these mapped tasks, and by no other one of their ids, and could have responded."""
     state = "awaiting_input" if airflow.version >= (3, 3) else "deferred"
     task_ids = {task_id for task_id, _ in tasks}
-    since: list[float] = []
 
-    def are_open() -> bool:
-        states = airflow.task_states(dag_id, run_id).items()
-        opened = {key for key, found in states if key[0] in task_ids and found == state}
-        if opened == tasks:
-            since.append(time.monotonic())
-        return bool(since) and time.monotonic() - since[0] > RESPONSE_AGE
+    def opened() -> set[object]:
+        states = airflow.task_states(dag_id, run_id)
+        return {
+            key
+            for key, found in states.items()
+            if isinstance(key, tuple) and key[0] in task_ids and found == state
+        }
 
-    airflow.wait_until(are_open, f"a person is asked by {tasks}")
+    airflow.wait_until(lambda: opened() == tasks, f"a person is asked by {tasks}")
+    answerable_at = time.monotonic() + RESPONSE_AGE
+    airflow.wait_until(lambda: time.monotonic() > answerable_at, "the questions have been open for a while")
