@@ -41,7 +41,7 @@ OLD_PATHLIB = universal-pathlib<0.3
 OLD_FASTAPI = fastapi<0.137
 COMPILE = pip compile --quiet --python-version 3.11 --no-header --no-annotate
 
-.PHONY: help quick-start demo demo-ui demo-distributed test lint types unit long-tests coverage airflow-tests services-tests heavy-tests stores-tests browser-tests monitoring-tests matrix
+.PHONY: help quick-start demo demo-ui demo-distributed test lint types unit long-tests coverage airflow-tests services-tests heavy-tests volume-tests stores-tests browser-tests monitoring-tests matrix
 .PHONY: docs screenshots monitoring-picture audit dist release-check soak mutants bench bench-from-trigger bench-failover bench-saving constraints clean
 .PHONY: $(UNIT_CELLS) $(EXAMPLE_CELLS)
 .SECONDEXPANSION:
@@ -83,7 +83,7 @@ long-tests: $(READY) ## unit tests that take minutes: schedules in virtual time,
 	$(BIN)/python $(UNIT_TESTS) -m long
 
 coverage: .venv-3.2-py3.12/.ready ## branch coverage of the unit tests, which must not be lower than 95 %; with Airflow 3.2, so that CI needs no second run there
-	.venv-3.2-py3.12/bin/python $(UNIT_TESTS) -m 'not long' --cov --cov-report=term
+	.venv-3.2-py3.12/bin/python $(UNIT_TESTS) -m 'not long and not alarm' --cov --cov-report=term
 
 airflow-tests: $(READY) ## the main paths with a real Airflow 3
 	$(BIN)/python $(AIRFLOW_TESTS) -n 2 -m 'not services and not heavy'
@@ -92,7 +92,10 @@ services-tests: $(VENV)/.with-distributed ## tests with a real Airflow that need
 	$(BIN)/python $(AIRFLOW_TESTS) -n 2 -m services
 
 heavy-tests: $(READY) ## the other tests with a real Airflow 3 that need no server
-	$(BIN)/python $(AIRFLOW_TESTS) -n 2 -m 'heavy and not services'
+	$(BIN)/python $(AIRFLOW_TESTS) -n 2 -m 'heavy and not services and not volume'
+
+volume-tests: $(READY) ## some of these with dozens of orders and a hundred waits (about 12 minutes)
+	$(BIN)/python $(AIRFLOW_TESTS) -n 2 -m volume
 
 stores-tests: $(VENV)/.with-stores $(STORES)/.azurite-$(AZURITE) ## saves with the real libraries of Azure, Google, SFTP and WebHDFS (needs Node.js)
 	$(BIN)/python -m pytest tests/stores
@@ -112,7 +115,7 @@ screenshots: $(VENV)/.with-browser ## take the screenshots in docs/img
 matrix: $(UNIT_CELLS) $(EXAMPLE_CELLS) ## unit tests for all pairs of Airflow and Python, and the lowest versions; a single pair: make unit-3.1-py3.13
 
 $(UNIT_CELLS): unit-%: .venv-%/.ready
-	.venv-$*/bin/python $(UNIT_TESTS) -m 'not long'
+	.venv-$*/bin/python $(UNIT_TESTS) -m 'not long and not once'
 
 $(EXAMPLE_CELLS): examples-%: .venv-%/.ready
 	.venv-$*/bin/python $(EXAMPLE_TESTS)
@@ -139,7 +142,7 @@ soak: $(VENV)/.with-distributed $(VENV)/.with-fuzz ## long runs: a million sched
 	-$(BIN)/python -m tests.chaos --seeds 1-20
 	$(BIN)/python -m dev.long_runs
 
-mutants: $(VENV)/.with-mutation ## mutation tests of the core: some 6,800 changes (half an hour)
+mutants: $(VENV)/.with-mutation ## mutation tests of the core (an hour or more)
 	@AIRFLOW_HOME="$$PWD/$(VENV)/airflow" $(BIN)/python -m dev.mutants
 
 bench: $(READY_BENCH) ## cost of a wait, compared with alternatives (about 10 minutes)
@@ -200,7 +203,7 @@ $(READY_BENCH): .uv/.ready $(INPUTS) constraints/airflow-3.3.txt
 # .venv-AIRFLOW-pyPYTHON
 .venv-%/.ready: .uv/.ready dev/python $(INPUTS) constraints/airflow-$$(call airflow_of,$$*).txt
 	@dev/python $(call python_of,$*) >/dev/null
-	$(call environment,.venv-$*,$(call airflow_of,$*),"$$(dev/python $(call python_of,$*))",dev,--compile-bytecode)
+	$(call environment,.venv-$*,$(call airflow_of,$*),"$$(dev/python $(call python_of,$*))",dev)
 
 # What only some targets need, on top: the dependency group of that name.
 $(VENV)/.with-%: $(READY)

@@ -46,7 +46,7 @@ POLL_INTERVAL = 0.2
 SWEEP_INTERVAL = 0.05
 START_TIMEOUT = 400.0
 """Seconds. Several Airflows can start together, beside the unit tests, on two cores."""
-PATIENCE = 300.0
+PATIENCE = 600.0
 """Seconds until a wait gives up. What takes two seconds alone took two minutes beside other suites on two cores."""
 SERVER_PORTS = range(20_000, 32_000)
 """Below the ports that systems choose themselves (from 32,768 on Linux), which another process may get in the meantime."""
@@ -551,6 +551,8 @@ class LocalAirflow:
             "api.workers": 1,
             "api.secret_key": secrets.token_hex(32),
             "api_auth.jwt_secret": secrets.token_hex(32),
+            # The default is 5 s. A loaded machine takes longer, and Airflow then fails a task that has not even begun.
+            "workers.execution_api_timeout": 60,
             # New and changed files are found quickly; unchanged files are not parsed again.
             "dag_processor.refresh_interval": 5,
             "dag_processor.min_file_process_interval": 3600,

@@ -24,7 +24,7 @@ def order(emulator: Emulator, prompt: str) -> None:
         f"{emulator.base_url}/v1/sd2_manxue/videos",
         json={"prompt": prompt, "model": "sd2_manxue_720p"},
         headers={"Authorization": f"Bearer {emulator.api_key}"},
-        timeout=10,
+        timeout=60,
     ).raise_for_status()
 
 

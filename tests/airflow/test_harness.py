@@ -81,7 +81,7 @@ def test_signals_leave_no_process_behind(tmp_path: Path, signal_number: signal.S
 
         harness.send_signal(signal_number)
         harness.send_signal(signal_number)
-        assert "KeyboardInterrupt" in harness.communicate(timeout=30)[1]
+        assert "KeyboardInterrupt" in harness.communicate(timeout=300)[1]
 
     assert processes_of(tmp_path) == []
 

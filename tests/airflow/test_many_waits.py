@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 pytestmark = pytest.mark.heavy
 
 
-def test_twenty_waits_share_a_pool_of_one_slot(local_airflow: LocalAirflow, emulator: Emulator) -> None:
-    videos = [emulator.add_task(script=Script.by_hand("processing", "completed")) for _ in range(20)]
+def test_waits_share_a_pool_of_one_slot(local_airflow: LocalAirflow, emulator: Emulator) -> None:
+    videos = [emulator.add_task(script=Script.by_hand("processing", "completed")) for _ in range(8)]
     run_id = local_airflow.trigger("wait_for_many", conf={"videos": videos})
-    local_airflow.wait_for_tasks("wait_for_many", run_id, {("wait", n): "deferred" for n in range(20)})
+    local_airflow.wait_for_tasks("wait_for_many", run_id, {("wait", n): "deferred" for n in range(8)})
     assert local_airflow.occupied_slots("one") == 0
     for video in videos:
         emulator.set_status(video, "completed")
@@ -52,9 +52,10 @@ def test_killed_triggerer_costs_at_most_one_poll_each(
     assert local_airflow.wait_for_run("wait_for_many", run_id) == "success"
 
 
-def test_hundred_waits_with_defaults_succeed(local_airflow: LocalAirflow, emulator: Emulator) -> None:
+@pytest.mark.parametrize("count", [12, pytest.param(100, marks=pytest.mark.volume)])
+def test_waits_with_defaults_succeed(local_airflow: LocalAirflow, emulator: Emulator, count: int) -> None:
     """A trigger that fires before the deferral is stored would fail its task."""
-    videos = [emulator.add_task(script=Script.polls("processing", "completed")) for _ in range(100)]
+    videos = [emulator.add_task(script=Script.polls("processing", "completed")) for _ in range(count)]
     run_id = local_airflow.trigger("wait_for_many_by_default", conf={"videos": videos})
     assert local_airflow.wait_for_run("wait_for_many_by_default", run_id, timeout=900) == "success"
-    assert mapped_states(local_airflow, "wait_for_many_by_default", run_id) == ["success"] * 100
+    assert mapped_states(local_airflow, "wait_for_many_by_default", run_id) == ["success"] * count

@@ -70,7 +70,7 @@ def run(airflow: LocalAirflow, dag: str, count: int) -> list[str]:
     return prompts
 
 
-@pytest.mark.parametrize("count", [8, 40])
+@pytest.mark.parametrize("count", [12, pytest.param(40, marks=pytest.mark.volume)])
 def test_orders_above_capacity_wait_and_are_billed_once(
     airflow: LocalAirflow, service: Emulator, count: int
 ) -> None:

@@ -174,7 +174,7 @@ def test_order_of_unknown_outcome_is_sent_once_despite_retries(airflow: LocalAir
             else:
                 service.fail_next(2, NOT_TAKEN[name], on="create")
         run_id = airflow.trigger(dag, conf={"connections": [f"owl_{name}" for name in services]})
-        airflow.wait_for_run(dag, run_id, timeout=400)
+        airflow.wait_for_run(dag, run_id)
 
     posts = {
         name: sum(one.method == "POST" for one in service.requests) for name, service in services.items()

@@ -78,7 +78,9 @@ def test_paid_video_survives_an_outage_on_resumption(
     (secrets / "down").touch()
     emulator.set_status(video, "completed")
     airflow.wait_until(lambda: len(emulator.polls(video)) >= 3, "the trigger has seen it completed")
-    time.sleep(20)  # the resuming worker looks up its connection meanwhile
+    airflow.wait_for_tasks("order_in_the_triggerer", run_id, {"order": "running"})
+    (secrets / "failed").unlink(missing_ok=True)
+    airflow.wait_until((secrets / "failed").exists, "the resumed worker has looked its connection up")
     (secrets / "down").unlink()
     assert airflow.wait_for_run("order_in_the_triggerer", run_id) == "success"
     assert len(emulator.ledger.orders) == billed + 1

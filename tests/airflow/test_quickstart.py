@@ -60,7 +60,7 @@ class Reader:
             cwd=self.home,
             capture_output=True,
             text=True,
-            timeout=400,
+            timeout=900,
             env=inherited | variables,
         )
 

@@ -11,6 +11,8 @@ import pytest
 
 from airflow_provider_manxue.testing import Emulator, Script
 
+pytestmark = pytest.mark.once
+
 MAIN = """
 import asyncio, sys, time
 import airflow.jobs.triggerer_job_runner  # what a triggerer has loaded already

@@ -16,6 +16,8 @@ import pytest
 from airflow_provider_manxue import __version__
 from dev import dist
 
+pytestmark = pytest.mark.once
+
 ROOT, PACKAGE = dist.ROOT, dist.PACKAGE
 DESCRIPTION = runpy.run_path(str(ROOT / "setup.py"))["description"]
 DIST_INFO = f"{PACKAGE}-{__version__}.dist-info"

@@ -20,6 +20,8 @@ from tests.fuzz.inputs import FINDINGS, SEEDS
 from tests.fuzz.properties import KEY, RESPONSES
 from tests.fuzz.targets import TARGETS
 
+pytestmark = pytest.mark.once
+
 # A slow machine must not fail a test.
 tried = settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 

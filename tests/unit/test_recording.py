@@ -22,6 +22,8 @@ from airflow_provider_manxue.testing._reply import Reply
 from tests.fuzz.properties import KEY
 from tests.unit.test_properties import bodies, headers, http_statuses
 
+pytestmark = pytest.mark.once
+
 ID = "proj_sd2manxue_1"
 REDUCER = Reducer(ID, "task-1")
 REGULAR = {"id": "task-1", "video_url": "http://127.0.0.1:1/media/task-1.mp4"}

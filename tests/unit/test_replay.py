@@ -16,6 +16,8 @@ from airflow_provider_manxue.testing import SCENARIOS, Response, Script, Step
 from airflow_provider_manxue.testing._script import recorded_scripts
 from tests.support.records import KEY, PROMPT, SECRET_URL, entries
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture
 def service(start_emulator):

@@ -549,6 +549,7 @@ def worker(saves, tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.once
 def test_full_disk_leaves_the_old_object(saves, worker):
     """A limit on the file size makes writing fail as on a full disk."""
     saves.store.write(saves.name, OLD)
@@ -562,6 +563,7 @@ def test_full_disk_leaves_the_old_object(saves, worker):
     assert list(worker.temporary.iterdir()) == []
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("store", "moment"),
     [

@@ -7,6 +7,8 @@ import pytest
 from dev.local_airflow import is_listening, query_postgres
 from dev.servers import PostgresServer, RedisServer, ServerError, found, postgres_programs
 
+pytestmark = pytest.mark.once
+
 
 def is_installed(look_up):
     try:

@@ -44,8 +44,8 @@ def _count_threads():
 
 
 def left_threads():
-    """Return the number of threads of the test that do not end within a second."""
-    ends_at = time.monotonic() + 1
+    """Return the number of threads of the test that do not end within a minute."""
+    ends_at = time.monotonic() + 60
     while time.monotonic() < ends_at and _thread._count() > BEFORE[0]:
         time.sleep(0.001)
     return max(0, _thread._count() - BEFORE[0])
@@ -102,6 +102,7 @@ def test_coroutine_has_the_context_of_the_caller():
         task_log.reset(token)
 
 
+@pytest.mark.alarm
 @pytest.mark.parametrize("seed", range(4))
 def test_alarm_at_any_time_ends_the_wait(alarm, seed):
     moments = random.Random(seed)  # noqa: S311
@@ -118,6 +119,7 @@ def test_alarm_at_any_time_ends_the_wait(alarm, seed):
         assert work.ended == bool(work.callbacks)
 
 
+@pytest.mark.alarm
 def test_cleanup_after_an_alarm_is_awaited(alarm):
     cleaned = []
 

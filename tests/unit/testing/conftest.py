@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -9,7 +10,15 @@ import requests
 
 from airflow_provider_manxue.testing import Clock, Emulator
 
+HERE = Path(__file__).parent
 ORDER = {"prompt": "A cat", "model": "sd2_manxue_720p"}
+
+
+def pytest_collection_modifyitems(items):
+    """The emulator uses nothing of Airflow."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker("once")
 
 
 class Customer(requests.Session):

@@ -27,8 +27,8 @@ def client(emulator):
 
 
 def wait_for(condition):
-    """Wait up to 5 seconds, and return whether the condition is true."""
-    end = time.monotonic() + 5
+    """Wait up to a minute, and return whether the condition is true."""
+    end = time.monotonic() + 60
     while time.monotonic() < end:
         if condition():
             return True
@@ -99,7 +99,7 @@ class TestClient:
 
     def test_client_closes_the_port_for_some_seconds(self, client, customer):
         task_id = client.add_task("processing")
-        client.refuse_for(0.2)
+        client.refuse_for(2)
         assert wait_for(lambda: not is_reachable(customer, task_id))
         assert wait_for(lambda: is_reachable(customer, task_id))
         with pytest.raises(ValueError, match="refuse_for"), client.outage("refuse"):
