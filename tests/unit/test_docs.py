@@ -137,6 +137,15 @@ def test_each_local_link_resolves(page):
         assert not anchor or anchor in anchors(linked), target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_table_has_a_line_below_its_head(page):
+    """Without it, the rows are shown as one paragraph."""
+    text = re.sub(r"^```.*?^```$", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    heads = re.findall(r"(?:\A|^(?!\|).*\n)(\|.*\n)(.*)$", text, re.MULTILINE)
+
+    assert [head for head, line in heads if not re.fullmatch(r"\|(?: *:?-+:? *\|)+", line)] == []
+
+
 def public_modules():
     """Return the modules in the provider info, and that of the errors."""
     info = get_provider_info()
