@@ -12,10 +12,19 @@ from airflow.providers.common.compat.sdk import AirflowException, AirflowFailExc
 
 
 class ManxueError(AirflowException):
-    """Base of every error of this package."""
+    """
+    Base of every error of this package.
+
+    :param message: the reason.
+    :param retry_after: pause that the service requested, in seconds; None if it requested none.
+    """
 
     since: float | None = None
     """Start of the trouble, in seconds since the epoch, if it is older than this error; None otherwise."""
+
+    def __init__(self, message: str = "", retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class ManxueConfigurationError(ManxueError):
@@ -35,16 +44,7 @@ class ManxueInputError(ManxueError, AirflowFailException):
 
 
 class ManxueTransientError(ManxueError):
-    """
-    The service could not be reached, or sent no usable response. A retry may succeed.
-
-    :param message: the reason.
-    :param retry_after: pause that the service requested, in seconds; None if it requested none.
-    """
-
-    def __init__(self, message: str, retry_after: float | None = None) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
+    """The service could not be reached, or sent no usable response. A retry may succeed."""
 
 
 class ManxueRateLimitError(ManxueTransientError):

@@ -92,10 +92,10 @@ class AssetReviewWait(OrderedWait, BatchWait):
     def _resume_arguments(self, context: Context) -> dict[str, Any]:
         return {**super()._resume_arguments(context), "assets": self._receipt}
 
-    def _trigger(self, ids: list[str], ended_before: dict[str, int] | None) -> Callable[..., BaseTrigger]:
+    def _trigger(self, ids: list[str], **progress: Any) -> Callable[..., BaseTrigger]:
         from airflow_provider_manxue.triggers.manxue import ManxueAssetTrigger
 
-        return partial(ManxueAssetTrigger, asset_ids=ids, ended_before=ended_before)
+        return partial(ManxueAssetTrigger, asset_ids=ids, **progress)
 
     # --- results ------------------------------------------------------------------------------------------
 

@@ -18,6 +18,7 @@ from airflow_provider_manxue._core.batch import (
     BatchProgress,
     batch_error,
     dump_outcomes,
+    dump_statuses,
     load_outcomes,
     stored_length,
     to_tasks,
@@ -65,8 +66,8 @@ class BatchWait(ManxueWaitBase):
         """Return the ids to wait for, in the order of the results, with duplicates."""
         raise NotImplementedError
 
-    def _trigger(self, ids: list[str], ended_before: dict[str, int] | None) -> Callable[..., BaseTrigger]:
-        """Return a function that makes the trigger, without the common arguments."""
+    def _trigger(self, ids: list[str], **progress: Any) -> Callable[..., BaseTrigger]:
+        """Return a function that makes the trigger, without the common arguments. ``progress`` is passed on to it."""
         raise NotImplementedError
 
     def _results(self, progress: BatchProgress) -> dict[str, Any]:
@@ -177,6 +178,7 @@ class BatchWait(ManxueWaitBase):
         now = time.time()
         grace = self._load_grace(context)
         deadline = self._limits.deadline(progress.started_at, now, progress.ended_by_airflow)
+        statuses = progress.statuses()
         poller = Poller(
             progress.to_poll(now),
             self._arguments.policy,
@@ -189,7 +191,8 @@ class BatchWait(ManxueWaitBase):
             grace_ends=grace is not None,
             quick_retries=not self._holds_slot,
             holds_slot=self._holds_slot,
-            log=BatchLog(progress.statuses(), progress.started_at, noun=self.subject.noun),
+            last_statuses=statuses,
+            log=BatchLog(statuses, progress.started_at, noun=self.subject.noun),
             subject=self.subject,
         )
         if self._holds_slot:
@@ -279,7 +282,11 @@ class BatchWait(ManxueWaitBase):
         # A task that defers for some of its videos ends on a worker, which merges the results.
         ending = self._ending_arguments() if left == progress.ids else {}
         self._log_start(f"{len(set(left))} {self.subject.noun}s", progress.started_at)
-        trigger = self._trigger(left, progress.ended_before(left))
+        trigger = self._trigger(
+            left,
+            ended_before=progress.ended_before(left),
+            last_statuses=dump_statuses(left, progress.statuses()),
+        )
         ending.setdefault("do_xcom_push", self.do_xcom_push)
         arguments = replace(self._arguments, has_worked=progress.has_worked, **ending)
         self._record_wait(context, left, progress.counts(), progress.started_at)
@@ -335,10 +342,10 @@ class BatchVideoWait(BatchWait):
     def _ids(self, context: Context) -> list[str]:
         return parse_video_task_ids(self.video_task_ids)
 
-    def _trigger(self, ids: list[str], ended_before: dict[str, int] | None) -> Callable[..., BaseTrigger]:
+    def _trigger(self, ids: list[str], **progress: Any) -> Callable[..., BaseTrigger]:
         from airflow_provider_manxue.triggers.manxue import ManxueVideoBatchTrigger
 
-        return partial(ManxueVideoBatchTrigger, video_task_ids=ids, ended_before=ended_before)
+        return partial(ManxueVideoBatchTrigger, video_task_ids=ids, **progress)
 
     def _results(self, progress: BatchProgress) -> dict[str, Any]:
         tasks = to_tasks(progress.ids, progress.known)

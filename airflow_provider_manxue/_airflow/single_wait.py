@@ -113,7 +113,7 @@ class SingleVideoWait(ManxueWaitBase):
             to_read=[video_task_id] if is_completed else (),
             grace=grace or {},
             grace_ends=grace is not None,
-            last_status=last_status,
+            last_statuses={video_task_id: last_status},
             quick_retries=is_completed or bool(ended_by_airflow),
             holds_slot=self._holds_slot,
         )

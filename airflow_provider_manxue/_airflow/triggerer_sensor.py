@@ -78,7 +78,8 @@ class StartFromTriggerSensor(ManxueWaitBase):
         """Return whether the triggerer could not start the task, and log the reason."""
         if not is_begin_event(event):
             return False
-        self.log.info("The triggerer could not start the task: %s. This worker starts it.", event["reason"])
+        reason = str(event["reason"]).removesuffix(".")
+        self.log.info("The triggerer could not start the task: %s. This worker starts it.", reason)
         return True
 
     def _warn_if_mapped(self, context: Context) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import importlib
-import os
 import time
 import weakref
 from typing import TYPE_CHECKING, Any
@@ -20,37 +19,16 @@ from airflow_provider_manxue._client.background import cancel_and_wait, spawn_ba
 from airflow_provider_manxue._client.connection_cache import ConnectionCache
 from airflow_provider_manxue._client.connection_loader import load_connection
 from airflow_provider_manxue._client.credentials import CredentialProbes
-from airflow_provider_manxue._client.endpoint import Endpoint, Session
-from airflow_provider_manxue._client.network import (
-    JSON_BODY,
-    MAX_HEADER_LINE,
-    MAX_HEADERS,
-    append_bounded,
-    no_service_response,
-    proxy_for,
-    request_headers,
-    session_key,
-    ssl_context,
-    unusable_address,
-)
+from airflow_provider_manxue._client.network import set_up_error
 from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
-from airflow_provider_manxue._core.content_coding import decode_body
-from airflow_provider_manxue._core.responses import MAX_BODY
 from airflow_provider_manxue._core.subjects import VIDEO, Polled, Subject
-from airflow_provider_manxue.exceptions import (
-    ManxueAuthenticationError,
-    ManxueTransientError,
-)
+from airflow_provider_manxue.exceptions import ManxueAuthenticationError, ManxueTransientError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from aiohttp import ClientResponse
-
+    from airflow_provider_manxue._client.endpoint import Endpoint
     from airflow_provider_manxue.models import ManxueSettings
-
-KEEP_ALIVE = 75.0
-"""Seconds for which an idle connection to the service stays open: longer than the usual interval between polls."""
 
 
 class Throttle:
@@ -74,6 +52,16 @@ class Throttle:
         if settings != self._settings:
             self._settings = settings
             self.credentials.accepted()
+
+    def check_pause(self) -> None:
+        """
+        Check whether a request may be sent that the rate limiter has not granted.
+
+        :raises ManxueTransientError: during a pause, with the rest of it.
+        """
+        rest = self.limiter.resumes_at - asyncio.get_running_loop().time()
+        if rest > 0:
+            raise ManxueTransientError("the connection was edited while the service requested a pause", rest)
 
 
 _clients: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncClient] = weakref.WeakKeyDictionary()
@@ -159,13 +147,15 @@ class AsyncClient:
         """
         Request the state of a video task, or of an asset, once.
 
-        After a 401 the Airflow connection is read again. If it was edited, a second request uses the new settings.
+        After a 401 the Airflow connection is read again. If it was edited, a second request uses the new settings, unless the
+        service has requested a pause meanwhile.
 
         :raises ManxueError: of the kind that fits, if the response does not describe it.
         """
         # With an endpoint, nothing is awaited between the grant of the rate limiter and the request.
         endpoint = self._cache.current(conn_id) or await self._cache.get(conn_id)
-        credentials = self._throttles[conn_id].credentials
+        throttle = self._throttles[conn_id]
+        credentials = throttle.credentials
         credentials.check()
         try:
             state = await self._query(endpoint, item_id, subject)
@@ -173,6 +163,7 @@ class AsyncClient:
             edited = await self._cache.after_refusal(conn_id, endpoint)
             if edited is None:
                 raise credentials.refused(error) from None
+            throttle.check_pause()
             try:
                 state = await self._query(edited, item_id, subject)
             except ManxueAuthenticationError as second:
@@ -181,42 +172,13 @@ class AsyncClient:
         return state
 
     async def _query(self, endpoint: Endpoint, item_id: str, subject: Subject) -> Polled:
-        import aiohttp
-        from yarl import URL
-
-        settings, session = endpoint.settings, endpoint.session
-        query = subject.query(settings.base_url, item_id)
-        session.in_flight += 1
-        try:
-            response = await session.client.request(
-                query.method,
-                URL(query.url, encoded=True),
-                data=query.body,
-                headers=endpoint.headers if query.body is None else {**endpoint.headers, **JSON_BODY},
-                allow_redirects=False,
-                proxy=endpoint.proxy,
-                timeout=endpoint.timeout,
-            )
-            try:
-                body = await _read_body(response)
-            finally:
-                response.release()
-        # The library's own errors hold the whole request, so the cause is not chained.
-        except aiohttp.InvalidURL:
-            raise unusable_address(settings) from None
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise no_service_response(settings, error) from None
-        except ValueError:  # also a UnicodeError: a host name that cannot be encoded
-            raise unusable_address(settings) from None
-        finally:
-            session.in_flight -= 1
-            if session.retired:
-                session.close_if_unused()
+        settings = endpoint.settings
+        response = await endpoint.send(subject.query(settings.base_url, item_id))
         state = subject.parse(
             response.status,
-            body,
+            response.body,
             item_id,
-            retry_after=() if response.status == 200 else response.headers.getall("Retry-After", []),
+            retry_after=response.retry_after,
             now=time.time(),
             secret=settings.api_key,
         )
@@ -231,66 +193,18 @@ class AsyncClient:
 
 
 async def _import_http_library() -> Any:
-    """Import aiohttp in a thread. Importing the package before any of its modules cannot race another thread."""
+    """
+    Import aiohttp in a thread, and return the module that uses it.
+
+    Importing the package before any of its modules cannot race another thread.
+    """
     try:
-        return await asyncio.to_thread(importlib.import_module, "aiohttp")
+        return await asyncio.to_thread(importlib.import_module, "airflow_provider_manxue._client.endpoint")
     except (ImportError, OSError, RuntimeError) as error:  # RuntimeError: no thread could be started
-        raise _set_up_error(error) from None
+        raise set_up_error(error) from None
 
 
 async def _open_endpoint(settings: ManxueSettings, present: Endpoint | None) -> Endpoint:
-    """Create the endpoint for settings. Uses the present session if its key is the same."""
-    aiohttp = await _import_http_library()
-    key = await asyncio.to_thread(session_key, settings)
-    session = present.session if present is not None and present.session.key == key else None
-    if present is not None and session is not None and present.settings == settings:
-        return present
-    from multidict import CIMultiDict
-    from yarl import URL
-
-    proxy = proxy_for(settings)
-    try:
-        endpoint = Endpoint(
-            settings=settings,
-            session=session or await _open_session(aiohttp, settings, key),
-            headers=CIMultiDict(Authorization=f"Bearer {settings.api_key}"),
-            proxy=URL(proxy) if proxy else None,
-            timeout=aiohttp.ClientTimeout(total=settings.request_timeout),
-        )
-    except (OSError, RuntimeError) as error:
-        raise _set_up_error(error) from None
-    except ValueError:
-        raise unusable_address(settings) from None
-    if present is not None and present.settings == settings:
-        endpoint.has_worked, endpoint.key_refused = present.has_worked, present.key_refused
+    library = await _import_http_library()
+    endpoint: Endpoint = await library.open_endpoint(settings, present)
     return endpoint
-
-
-async def _open_session(aiohttp: Any, settings: ManxueSettings, key: tuple[object, ...]) -> Session:
-    context = await asyncio.to_thread(ssl_context, settings)
-    # No limit here: the rate limiter bounds the number of connections.
-    client = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(ssl=context, limit=0, keepalive_timeout=KEEP_ALIVE),
-        headers=request_headers(),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        max_line_size=MAX_HEADER_LINE,
-        max_field_size=MAX_HEADER_LINE,
-        max_headers=MAX_HEADERS,
-    )
-    return Session(client, key)
-
-
-def _set_up_error(error: Exception) -> ManxueTransientError:
-    number = error.errno if isinstance(error, OSError) else None
-    reason = os.strerror(number).lower() if number else type(error).__name__
-    return ManxueTransientError(f"The HTTP client could not be set up: {reason}")
-
-
-async def _read_body(response: ClientResponse) -> bytes:
-    """Read a body up to ``MAX_BODY``, and decode it if it is compressed in spite of the request."""
-    body = bytearray()
-    while chunk := await response.content.readany():
-        append_bounded(body, chunk, response.status)
-    codings = response.headers.getall("Content-Encoding", None)
-    return decode_body(bytes(body), ",".join(codings), MAX_BODY) if codings else bytes(body)

@@ -246,7 +246,7 @@ class _CachedConnection:
             log.warning(
                 "Connection %r could not be refreshed: %s. Its last settings stay in use.",
                 self.conn_id,
-                error if isinstance(error, ManxueError) else type(error).__name__,
+                str(error).removesuffix(".") if isinstance(error, ManxueError) else type(error).__name__,
             )
         self._error = error
         self._finished(FAILED_LOOKUP_TTL)

@@ -66,9 +66,25 @@ def append_bounded(body: bytearray, chunk: bytes, http_status: int) -> None:
         raise ManxueTransientError(f"HTTP {http_status} with a body of more than {MAX_BODY} bytes")
 
 
+def needs_body(http_status: int) -> bool:
+    """
+    Return whether a response to a query is only usable with its body.
+
+    An error is usable without: its status may request a pause, or refuse the key.
+    """
+    return http_status < 300
+
+
 def no_service_response(settings: ManxueSettings, error: BaseException) -> ManxueTransientError:
     """Return the error for a request to the service without a response."""
     return no_response(error, service_host(settings))
+
+
+def set_up_error(error: Exception) -> ManxueTransientError:
+    """Return the error for an HTTP client that could not be set up just now."""
+    number = error.errno if isinstance(error, OSError) else None
+    reason = os.strerror(number).lower() if number else type(error).__name__
+    return ManxueTransientError(f"The HTTP client could not be set up: {reason}")
 
 
 def unusable_address(settings: ManxueSettings) -> ManxueConfigurationError:

@@ -17,6 +17,7 @@ from airflow_provider_manxue._client.sync_client import (
     exchange,
     new_session,
     parse_query_response,
+    response_to_query,
 )
 from airflow_provider_manxue._core.bodies import parse_json
 from airflow_provider_manxue._core.diagnosis import PROBE_ID, Probe
@@ -44,9 +45,7 @@ def probe_service(settings: ManxueSettings) -> Probe:
     sent_at = time.time()
     try:
         with new_session() as session:
-            response = exchange(session, settings, "GET", result_url(url, PROBE_ID))
-        if response.body_error is not None:
-            raise response.body_error
+            response = response_to_query(exchange(session, settings, "GET", result_url(url, PROBE_ID)))
     except UNUSABLE_ADDRESS:
         return Probe(url, unusable_address(settings), Obstacle.OTHER)
     except NO_RESPONSE as error:

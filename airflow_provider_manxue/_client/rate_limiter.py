@@ -13,7 +13,7 @@ import math
 from typing import TYPE_CHECKING
 
 from airflow_provider_manxue._client.request_queue import Lane, Request
-from airflow_provider_manxue._core.polling import MAX_RETRY_AFTER
+from airflow_provider_manxue._core.polling import bounded_pause
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
@@ -321,10 +321,10 @@ class AdaptiveRateLimiter:
         Record a 429: pause, and lower the rate at the first one of an episode.
 
         :param sent_at: loop time at which its request was sent.
-        :param retry_after: seconds of the pause that the service demanded; `MAX_RETRY_AFTER` of them count at most.
+        :param retry_after: seconds of the pause that the service demanded; at most 15 minutes of it count.
         """
         now = asyncio.get_running_loop().time()
-        pause = min(retry_after or 0.0, MAX_RETRY_AFTER)
+        pause = bounded_pause(retry_after)
         if sent_at > self._throttled_at:
             if self._throttled:
                 self._pause = min(MAX_PAUSE, self._pause * 2)

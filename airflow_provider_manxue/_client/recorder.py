@@ -15,6 +15,7 @@ from airflow_provider_manxue._client.sync_client import (
     exchange,
     new_session,
     parse_query_response,
+    response_to_query,
 )
 from airflow_provider_manxue._core.network_errors import trouble_of
 from airflow_provider_manxue._core.polling import MAX_RETRY_AFTER, MIN_INTERVAL
@@ -157,11 +158,10 @@ class Recorder:
             raise
         except Exception as error:  # noqa: BLE001 - a recording must survive the exceptions of a library
             return trouble_of(error)
-        if response.body_error is None:
-            return response
-        if not isinstance(response.body_error, Exception):
-            raise response.body_error
-        return "cut"
+        try:
+            return response_to_query(response)
+        except Exception:  # noqa: BLE001 - as above
+            return "cut"
 
     def _has_ended(self, response: ServiceResponse, video_task_id: str) -> bool:
         with contextlib.suppress(ManxueError):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from http.cookiejar import DefaultCookiePolicy
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from airflow_provider_manxue._client.network import (
     JSON_BODY,
     append_bounded,
     ca_path,
+    needs_body,
     proxy_for,
     request_headers,
 )
@@ -160,6 +161,20 @@ def _read_body(response: Response, content: bytearray, timeout: float, ends_at: 
         raise ManxueTransientError(
             f"HTTP {response.status_code} with a response that took longer than {timeout:g} s"
         )
+
+
+def response_to_query(response: ServiceResponse) -> ServiceResponse:
+    """
+    Return the response to a query, if it can be parsed: with its body, or as an error without it.
+
+    Otherwise raises why the body could not be read.
+    """
+    error = response.body_error
+    if error is None:
+        return response
+    if needs_body(response.http_status) or not isinstance(error, (*NO_RESPONSE, ManxueTransientError)):
+        raise error
+    return replace(response, body=b"", body_error=None)
 
 
 def parse_query_response(

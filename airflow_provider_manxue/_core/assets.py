@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_manxue._core.bodies import clean_text
 from airflow_provider_manxue._core.ids import is_id
 from airflow_provider_manxue._core.reasons import is_success_code, reason_in_response, reason_in_task
-from airflow_provider_manxue._core.responses import parse_object, parse_status
+from airflow_provider_manxue._core.responses import (
+    error_of_code,
+    parse_object,
+    parse_retry_after,
+    parse_status,
+    tail_of,
+)
 from airflow_provider_manxue._core.status_log import elapsed
 from airflow_provider_manxue._core.subjects import Query, Subject
 from airflow_provider_manxue.exceptions import (
@@ -64,13 +70,14 @@ def query_assets(base_url: str, asset_ids: Sequence[str]) -> Query:
 
 
 def lists_in(
-    payload: Mapping[str, Any], http_status: int, secret: str
+    payload: Mapping[str, Any], http_status: int, secret: str, pause: float | None
 ) -> tuple[list[Mapping[str, Any]], list[Any]]:
     """
     Return the items and the failed items of an envelope.
 
     Items are returned for any ``code``, as the status of a video is. Without any, the code decides.
 
+    :param pause: the ``Retry-After`` of the response, in seconds.
     :raises ManxueError: if there are none.
     """
     data = payload.get("data")
@@ -79,13 +86,12 @@ def lists_in(
     failed = failed if isinstance(failed, list) else [failed] if failed else []
     if items or failed:
         return items, failed
-    code, message = payload.get("code"), clean_text(reason_in_response(payload), secret)
-    tail = f": {message}" if message else ""
-    if not is_success_code(code):
-        raise ManxueRefusedError(f"HTTP {http_status} with the error code {clean_text(code, secret)}{tail}")
+    if error := error_of_code(payload, http_status, secret, pause):
+        raise error
+    message = clean_text(reason_in_response(payload), secret)
     if isinstance(data, dict) or message:
-        raise ManxueRefusedError(f"HTTP {http_status} without assets{tail}")
-    raise ManxueTransientError(f"HTTP {http_status} with a JSON body that describes no assets")
+        raise ManxueRefusedError(f"HTTP {http_status} without assets{tail_of(message)}", pause)
+    raise ManxueTransientError(f"HTTP {http_status} with a JSON body that describes no assets", pause)
 
 
 def text_in(fields: Mapping[str, Any], names: Iterable[str]) -> str:
@@ -171,7 +177,7 @@ def parse_assets(
     :raises ManxueError: if the response describes no assets.
     """
     payload = parse_object(http_status, body, retry_after=retry_after, now=now, secret=secret)
-    items, failed = lists_in(payload, http_status, secret)
+    items, failed = lists_in(payload, http_status, secret, parse_retry_after(retry_after, now))
     by_id = {asset_id_in(item): item for item in reversed(items)}
     if len(asset_ids) == 1 and len(items) == 1 and not text_in(items[0], ID_FIELDS):
         by_id = {asset_ids[0]: items[0]}
@@ -228,7 +234,10 @@ class _AssetSubject(Subject):
     ) -> Asset:
         [asset] = parse_assets(http_status, body, [item_id], retry_after=retry_after, now=now, secret=secret)
         if not asset.status_word:
-            raise ManxueRefusedError(f"HTTP {http_status} without the state of the asset: {asset.error}")
+            raise ManxueRefusedError(
+                f"HTTP {http_status} without the state of the asset: {asset.error}",
+                parse_retry_after(retry_after, now),
+            )
         return asset
 
     def load(self, fields: Mapping[str, Any]) -> Asset:

@@ -130,6 +130,27 @@ def load_outcomes(value: Any, subject: Subject = VIDEO) -> tuple[dict[str, Outco
     return outcomes, read_at
 
 
+# --- last statuses that a worker passes to the trigger --------------------------------------------------------------
+
+_STATUS_CODES = {"completed": "c", "failed": "f"}
+"""The statuses that a deferral stores. A video with another one has not ended, so that the trigger polls it for its status."""
+
+_NO_STATUS = "-"
+
+
+def dump_statuses(ids: Iterable[str], statuses: Mapping[str, str]) -> str:
+    """Serialize the last statuses, one character for each distinct id; empty if no video has ended."""
+    codes = "".join(_STATUS_CODES.get(statuses[video], _NO_STATUS) for video in dict.fromkeys(ids))
+    return codes if codes.strip(_NO_STATUS) else ""
+
+
+def load_statuses(ids: Iterable[str], codes: str) -> dict[str, str]:
+    """Parse the text that :func:`dump_statuses` returns: the last status by id, empty if it is not known."""
+    words = {code: status for status, code in _STATUS_CODES.items()}
+    distinct = dict.fromkeys(ids, "")
+    return distinct | {video: words.get(code, "") for video, code in zip(distinct, codes, strict=False)}
+
+
 # --- progress -------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from airflow_provider_manxue._core.bodies import clean_text
 from airflow_provider_manxue._core.content_coding import real_codings
-from airflow_provider_manxue._core.polling import MAX_RETRY_AFTER
+from airflow_provider_manxue._core.polling import bounded_pause
 from airflow_provider_manxue._core.responses import parse_retry_after
 from airflow_provider_manxue.exceptions import ManxueDownloadError
 
@@ -270,4 +270,4 @@ class Retries:
         if isinstance(error, ExpiredUrlError) and self._failures == 1:
             return 0.0
         backoff = min(_MAX_PAUSE, 2.0 ** min(self._attempts - 1, 10)) * random.uniform(0.75, 1.25)  # noqa: S311
-        return max(backoff, min(error.retry_after or 0.0, MAX_RETRY_AFTER))
+        return max(backoff, bounded_pause(error.retry_after))

@@ -17,7 +17,7 @@ from airflow_provider_manxue._core.bodies import excerpt_of, parse_json
 from airflow_provider_manxue._core.ids import ID_FIELDS, ids_in, is_id
 from airflow_provider_manxue._core.network_errors import no_response
 from airflow_provider_manxue._core.order_kinds import VIDEO_ORDER, OrderKind
-from airflow_provider_manxue._core.reasons import is_success_code, raw_code_in
+from airflow_provider_manxue._core.reasons import code_number, is_success_code, raw_code_in
 from airflow_provider_manxue._core.responses import parse_task
 from airflow_provider_manxue._core.wait_errors import video_failed
 from airflow_provider_manxue.exceptions import (
@@ -79,7 +79,7 @@ def classify_response(
     is_success = 200 <= http_status < 300
     if is_success and _has_data(response):
         return OrderOutcome.UNKNOWN
-    number = _whole_number(code) if is_success else http_status
+    number = code_number(code) if is_success else http_status
     if number in _NOT_ACCEPTED_CODES:
         return OrderOutcome.NOT_ACCEPTED
     is_rejected = 400 <= number < 500 or (is_success and number in _REJECTION_CODES)
@@ -88,15 +88,6 @@ def classify_response(
 
 def _has_data(response: Any) -> bool:
     return isinstance(response, Mapping) and response.get("data") not in (None, "", {}, [])
-
-
-def _whole_number(code: str) -> int:
-    """Convert a code to a number; to 0, which has no meaning here, if it is not a whole number."""
-    try:
-        number = float(code)
-    except ValueError:
-        return 0
-    return int(number) if number.is_integer() else 0
 
 
 def parse_order_response(
@@ -129,8 +120,8 @@ def parse_order_response(
             return nested
         outcome = classify_response(http_status, body, busy_codes)
         # A header, so that it is known even if the body broke off.
-        pause = getattr(error, "retry_after", None)
-        raise order_error(outcome, failure or error, excerpt_of(body, secret), pause) from None
+        quote = excerpt_of(body, secret)
+        raise order_error(outcome, failure or error, quote, error.retry_after) from None
     if failure is not None:
         raise order_error(OrderOutcome.UNKNOWN, failure, excerpt_of(body, secret))
     if task.status is TaskStatus.FAILED:

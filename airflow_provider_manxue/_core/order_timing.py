@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from airflow_provider_manxue._core.order_kinds import VIDEO_ORDER, OrderKind
-from airflow_provider_manxue._core.polling import MAX_RETRY_AFTER, MIN_FIRST_POLL_DELAY
+from airflow_provider_manxue._core.polling import MIN_FIRST_POLL_DELAY, bounded_pause
 from airflow_provider_manxue.exceptions import ManxueOrderTimeoutError
 
 MAX_ATTEMPTS = 5
@@ -44,7 +44,7 @@ def resend_delay(attempts: int, retry_after: float | None, chance: float) -> flo
 
 
 def _with_jitter(delay: float, retry_after: float | None, chance: float) -> float:
-    return max(delay, min(retry_after or 0.0, MAX_RETRY_AFTER)) * (1 + chance / 4)
+    return max(delay, bounded_pause(retry_after)) * (1 + chance / 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +94,7 @@ class OrderBounds:
         at, last = now + resend_delay(attempts, retry_after, chance), self._last_attempt_at(started_at)
         if at <= last:
             return at
-        earliest = now + max(MAX_DELAY_ON_WORKER, min(retry_after or 0.0, MAX_RETRY_AFTER))
+        earliest = now + max(MAX_DELAY_ON_WORKER, bounded_pause(retry_after))
         return last if last >= earliest else None
 
     def timeout_error(self, reason: str) -> ManxueOrderTimeoutError:

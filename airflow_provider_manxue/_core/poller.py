@@ -27,24 +27,22 @@ from airflow_provider_manxue._core.polling import (
     CREDENTIAL_PROBES,
     GRACE_TIME,
     JITTER,
-    MAX_RETRY_AFTER,
     MIN_INTERVAL,
     NOT_FOUND_GRACE_TIME,
     PollPolicy,
+    bounded_pause,
     next_credential_probe,
     quick_retry_delay,
 )
 from airflow_provider_manxue._core.status_log import BatchLog, LogLine, StatusLog, describe
 from airflow_provider_manxue._core.subjects import VIDEO, Polled, Subject
-from airflow_provider_manxue._core.wait_errors import affects_all_videos
+from airflow_provider_manxue._core.wait_errors import BLOCKED, affects_all_videos
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueConnectionNotFoundError,
     ManxueError,
     ManxueInternalError,
-    ManxuePermissionError,
     ManxueRateLimitError,
-    ManxueRedirectError,
     ManxueRefusedError,
     ManxueResultMissingError,
     ManxueTimeoutError,
@@ -61,8 +59,10 @@ Outcome = Polled | ManxueError
 CONNECTION = ""
 """Key of the connection in :attr:`Poller.grace`. No video has an empty id."""
 
-_OF_ONE_VIDEO = (ManxueRefusedError, ManxueResultMissingError, ManxuePermissionError)
-"""Errors of one video that are tolerated for ``GRACE_TIME``: a refused id (404, other 4xx), a missing URL, a 403."""
+_OF_ONE_VIDEO = (ManxueRefusedError, ManxueResultMissingError, *BLOCKED)
+"""
+Errors of one video that are tolerated for ``GRACE_TIME``: a refused id (404, other 4xx), a missing URL, a 403, a redirect.
+"""
 
 
 @dataclass(slots=True)
@@ -119,7 +119,7 @@ class Poller:
     :param grace: starts of grace periods, from :attr:`grace` of an earlier poller.
     :param grace_ends: whether grace periods end. A rescheduled process without a state store does not know their
         starts, so that trouble is tolerated until the deadline there.
-    :param last_status: the last known status, for a wait for one video.
+    :param last_statuses: the last known status of each video by its id, as logged; empty for none.
     :param quick_retries: whether to retry each transient error quickly, for a worker that holds a slot meanwhile.
     :param holds_slot: whether a worker slot is held to the end, as in poke mode. Then only a pause that the service
         requested moves the final poll.
@@ -141,7 +141,7 @@ class Poller:
         to_read: Iterable[str] = (),
         grace: Mapping[str, float] | None = None,
         grace_ends: bool = True,
-        last_status: str = "",
+        last_statuses: Mapping[str, str] | None = None,
         quick_retries: bool = False,
         holds_slot: bool = False,
         log: StatusLog | BatchLog | None = None,
@@ -150,6 +150,7 @@ class Poller:
     ) -> None:
         ended = frozenset(to_read)
         ids = list(dict.fromkeys(video_task_ids))
+        statuses = dict.fromkeys(ids, "") | dict(last_statuses or {})
         self.subject = subject
         self.policy = policy
         self.started_at = started_at
@@ -158,7 +159,7 @@ class Poller:
         self.has_worked = has_worked
         self.outcomes: dict[str, Outcome] = {}
         self.ended_at: dict[str, float] = {}
-        self.final_status = last_status
+        self.final_status = ""
         """The last status in the log of the video that ended last."""
         self.not_polled: set[str] = set()
         """Ids of the videos that ended in a timeout without a final poll."""
@@ -173,7 +174,7 @@ class Poller:
                 first_poll_at + (spread and spread * self._chance()),
                 deadline_to_read(deadline, first_poll_at) if video in ended else deadline,
                 video in ended,
-                last_status,
+                statuses[video],
                 grace_since=(grace or {}).get(video),
             )
             for video in ids
@@ -187,11 +188,11 @@ class Poller:
         self._connection_failures = 0
         self._connection_trouble_since = (grace or {}).get(CONNECTION)
         self._internal_since: float | None = None
-        self._forbidden: set[str] = set()
+        self._blocked: set[str] = set()
         self._log = log or (
-            StatusLog(ids[0], started_at, last_status)
+            StatusLog(ids[0], started_at, statuses[ids[0]])
             if len(ids) == 1
-            else BatchLog(dict.fromkeys(ids, ""), started_at, noun=subject.noun)
+            else BatchLog(statuses, started_at, noun=subject.noun)
         )
         self._lines: list[LogLine] = []
         self._warned_of_other_id = False
@@ -309,7 +310,7 @@ class Poller:
         if isinstance(error, ManxueTransientError):
             self._retries_connection = self._quick_retries
             delay = self._connection_delay(is_quick=self._quick_retries)
-            self._postpone(now + max(delay, min(error.retry_after or 0.0, MAX_RETRY_AFTER)), error, now)
+            self._postpone(now + max(delay, bounded_pause(error.retry_after)), error, now)
             return
         since = self._trouble_since(error, now)
         is_endless = self.has_worked and not self._grace_ends
@@ -387,8 +388,6 @@ class Poller:
         video.trouble = str(error)
         if isinstance(error, ManxueInternalError):
             self._handle_internal(video, error, sent_at, now)
-        elif isinstance(error, ManxueRedirectError):
-            self._end_all(error)
         elif affects_all_videos(error):
             self._handle_connection_error(video, error, now)
         else:
@@ -415,7 +414,7 @@ class Poller:
         self, video: _Video, error: ManxueTransientError, sent_at: float, now: float
     ) -> None:
         is_throttled = isinstance(error, ManxueRateLimitError)
-        pause = min(error.retry_after or 0.0, MAX_RETRY_AFTER)
+        pause = bounded_pause(error.retry_after)
         if sent_at >= video.deadline:
             self._retry_final(video, now, sent_at, pause, is_throttled=is_throttled)
             return
@@ -429,10 +428,11 @@ class Poller:
         else:
             delay = self.policy.error_interval(video.failures)
             delay = max(delay * (1 + self._spread()), MIN_INTERVAL)
-        if pause:
-            # A pause delays all waits, so their polls are spread after it.
-            delay = max(delay, pause + self._chance() * self.policy.interval * JITTER)
-        self._schedule(video, now + delay, now, floor=now + pause)
+        self._schedule(video, now + self._after_pause(pause, delay), now, floor=now + pause)
+
+    def _after_pause(self, pause: float, delay: float) -> float:
+        """Return the seconds to the next poll. A pause delays all waits, so their polls are spread after it."""
+        return max(delay, pause + self._chance() * self.policy.interval * JITTER) if pause else delay
 
     def _retry_final(
         self, video: _Video, now: float, sent_at: float, pause: float, *, is_throttled: bool
@@ -455,22 +455,27 @@ class Poller:
     def _handle_in_grace(self, video: _Video, error: ManxueError, sent_at: float, now: float) -> None:
         """Tolerate a 404 and the other errors of ``_OF_ONE_VIDEO`` during the grace period, and end the wait after it."""
         video.failures = 0
+        pause = bounded_pause(error.retry_after)
         if video.grace_since is None:
             video.grace_since = now
-        is_forbidden = isinstance(error, ManxuePermissionError)
-        if is_forbidden:
-            self._forbidden.add(video.id)
-            if not self.has_worked and self._forbidden.issuperset(self._waiting):
+        is_blocked = isinstance(error, BLOCKED)
+        if is_blocked:
+            self._blocked.add(video.id)
+            if not self.has_worked and self._blocked.issuperset(self._waiting):
                 self._end_all(error)
                 return
         ends_at = video.grace_since + GRACE_TIME if self._grace_ends else math.inf
+        at = now + self._after_pause(pause, min(self._interval(now), ends_at - now))
         if now >= ends_at:
             self._end(video, self.subject.with_likely_causes(error, video.id), now)
-        elif sent_at >= video.deadline and not (is_forbidden and self._grace_ends and not self._holds_slot):
-            self._end(video, self._timed_out(video), now)
+        elif sent_at < video.deadline:
+            self._schedule(video, at, now, floor=now + pause)
+        elif pause:
+            self._retry_final(video, now, sent_at, pause, is_throttled=False)
+        elif is_blocked and self._grace_ends and not self._holds_slot:
+            self._schedule(video, at, now, floor=at)
         else:
-            at = min(now + self._interval(now), ends_at)
-            self._schedule(video, at, now, floor=at if sent_at >= video.deadline else 0.0)
+            self._end(video, self._timed_out(video), now)
 
     def _handle_internal(self, video: _Video, error: ManxueError, sent_at: float, now: float) -> None:
         if self._internal_since is None:

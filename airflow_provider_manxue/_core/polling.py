@@ -81,6 +81,15 @@ class PollPolicy:
         return max(longest, MIN_INTERVAL)
 
 
+def bounded_pause(retry_after: float | None) -> float:
+    """
+    Return the seconds of a pause that the service requested: at most ``MAX_RETRY_AFTER``.
+
+    :param retry_after: the requested seconds; None for no pause.
+    """
+    return min(retry_after or 0.0, MAX_RETRY_AFTER)
+
+
 def quick_retry_delay(failures: int) -> float:
     """
     Return the delay before a quick retry in seconds: 1, 2, 4 ... 60.

@@ -125,6 +125,15 @@ def raw_code_in(response: Any) -> str:
     return next(filter(None, codes), "").strip()
 
 
+def code_number(code: str) -> int:
+    """Convert a code to a number; to 0, which has no meaning here, if it is not a whole number."""
+    try:
+        number = float(code)
+    except ValueError:
+        return 0
+    return int(number) if number.is_integer() else 0
+
+
 def reason_in_body(body: bytes) -> str:
     """
     Return the text of a body without JSON: plain text, or the title or text of a web page.

@@ -19,7 +19,9 @@ from airflow_provider_manxue._core.bodies import clean_text, mask_in_body, parse
 from airflow_provider_manxue._core.ids import inner_object, is_id, own_id, task_id_in
 from airflow_provider_manxue._core.reasons import (
     code_in,
+    code_number,
     is_success_code,
+    raw_code_in,
     reason_in_body,
     reason_in_response,
     reason_in_task,
@@ -77,6 +79,9 @@ _UNFINISHED = frozenset({TaskStatus.QUEUED, TaskStatus.PROCESSING})
 _ENVELOPE_ERRORS = frozenset({"error", "fail"})
 """Status words that error responses also have. Alone, they do not mean that a video failed."""
 
+_TRANSIENT_CODES = frozenset({408, 425, 429, 502, 503, 504})
+"""Codes of an envelope with the meaning of that HTTP status. 500 is none: the service sends it for a path that it does not know."""
+
 TASK_FIELDS = ("object", "created", "model", "actualDuration", "progress")
 """Fields of a task, without its id and its URL. An error response has none of them."""
 
@@ -128,7 +133,8 @@ def parse_task(
     :raises ManxueError: if the response does not describe a task.
     """
     payload = parse_object(http_status, body, retry_after=retry_after, now=now, secret=secret)
-    return _task_of(_unwrap(payload, http_status, secret), payload, video_task_id, secret)
+    pause = parse_retry_after(retry_after, now)
+    return _task_of(_unwrap(payload, http_status, secret, pause), payload, video_task_id, secret)
 
 
 def parse_object(
@@ -144,18 +150,36 @@ def parse_object(
     if is_success and isinstance(payload, dict):
         return payload
     message = _reason_of_error(payload, body, secret)
+    pause = parse_retry_after(retry_after, now)
     if is_success:
         raise ManxueTransientError(
-            f"HTTP {http_status} with a body that is not a JSON object{_tail(message)}"
+            f"HTTP {http_status} with a body that is not a JSON object{tail_of(message)}", pause
         )
-    pause = parse_retry_after(retry_after, now)
     if retry_after and pause is None:
         junk = clean_text(retry_after[0], secret)
         message = f"{message} (its Retry-After {junk!r} is neither seconds nor a date)".strip()
-    raise _http_error(http_status, message, pause)
+    raise _error_of_status(http_status, f"HTTP {http_status}{tail_of(message)}", pause)
 
 
-def _unwrap(payload: dict[str, Any], http_status: int, secret: str) -> Mapping[str, Any]:
+def error_of_code(
+    payload: Mapping[str, Any], http_status: int, secret: str, pause: float | None
+) -> ManxueError | None:
+    """
+    Return the error that the ``code`` of a success response means; None if it means success.
+
+    :param pause: the ``Retry-After`` of the response, in seconds.
+    """
+    outer, code = payload.get("code"), raw_code_in(payload)
+    number = code_number(code)
+    is_transient = number in _TRANSIENT_CODES
+    if is_success_code(outer) and not is_transient:
+        return None
+    message = clean_text(reason_in_response(payload), secret)
+    seen = f"HTTP {http_status} with the error code {clean_text(code or outer, secret)}{tail_of(message)}"
+    return _error_of_status(number, seen, pause) if is_transient else ManxueRefusedError(seen, pause)
+
+
+def _unwrap(payload: dict[str, Any], http_status: int, secret: str, pause: float | None) -> Mapping[str, Any]:
     """
     Return the fields of the task, from the top or from ``data``.
 
@@ -165,17 +189,17 @@ def _unwrap(payload: dict[str, Any], http_status: int, secret: str) -> Mapping[s
     for obj in objects:
         if "status" in obj and _is_status_of_task(obj):
             return obj
-    code, message = payload.get("code"), clean_text(reason_in_response(payload), secret)
-    if not is_success_code(code):
-        raise ManxueRefusedError(
-            f"HTTP {http_status} with the error code {clean_text(code, secret)}{_tail(message)}"
-        )
+    if error := error_of_code(payload, http_status, secret, pause):
+        raise error
+    message = clean_text(reason_in_response(payload), secret)
     for obj in objects:
         if own_id(obj) or (not message and _video_url(obj)):
             return obj
     if message:
-        raise ManxueRefusedError(f"HTTP {http_status} with an error instead of a task{_tail(message)}")
-    raise ManxueTransientError(f"HTTP {http_status} with a JSON body that describes no task")
+        raise ManxueRefusedError(
+            f"HTTP {http_status} with an error instead of a task{tail_of(message)}", pause
+        )
+    raise ManxueTransientError(f"HTTP {http_status} with a JSON body that describes no task", pause)
 
 
 def _is_status_of_task(obj: Mapping[str, Any]) -> bool:
@@ -235,7 +259,8 @@ def _reason_of_task(
     """Find the reason in ``error``. If the video failed, or its URL is missing, search other fields, too."""
     if status is TaskStatus.FAILED or not (url or status in _UNFINISHED):
         return reason_in_task(fields, payload, inner_object(fields))
-    return reason_in_task({"error": fields.get("error")})
+    error = fields.get("error")
+    return reason_in_task({"error": error}) if error else ""
 
 
 def _status_word(fields: Mapping[str, Any], *, is_order: bool, has_url: bool) -> str:
@@ -303,15 +328,16 @@ def _whole_number(value: Any) -> int | None:
 # --- errors ---------------------------------------------------------------------------------------------
 
 
-def _http_error(http_status: int, message: str, retry_after: float | None) -> ManxueError:
-    seen = f"HTTP {http_status}{_tail(message)}"
+def _error_of_status(http_status: int, seen: str, retry_after: float | None) -> ManxueError:
+    """Return the error that a status means, with the requested pause. A 401 has none: refused credentials have their own probes."""
     if http_status == 401:
         return ManxueAuthenticationError(
             f"The service refused the API key ({seen}). Put a valid key into the connection's field 'API key'."
         )
     if http_status == 403:
         return ManxuePermissionError(
-            f"The service forbids this request with this API key ({seen}). Check what the key is allowed to do."
+            f"The service forbids this request with this API key ({seen}). Check what the key is allowed to do.",
+            retry_after,
         )
     if http_status == 429:
         return ManxueRateLimitError(seen, retry_after)
@@ -320,9 +346,10 @@ def _http_error(http_status: int, message: str, retry_after: float | None) -> Ma
     if http_status < 400:
         return ManxueRedirectError(
             f"The service responded with a redirect (HTTP {http_status}), which is not followed because the API "
-            f"key would travel with it. Put the final address into the connection's field 'Base URL'."
+            f"key would travel with it. Put the final address into the connection's field 'Base URL'.",
+            retry_after,
         )
-    return ManxueRefusedError(seen)
+    return ManxueRefusedError(seen, retry_after)
 
 
 def parse_retry_after(values: Sequence[str], now: float) -> float | None:
@@ -333,6 +360,8 @@ def parse_retry_after(values: Sequence[str], now: float) -> float | None:
     :param now: seconds since the epoch.
     :return: the pause in seconds (0 for a date in the past); None if there is no valid value.
     """
+    if not values:  # as in most responses
+        return None
     pauses = [pause for pause in (_one_retry_after(value, now) for value in values) if pause is not None]
     return max(pauses, default=None)
 
@@ -358,5 +387,6 @@ def _reason_of_error(payload: Any, body: bytes, secret: str) -> str:
     return clean_text(reason_in_body(mask_in_body(body, secret)), secret)
 
 
-def _tail(message: str) -> str:
-    return f": {message}" if message else ""
+def tail_of(message: str) -> str:
+    """Return the end of an error with the reason of the service. The errors of waits and orders go on after it."""
+    return f": {message.removesuffix('.')}" if message else ""

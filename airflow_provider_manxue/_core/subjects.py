@@ -7,8 +7,7 @@ What a wait polls: videos, or assets in their review. A subject is a parameter o
 from __future__ import annotations
 
 import abc
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 from airflow_provider_manxue._core.responses import parse_task, result_url
 from airflow_provider_manxue._core.wait_errors import (
@@ -29,8 +28,7 @@ Polled = VideoTask | Asset
 """The state of a video or an asset, from a response."""
 
 
-@dataclass(frozen=True, slots=True)
-class Query:
+class Query(NamedTuple):
     """The request of a poll. It changes nothing at the service, so that it may be repeated."""
 
     method: str

@@ -24,15 +24,13 @@ from airflow_provider_manxue._core.ids import ID_FIELDS
 from airflow_provider_manxue._core.order_kinds import ASSET_UPLOAD
 from airflow_provider_manxue._core.order_outcomes import OrderOutcome, classify_response, order_error
 from airflow_provider_manxue._core.orders import UPLOAD_FIELDS, OrderRequest, Reader, parameter_of, refusal
-from airflow_provider_manxue._core.reasons import is_success_code, reason_in_response
-from airflow_provider_manxue._core.responses import parse_object
+from airflow_provider_manxue._core.responses import error_of_code, parse_object, parse_retry_after
 from airflow_provider_manxue._core.signed_urls import without_query
 from airflow_provider_manxue.exceptions import (
     ManxueAssetFailedError,
     ManxueError,
     ManxueFailedError,
     ManxueInputError,
-    ManxueRefusedError,
     ManxueTransientError,
 )
 from airflow_provider_manxue.models import Asset, AssetType, TaskStatus
@@ -152,26 +150,22 @@ def parse_upload_response(
     """
     try:
         payload = parse_object(http_status, body, retry_after=retry_after, now=now, secret=secret)
-        upload = _parse_upload(request, payload, http_status, secret)
+        upload = _parse_upload(request, payload, http_status, secret, parse_retry_after(retry_after, now))
     except ManxueError as error:
         outcome = classify_response(http_status, body, busy_codes, (*ASSET_ID_FIELDS, *ID_FIELDS))
-        pause = getattr(error, "retry_after", None)
-        raise order_error(outcome, failure or error, excerpt_of(body, secret), pause, ASSET_UPLOAD) from None
+        quote = excerpt_of(body, secret)
+        raise order_error(outcome, failure or error, quote, error.retry_after, ASSET_UPLOAD) from None
     if failure is not None:
         raise order_error(OrderOutcome.UNKNOWN, failure, excerpt_of(body, secret), kind=ASSET_UPLOAD)
     return upload
 
 
 def _parse_upload(
-    request: UploadRequest, payload: Mapping[str, Any], http_status: int, secret: str
+    request: UploadRequest, payload: Mapping[str, Any], http_status: int, secret: str, pause: float | None
 ) -> Upload:
-    items, failed = lists_in(payload, http_status, secret)
-    code = payload.get("code")
-    if not is_success_code(code):
-        reason = clean_text(reason_in_response(payload), secret)
-        raise ManxueRefusedError(
-            f"HTTP {http_status} with the error code {clean_text(code, secret)}: {reason or 'no reason given'}"
-        )
+    items, failed = lists_in(payload, http_status, secret, pause)
+    if error := error_of_code(payload, http_status, secret, pause):
+        raise error
     parsed = [parse_item(item, secret) for item in items]
     if not failed and not any(asset.id or asset.status is TaskStatus.FAILED for asset in parsed):
         raise ManxueTransientError(f"HTTP {http_status} with assets without ids")
@@ -188,9 +182,8 @@ def _match(files: Sequence[File], items: list[Asset], failed: Sequence[Any], sec
             if item is not None:
                 found[file] = item
     unexpected = tuple(_describe_item(item) for item in left)
-    spare = [
-        entry for entry in failed if not any(mentions(entry, file.url) for file in files if file not in found)
-    ]
+    failures = [file for file in files if file not in found or not found[file].id]
+    spare = [entry for entry in failed if not any(mentions(entry, file.url) for file in failures)]
     return Upload(
         tuple(
             _uploaded(file, found.get(file), failed, [*unexpected, *_texts(spare, secret)], secret)

@@ -7,6 +7,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
     ManxueConfigurationError,
     ManxueError,
+    ManxuePermissionError,
     ManxueRedirectError,
     ManxueRefusedError,
     ManxueResultMissingError,
@@ -14,7 +15,10 @@ from airflow_provider_manxue.exceptions import (
     ManxueVideoFailedError,
 )
 
-_OF_THE_CONNECTION = (ManxueAuthenticationError, ManxueConfigurationError, ManxueRedirectError)
+_OF_THE_CONNECTION = (ManxueAuthenticationError, ManxueConfigurationError)
+
+BLOCKED = (ManxuePermissionError, ManxueRedirectError)
+"""Errors that the service may send for one video, and a gateway or firewall in front of it for all: a 403, a redirect."""
 
 
 def affects_all_videos(error: ManxueError) -> bool:
@@ -41,14 +45,14 @@ def timed_out(video_task_id: str, waited: float, status: str, trouble: str) -> M
 def video_failed(video_task_id: str, reason: str) -> ManxueVideoFailedError:
     """Return the error of a video that the service could not generate."""
     return ManxueVideoFailedError(
-        f"The service could not generate the video {video_task_id!r}: {reason}. Usual causes are a prompt that "
-        f"is not allowed and reference material that is not supported; a new order is needed."
+        f"The service could not generate the video {video_task_id!r}: {reason.removesuffix('.')}. Usual causes "
+        f"are a prompt that is not allowed and reference material that is not supported; a new order is needed."
     )
 
 
 def result_missing(video_task_id: str, reason: str | None) -> ManxueResultMissingError:
     """Return the error of a completed video without a URL."""
-    reported = f" Reason from the service: {reason}." if reason else ""
+    reported = f" Reason from the service: {reason.removesuffix('.')}." if reason else ""
     return ManxueResultMissingError(
         f"The video {video_task_id!r} is completed, but the response has no URL of the video.{reported} Report this "
         f"id to the support of the service."

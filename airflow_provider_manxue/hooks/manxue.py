@@ -19,6 +19,7 @@ from airflow_provider_manxue._client.sync_client import (
     exchange,
     new_session,
     parse_query_response,
+    response_to_query,
 )
 from airflow_provider_manxue._core.assets import parse_asset_ids, parse_assets, query_assets, upload_url
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID, missing_connection
@@ -184,17 +185,13 @@ class ManxueHook(BaseHook):
         self, settings: ManxueSettings, method: str, url: str, body: bytes | None = None
     ) -> ServiceResponse:
         try:
-            response = exchange(
-                self._session, settings, method, url, None if body is None else TrackedBody(body)
-            )
-            if response.body_error is not None:
-                raise response.body_error
+            content = None if body is None else TrackedBody(body)
+            return response_to_query(exchange(self._session, settings, method, url, content))
         # The library's texts repeat the whole request, so the cause is not chained.
         except UNUSABLE_ADDRESS:
             raise unusable_address(settings) from None
         except NO_RESPONSE as error:
             raise no_service_response(settings, error) from None
-        return response
 
     def create_video(
         self,

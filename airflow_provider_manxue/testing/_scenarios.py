@@ -291,6 +291,16 @@ def _responses() -> Iterator[Scenario]:
         "HTTP 429 with an invalid `Retry-After`",
         Response(status=429, headers={"Retry-After": "soon"}),
     )
+    yield _fault(
+        "http_429_cut",
+        "HTTP 429 with `Retry-After: 1`, and a body that breaks off",
+        replace(slow_down, truncate=5),
+    )
+    yield _fault(
+        "http_200_code_429",
+        "HTTP 200 with `code` 429 and `data` null, and `Retry-After: 1`",
+        Response(json={"code": 429, "data": None, "msg": "too many requests"}, headers={"Retry-After": "1"}),
+    )
     yield _fault("http_503_seconds", "HTTP 503 with `Retry-After: 1`", Response(status=503, retry_after=1))
     yield _fault(
         "redirect",

@@ -15,7 +15,7 @@ from airflow_provider_manxue._client.async_client import AsyncClient, shared_cli
 from airflow_provider_manxue._client.drivers import AsyncDriver
 from airflow_provider_manxue._client.wait_reporter import frames_of
 from airflow_provider_manxue._core.assets import ASSET
-from airflow_provider_manxue._core.batch import to_tasks, to_xcoms
+from airflow_provider_manxue._core.batch import load_statuses, to_tasks, to_xcoms
 from airflow_provider_manxue._core.deadline import (
     LEGACY_DEFER_TIMEOUT_MARGIN,
     PollTimes,
@@ -27,12 +27,8 @@ from airflow_provider_manxue._core.poller import Poller
 from airflow_provider_manxue._core.polling import GRACE_TIME, MAX_URL_AGE
 from airflow_provider_manxue._core.status_log import BatchLog
 from airflow_provider_manxue._core.wait_arguments import WaitArguments
-from airflow_provider_manxue._core.wait_errors import affects_all_videos
-from airflow_provider_manxue.exceptions import (
-    ManxueError,
-    ManxueInternalError,
-    ManxuePermissionError,
-)
+from airflow_provider_manxue._core.wait_errors import BLOCKED, affects_all_videos
+from airflow_provider_manxue.exceptions import ManxueError, ManxueInternalError
 from airflow_provider_manxue.links.manxue import video_link_xcom
 from airflow_provider_manxue.models import VideoTask
 
@@ -95,7 +91,7 @@ class _WaitTrigger(StartFromTrigger):
 
     def _must_start_on_worker(self, error: ManxueError, poller: Poller) -> bool:
         """Return whether a worker must start the task: the triggerer started it, and its connection has not worked."""
-        concerns_connection = affects_all_videos(error) or isinstance(error, ManxuePermissionError)
+        concerns_connection = affects_all_videos(error) or isinstance(error, BLOCKED)
         return not self._given_times and not poller.has_worked and concerns_connection
 
 
@@ -186,7 +182,9 @@ class ManxueVideoTrigger(_WaitTrigger):
             return begin_event(str(reason))
         self._log_start(f"the video {video_task_id}", times)
         grace = {} if self.grace_since is None else {video_task_id: self.grace_since}
-        poller = self._poller([video_task_id], times, grace=grace, last_status=self.last_answer)
+        poller = self._poller(
+            [video_task_id], times, grace=grace, last_statuses={video_task_id: self.last_answer}
+        )
         async with self._recorded([video_task_id], times, None):
             await self._drive(poller, client, self.arguments.gives_up_at(times, self._ends_at))
         outcome = poller.outcomes[video_task_id]
@@ -214,6 +212,13 @@ class _BatchTrigger(_WaitTrigger):
     """Base of the triggers that wait for many videos, or for the assets of an upload."""
 
     ended_before: dict[str, int] | None
+    last_statuses: str
+
+    @property
+    def _progress(self) -> dict[str, Any]:
+        """The arguments with the progress, as they are stored: only if there is any."""
+        progress = {"ended_before": self.ended_before, "last_statuses": self.last_statuses}
+        return {name: value for name, value in progress.items() if value}
 
     async def _wait_for_all(
         self, ids: list[str], times: PollTimes, client: AsyncClient
@@ -221,10 +226,9 @@ class _BatchTrigger(_WaitTrigger):
         """Poll until each has ended. Return the distinct ids, and the poller with the outcomes."""
         distinct = list(dict.fromkeys(ids))
         self._log_start(f"{len(distinct)} {self.subject.noun}s", times)
-        log = BatchLog(
-            dict.fromkeys(distinct, ""), times.started_at, self.ended_before, noun=self.subject.noun
-        )
-        poller = self._poller(distinct, times, log=log)
+        statuses = load_statuses(distinct, self.last_statuses)
+        log = BatchLog(statuses, times.started_at, self.ended_before, noun=self.subject.noun)
+        poller = self._poller(distinct, times, last_statuses=statuses, log=log)
         total = sum(log.counts.values())
         async with self._recorded(distinct, times, lambda: log.counts, total):
             await self._drive(poller, client, self.arguments.gives_up_at(times, self._ends_at))
@@ -249,6 +253,8 @@ class ManxueVideoBatchTrigger(_BatchTrigger):
     :param video_task_ids: (templated) ids of the video tasks. A repeated id is polled once. If the task starts in the
         triggerer, also references to XComs.
     :param ended_before: number of other videos of the batch that have ended, by status, for the log; None for none.
+    :param last_statuses: last known status of each distinct id, one character each: ``c`` completed, ``f`` failed, ``-`` not
+        known. Empty if none is known.
     :param first_poll_at: time of the first poll. The rate limiter of the connection spreads the polls after it.
     :param end_from_trigger: end the task in the triggerer when all videos are completed.
 
@@ -262,6 +268,7 @@ class ManxueVideoBatchTrigger(_BatchTrigger):
         manxue_conn_id: Any,
         poke_interval: float,
         ended_before: dict[str, int] | None = None,
+        last_statuses: str = "",
         started_at: float | None = None,
         deadline: float | None = None,
         first_poll_at: float | None = None,
@@ -293,12 +300,13 @@ class ManxueVideoBatchTrigger(_BatchTrigger):
         )
         self.video_task_ids = video_task_ids
         self.ended_before = ended_before
+        self.last_statuses = last_statuses
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments. Neither may change, since deferrals in flight outlive upgrades."""
         return "airflow_provider_manxue.triggers.manxue.ManxueVideoBatchTrigger", {
             "video_task_ids": self.video_task_ids,
-            **({"ended_before": self.ended_before} if self.ended_before else {}),
+            **self._progress,
             "manxue_conn_id": self.manxue_conn_id,
             **self.arguments.to_kwargs(),
         }
@@ -340,6 +348,7 @@ class ManxueAssetTrigger(_BatchTrigger):
 
     :param asset_ids: ids of the assets.
     :param ended_before: number of other assets of the upload that have ended, by status, for the log; None for none.
+    :param last_statuses: as in :class:`ManxueVideoBatchTrigger`.
 
     The other arguments have the meaning that they have in :class:`ManxueVideoTrigger`.
     """
@@ -356,6 +365,7 @@ class ManxueAssetTrigger(_BatchTrigger):
         deadline: float,
         first_poll_at: float,
         ended_before: dict[str, int] | None = None,
+        last_statuses: str = "",
         exponential_backoff: bool = False,
         max_wait: float | None = None,
         has_worked: bool = False,
@@ -378,12 +388,13 @@ class ManxueAssetTrigger(_BatchTrigger):
         )
         self.asset_ids = asset_ids
         self.ended_before = ended_before
+        self.last_statuses = last_statuses
 
     def serialize(self) -> tuple[str, dict[str, Any]]:
         """Return the class path and the arguments. Neither may change, since deferrals in flight outlive upgrades."""
         return "airflow_provider_manxue.triggers.manxue.ManxueAssetTrigger", {
             "asset_ids": self.asset_ids,
-            **({"ended_before": self.ended_before} if self.ended_before else {}),
+            **self._progress,
             "manxue_conn_id": self.manxue_conn_id,
             **self.arguments.to_kwargs(),
         }

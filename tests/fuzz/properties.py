@@ -64,6 +64,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueOrderNotAcceptedError,
     ManxueOrderRejectedError,
     ManxuePermissionError,
+    ManxueRedirectError,
     ManxueRefusedError,
     ManxueResultMissingError,
     ManxueTimeoutError,
@@ -418,13 +419,14 @@ RESPONSES: tuple[tuple[str, int, bytes], ...] = (
     ("refused", 200, b'{"code":500,"data":null,"msg":"No handler found"}'),
     ("unauthorized", 401, b""),
     ("forbidden", 403, b"{}"),
-    ("fatal", 302, b""),
+    ("redirected", 302, b""),
     ("fatal", 200, b'{"id":"p","object":"image.generation","status":"completed"}'),
     ("trouble", 429, b""),
     ("trouble", 500, b"<html>"),
     ("trouble", 503, b""),
     ("trouble", 200, b"<html>"),
     ("trouble", 200, b'{"id":"p","status":'),
+    ("trouble", 200, b'{"code":503,"data":null,"msg":"busy"}'),
 )
 """Responses of the service: meaning for a wait, status and body."""
 
@@ -468,7 +470,8 @@ def check_wait(
         assert [video for video, _ in poller.take_due(now)] == ["p"]
         meaning, outcome = RESPONSES[number][0], _outcome(number, retry_after)
         poller.handle("p", outcome, sent_at=now, now=now)
-        expected = model.expected(meaning, now)
+        pause = min(getattr(outcome, "retry_after", None) or 0.0, MAX_RETRY_AFTER)
+        expected = model.expected(meaning, now, is_paused=pause > 0)
         if poller.done:
             assert _kind(poller.outcomes["p"]) in expected, (poller.outcomes["p"], expected)
             return
@@ -477,7 +480,6 @@ def check_wait(
         assert at is not None
         assert poller.take_due(at - 0.001) == []
         assert at >= min(now + 0.999, model.deadline, model.grace_ends) or meaning == "unauthorized"
-        pause = min(getattr(outcome, "retry_after", None) or 0.0, MAX_RETRY_AFTER)
         assert at >= now + pause - 0.001
         assert at <= max(model.deadline + MAX_OVERSHOOT, now + GRACE_TIME)
         assert at <= now + pause + max(1.1 * max(policy.interval + timeout, 300.0), 1.0)
@@ -508,8 +510,12 @@ class _Model:
         """End of the grace period. The wait polls once more at this time."""
         return math.inf if self.grace_since is None else self.grace_since + GRACE_TIME
 
-    def expected(self, meaning: str, now: float) -> set[type | None]:
-        """Return the allowed types of outcomes; None if the wait may continue."""
+    def expected(self, meaning: str, now: float, *, is_paused: bool) -> set[type | None]:
+        """
+        Return the allowed types of outcomes; None if the wait may continue.
+
+        :param is_paused: whether the service has requested a pause with this response.
+        """
         if meaning in {"completed", "failed"}:
             return {VideoTask if meaning == "completed" else ManxueVideoFailedError}
         if meaning == "fatal":
@@ -523,7 +529,7 @@ class _Model:
             return {None, ManxueTimeoutError} if now >= self.deadline else {None}
         if meaning == "unauthorized":
             return self._unauthorized(now)
-        return self._in_grace(meaning, now)
+        return self._in_grace(meaning, now, is_paused=is_paused)
 
     def _unauthorized(self, now: float) -> set[type | None]:
         self.refused_since = now if self.refused_since is None else self.refused_since
@@ -531,18 +537,24 @@ class _Model:
             return {ManxueAuthenticationError}
         return {None, ManxueTimeoutError} if now >= self.given_up_at else {None}
 
-    def _in_grace(self, meaning: str, now: float) -> set[type | None]:
+    def _in_grace(self, meaning: str, now: float, *, is_paused: bool) -> set[type | None]:
         self.grace_since = now if self.grace_since is None else self.grace_since
-        if meaning == "forbidden" and not self.has_worked:
-            return {ManxuePermissionError}
         at_end: type = {
-            "refused": ManxueRefusedError, "no url": ManxueResultMissingError, "forbidden": ManxuePermissionError
-        }[meaning]  # fmt: skip
+            "refused": ManxueRefusedError,
+            "no url": ManxueResultMissingError,
+            "forbidden": ManxuePermissionError,
+            "redirected": ManxueRedirectError,
+        }[meaning]
+        is_blocked = meaning in {"forbidden", "redirected"}
+        if is_blocked and not self.has_worked:
+            return {at_end}
         if meaning == "no url" and not self.is_read:
             self.is_read, self.deadline = True, deadline_to_read(self.deadline, now)
         if now >= self.grace_ends:
             return {at_end}
-        if now >= self.deadline and meaning != "forbidden":
+        if now >= self.deadline and is_paused:
+            return {None, ManxueTimeoutError}
+        if now >= self.deadline and not is_blocked:
             return {ManxueTimeoutError}
         return {None}
 
@@ -554,6 +566,7 @@ def _kind(outcome: Outcome) -> type:
         ManxueTimeoutError,
         ManxueAuthenticationError,
         ManxuePermissionError,
+        ManxueRedirectError,
         ManxueRefusedError,
         ManxueResultMissingError,
         ManxueTransientError,

@@ -11,6 +11,7 @@ import asyncio
 import errno
 import gzip
 import json
+import time
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from urllib.parse import urlsplit
@@ -19,6 +20,8 @@ import aiohttp
 import requests
 import urllib3
 
+from airflow_provider_manxue._core.polling import MAX_RETRY_AFTER
+from airflow_provider_manxue._core.responses import MAX_BODY, parse_retry_after
 from airflow_provider_manxue.testing._account import Account
 from airflow_provider_manxue.testing._faults import Faults, RandomFaults
 from airflow_provider_manxue.testing._media import UrlSigner
@@ -64,15 +67,37 @@ class Exchange:
     body: bytes = b""
     ended_at: float | None = None
     pause: float = 0.0
+    """Seconds of its ``Retry-After``, if that is a number."""
+    longest_pause: float = 0.0
+    """The same, also if it is a date. The client has received it a little later."""
     session: object = None
     waits_in: object = None
-    is_whole: bool = False
-    """Whether the client read the whole body."""
+    length: int = 0
+    """Bytes of the body that the client has read."""
+    counts: bool = False
+    """Whether the client has a response that it can use: a whole one, or an error whose body could not be read."""
 
     @property
     def is_poll(self):
         """Whether this is a poll. Only workers send what may be paid, and these with their own session."""
         return self.method == "GET" or self.session is not None
+
+    @property
+    def requested_pause(self):
+        """Seconds of the pause that the response to a poll requests: an error, except a 401, whose probes have their own times."""
+        is_error = self.counts and self.status >= 300 and self.status != 401
+        return min(self.pause, MAX_RETRY_AFTER) if is_error else 0.0
+
+    def read(self, piece):
+        """Return a piece of the body, which the client reads."""
+        self.length += len(piece)
+        if self.length > MAX_BODY:
+            self.breaks_off()
+        return piece
+
+    def breaks_off(self):
+        """Record that the body cannot be read to its end. A success needs it, an error does not."""
+        self.counts = self.status >= 300
 
     def __str__(self):
         response = (
@@ -233,6 +258,7 @@ class SimulatedNetwork:
         exchange.status, exchange.body = reply.status, body
         retry_after = reply.headers.get("Retry-After", "")
         exchange.pause = float(retry_after) if retry_after.isdigit() else 0.0
+        exchange.longest_pause = parse_retry_after((retry_after,), time.time()) or 0.0
         body = gzip.compress(exchange.body) if response.gzip else exchange.body
         headers = {**reply.headers, **({"Content-Encoding": "gzip"} if response.gzip else {})}
         if response.truncate is not None:
@@ -311,14 +337,18 @@ class _AsyncResponse:
             raise TimeoutError
 
     async def readany(self):
-        for delay, piece in self._pieces:
-            if delay:
-                await self._lapse(delay)
-            if piece:
-                return piece
-        if self._arrival.cut:
-            raise aiohttp.ClientPayloadError("cut short")
-        self._exchange.is_whole = True
+        try:
+            for delay, piece in self._pieces:
+                if delay:
+                    await self._lapse(delay)
+                if piece:
+                    return self._exchange.read(piece)
+            if self._arrival.cut:
+                raise aiohttp.ClientPayloadError("cut short")
+        except (aiohttp.ClientError, TimeoutError):
+            self._exchange.breaks_off()
+            raise
+        self._exchange.counts = True
         return b""
 
 
@@ -434,15 +464,19 @@ class _Response:
 
     def read1(self, amount, *, decode_content):
         assert not decode_content
-        if self._pieces:
-            delay, piece = self._pieces.pop(0)
-            if delay:
-                self.sock.lapse(delay, _read_timed_out, "body")
-            if piece:
-                return piece
-        if self._cut:
-            raise urllib3.exceptions.ProtocolError("cut short")
-        self._exchange.is_whole = True
+        try:
+            if self._pieces:
+                delay, piece = self._pieces.pop(0)
+                if delay:
+                    self.sock.lapse(delay, _read_timed_out, "body")
+                if piece:
+                    return self._exchange.read(piece)
+            if self._cut:
+                raise urllib3.exceptions.ProtocolError("cut short")
+        except urllib3.exceptions.HTTPError:
+            self._exchange.breaks_off()
+            raise
+        self._exchange.counts = True
         return b""
 
 

@@ -16,7 +16,6 @@ from airflow_provider_manxue._core.deadline import FINAL_POLL_WINDOW, MAX_OVERSH
 from airflow_provider_manxue._core.polling import (
     GRACE_TIME,
     LATE_PROBE_INTERVAL,
-    MAX_RETRY_AFTER,
     MIN_INTERVAL,
 )
 from airflow_provider_manxue._core.worker_pass import MAX_EXTRA_TIME
@@ -71,7 +70,7 @@ def findings(simulation, schedule, instances, left):
         *found,
         *_secrets(simulation, instances),
         *_rate_limits(simulation, schedule),
-        *_pauses(simulation, schedule),
+        *_pauses(simulation, schedule, instances),
         *_refusals(simulation, schedule),
         *_progress(simulation, schedule),
         *(text for grants in simulation.grants for text in grants.findings),
@@ -102,7 +101,7 @@ class _TaskChecks:
         ]
         self.polls = {}
         for exchange in self.exchanges:
-            if exchange.is_poll and exchange.is_whole:
+            if exchange.is_poll and exchange.counts:
                 self.polls.setdefault(exchange.task_id, []).append(exchange)
 
     def findings(self):
@@ -248,11 +247,13 @@ class _TaskChecks:
         for at, moment in attempt.rescheduled if not self.schedule.steps else ():
             # Without steps, Airflow's clock differs from elapsed time by a constant.
             deadline = self._deadline_to_read(attempt, attempt.begun_at + self.plan.timeout, at)
-            forbidden = [
-                one.at for one in self.exchanges if one.status == 403 and attempt.begun_at <= one.at <= at
+            blocked = [
+                one.at
+                for one in self.exchanges
+                if one.status in {302, 403} and attempt.begun_at <= one.at <= at
             ]
-            if forbidden:  # a grace period that began late, since the process started late
-                deadline = max(deadline, min(forbidden) + GRACE_TIME)
+            if blocked:  # a grace period that began late, since the process started late
+                deadline = max(deadline, min(blocked) + GRACE_TIME)
             late = moment - attempt.began + attempt.begun_at - deadline
             if late > self._overshoot(at) + EPSILON:
                 yield f"rescheduled to {late:.3f} s after the deadline"
@@ -276,8 +277,11 @@ class _TaskChecks:
             1 / self.schedule.extra["requests_per_second"], timeout / self.schedule.extra["max_connections"]
         )
         seen = {exchange.status for exchange in self.simulation.network.exchanges if exchange.at <= at}
-        trouble = GRACE_TIME if seen & {401, 403} or self.schedule.look_ups or self.schedule.edits else 0.0
-        pause = MAX_OVERSHOOT if seen & {429, 503} else trouble
+        trouble = (
+            GRACE_TIME if seen & {302, 401, 403} or self.schedule.look_ups or self.schedule.edits else 0.0
+        )
+        is_paused = any(one.requested_pause for one in self.simulation.network.exchanges if one.at <= at)
+        pause = MAX_OVERSHOOT if is_paused or seen & {429, 503} else trouble
         return 1 + FINAL_POLL_WINDOW + 3 * timeout + 7 * polls * each + pause
 
     def _lost(self, attempt, text, deadline):
@@ -377,7 +381,7 @@ class _TaskChecks:
         is_missing = type(error) is ManxueResultMissingError
         if is_missing and not any(b'"completed"' in exchange.body for exchange in self.exchanges):
             yield f"ended with {error!r}, and the service never said that it is completed"
-        if type(error) in {ManxueAuthenticationError, ManxuePermissionError}:
+        if type(error) in {ManxueAuthenticationError, ManxuePermissionError, ManxueRedirectError}:
             yield from self._within_grace(attempt, error)
         if type(error) in {ManxueRefusedError, ManxueResultMissingError} and not self.schedule.steps:
             first = min(attempt.begun_at, attempt.waits_since or attempt.begun_at)
@@ -405,9 +409,9 @@ class _TaskChecks:
             for exchange in self.exchanges
             if exchange.method == "GET"
             and exchange.status == 200
-            and exchange.is_whole
+            and exchange.counts
             and b'"object": "video"' in exchange.body
-            # A completed video without a URL starts a grace period of its id, which a 403 continues.
+            # A completed video without a URL starts a grace period of its id, which a 403 or a redirect continues.
             and (b'"completed"' not in exchange.body or b'"video_url": "http' in exchange.body)
             and attempt.begun_at <= exchange.at
             and exchange.ended_at <= attempt.ended_at
@@ -546,7 +550,9 @@ class _TaskChecks:
         each = 4 + 4 * runs + 2.5 * span / self.plan.interval
         most = len(self.videos) * len(self.instance.attempts) * each
         # Each of these can request a pause, and the window for retries of a final poll begins again after it.
-        throttled = sum(exchange.status in {429, 503} for exchange in self.exchanges)
+        throttled = sum(
+            exchange.status in {429, 503} or exchange.requested_pause > 0 for exchange in self.exchanges
+        )
         if len(self.exchanges) - throttled > most:
             yield f"asked {len(self.exchanges)} times in {span:.0f} s, and was turned away {throttled} times"
 
@@ -603,8 +609,9 @@ def _repeated(exchanges):
     for exchange in sorted(exchanges, key=lambda one: one.at):
         of_process = refused.setdefault(exchange.process, {})
         task_id = exchange.task_id
-        if not task_id and of_process:  # the service sets the id, and this request never reached it
-            task_id = next(iter(of_process))
+        if not task_id:  # the service sets the id, and this request never reached it
+            ended = {one: at for one, at in of_process.items() if at is not None and at <= exchange.at}
+            task_id = max(ended, key=ended.get, default=None)
         ended_at = of_process.pop(task_id, None)
         if ended_at is not None and exchange.at <= ended_at + LOOKUP_TIMEOUT:
             yield exchange
@@ -612,22 +619,28 @@ def _repeated(exchanges):
             of_process[exchange.task_id] = exchange.ended_at
 
 
-def _pauses(simulation, schedule):
+def _pauses(simulation, schedule, instances):
     """No request is sent during a pause that the service requested from this process."""
-    paused = {}
+    paused, worked = {}, set()
+    retried_at = [attempt.ended_at for instance in instances for attempt in instance.attempts]
     for exchange in sorted(simulation.network.exchanges, key=lambda one: one.at):
         if not exchange.is_poll:
             continue
         for key in ((exchange.process, None), (exchange.process, exchange.task_id)):
             for received_at, until in paused.get(key, ()):
-                # The pause of one video, not that of a rate limiter, ends by Airflow's clock: another process may end it.
-                stepped_at = [moment for moment, _ in schedule.steps] if key[1] is not None else []
-                is_stepped = any(received_at < moment <= exchange.at for moment in stepped_at)
-                if received_at + EPSILON < exchange.at < until - EPSILON and not is_stepped:
+                # The pause of one video, not that of a rate limiter, ends by Airflow's clock: another process may end it. It
+                # belongs to the wait, and a retry is another one.
+                ends = [*(moment for moment, _ in schedule.steps), *retried_at] if key[1] is not None else []
+                has_ended = any(received_at < moment <= exchange.at for moment in ends)
+                if received_at + EPSILON < exchange.at < until - EPSILON and not has_ended:
                     yield f"{exchange.process.name}: {exchange.task_id} was polled {until - exchange.at:.1f} s before a pause ended"
-        if exchange.pause and exchange.is_whole and exchange.status in {429, 503}:
-            received_at, pause = exchange.ended_at, min(exchange.pause, MAX_RETRY_AFTER)
-            # A 503 pauses one video. A 429 pauses all videos that share a rate limiter.
+        if exchange.counts and exchange.status == 200:
+            worked.add(exchange.process)
+        # A redirect or a 403 ends a wait that has not worked. A worker may begin another one.
+        ends_wait = exchange.status in {302, 403} and exchange.process not in worked
+        if not ends_wait and (pause := exchange.requested_pause):
+            received_at = exchange.ended_at
+            # Another error pauses one video. A 429 pauses all videos that share a rate limiter.
             is_shared = exchange.status == 429 and exchange.session is not None
             key = exchange.process, None if is_shared else exchange.task_id
             paused.setdefault(key, []).append((received_at, received_at + pause))
@@ -644,7 +657,7 @@ def _refusals(simulation, schedule):
     most = 5 + max(schedule.settings("max_connections")) - 1
     counts = {}
     for exchange in sorted(simulation.network.exchanges, key=lambda one: one.ended_at or 0.0):
-        if exchange.session is None or exchange.status is None:
+        if exchange.session is None or not exchange.counts:
             continue
         since, count = counts.get(exchange.session, (exchange.at, 0))
         is_over = exchange.status != 401 or any(
@@ -696,7 +709,7 @@ def _sightings(simulation):
     for exchange in simulation.network.exchanges:
         process = exchange.waits_in
         if (
-            exchange.is_whole
+            exchange.counts
             and exchange.status == 200
             and b'"completed"' in exchange.body
             and b'"object": "video"' in exchange.body

@@ -151,7 +151,8 @@ class _OrderChecks:
             return
         last = attempt.begun_at + min(self._order_timeout, self.plan.execution_bound - self._reserve(max))
         early = last - attempt.ended_at
-        if early > max(MAX_DELAY_ON_WORKER, self._pause(sent[-1]) if sent else 0.0) + EPSILON:
+        pause = min(sent[-1].longest_pause, MAX_RETRY_AFTER) if sent else 0.0
+        if early > max(MAX_DELAY_ON_WORKER, pause) + EPSILON:
             yield f"gave up the order {early:.1f} s early"
 
     @property

@@ -38,6 +38,9 @@ from tests.support.virtual_time import VirtualLoop
 
 RESULTS = Path(__file__).parent / "results.json"
 
+REPORT_EVERY = 20_000
+"""Schedules between two lines of progress."""
+
 MAX_TURNS = 100_000
 """Iterations of the loop. The longest schedules take some 7,000."""
 
@@ -289,10 +292,9 @@ def main():
             done += len(part)
             for seed, texts in found.items():  # at once, since a run can take an hour
                 print(f"seed {seed}: {'; '.join(texts)}", flush=True)
-            if sys.stderr.isatty():
-                print(
-                    f"\r{done} of {arguments.count}, {len(findings)} with findings", end="", file=sys.stderr
-                )
+            # Lines, so that the log of a run that was stopped tells how far it came.
+            if done // REPORT_EVERY > (done - len(part)) // REPORT_EVERY:
+                print(f"{done} of {arguments.count}, {len(findings)} with findings", flush=True)
     seconds = time.monotonic() - begun_at
     result = {
         "schedules": done,

@@ -185,9 +185,11 @@ def draw(seed):
     """Return the schedule of a seed."""
     # Later additions have random sources of their own, so that the first draws of a seed never change.
     schedule = _more(random.Random(f"more of {seed}"), _draw(seed))
-    # With the numbers 9 and 1800, the seeds in tests/unit/test_schedules.py that once broke an invariant are not affected.
+    # With the numbers 9, 1800 and 8, the seeds in tests/unit/test_schedules.py that once broke an invariant are not affected.
     schedule = _full_account(random.Random(f"room 9 of {seed}"), schedule)
-    return _reviews(random.Random(f"reviews 1800 of {seed}"), schedule)
+    schedule = _reviews(random.Random(f"reviews 1800 of {seed}"), schedule)
+    schedule = _broken_errors(random.Random(f"broken errors 8 of {seed}"), schedule)
+    return _paused_refusals(random.Random(f"paused refusals of {seed}"), schedule)
 
 
 def _draw(seed):
@@ -377,6 +379,33 @@ def _review(rng, plan):
         return plan
     videos = tuple(_video(rng, plan.timeout) for _ in range(rng.choice((0, 1, 3))))
     return replace(plan, kind="assets", videos=(*plan.videos, *videos), waits=True)
+
+
+def _broken_errors(rng, schedule):
+    """In one of ten schedules, let the bodies of the errors that polls receive break off."""
+    if rng.random() >= 0.1:
+        return schedule
+    return replace(schedule, windows=[_with_broken_error(*window) for window in schedule.windows])
+
+
+def _with_broken_error(begin, end, target, response):
+    if target == "query" and isinstance(response, Response) and (response.status or 200) >= 300:
+        response = replace(response, truncate=1)
+    return begin, end, target, response
+
+
+def _paused_refusals(rng, schedule):
+    """In one of ten schedules, let the refusals and redirects that polls receive request a pause."""
+    if rng.random() >= 0.1:
+        return schedule
+    pause = rng.choice((5, 60, 400))
+    return replace(schedule, windows=[_with_pause(pause, *window) for window in schedule.windows])
+
+
+def _with_pause(pause, begin, end, target, response):
+    if target == "query" and isinstance(response, Response) and response.status in {302, 403, 404}:
+        response = replace(response, retry_after=pause)
+    return begin, end, target, response
 
 
 def _busy_window(rng):

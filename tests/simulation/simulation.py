@@ -31,10 +31,12 @@ from airflow_provider_manxue._airflow import task_trigger as task_trigger_module
 from airflow_provider_manxue._airflow.start_from_trigger import CAN_START_AND_END
 from airflow_provider_manxue._airflow.waiting import ManxueWaitBase
 from airflow_provider_manxue._client import (
+    airflow_metrics,
     async_client,
     connection_cache,
     credentials,
     drivers,
+    endpoint,
     rate_limiter,
     sync_client,
     threaded,
@@ -43,6 +45,7 @@ from airflow_provider_manxue.hooks import manxue as hook_module
 from airflow_provider_manxue.testing import _response as response_module
 from airflow_provider_manxue.testing import _tasks as emulated_tasks
 from airflow_provider_manxue.triggers import manxue as trigger_module
+from tests.simulation import network as network_module
 from tests.simulation.grants import Grants, ObservedLimiter
 from tests.simulation.network import AsyncSession, Session, SocketDeadline
 from tests.support.virtual_time import Worker, run_until_complete, sleep
@@ -350,6 +353,7 @@ def installed():
             (module, "time", _Time)
             for module in (
                 response_module,
+                network_module,
                 async_client,
                 connection_cache,
                 credentials,
@@ -369,14 +373,16 @@ def installed():
             (cls, "log", _Log())
             for cls in (ManxueWaitBase, hook_module.ManxueHook, task_trigger_module.StartFromTrigger)
         ),
+        # They are off; each process would read that from the configuration anew, which takes 7 % of the time.
+        (airflow_metrics.SentMetrics, "is_on", False),
         (connection_cache, "log", _Log()),
         (rate_limiter, "log", _Log()),
         (async_client, "_clients", _Clients()),
         (async_client, "_throttles", _Throttles()),
         (async_client, "AdaptiveRateLimiter", _limiter),
-        (async_client, "ssl_context", lambda settings: True),
-        (async_client, "session_key", lambda settings: (settings.verify, settings.ca_bundle)),
-        (async_client, "proxy_for", lambda settings: settings.proxy),
+        (endpoint, "ssl_context", lambda settings: True),
+        (endpoint, "session_key", lambda settings: (settings.verify, settings.ca_bundle)),
+        (endpoint, "proxy_for", lambda settings: settings.proxy),
         (sync_client, "proxy_for", lambda settings: settings.proxy),
         (sync_client, "ca_path", lambda settings: None),
         (aiohttp, "TCPConnector", lambda **options: None),

@@ -7,10 +7,9 @@ import contextvars
 import json
 from types import SimpleNamespace
 
-import aiohttp
 from multidict import CIMultiDict
 
-from airflow_provider_manxue._client import async_client, connection_cache
+from airflow_provider_manxue._client import async_client, connection_cache, endpoint
 from airflow_provider_manxue._client.endpoint import Session
 from airflow_provider_manxue._core.connection import parse_connection
 from tests.support.fake_airflow import START
@@ -89,7 +88,7 @@ class FakeService:
             raise found
         return found
 
-    async def open_session(self, library, settings, key):
+    async def open_session(self, settings, key):
         if self.open_error is not None:
             raise self.open_error
         self.sessions.append(FakeSession(self))
@@ -102,17 +101,13 @@ class FakeService:
         return FakeResponse(*response)
 
     def install(self, monkeypatch):
-        async def library():
-            return aiohttp
-
         async def to_thread(function, *arguments, **options):
             await asyncio.sleep(0)
             return function(*arguments, **options)
 
         monkeypatch.setattr(async_client, "load_connection", self.load_connection)
-        monkeypatch.setattr(async_client, "session_key", lambda settings: (settings.verify, self.ca_version))
-        monkeypatch.setattr(async_client, "_open_session", self.open_session)
-        monkeypatch.setattr(async_client, "_import_http_library", library)
+        monkeypatch.setattr(endpoint, "session_key", lambda settings: (settings.verify, self.ca_version))
+        monkeypatch.setattr(endpoint, "_open_session", self.open_session)
         monkeypatch.setattr(
             connection_cache, "time", SimpleNamespace(time=lambda: START + asyncio.get_running_loop().time())
         )

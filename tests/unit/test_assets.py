@@ -40,6 +40,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueOrderNotAcceptedError,
     ManxueOrderRejectedError,
     ManxueOrderUnknownError,
+    ManxueRateLimitError,
     ManxueRefusedError,
     ManxueTransientError,
 )
@@ -126,6 +127,61 @@ def test_reason_among_the_failed_items_is_shown():
         state_of(envelope(failed=[{"assetId": "asset_1", "reason": "not found"}]))
 
 
+@pytest.mark.parametrize(
+    ("entry", "error"),
+    [
+        ("asset_2 is too small", "it is among the failed items: asset_2 is too small"),
+        ("too small (asset_2).", "it is among the failed items: too small (asset_2)."),
+        (
+            {"assetId": "asset_2", "hint": "太小"},
+            'it is among the failed items: {"assetId": "asset_2", "hint": "太小"}',
+        ),
+        ({"assetId": "asset_2", "reason": f"no {KEY}"}, "it is among the failed items: no ***"),
+        ("asset_3 is too small", "the response has no state of it"),
+        ({"assetId": "asset_3", "reason": "too small"}, "the response has no state of it"),
+    ],
+)
+def test_failed_item_belongs_to_the_asset_that_it_names(entry, error):
+    body = json.dumps(envelope({"assetId": "asset_1", "status": "Active"}, failed=["asset_4 is odd", entry]))
+    first, second = parse_assets(200, body.encode(), ["asset_1", "asset_2"], secret=KEY)
+
+    assert first == Asset("asset_1", TaskStatus.COMPLETED, "Active")
+    assert second == Asset("asset_2", TaskStatus.UNKNOWN, error=error)
+
+
+def test_only_failed_item_without_a_name_is_that_of_the_only_asset():
+    body = json.dumps(envelope(failed=[{"status": "Failed"}])).encode()
+
+    [asset] = parse_assets(200, body, ["asset_1"])
+    assert (asset.id, asset.status, asset.error) == ("asset_1", TaskStatus.FAILED, '{"status": "Failed"}')
+
+
+@pytest.mark.parametrize(
+    ("status", "trouble", "text"),
+    [
+        ("Processing", "", "Last status from the service: Processing. Its review may"),
+        ("", "HTTP 503.", "Last status from the service: none. Last error: HTTP 503. Its review may"),
+    ],
+)
+def test_timeout_names_the_last_status_and_error(status, trouble, text):
+    error = str(ASSET.timed_out("asset_1", 60.0, status, trouble))
+
+    assert text in error
+    assert error.startswith("The asset 'asset_1' was not ready after 0:01:00. ")
+
+
+def test_texts_of_the_service_end_with_one_full_stop():
+    assert "failed: no face. Usual causes" in str(ASSET.failed("asset_1", "no face."))
+    refused = ASSET.with_likely_causes(ManxueRefusedError("HTTP 404."), "asset_1")
+    assert str(refused).startswith(
+        "The service does not return the asset 'asset_1': HTTP 404. Likely causes: "
+    )
+
+
+def test_one_id_is_a_list_of_one():
+    assert parse_asset_ids("asset://asset_1") == ["asset_1"]
+
+
 def test_failed_item_with_the_status_failed_ends_the_review():
     asset = state_of(envelope(failed=[{"assetId": "asset_1", "status": "FAILED", "errorMsg": "no face"}]))
 
@@ -141,6 +197,9 @@ def test_failed_item_with_the_status_failed_ends_the_review():
         (200, b"[]", ManxueTransientError),
         (200, b"{}", ManxueTransientError),
         (404, b'{"msg": "No handler found"}', ManxueRefusedError),
+        (200, b'{"code": 429, "msg": "busy", "data": null}', ManxueRateLimitError),
+        (200, b'{"code": 503, "msg": "busy", "data": null}', ManxueTransientError),
+        (200, b'{"code": 500, "msg": "No handler found", "data": null}', ManxueRefusedError),
     ],
 )
 def test_other_response_is_an_error_of_its_kind(http_status, body, error):
@@ -312,7 +371,9 @@ def test_upload_without_any_asset_is_accepted():
         (400, {"msg": "bad URL"}, ManxueOrderRejectedError),
         (401, {}, ManxueOrderRejectedError),
         (200, {"code": -1, "data": None, "msg": "no"}, ManxueOrderRejectedError),
+        (200, {"code": 429, "data": None, "msg": "busy"}, ManxueOrderNotAcceptedError),
         (200, {"code": 500, "data": None, "msg": "no"}, ManxueOrderUnknownError),
+        (200, {"code": 503, "data": None, "msg": "busy"}, ManxueOrderUnknownError),
         (200, envelope(*ALL, code=-1), ManxueOrderUnknownError),
         (400, envelope(*ALL), ManxueOrderUnknownError),
         (200, envelope({"originalUrl": FACE, "status": "submitted"}), ManxueOrderUnknownError),
@@ -349,6 +410,138 @@ def test_upload_without_a_response_is_unknown_once_its_body_was_sent():
     assert isinstance(sent, ManxueOrderUnknownError)
     assert str(no_response(TimeoutError(), "host")) in str(sent)
     assert isinstance(unsent, ManxueOrderNotAcceptedError)
+
+
+def upload_with(request, response, http_status=200, **options):
+    options = {"retry_after": (), "now": 0.0, "secret": KEY, **options}
+    return parse_upload_response(request, http_status, json.dumps(response).encode(), **options)
+
+
+@pytest.mark.parametrize(
+    ("response", "http_status", "options", "error", "text", "pause"),
+    [
+        ({"msg": "busy"}, 429, {"retry_after": ("30",)}, ManxueOrderNotAcceptedError, "HTTP 429: busy", 30),
+        (
+            {"code": 429, "msg": "busy"},
+            200,
+            {"retry_after": ("Thu, 01 Jan 1970 00:01:00 GMT",), "now": 20.0},
+            ManxueOrderNotAcceptedError,
+            "HTTP 200 with the error code 429: busy",
+            40,
+        ),
+        (
+            {"code": 1234, "msg": "busy"},
+            200,
+            {"busy_codes": {"1234"}},
+            ManxueOrderNotAcceptedError,
+            "HTTP 200 with the error code 1234: busy",
+            None,
+        ),
+        (
+            envelope({"originalUrl": OTHER}),
+            200,
+            {},
+            ManxueOrderUnknownError,
+            "unknown: HTTP 200 with assets without ids (response: ",
+            None,
+        ),
+        (
+            {"code": -1, "msg": f"no {KEY}"},
+            200,
+            {},
+            ManxueOrderRejectedError,
+            "HTTP 200 with the error code -1: no ***.",
+            None,
+        ),
+        (
+            {"code": -1},
+            200,
+            {"failure": ManxueTransientError("cut")},
+            ManxueOrderRejectedError,
+            "nothing was uploaded: cut. ",
+            None,
+        ),
+        (
+            envelope(*ALL),
+            200,
+            {"failure": ManxueTransientError("cut")},
+            ManxueOrderUnknownError,
+            'unknown: cut (response: {"code": "0"',
+            None,
+        ),
+    ],
+)
+def test_error_of_an_upload_has_reason_and_pause(response, http_status, options, error, text, pause):
+    with pytest.raises(error) as caught:
+        upload_with(REQUEST, response, http_status, **options)
+
+    assert text in str(caught.value)
+    assert getattr(caught.value, "retry_after", None) == pause
+
+
+def test_position_is_the_first_of_the_author():
+    files = request_of(image_urls=[FACE, FACE, OTHER]).files
+
+    assert [file.parameter for file in files] == ["image_urls[0]", "image_urls[2]"]
+
+
+def test_spelling_as_written_comes_before_the_decoded_one():
+    urls = ["https://files.example/a~b.png", "https://files.example/a%7Eb.png"]
+    items = [item("encoded", urls[1], kind=None), item("plain", urls[0], kind=None)]
+
+    plain, encoded = upload_with(request_of(image_urls=urls), envelope(*items)).assets
+
+    assert (plain.id, encoded.id) == ("plain", "encoded")
+    assert (plain.original_url, encoded.original_url) == tuple(urls)
+    assert {plain.asset_type, encoded.asset_type} == {AssetType.IMAGE}
+
+
+@pytest.mark.parametrize(("asked", "named"), [("%7E", "~"), ("~", "%7E")])
+def test_either_side_may_encode(asked, named):
+    url = "https://files.example/a{}b.png"
+    upload = upload_with(
+        request_of(image_urls=[url.format(asked)]), envelope(item("a", url.format(named), kind=None))
+    )
+
+    [asset] = upload.assets
+    assert (asset.id, asset.original_url, asset.asset_type) == ("a", url.format(asked), AssetType.IMAGE)
+
+
+def test_item_of_another_type_is_not_taken():
+    upload = upload_with(request_of(image_urls=[OTHER]), envelope(item("v", OTHER, "video")))
+
+    assert upload.unexpected == (f"v of {OTHER}",)
+    assert upload.assets[0].id == ""
+
+
+def test_unexpected_items_and_spare_reasons_are_shown_in_this_order():
+    unknown = "https://files.example/unknown.png"
+    items = [item("x", ""), item("", unknown, status="failed"), *ALL[:2]]
+    failed = [f"{OTHER} odd", {"message": "zw\u00f6lf"}, {"gr\u00f6\u00dfe": "\u00df"}]
+
+    upload = upload_with(REQUEST, envelope(*items, failed=failed))
+
+    assert upload.unexpected == ("x", f"an asset without an id of {unknown}")
+    assert upload.assets[2].error == (
+        f"the response has no asset of it, but: x, an asset without an id of {unknown}, {OTHER} odd, zw\u00f6lf, "
+        '{"gr\u00f6\u00dfe": "\u00df"}'
+    )
+
+
+def test_reason_of_a_file_is_that_of_its_item_or_all_that_name_it():
+    response = envelope(
+        item("", FACE, status="failed", error="no face"),
+        item("", OTHER, status="submitted"),
+        failed=[f"{FACE}: odd", f"{VOICE}: one", f"{VOICE}: two"],
+    )
+
+    face, other, voice = upload_with(REQUEST, response).assets
+
+    assert face == Asset(
+        "", TaskStatus.FAILED, asset_type=AssetType.IMAGE, original_url=FACE, error="no face"
+    )
+    assert other.error == "the response has no asset of it"
+    assert voice.error == f"{VOICE}: one; {VOICE}: two"
 
 
 # --- the receipt and its record -----------------------------------------------------------------------------
@@ -416,14 +609,36 @@ def test_cleared_task_with_other_files_stops():
 
 
 def test_receipt_of_another_length_sends_nothing():
-    with pytest.raises(ManxueInputError, match="recorded with 2 assets, but it has 3 files"):
+    with pytest.raises(ManxueInputError) as caught:
         from_receipt(REQUEST, ["a", "b"])
+
+    assert str(caught.value) == (
+        "The upload of this task is recorded with 2 assets, but it has 3 files. Nothing was sent. Store one asset id for each "
+        "distinct URL in the key 'manxue_upload', in the order of the URLs, or delete the key to upload again; then clear the task."
+    )
+
+
+def test_receipt_gives_each_file_its_asset_or_reason():
+    assert from_receipt(REQUEST, RECEIPT) == [
+        Asset("a", TaskStatus.QUEUED, asset_type=AssetType.IMAGE, original_url=FACE),
+        Asset("", TaskStatus.FAILED, asset_type=AssetType.IMAGE, original_url=OTHER, error="too small"),
+        Asset("c", TaskStatus.QUEUED, asset_type=AssetType.AUDIO, original_url=VOICE),
+    ]
 
 
 @pytest.mark.parametrize("value", [[], "", ["a", ""], [None], None, 7, [{"error": "x"}]])
 def test_ids_of_a_query_are_checked(value):
     with pytest.raises(ManxueInputError, match="ids of assets"):
         parse_asset_ids(value)
+
+
+def test_entry_without_an_asset_is_no_id():
+    with pytest.raises(ManxueInputError) as caught:
+        parse_asset_ids(["a", {"error": "x"}])
+
+    assert str(caught.value) == (
+        "The ids of assets cannot be used: an upload made no asset of a file. Leave it out."
+    )
 
 
 def test_ids_of_a_query_may_be_urls():
@@ -459,6 +674,32 @@ def test_errors_name_the_argument_and_the_file():
 
     assert list(errors) == [f"image_urls[1] ({OTHER})", f"audio_urls[0] ({VOICE})"]
     assert "too small" in str(errors[f"image_urls[1] ({OTHER})"])
+
+
+def test_result_tells_of_each_file_what_is_known():
+    results = to_results(REQUEST, from_receipt(REQUEST, RECEIPT), {"a": Asset("a", TaskStatus.COMPLETED)})
+
+    made = "The service made no asset of it: too small"
+    not_read = "The task ended before this asset was read."
+    assert results["assets"] == [
+        {"assetType": kind, "originalUrl": url, "assetId": asset_id, "status": status, "error": error}
+        for kind, url, asset_id, status, error in (
+            ("image", "https://files.example/face.png?***", "a", "completed", None),
+            ("image", OTHER, None, "failed", made),
+            ("audio", VOICE, "c", "unknown", not_read),
+        )
+    ]
+
+
+def test_file_without_a_reason_or_a_poll_is_an_error():
+    assets = from_receipt(REQUEST, [{"error": ""}, "b", "c"])
+    errors = errors_of(REQUEST, assets, {"c": ManxueTransientError("HTTP 503")})
+
+    assert {name: str(error) for name, error in errors.items()} == {
+        "image_urls[0] (https://files.example/face.png?***)": "The service made no asset of it: no reason given",
+        f"image_urls[1] ({OTHER})": "The task ended before this asset was read.",
+        f"audio_urls[0] ({VOICE})": "HTTP 503",
+    }
 
 
 def test_asset_survives_storage_between_workers():

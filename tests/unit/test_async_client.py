@@ -16,7 +16,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueConnectionNotFoundError,
     ManxueTransientError,
 )
-from tests.support.simulated_service import FakeService, loop_time
+from tests.support.simulated_service import PROCESSING, FakeService, loop_time
 from tests.support.virtual_time import run
 
 
@@ -118,6 +118,25 @@ def test_internal_error_is_raised_unchanged(service):
 
     with pytest.raises(KeyError):
         run(main())
+
+
+def test_edited_connection_is_not_polled_during_a_pause(service):
+    """The second request after a 401 is not granted by the rate limiter, which another response has paused."""
+    service.respond = lambda url, key: (401, {}) if key == "key" else (200, PROCESSING)
+
+    async def main():
+        async with shared_client() as client:
+            limiter = await client.limiter("c")
+            service.connect("c", key="new-key")
+            limiter.on_throttled(loop_time(), 3.0)
+            with pytest.raises(ManxueTransientError, match="was edited while") as caught:
+                await client.query("c", "v")
+            assert 2 < caught.value.retry_after < 3
+            await asyncio.sleep(caught.value.retry_after)
+            await client.query("c", "v")
+
+    run(main())
+    assert [key for *_, key in service.requests] == ["key", "new-key"]
 
 
 class TestPrepare:

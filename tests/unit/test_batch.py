@@ -23,7 +23,9 @@ from airflow_provider_manxue._core.batch import (
     BatchProgress,
     batch_error,
     dump_outcomes,
+    dump_statuses,
     load_outcomes,
+    load_statuses,
     stored_length,
     to_tasks,
 )
@@ -352,6 +354,25 @@ def test_progress_counts_each_ended_video_by_status():
     assert progress.ended_before(progress.ids) is None
 
 
+def test_last_statuses_survive_a_deferral():
+    statuses = {"a": "completed", "b": "", "c": "failed", "d": "completed"}
+
+    codes = dump_statuses(["b", "a", "c", "b"], statuses)
+
+    assert codes == "-cf"
+    assert load_statuses(["b", "a", "c", "b"], codes) == {"b": "", "a": "completed", "c": "failed"}
+
+
+def test_unknown_statuses_are_not_stored():
+    assert dump_statuses("ab", {"a": "", "b": ""}) == ""
+    assert load_statuses("ab", "") == {"a": "", "b": ""}
+
+
+@pytest.mark.parametrize("codes", ["c", "c?", "c-fff"])
+def test_status_that_cannot_be_parsed_is_not_known(codes):
+    assert load_statuses("ab", codes) == {"a": "completed", "b": ""}
+
+
 @pytest.mark.parametrize(("age", "to_poll"), [(MAX_URL_AGE, ["b"]), (MAX_URL_AGE + 1, ["a", "b"])])
 def test_task_with_an_old_url_is_polled_again(age, to_poll):
     progress = BatchProgress(["a", "b"], START, START, has_worked=False)
@@ -555,6 +576,20 @@ def test_logged_totals_include_stored_outcomes(fake_airflow, videos, caplog, cap
     assert fake_airflow.deferrals[1].trigger.ended_before == {"completed": 1}
     printed = capsys.readouterr().out or caplog.text
     assert " of 1 videos completed" not in printed
+
+
+def test_timeout_of_a_second_deferral_names_the_status_that_the_first_one_saw(fake_airflow, videos):
+    """The service stays away after it has reported that the videos are completed."""
+    for video in "ab":
+        videos[video] = lambda waited, video=video: (
+            done(video)
+            if waited < 10.5 and from_triggerer(fake_airflow)
+            else ManxueTransientError("HTTP 503")
+        )
+    with pytest.raises(ManxueTimeoutError, match=r"'a' was not ready .* from the service: completed"):
+        fake_airflow.run(sensor(ids="ab", timeout=600))
+
+    assert fake_airflow.deferrals[1].trigger.last_statuses == "cc"
 
 
 # --- errors ------------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,11 +32,11 @@ from tests.support.clients import CONN_ID, write_connection
 
 @pytest.fixture
 def connect(monkeypatch):
-    """Return a function that sets the Airflow connection of an emulator, with changes."""
+    """Return a function that sets the Airflow connection of an emulator, with changes. A slow machine must not end a request."""
 
     def write(emulator, *, password=None, host=None, **extra):
         connection = json.loads(emulator.airflow_connection_json())
-        connection["extra"] = {"request_timeout": 1, **(connection.get("extra") or {}), **extra}
+        connection["extra"] = {"request_timeout": 60, **(connection.get("extra") or {}), **extra}
         connection |= {"password": password or emulator.api_key, "host": host or emulator.base_url}
         write_connection(monkeypatch, connection)
 
@@ -108,8 +109,10 @@ def test_id_is_sent_as_one_path_segment(emulator, poll, video_task_id):
     ],
     ids=lambda value: str(value) if not isinstance(value, Response) else repr(value.to_json()),
 )
-def test_unusable_response_becomes_a_typed_error(emulator, poll, response, error, words):
+def test_unusable_response_becomes_a_typed_error(emulator, poll, connect, response, error, words):
     emulator.respond_with(response)
+    if response.hang or response.bytes_per_second:
+        connect(emulator, request_timeout=1)
     with pytest.raises(error, match=words) as raised:
         poll()
     assert emulator.api_key not in str(raised.value)
@@ -126,6 +129,47 @@ def test_retry_after_of_a_429_is_parsed(emulator, poll):
     with pytest.raises(ManxueRateLimitError) as raised:
         poll()
     assert raised.value.retry_after == 90
+
+
+def test_code_429_in_a_success_has_its_retry_after(emulator, poll):
+    emulator.respond_with(
+        Response(json={"code": 429, "msg": "busy", "data": None}, headers={"Retry-After": "90"})
+    )
+    with pytest.raises(ManxueRateLimitError, match="HTTP 200 with the error code 429: busy") as raised:
+        poll()
+    assert raised.value.retry_after == 90
+
+
+UNREADABLE = {
+    "cut off": Response(truncate=3),
+    "chunks cut off": Response(truncate=3, chunked=True),
+    "reset": Response(truncate=3, reset="after"),
+    "too long": Response(endless=True),
+    "too slow": Response(bytes_per_second=1),
+    "damaged": Response(body=b"\x1f\x8b no gzip", headers={"Content-Encoding": "gzip"}),
+}
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "body"),
+    [
+        (308, ManxueRedirectError, "cut off"),
+        (401, ManxueAuthenticationError, "cut off"),
+        (403, ManxuePermissionError, "cut off"),
+        (404, ManxueRefusedError, "cut off"),
+        (503, ManxueTransientError, "cut off"),
+        *((429, ManxueRateLimitError, body) for body in UNREADABLE),
+    ],
+)
+def test_error_whose_body_cannot_be_read_counts_by_its_status(emulator, poll, connect, status, error, body):
+    """Otherwise the next request would be sent into the pause that the service has requested."""
+    emulator.respond_with(replace(UNREADABLE[body], status=status, retry_after=90))
+    if body == "too slow":
+        connect(emulator, request_timeout=2)
+    with pytest.raises(error, match=str(status)) as raised:
+        poll()
+    if status in {429, 503}:
+        assert raised.value.retry_after == 90
 
 
 def test_redirect_is_not_followed(emulator, poll):

@@ -218,6 +218,13 @@ class TestFailedRefresh:
         logged = [record for record in caplog.records if "could not be refreshed" in record.getMessage()]
         assert len(logged) == 1
 
+    def test_log_has_one_full_stop_after_the_error(self, service, caplog):
+        def fail():
+            service.connections["c"] = ManxueTransientError("Airflow is away.")
+
+        polling(2 * GRACE_TIME, fail, 10)
+        assert "could not be refreshed: Airflow is away. Its last settings stay in use." in caplog.text
+
     @pytest.mark.parametrize(
         "error", [missing_connection("c"), ManxueConfigurationError("field"), ManxueConfigurationError("CA")]
     )

@@ -328,7 +328,7 @@ ORDERS = {
     "an order whose XComs fail": one_task(replace(ORDER, mode="poke", xcom_fails_at=frozenset({1, 3}))),
     "a stale deferral of a wait": one_task(
         replace(PLAN, mode="deferred", resumes_stale=True),
-        windows=[(8.0, 16.0, "query", Response.named("redirect"))],
+        windows=[(8.0, 316.0, "query", Response.named("redirect"))],
     ),
     "an order whose deferral Airflow ends": one_task(
         replace(ORDER, airflow_ends_at=3.0, airflow_reason="Trigger failure")

@@ -204,8 +204,8 @@ def test_requests_is_not_imported():
     code = """
 import sys
 import aiohttp
-from airflow_provider_manxue._client.async_client import ssl_context
-from airflow_provider_manxue._client.network import ca_path, proxy_for
+import airflow_provider_manxue._client.async_client
+from airflow_provider_manxue._client.network import ca_path, proxy_for, ssl_context
 from airflow_provider_manxue._core.connection import parse_connection
 
 def refuse(name, path=None, target=None):

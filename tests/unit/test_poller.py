@@ -69,6 +69,7 @@ OUTAGE = ManxueTransientError("HTTP 503")
 THROTTLED = ManxueRateLimitError("HTTP 429")
 UNKNOWN_ID = ManxueRefusedError("HTTP 404: no such task")
 FORBIDDEN = ManxuePermissionError("HTTP 403")
+REDIRECTED = ManxueRedirectError("HTTP 302")
 REFUSED = ManxueAuthenticationError("HTTP 401")
 NO_CONNECTION = ManxueConnectionNotFoundError("no such connection")
 BAD_FIELD = ManxueConfigurationError("the host is empty")
@@ -187,7 +188,7 @@ def test_failed_video_without_reason_names_the_status():
 @pytest.mark.parametrize(
     "error",
     [
-        ManxueRedirectError("302"),
+        REDIRECTED,
         ManxueMediaTypeError("image"),
         ManxueInputError("id"),
         ManxueError("anything else"),
@@ -380,7 +381,7 @@ def test_quick_retry_pending_until_next_response(outcome, options):
     assert not poller.is_retrying
 
 
-@pytest.mark.parametrize("outcome", [READY, task("failed"), ManxueRedirectError("302")])
+@pytest.mark.parametrize("outcome", [READY, task("failed"), REDIRECTED])
 def test_quick_retry_not_pending_after_the_end(outcome):
     poller = after(OUTAGE, quick_retries=True)
     poller.handle("v", outcome, sent_at=START + 1, now=START + 1)
@@ -501,6 +502,33 @@ def test_final_poll_with_retry_after_is_repeated_after_it(kind, holds_slot):
     assert ran.end is READY
 
 
+@pytest.mark.parametrize("kind", [ManxueRefusedError, ManxuePermissionError, ManxueRedirectError])
+def test_pause_of_a_refusal_is_respected(kind):
+    """A gateway or firewall that blocks requests can request one, too."""
+    pause = kind("HTTP 403", 200.0)
+    ran = run(lambda waited: PROCESSING if waited < 30 else pause if waited == 30 else READY)
+
+    assert ran.times == [0, 30, 231.5]
+    assert ran.end is READY
+
+
+@pytest.mark.parametrize("kind", [ManxueRefusedError, ManxuePermissionError, ManxueRedirectError])
+def test_grace_period_is_extended_to_the_end_of_a_pause(kind):
+    ran = run(lambda waited: kind("HTTP 403", 500.0) if waited else PROCESSING)
+
+    assert ran.times == [0, 30, 531.5]
+    assert isinstance(ran.end, kind)
+
+
+@pytest.mark.parametrize("kind", [ManxueRefusedError, ManxuePermissionError, ManxueRedirectError])
+def test_final_poll_moves_after_the_pause_of_a_refusal(kind):
+    pause = kind("HTTP 403", 200.0)
+    ran = run(lambda waited: PROCESSING if waited < 100 else pause if waited == 100 else READY, timeout=100)
+
+    assert ran.times[-2:] == [100, 300]
+    assert ran.end is READY
+
+
 def test_final_poll_moves_by_at_most_20_minutes():
     ran = run(ManxueRateLimitError("HTTP 429", 500.0), timeout=100)
 
@@ -582,7 +610,7 @@ def test_timeout_error_without_response_has_no_status():
 
 
 def test_timeout_error_names_the_status_passed_on():
-    poller = poller_of(last_status="queued")
+    poller = poller_of(last_statuses={"v": "queued"})
     poller.give_up(START + 100)
 
     assert "Last status from the service: queued." in str(poller.outcomes["v"])
@@ -609,6 +637,7 @@ def test_give_up_lists_videos_without_final_poll():
         (UNKNOWN_ID, ManxueRefusedError),
         (WITHOUT_URL, ManxueResultMissingError),
         (FORBIDDEN, ManxuePermissionError),
+        (REDIRECTED, ManxueRedirectError),
     ],
 )
 def test_video_error_is_tolerated_for_five_minutes(outcome, kind):
@@ -701,7 +730,7 @@ def test_missing_url_ends_with_its_own_error(reason, message):
     )
 
 
-@pytest.mark.parametrize("outcome", [UNKNOWN_ID, FORBIDDEN])
+@pytest.mark.parametrize("outcome", [UNKNOWN_ID, FORBIDDEN, REDIRECTED])
 def test_video_error_without_grace_end_lasts_to_deadline(outcome):
     ran = run(outcome, has_worked=True, grace_ends=False, timeout=1000)
 
@@ -722,12 +751,13 @@ def test_unknown_id_at_final_poll_is_a_timeout():
     assert "HTTP 404" in str(ran.end)
 
 
-def test_forbidden_video_has_grace_beyond_deadline():
-    ran = run(FORBIDDEN, timeout=100, has_worked=True)
+@pytest.mark.parametrize("outcome", [FORBIDDEN, REDIRECTED])
+def test_blocked_video_has_grace_beyond_deadline(outcome):
+    ran = run(outcome, timeout=100, has_worked=True)
 
     assert ran.times == [0, 30, 60, 90, 100, 130, 160, 190, 220, 250, 280, 300]
-    assert type(ran.end) is ManxuePermissionError
-    assert run(FORBIDDEN, timeout=100, has_worked=True, holds_slot=True).times[-1] == 100
+    assert type(ran.end) is type(outcome)
+    assert run(outcome, timeout=100, has_worked=True, holds_slot=True).times[-1] == 100
 
 
 # --- videos that were seen completed ------------------------------------------------------------------------
@@ -828,11 +858,11 @@ def test_unknown_status_without_url_restarts_the_grace():
 
 def test_connection_errors_affect_all_videos():
     """Each further poll over that connection would have the same result."""
-    assert all(map(affects_all_videos, (REFUSED, BAD_FIELD, NO_CONNECTION, ManxueRedirectError("302"))))
-    assert not any(map(affects_all_videos, (FORBIDDEN, UNKNOWN_ID, OUTAGE, UNEXPECTED)))
+    assert all(map(affects_all_videos, (REFUSED, BAD_FIELD, NO_CONNECTION)))
+    assert not any(map(affects_all_videos, (FORBIDDEN, REDIRECTED, UNKNOWN_ID, OUTAGE, UNEXPECTED)))
 
 
-@pytest.mark.parametrize("error", [REFUSED, BAD_FIELD, ManxueRedirectError("302")])
+@pytest.mark.parametrize("error", [REFUSED, BAD_FIELD])
 def test_connection_error_ends_all_waits(error):
     poller = poller_of("a", "b")
     poller.handle("a", error, sent_at=START, now=START)
@@ -1092,7 +1122,7 @@ def test_completed_without_url_is_logged_in_two_lines():
 
 def test_missing_url_in_grace_period_is_not_repeated():
     """The grace period began in another process, which has logged the missing URL."""
-    poller = after(WITHOUT_URL, grace={"v": START - 30}, last_status="completed")
+    poller = after(WITHOUT_URL, grace={"v": START - 30}, last_statuses={"v": "completed"})
 
     assert texts(poller, START) == []
 
@@ -1105,7 +1135,7 @@ def test_other_error_in_grace_period_is_logged():
 
 
 def test_status_passed_on_is_not_logged_again():
-    assert texts(after(PROCESSING, last_status="processing"), START) == []
+    assert texts(after(PROCESSING, last_statuses={"v": "processing"}), START) == []
 
 
 def test_connection_error_line_names_one_video():
@@ -1259,6 +1289,8 @@ OUTCOMES = [
     THROTTLED,
     *(ManxueRateLimitError("HTTP 429", pause) for pause in (1.0, 40.0, 900.0, 90_000.0)),
     ManxueTransientError("HTTP 503", 100.0),
+    *(ManxueRefusedError("HTTP 404", pause) for pause in (100.0, 90_000.0)),
+    *(ManxuePermissionError("HTTP 403", pause) for pause in (100.0, 600.0)),
     UNKNOWN_ID,
     FORBIDDEN,
     REFUSED,
@@ -1311,7 +1343,7 @@ def test_any_wait_ends_and_holds_the_invariants(data, ids, timeout, interval, op
         number = next(seed)
         outcome = outcomes[number % len(outcomes)]
         sent_at, now = now, now + latencies[number % len(latencies)]
-        if isinstance(outcome, ManxueTransientError) and outcome.retry_after:
+        if isinstance(outcome, ManxueError) and outcome.retry_after:
             paused[video] = now + min(outcome.retry_after, MAX_RETRY_AFTER)
         poller.handle(video, outcome, sent_at=sent_at, now=now)
     assert poller.done

@@ -300,6 +300,30 @@ def test_status_of_an_error_response_is_no_failed_video(response):
         task_of(response)
 
 
+@pytest.mark.parametrize("code", [408, 425, "429", 429.0, 502, 503, 504])
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        lambda code: {"code": code, "msg": "busy", "data": None},
+        lambda code: {"code": code, "message": "busy"},
+        lambda code: {"status": "error", "code": code, "msg": "busy"},
+        lambda code: {"error": {"code": code, "message": "busy"}},
+    ],
+)
+def test_code_of_a_transient_status_is_transient(envelope, code):
+    """As a refusal, it would end the wait for a paid video after 5 minutes, and 429 would pause nothing."""
+    with pytest.raises(ManxueTransientError, match=f"HTTP 200 with the error code {code}: busy") as raised:
+        task_of(envelope(code), retry_after=["90"])
+    assert isinstance(raised.value, ManxueRateLimitError) == (int(float(code)) == 429)
+    assert raised.value.retry_after == 90
+
+
+@pytest.mark.parametrize("code", [400, 401, 403, 404, 409, 500, 501, 1302, -1, "E503", "503.5", True])
+def test_other_code_is_a_refusal(code):
+    with pytest.raises(ManxueRefusedError, match="busy"):
+        task_of({"code": code, "msg": "busy", "data": None})
+
+
 @pytest.mark.parametrize("sign", ["id", "task_id", "object", "created", "model", "video_url", "progress"])
 def test_status_error_with_task_fields_is_a_failed_video(sign):
     value = {"id": "p", "task_id": "p", "object": "video"}.get(sign)

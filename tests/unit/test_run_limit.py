@@ -15,6 +15,7 @@ from airflow.providers.common.compat.sdk import DAG, AirflowFailException, BaseO
 
 from airflow_provider_manxue._airflow import ordered_wait
 from airflow_provider_manxue._core.run_limit import KEY as COUNT
+from airflow_provider_manxue._core.run_limit import parse_count
 from airflow_provider_manxue.exceptions import (
     ManxueConfigurationError,
     ManxueError,
@@ -304,6 +305,19 @@ def test_stored_value_that_is_no_number_sends_nothing(emulator, task, value):
     with pytest.raises(ManxueInputError, match="which is not a number of seconds"):
         task.run(**LIMIT)
     assert posts(emulator) == 0
+
+
+def test_stored_value_that_is_no_number_is_named_with_its_remedy():
+    with pytest.raises(ManxueInputError) as caught:
+        parse_count("x" * 300)
+    assert str(caught.value) == (
+        f"The key 'manxue_ordered_seconds' holds '{'x' * 199}, which is not a number of seconds. The order was not sent. Put the "
+        f"number of seconds there that this task instance has ordered, then clear this task."
+    )
+
+
+def test_numbers_are_seconds():
+    assert [parse_count(value) for value in (None, 0, 2.5, 7)] == [0, 0, 2.5, 7]
 
 
 # --- the argument -----------------------------------------------------------------------------------------

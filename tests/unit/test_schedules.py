@@ -15,6 +15,7 @@ from airflow_provider_manxue._client import request_queue
 from airflow_provider_manxue._client.async_client import AsyncClient
 from airflow_provider_manxue._client.credentials import CredentialProbes
 from airflow_provider_manxue._client.drivers import AsyncDriver
+from airflow_provider_manxue._client.endpoint import Endpoint
 from airflow_provider_manxue._client.rate_limiter import AdaptiveRateLimiter
 from airflow_provider_manxue._core import batch, bodies, order_timing, poller, status_log, worker_pass
 from airflow_provider_manxue._core import responses as protocol
@@ -22,7 +23,7 @@ from airflow_provider_manxue._core.order_timing import OrderBounds
 from airflow_provider_manxue._core.poller import Poller
 from airflow_provider_manxue._core.status_log import BatchLog
 from airflow_provider_manxue._core.worker_pass import WorkerPass
-from airflow_provider_manxue.exceptions import ManxueOrderNotAcceptedError
+from airflow_provider_manxue.exceptions import ManxueOrderNotAcceptedError, ManxueTransientError
 from airflow_provider_manxue.hooks.manxue import ManxueHook
 from airflow_provider_manxue.models import TaskStatus
 from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
@@ -89,11 +90,17 @@ FOUND = [
     8199455,
     7790034,
     10701863,
+    11186991,
+    11193031,
+    12281636,
     8050735,
     8194363,
     10069215,
     10324067,
     10383658,
+    13005375,
+    13014377,
+    13070728,
 ]
 """Seeds that broke an invariant or showed an error of the oracle."""
 
@@ -105,6 +112,7 @@ def test_schedules_break_no_invariant(part):
     assert play_range(range(part * size, (part + 1) * size)) == {}
 
 
+@pytest.mark.once
 def test_seed_replays_its_schedule():
     def replay():
         """Return the log of a schedule without Airflow's start and without the signatures of URLs, which differ."""
@@ -143,6 +151,31 @@ def test_oracle_detects_a_false_success(monkeypatch):
 def test_oracle_detects_success_of_a_failed_video(monkeypatch):
     words = {**protocol._STATUS_WORDS, "failed": TaskStatus.COMPLETED}
     assert is_found("never said that it is completed", monkeypatch, (protocol, "_STATUS_WORDS", words))
+
+
+def test_oracle_detects_a_pause_that_is_lost_with_a_body(monkeypatch):
+    real = Endpoint.send
+
+    async def send(self, query):
+        response = await real(self, query)
+        if response.status == 429 and not response.body:
+            raise ManxueTransientError("no response")
+        return response
+
+    assert is_found(
+        "before a pause ended", monkeypatch, (Endpoint, "send", send), seeds=[50052, 51805, 52388]
+    )
+
+
+def test_oracle_detects_an_ignored_pause_of_a_refusal(monkeypatch):
+    real = Poller._handle_in_grace
+
+    def hasty(self, video, error, sent_at, now):
+        error.retry_after = None
+        real(self, video, error, sent_at, now)
+
+    target = (Poller, "_handle_in_grace", hasty)
+    assert is_found("before a pause ended", monkeypatch, target, seeds=[60014, 60021, 61700])
 
 
 def test_oracle_detects_an_order_sent_twice(monkeypatch):
@@ -346,7 +379,7 @@ def test_oracle_detects_progress_logged_late(monkeypatch):
 
 def test_oracle_detects_progress_of_part_of_a_batch(monkeypatch):
     target = (batch.BatchProgress, "ended_before", lambda self, left: None)
-    assert is_found("progress of", monkeypatch, target, first_seed=1400)
+    assert is_found("progress of", monkeypatch, target, first_seed=4400)
 
 
 def test_oracle_detects_a_task_delayed_by_a_batch(monkeypatch):

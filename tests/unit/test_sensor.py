@@ -321,6 +321,7 @@ MAY_BE_SLOW_WRITE = [
 MAY_PASS = [
     ManxueAuthenticationError("the service refused the API key"),
     ManxuePermissionError("forbidden"),
+    ManxueRedirectError("redirect"),
     ManxueConfigurationError("the proxy cannot be used"),
 ]
 
@@ -332,17 +333,12 @@ class TestRefusal:
     - The service may not know a new id yet, or write a completed task before its URL: 5 minutes in any wait.
     - A refusal of the key or the settings may be temporary if they have worked: 5 minutes after a usable response. Otherwise
       they are wrong, and the wait ends immediately.
-    - A redirect would receive the API key, and an id of an image never becomes a video: no grace period.
+    - An id of an image never becomes a video: no grace period.
     """
 
-    @pytest.mark.parametrize(
-        "error",
-        [ManxueRedirectError("redirect"), ManxueMediaTypeError("an image")],
-        ids=lambda error: type(error).__name__,
-    )
-    def test_permanent_error_ends_the_wait_immediately(self, fake_airflow, service, mode, error):
-        service.respond_with("queued", error)
-        with pytest.raises(type(error), match=str(error)):
+    def test_permanent_error_ends_the_wait_immediately(self, fake_airflow, service, mode):
+        service.respond_with("queued", ManxueMediaTypeError("an image"))
+        with pytest.raises(ManxueMediaTypeError, match="an image"):
             fake_airflow.run(sensor(mode))
         assert service.polled_at == [0, 30]
 

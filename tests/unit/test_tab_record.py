@@ -252,3 +252,39 @@ def test_trouble_that_passes_is_no_failure(fake_airflow, service, make):
     fake_airflow.run(make("proj_1"))
 
     assert {record["state"] for record in fake_airflow.ti.tab_records} <= {"waiting"}
+
+
+# --- the records themselves ---------------------------------------------------------------------------------
+
+
+def test_record_of_an_order_that_waits_for_room():
+    assert tab_record.waiting_for_room(2, 60.0, deadline=90.0, now=30.0) == {
+        "state": "waiting_for_room",
+        "attempts": 2,
+        "next_at": 60.0,
+        "deadline": 90.0,
+        "updated_at": 30.0,
+    }
+
+
+@pytest.mark.parametrize(
+    ("message", "recorded"),
+    [
+        ("a red fox was refused, a red fox", "(prompt) was refused, (prompt)"),
+        ("no: a red", "no: a red"),
+        ("a red fox", "(prompt)"),
+    ],
+)
+def test_prompt_is_replaced_wherever_it_stands(message, recorded):
+    assert tab_record.failed(ManxueError(message), hide=["a red fox"])["message"] == recorded
+
+
+def test_beginning_of_a_long_prompt_is_replaced():
+    prompt = "a red fox " * 40
+    record = tab_record.failed(ManxueError(f"refused: {prompt[:200]}..."), hide=[prompt])
+
+    assert record["message"] == "refused: (prompt)..."
+
+
+def test_prompt_that_is_the_replacement_ends():
+    assert tab_record.failed(ManxueError("x(prompt)y"), hide=["(prompt)"])["message"] == "x(prompt)y"

@@ -138,6 +138,7 @@ RESPONSES = {
     ),
     "http_429_day": lambda got: (got.status_code, got.headers["Retry-After"]) == (429, "86400"),
     "http_429_junk": lambda got: (got.status_code, got.headers["Retry-After"]) == (429, "soon"),
+    "http_200_code_429": lambda got: (got.json()["code"], got.headers["Retry-After"]) == (429, "1"),
     "http_503_seconds": lambda got: (got.status_code, got.headers["Retry-After"]) == (503, "1"),
     "redirect": lambda got: (
         got.status_code == 302 and got.headers["Location"] == "https://redirected.invalid/"
@@ -165,6 +166,7 @@ BREAKS = {
     "chunked_cut_short": "ended prematurely",
     "hang": "timed out",
     "endless_body": "endless",
+    "http_429_cut": "5 bytes read",
 }
 
 
