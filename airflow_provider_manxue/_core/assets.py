@@ -9,7 +9,6 @@ asset in them.
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_manxue._core.bodies import clean_text
@@ -206,7 +205,7 @@ def _from_failed_items(asset_id: str, failed: Sequence[Any], secret: str, *, is_
     if isinstance(entry, dict):
         asset = parse_item(entry, secret, asset_id=asset_id, reason=reason)
         if asset.status is TaskStatus.FAILED:
-            return replace(asset, error=reason)
+            return asset
     return Asset(asset_id, TaskStatus.UNKNOWN, error=f"it is among the failed items: {reason}")
 
 

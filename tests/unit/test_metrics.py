@@ -601,6 +601,11 @@ def test_each_name_that_is_sent_is_documented(triggerer, sent, emulator, tmp_pat
         assert one.name in documented or one.name.startswith(tuple(second)), one.name
 
 
+@pytest.mark.parametrize(("text", "label"), [("Ab.1-c_d", "Ab.1-c_d"), ("a b|к", "a_b__"), ("", "_")])
+def test_label_of_a_text(text, label):
+    assert core.label(text) == label
+
+
 @pytest.mark.parametrize("text", ["a|c\n:1@b", "x" * 500, "", "кот", 'a,b="c"', "a.b.c"])
 def test_text_of_the_service_cannot_forge_a_name(text):
     """A line break would begin another metric, and Airflow refuses long names and other characters."""

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from airflow_provider_manxue import __version__
 from airflow_provider_manxue._core.ids import ID_FIELDS
 from airflow_provider_manxue._core.reasons import REASON_FIELDS
 from airflow_provider_manxue._core.recording import Recording
@@ -177,14 +178,26 @@ def test_file_has_no_id_of_the_service():
         ("status", "reviewing", "unknown_word"),
         ("status", "done" + "_" * 50, "completed"),
         ("status", "500", "500"),
+        ("status", "4040", "999"),
+        ("status", "\u0664\u0660\u0664", "999"),  # digits too
+        ("status", "d.o.n.e" + "_" * 33, "d.o.n.e" + "_" * 33),
         ("model", "sd2_manxue_1080p", "sd2_manxue_1080p"),
         ("model", "films of a cat", "other"),
         ("object", "Video.Generation", "video.generation"),
         ("object", "video.of a cat", "video.other"),
+        ("object", "video", "video"),
+        ("object", "Image", "image"),
+        ("object", "image.generation", "image.generation"),
+        ("object", "films of a cat", "other"),
         ("created", 1761635478, 1761635478),
         ("created", "1761635478", "1761635478"),
         ("actualDuration", "4.000000", "4"),
         ("actualDuration", 5.17, 5.17),
+        ("actualDuration", "5.17", "5.17"),
+        ("actualDuration", 5.12345, 5.123),
+        ("actualDuration", 1e-9, 0.001),
+        ("id", "a id", "other"),
+        ("id", "..", "."),
         ("code", 13800138000, 999_999),
         ("code", "0", "0"),
         ("code", "content_policy", "(text of 14 characters)"),
@@ -259,6 +272,52 @@ def test_equal_responses_in_a_row_are_one_entry():
     assert lines == ["HTTP 200, queued", "", "", "no response (timeout)", "HTTP 502, no JSON (html)"]
     assert [(one["at"], one["until"]) for one in record["tasks"]["task-1"]] == [(0, 60), (90, 90), (120, 120)]
     assert (record["form"], record["recorded_at"]) == (1, "2027-01-15T08:00:00+00:00")
+
+
+def test_record_file_is_readable():
+    recording = Recording([ID], 1_800_000_000.0)
+    recording.add_response(ID, 1.26, http_status=204, body=b"")
+
+    assert recording.to_json().splitlines()[:11] == [
+        "{",
+        ' "form": 1,',
+        f' "provider": "{__version__}",',
+        ' "recorded_at": "2027-01-15T08:00:00+00:00",',
+        ' "tasks": {',
+        '  "task-1": [',
+        "   {",
+        '    "at": 1.3,',
+        '    "until": 1.3,',
+        '    "status": 204,',
+        '    "body": {',
+    ]
+    assert recording.to_json().endswith("}\n")
+
+
+@pytest.mark.parametrize(
+    ("values", "pause"), [((), 0), (["30"], 30), (["Fri, 15 Jan 2027 08:01:00 GMT"], 60), (["soon"], 0)]
+)
+def test_pause_of_the_last_response(values, pause):
+    recording = Recording([ID], 1_800_000_000.0)
+    recording.add_response(ID, 0.0, http_status=429, body=b"", retry_after=["7"])
+    recording.add_response(ID, 9.0, http_status=429, body=b"", retry_after=values, now=1_800_000_000.0)
+
+    assert recording.retry_after(ID) == pause
+
+
+@pytest.mark.parametrize(
+    ("body", "line"),
+    [
+        (b'{"data":{"status":"queued"}}', "HTTP 200, queued"),
+        (b'{"status":500}', "HTTP 200"),
+        (b'{"code":1}', "HTTP 200"),
+        (b"[1]", "HTTP 200"),
+    ],
+)
+def test_line_of_a_response(body, line):
+    recording = Recording([ID], 1_800_000_000.0)
+
+    assert recording.add_response(ID, 0.0, http_status=200, body=body) == line
 
 
 def test_small_numbers_stay_distinct_from_zero():

@@ -44,6 +44,12 @@ def test_states():
     assert (type(asset), asset.id, asset.status) == (Asset, "proj_1", TaskStatus.PROCESSING)
 
 
+def test_video_has_the_requested_id():
+    video = parse(VIDEO, {"id": "proj_2", "status": "processing"})
+
+    assert (video.id, video.reported_id) == ("proj_1", "proj_2")
+
+
 @BOTH
 def test_state_survives_storage(subject):
     state = {
