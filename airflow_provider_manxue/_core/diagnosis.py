@@ -220,7 +220,7 @@ def judge_service(probe: Probe) -> Finding:
     if probe.obstacle is not None and probe.obstacle is not Obstacle.OTHER:
         return not_checked(f"The request ended at the {probe.obstacle.value}, see above.")
     if status is None and cause is not None:
-        return _unreachable(probe, str(cause))
+        return _unreachable(str(cause))
     if isinstance(cause, ManxueRedirectError):
         return error_from(cause)
     if status is None or status == 407:
@@ -247,7 +247,7 @@ def judge_service(probe: Probe) -> Finding:
     )
 
 
-def _unreachable(probe: Probe, text: str) -> Finding:
+def _unreachable(text: str) -> Finding:
     return error(
         f"{text[:1].upper()}{text[1:]}.",
         "Check the connection's field 'host' (Base URL), and that this machine resolves and reaches that host: DNS, firewall. "
