@@ -155,6 +155,9 @@ def test_outlets_work_without_xcoms(emulator, save):
         ("s3://films/a.mp4", "s3://films/a.mp4", "s3://films/a.mp4"),
         ("s3://my_conn@films/a.mp4", "s3://my_conn@films/a.mp4", "s3://films/a.mp4"),
         ("sftp://me:secret@host/a@b.mp4", "sftp://host/a@b.mp4", "sftp://host/a@b.mp4"),
+        ("sftp://me@home:secret@host/a.mp4", "sftp://host/a.mp4", "sftp://host/a.mp4"),
+        ("s3://my_conn@films/a:b@c/d.mp4", "s3://my_conn@films/a:b@c/d.mp4", "s3://films/a:b@c/d.mp4"),
+        ("s3://my_conn@films/a://b:c@d.mp4", "s3://my_conn@films/a://b:c@d.mp4", "s3://films/a://b:c@d.mp4"),
         ("file:///data/a@b:c.mp4", "file:///data/a@b:c.mp4", "file:///data/a@b:c.mp4"),
     ],
 )

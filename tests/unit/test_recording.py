@@ -232,6 +232,11 @@ def test_body_without_json_has_its_kind_and_length(body, kind):
     assert entry == {"status": 502, "body": {"kind": kind, "length": len(body)}}
 
 
+@pytest.mark.parametrize(("status", "kept"), [(200, 200), (599, 599), (600, 599), (199, 599), (0, 599)])
+def test_status_that_the_emulator_cannot_play_is_a_broken_service(status, kept):
+    assert reduce_response(status, b"", (), REDUCER)["status"] == kept
+
+
 @pytest.mark.parametrize(
     ("values", "kept"), [(["30"], 30), (["1.5"], 2), (["soon"], "invalid"), (["999999999999"], 999_999)]
 )
