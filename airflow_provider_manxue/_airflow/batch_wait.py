@@ -30,7 +30,7 @@ from airflow_provider_manxue._core.ids import parse_video_task_ids
 from airflow_provider_manxue._core.poller import Poller
 from airflow_provider_manxue._core.polling import NOT_FOUND_GRACE_TIME
 from airflow_provider_manxue._core.status_log import BatchLog
-from airflow_provider_manxue._core.wait_errors import affects_all_videos
+from airflow_provider_manxue._core.wait_errors import error_of_all
 from airflow_provider_manxue._core.worker_pass import WorkerPass
 from airflow_provider_manxue.exceptions import (
     ManxueConnectionNotFoundError,
@@ -79,9 +79,8 @@ class BatchWait(ManxueWaitBase):
         return {name: one for name, one in progress.known.items() if isinstance(one, ManxueError)}
 
     def _is_failure(self, errors: Mapping[str, ManxueError], results: Mapping[str, Any]) -> bool:
-        """Return whether the task fails with these errors."""
-        is_whole = any(map(affects_all_videos, errors.values()))
-        return is_whole or (bool(errors) and not self.tolerate_failures)
+        """Return whether the task fails with these errors of single videos."""
+        return bool(errors) and not self.tolerate_failures
 
     # --- start and resume ---------------------------------------------------------------------------------
 
@@ -319,14 +318,15 @@ class BatchWait(ManxueWaitBase):
 
     def _push_results(self, context: Context, progress: BatchProgress) -> Any:
         results, errors = self._results(progress), self._errors(progress)
-        fails = self._is_failure(errors, results)
+        error_of_wait = error_of_all(progress.known.values())
+        fails = error_of_wait is not None or self._is_failure(errors, results)
         if self.do_xcom_push:
             # Airflow stores no return value of a task that fails.
             self._push_xcoms(
                 context, {key: value for key, value in results.items() if fails or key != _RESULT}
             )
         if fails:
-            self._raise_error(batch_error(errors, self.subject))
+            self._raise_error(error_of_wait or batch_error(errors, self.subject))
         return results[_RESULT]
 
 

@@ -159,7 +159,7 @@ class SingleVideoWait(ManxueWaitBase):
         trigger = partial(
             ManxueVideoTrigger,
             video_task_id=video_task_id,
-            grace_since=poller.grace.get(video_task_id),
+            grace_since=poller.grace_since(video_task_id),
             last_answer=status,
         )
         arguments = replace(self._arguments, has_worked=poller.has_worked, **self._ending_arguments())

@@ -57,8 +57,10 @@ class Throttle:
         """
         Check whether a request may be sent that the rate limiter has not granted.
 
+        :raises ManxueAuthenticationError: if the present settings were refused meanwhile.
         :raises ManxueTransientError: during a pause, with the rest of it.
         """
+        self.credentials.check_accepted()
         rest = self.limiter.resumes_at - asyncio.get_running_loop().time()
         if rest > 0:
             raise ManxueTransientError("the connection was edited while the service requested a pause", rest)

@@ -46,6 +46,15 @@ class CredentialProbes:
         if asyncio.get_running_loop().time() < self._next_probe_at:
             raise self._error()
 
+    def check_accepted(self) -> None:
+        """
+        Check whether the present credentials were refused.
+
+        :raises ManxueAuthenticationError: if they were.
+        """
+        if self._refused_at is not None:
+            raise self._error()
+
     def refused(self, error: ManxueAuthenticationError) -> ManxueAuthenticationError:
         """
         Record a 401, and hold further requests.

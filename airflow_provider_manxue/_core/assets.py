@@ -16,6 +16,7 @@ from airflow_provider_manxue._core.ids import is_id
 from airflow_provider_manxue._core.reasons import is_success_code, reason_in_response, reason_in_task
 from airflow_provider_manxue._core.responses import (
     error_of_code,
+    error_without,
     parse_object,
     parse_retry_after,
     parse_status,
@@ -29,7 +30,6 @@ from airflow_provider_manxue.exceptions import (
     ManxueInputError,
     ManxueRefusedError,
     ManxueTimeoutError,
-    ManxueTransientError,
 )
 from airflow_provider_manxue.models import Asset, AssetType, TaskStatus
 
@@ -87,10 +87,10 @@ def lists_in(
         return items, failed
     if error := error_of_code(payload, http_status, secret, pause):
         raise error
-    message = clean_text(reason_in_response(payload), secret)
-    if isinstance(data, dict) or message:
-        raise ManxueRefusedError(f"HTTP {http_status} without assets{tail_of(message)}", pause)
-    raise ManxueTransientError(f"HTTP {http_status} with a JSON body that describes no assets", pause)
+    if isinstance(data, dict):
+        reason = tail_of(clean_text(reason_in_response(payload), secret))
+        raise ManxueRefusedError(f"HTTP {http_status} without assets{reason}", pause)
+    raise error_without("assets", payload, http_status, secret, pause)
 
 
 def text_in(fields: Mapping[str, Any], names: Iterable[str]) -> str:

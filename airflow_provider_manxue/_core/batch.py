@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_manxue._core.events import describe_error, restore_error
 from airflow_provider_manxue._core.polling import MAX_URL_AGE
 from airflow_provider_manxue._core.subjects import VIDEO, Subject
-from airflow_provider_manxue._core.wait_errors import affects_all_videos
 from airflow_provider_manxue.exceptions import (
     ManxueError,
     ManxueFailedError,
@@ -73,15 +72,11 @@ def batch_error(errors: Mapping[str, ManxueError], subject: Subject = VIDEO) -> 
     """
     Return the error of a batch with failed videos. It names them with their messages.
 
-    An error of the connection takes precedence, then a timeout, then an error that a retry can cure. The retry reads the
-    completed videos again.
+    A timeout takes precedence, then an error that a retry can cure. The retry reads the completed videos again.
 
     :param errors: the errors by the name of the video.
     :param subject: what was polled.
     """
-    for error in errors.values():
-        if affects_all_videos(error):
-            return error
     named = [f"\n- {video_task_id}: {error}" for video_task_id, error in list(errors.items())[:MAX_NAMED]]
     if len(errors) > MAX_NAMED:
         named.append(f"\n- and {len(errors) - MAX_NAMED} more")

@@ -171,15 +171,14 @@ def order_error(
     :param retry_after: pause that the service requested, in seconds; None if it requested none.
     :param kind: the kind of the order.
     """
+    cause = str(reason).removesuffix(".")
     if outcome is OrderOutcome.NOT_ACCEPTED:
-        return ManxueOrderNotAcceptedError(f"The {kind.noun} was not accepted: {reason}", retry_after)
+        return ManxueOrderNotAcceptedError(f"The {kind.noun} was not accepted: {cause}", retry_after)
     if outcome is OrderOutcome.REJECTED:
-        problem = (
-            f"The {kind.noun} was rejected, and nothing was {kind.past}: {str(reason).removesuffix('.')}."
-        )
+        problem = f"The {kind.noun} was rejected, and nothing was {kind.past}: {cause}."
         return ManxueOrderRejectedError(f"{problem} Remove the cause, then {kind.noun} again.")
     quoted = f" (response: {excerpt})" if excerpt and excerpt not in str(reason) else ""
     return ManxueOrderUnknownError(
-        f"The outcome of the {kind.noun} is unknown: {reason}{quoted}. It may have been accepted and billed, so it is not sent "
+        f"The outcome of the {kind.noun} is unknown: {cause}{quoted}. It may have been accepted and billed, so it is not sent "
         f"again automatically. {kind.check.format(when='this')} {kind.after_check}"
     )

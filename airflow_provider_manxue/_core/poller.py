@@ -59,10 +59,24 @@ Outcome = Polled | ManxueError
 CONNECTION = ""
 """Key of the connection in :attr:`Poller.grace`. No video has an empty id."""
 
+_URL_OF = "url of "
+"""Prefix of the key of a missing URL in :attr:`Poller.grace`, before the id of the video."""
+
 _OF_ONE_VIDEO = (ManxueRefusedError, ManxueResultMissingError, *BLOCKED)
 """
 Errors of one video that are tolerated for ``GRACE_TIME``: a refused id (404, other 4xx), a missing URL, a 403, a redirect.
 """
+
+
+def grace_of(video_task_id: str, since: float | None, last_status: str) -> dict[str, float]:
+    """
+    Return :attr:`Poller.grace` from what a trigger stores of it.
+
+    :param since: from :meth:`Poller.grace_since`.
+    :param last_status: from :meth:`Poller.last_status`.
+    """
+    key = _URL_OF + video_task_id if last_status.startswith(TaskStatus.COMPLETED) else video_task_id
+    return {} if since is None else {key: since}
 
 
 @dataclass(slots=True)
@@ -76,7 +90,8 @@ class _Video:
     :param status: the last status that the service reported, as logged.
     :param trouble: the last error, unless a usable response followed.
     :param seen_at: when this process received its last usable response; None if it received none.
-    :param grace_since: start of the grace period for a refused or forbidden id, or a missing URL.
+    :param grace_since: start of the grace period for a refused or forbidden id.
+    :param missing_since: start of that for a missing URL. A video that is completed is no longer refused.
     :param refused_since: start of the refusals of the API key for this video, even if it is accepted for other videos.
     :param url_since: start of an unknown status together with a URL.
     :param final_time: seconds that final polls without a usable response have been in flight, with the delays between
@@ -93,10 +108,19 @@ class _Video:
     seen_at: float | None = None
     failures: int = 0
     grace_since: float | None = None
+    missing_since: float | None = None
     refused_since: float | None = None
     url_since: float | None = None
     final_time: float = 0.0
     final_pauses: int = 0
+
+    def grace_start(self, error: ManxueError, now: float) -> float:
+        """Return the start of the grace period for an error of this video, which may begin now."""
+        if isinstance(error, ManxueResultMissingError):
+            self.missing_since = now if self.missing_since is None else self.missing_since
+            return self.missing_since
+        self.grace_since = now if self.grace_since is None else self.grace_since
+        return self.grace_since
 
 
 class Poller:
@@ -176,6 +200,7 @@ class Poller:
                 video in ended,
                 statuses[video],
                 grace_since=(grace or {}).get(video),
+                missing_since=(grace or {}).get(_URL_OF + video),
             )
             for video in ids
         }
@@ -184,7 +209,7 @@ class Poller:
         self._pushed = len(ids)
         self._retrying: set[str] = set()
         self._retries_connection = False
-        self._not_before = self._lifted_pause = 0.0
+        self._not_before = self._lifted_pause = self._requested_pause = 0.0
         self._connection_failures = 0
         self._connection_trouble_since = (grace or {}).get(CONNECTION)
         self._internal_since: float | None = None
@@ -221,10 +246,15 @@ class Poller:
 
     @property
     def resumes_at(self) -> float:
-        """Moment of the next poll of the remaining videos, if the polls in flight are lost."""
+        """
+        Moment of the next poll of the remaining videos, if the polls in flight are lost.
+
+        Another process does not know for which of them a pause was requested, so that the pause holds for all of them there.
+        """
         return max(
             self._not_before,
             self._lifted_pause,
+            self._requested_pause,
             min((video.due_at for video in self._waiting.values()), default=0.0),
         )
 
@@ -235,13 +265,15 @@ class Poller:
 
     @property
     def grace(self) -> dict[str, float]:
-        """Starts of grace periods: by the id of a video, and by :data:`CONNECTION` for trouble with the connection."""
-        starts = {
-            video.id: video.grace_since for video in self._waiting.values() if video.grace_since is not None
-        }
-        if self._connection_trouble_since is not None:
-            starts[CONNECTION] = self._connection_trouble_since
-        return starts
+        """Starts of grace periods, by the id of a video, by ``_URL_OF`` and an id, and by :data:`CONNECTION`."""
+        starts = {CONNECTION: self._connection_trouble_since}
+        for video in self._waiting.values():
+            starts |= {video.id: video.grace_since, _URL_OF + video.id: video.missing_since}
+        return {key: since for key, since in starts.items() if since is not None}
+
+    def grace_since(self, video_task_id: str) -> float | None:
+        """Return the start of the grace period of a video: that of a missing URL if it is completed."""
+        return self.grace.get(_URL_OF + video_task_id, self.grace.get(video_task_id))
 
     def last_status(self, video_task_id: str) -> str:
         """Return the last reported status of a video that is still awaited; empty if there is none."""
@@ -295,6 +327,7 @@ class Poller:
         self._retrying.discard(video.id)
         self._retries_connection = False
         if isinstance(outcome, ManxueError):
+            self._requested_pause = max(self._requested_pause, now + bounded_pause(outcome.retry_after))
             self._handle_error(video, outcome, sent_at, now)
         else:
             self._lines += self._log.lines_for(video_task_id, outcome, now)
@@ -351,7 +384,7 @@ class Poller:
         self.has_worked = True
         self._connection_failures, self._connection_trouble_since, self._internal_since = 0, None, None
         self._lifted_pause = 0.0
-        video.failures, video.final_time, video.final_pauses = 0, 0.0, 0
+        video.failures, video.final_time, video.final_pauses, video.grace_since = 0, 0.0, 0, None
         video.status, video.trouble, video.refused_since, video.seen_at = describe(task), "", None, now
         if task.reported_id is not None and not self._warned_of_other_id:
             self._warned_of_other_id = True
@@ -369,7 +402,7 @@ class Poller:
                 video.to_read, video.deadline = True, deadline_to_read(video.deadline, now)
             self._handle_error(video, self.subject.result_missing(video.id, task.error), sent_at, now)
         else:
-            video.grace_since = None
+            video.missing_since = None
             self._handle_unfinished(video, task, sent_at, now)
 
     def _handle_unfinished(self, video: _Video, task: Polled, sent_at: float, now: float) -> None:
@@ -391,7 +424,7 @@ class Poller:
         elif affects_all_videos(error):
             self._handle_connection_error(video, error, now)
         else:
-            if not isinstance(error, ManxueResultMissingError) or not video.grace_since:
+            if not isinstance(error, ManxueResultMissingError) or not video.missing_since:
                 self._lines += self._log.lines_for(video.id, error, now)
             if isinstance(error, ManxueTransientError):
                 self._handle_transient(video, error, sent_at, now)
@@ -456,15 +489,14 @@ class Poller:
         """Tolerate a 404 and the other errors of ``_OF_ONE_VIDEO`` during the grace period, and end the wait after it."""
         video.failures = 0
         pause = bounded_pause(error.retry_after)
-        if video.grace_since is None:
-            video.grace_since = now
         is_blocked = isinstance(error, BLOCKED)
         if is_blocked:
             self._blocked.add(video.id)
-            if not self.has_worked and self._blocked.issuperset(self._waiting):
+            if not (self.has_worked or pause) and self._blocked.issuperset(self._waiting):
                 self._end_all(error)
                 return
-        ends_at = video.grace_since + GRACE_TIME if self._grace_ends else math.inf
+        since = video.grace_start(error, now)
+        ends_at = since + GRACE_TIME if self._grace_ends else math.inf
         at = now + self._after_pause(pause, min(self._interval(now), ends_at - now))
         if now >= ends_at:
             self._end(video, self.subject.with_likely_causes(error, video.id), now)

@@ -165,18 +165,41 @@ def error_of_code(
     payload: Mapping[str, Any], http_status: int, secret: str, pause: float | None
 ) -> ManxueError | None:
     """
-    Return the error that the ``code`` of a success response means; None if it means success.
+    Return the error that the ``code`` of a success response means; None if it means success, or is missing.
 
     :param pause: the ``Retry-After`` of the response, in seconds.
     """
-    outer, code = payload.get("code"), raw_code_in(payload)
-    number = code_number(code)
-    is_transient = number in _TRANSIENT_CODES
-    if is_success_code(outer) and not is_transient:
+    code = payload.get("code")
+    if is_success_code(code):
         return None
     message = clean_text(reason_in_response(payload), secret)
-    seen = f"HTTP {http_status} with the error code {clean_text(code or outer, secret)}{tail_of(message)}"
-    return _error_of_status(number, seen, pause) if is_transient else ManxueRefusedError(seen, pause)
+    seen = f"HTTP {http_status} with the error code {clean_text(code, secret)}{tail_of(message)}"
+    return _error_of_code(code, seen, pause)
+
+
+def error_without(
+    subject: str, payload: Mapping[str, Any], http_status: int, secret: str, pause: float | None
+) -> ManxueError:
+    """
+    Return the error of a success response that describes no task and no assets, though its ``code`` may mean success.
+
+    :param subject: what it should describe.
+    :param pause: the ``Retry-After`` of the response, in seconds.
+    """
+    if message := clean_text(reason_in_response(payload), secret):
+        code = clean_text(raw_code_in(payload), secret)
+        what = f"the error code {code}" if code and code not in message else f"an error instead of {subject}"
+        return _error_of_code(code, f"HTTP {http_status} with {what}{tail_of(message)}", pause)
+    return ManxueTransientError(
+        f"HTTP {http_status} with a JSON body that does not describe {subject}", pause
+    )
+
+
+def _error_of_code(code: Any, seen: str, pause: float | None) -> ManxueError:
+    number = code_number(str(code))
+    if number in _TRANSIENT_CODES:
+        return _error_of_status(number, seen, pause)
+    return ManxueRefusedError(seen, pause)
 
 
 def _unwrap(payload: dict[str, Any], http_status: int, secret: str, pause: float | None) -> Mapping[str, Any]:
@@ -195,11 +218,7 @@ def _unwrap(payload: dict[str, Any], http_status: int, secret: str, pause: float
     for obj in objects:
         if own_id(obj) or (not message and _video_url(obj)):
             return obj
-    if message:
-        raise ManxueRefusedError(
-            f"HTTP {http_status} with an error instead of a task{tail_of(message)}", pause
-        )
-    raise ManxueTransientError(f"HTTP {http_status} with a JSON body that describes no task", pause)
+    raise error_without("a task", payload, http_status, secret, pause)
 
 
 def _is_status_of_task(obj: Mapping[str, Any]) -> bool:

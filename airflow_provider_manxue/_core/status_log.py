@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from airflow_provider_manxue.exceptions import ManxueError, ManxueTimeoutError, ManxueTransientError
+from airflow_provider_manxue.exceptions import ManxueError, ManxueTimeoutError
 from airflow_provider_manxue.models import TaskStatus, VideoTask
 
 if TYPE_CHECKING:
@@ -48,8 +48,8 @@ class _TroubleLog:
 
     @staticmethod
     def describe(error: ManxueError) -> str:
-        pause = error.retry_after if isinstance(error, ManxueTransientError) else None
-        return str(error) if pause is None else f"{error}, requested a pause of {pause:g} s"
+        pause = "" if error.retry_after is None else f", requested a pause of {error.retry_after:g} s"
+        return str(error).removesuffix(".") + pause
 
 
 class StatusLog:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from airflow_provider_manxue._core.status_log import elapsed
 from airflow_provider_manxue.exceptions import (
     ManxueAuthenticationError,
@@ -15,6 +17,9 @@ from airflow_provider_manxue.exceptions import (
     ManxueVideoFailedError,
 )
 
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 _OF_THE_CONNECTION = (ManxueAuthenticationError, ManxueConfigurationError)
 
 BLOCKED = (ManxuePermissionError, ManxueRedirectError)
@@ -24,6 +29,20 @@ BLOCKED = (ManxuePermissionError, ManxueRedirectError)
 def affects_all_videos(error: ManxueError) -> bool:
     """Return whether an error affects the connection, and so each video that is polled over it."""
     return isinstance(error, _OF_THE_CONNECTION)
+
+
+def error_of_all(outcomes: Iterable[object]) -> ManxueError | None:
+    """
+    Return the error that has ended the whole wait for many videos: one of the connection, or a 403 or redirect for each of them.
+
+    :param outcomes: the end of the wait for each video: its task, or an error.
+    :return: None if each error concerns its own video.
+    """
+    ends = list(outcomes)
+    errors = [end for end in ends if isinstance(end, ManxueError)]
+    of_connection = next(filter(affects_all_videos, errors), None)
+    is_blocked = bool(errors) and all(isinstance(end, BLOCKED) for end in ends)
+    return of_connection or (errors[0] if is_blocked else None)
 
 
 def timed_out(video_task_id: str, waited: float, status: str, trouble: str) -> ManxueTimeoutError:

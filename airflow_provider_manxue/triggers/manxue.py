@@ -23,7 +23,7 @@ from airflow_provider_manxue._core.deadline import (
 )
 from airflow_provider_manxue._core.events import batch_event, begin_event, completed_event, error_event
 from airflow_provider_manxue._core.ids import parse_video_task_id, parse_video_task_ids
-from airflow_provider_manxue._core.poller import Poller
+from airflow_provider_manxue._core.poller import Poller, grace_of
 from airflow_provider_manxue._core.polling import GRACE_TIME, MAX_URL_AGE
 from airflow_provider_manxue._core.status_log import BatchLog
 from airflow_provider_manxue._core.wait_arguments import WaitArguments
@@ -181,7 +181,7 @@ class ManxueVideoTrigger(_WaitTrigger):
         except (CannotStartInTriggererError, ManxueError) as reason:
             return begin_event(str(reason))
         self._log_start(f"the video {video_task_id}", times)
-        grace = {} if self.grace_since is None else {video_task_id: self.grace_since}
+        grace = grace_of(video_task_id, self.grace_since, self.last_answer)
         poller = self._poller(
             [video_task_id], times, grace=grace, last_statuses={video_task_id: self.last_answer}
         )

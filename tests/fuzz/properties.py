@@ -501,14 +501,14 @@ class _Model:
         self.deadline = deadline
         self.given_up_at = deadline + GRACE_TIME
         self.has_worked = False
-        self.grace_since: float | None = None
+        self.grace_since = self.missing_since = math.inf
         self.refused_since: float | None = None
         self.is_read = False
 
     @property
     def grace_ends(self) -> float:
-        """End of the grace period. The wait polls once more at this time."""
-        return math.inf if self.grace_since is None else self.grace_since + GRACE_TIME
+        """End of the first grace period. The wait polls once more at this time."""
+        return min(self.grace_since, self.missing_since) + GRACE_TIME
 
     def expected(self, meaning: str, now: float, *, is_paused: bool) -> set[type | None]:
         """
@@ -521,9 +521,9 @@ class _Model:
         if meaning == "fatal":
             return {ManxueError}
         if meaning in {"continues", "no url"}:
-            self.has_worked, self.refused_since = True, None
+            self.has_worked, self.refused_since, self.grace_since = True, None, math.inf
         if meaning == "continues":
-            self.grace_since = None
+            self.missing_since = math.inf
             return {ManxueTimeoutError} if now >= self.deadline else {None}
         if meaning == "trouble":
             return {None, ManxueTimeoutError} if now >= self.deadline else {None}
@@ -538,7 +538,10 @@ class _Model:
         return {None, ManxueTimeoutError} if now >= self.given_up_at else {None}
 
     def _in_grace(self, meaning: str, now: float, *, is_paused: bool) -> set[type | None]:
-        self.grace_since = now if self.grace_since is None else self.grace_since
+        if meaning == "no url":
+            since = self.missing_since = now if self.missing_since == math.inf else self.missing_since
+        else:
+            since = self.grace_since = now if self.grace_since == math.inf else self.grace_since
         at_end: type = {
             "refused": ManxueRefusedError,
             "no url": ManxueResultMissingError,
@@ -546,11 +549,11 @@ class _Model:
             "redirected": ManxueRedirectError,
         }[meaning]
         is_blocked = meaning in {"forbidden", "redirected"}
-        if is_blocked and not self.has_worked:
+        if is_blocked and not self.has_worked and not is_paused:
             return {at_end}
         if meaning == "no url" and not self.is_read:
             self.is_read, self.deadline = True, deadline_to_read(self.deadline, now)
-        if now >= self.grace_ends:
+        if now >= since + GRACE_TIME:
             return {at_end}
         if now >= self.deadline and is_paused:
             return {None, ManxueTimeoutError}

@@ -12,6 +12,7 @@ from airflow_provider_manxue._client.async_client import shared_client
 from airflow_provider_manxue._client.connection_cache import CONNECTION_TTL
 from airflow_provider_manxue._core.connection import missing_connection
 from airflow_provider_manxue.exceptions import (
+    ManxueAuthenticationError,
     ManxueConfigurationError,
     ManxueConnectionNotFoundError,
     ManxueTransientError,
@@ -137,6 +138,26 @@ def test_edited_connection_is_not_polled_during_a_pause(service):
 
     run(main())
     assert [key for *_, key in service.requests] == ["key", "new-key"]
+
+
+def test_edited_connection_that_was_refused_meanwhile_is_not_polled(service):
+    """Nobody has requested a pause. The hold after a 401 is none of the service."""
+    service.respond = lambda url, key: (401, {})
+
+    async def main():
+        async with shared_client() as client:
+            await client.limiter("c")
+            service.connect("c", key="also-wrong")
+            service.request_takes = 2.0
+            late = asyncio.create_task(client.query("c", "b"))
+            await asyncio.sleep(0.001)
+            service.request_takes = 0.05
+            for query in (client.query("c", "a"), late):
+                with pytest.raises(ManxueAuthenticationError):
+                    await query
+
+    run(main())
+    assert [key for *_, key in service.requests] == ["key", "key", "also-wrong"]
 
 
 class TestPrepare:

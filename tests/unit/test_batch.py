@@ -39,6 +39,7 @@ from airflow_provider_manxue.exceptions import (
     ManxueMediaTypeError,
     ManxuePermissionError,
     ManxueRateLimitError,
+    ManxueRedirectError,
     ManxueRefusedError,
     ManxueTimeoutError,
     ManxueTransientError,
@@ -122,6 +123,43 @@ class TestResult:
         fake_airflow.run(sensor())
         assert len(fake_airflow.deferrals) == 1
         assert fake_airflow.deferrals[0].trigger.video_task_ids == ["a", "b", "c"]
+
+
+class TestErrorOfTheWholeBatch:
+    @pytest.mark.parametrize("tolerate", [False, True])
+    @pytest.mark.parametrize("kind", [ManxuePermissionError, ManxueRedirectError])
+    @pytest.mark.parametrize("works_until", [0, 60])
+    def test_gateway_that_blocks_each_video_is_its_error(
+        self, fake_airflow, videos, mode, kind, tolerate, works_until
+    ):
+        """``tolerate_failures`` is for failed videos: these may be completed."""
+        videos |= dict.fromkeys(
+            "ab", lambda waited: "processing" if waited < works_until else kind("HTTP 3xx")
+        )
+        with pytest.raises(kind, match="HTTP 3xx"):
+            fake_airflow.run(sensor(mode, "ab", tolerate_failures=tolerate, timeout=600))
+
+    def test_id_that_is_forbidden_alone_is_tolerated(self, fake_airflow, videos, mode):
+        videos |= {"a": done("a"), "b": ManxuePermissionError("HTTP 403")}
+        tasks = fake_airflow.run(sensor(mode, "ab", tolerate_failures=True, timeout=600))
+        assert [task["status"] for task in tasks] == ["completed", "unknown"]
+
+    @pytest.mark.parametrize("kind", [ManxueRefusedError, ManxuePermissionError, ManxueTransientError])
+    def test_pause_for_one_video_survives_the_process(self, fake_airflow, videos, service, mode, kind):
+        """A rescheduled process, or the triggerer, does not know which of the videos requested it."""
+        polls = []
+
+        def paused(waited):
+            polls.append(waited)
+            return (
+                kind("HTTP 4xx", 600.0) if 30 <= waited < 600 else "processing" if waited < 30 else done("a")
+            )
+
+        videos |= {"a": paused, "b": lambda waited: "processing" if waited < 700 else done("b")}
+        fake_airflow.run(sensor(mode, "ab"))
+
+        began = next(at for at in polls if at >= 30)
+        assert not [at for at in polls if began < at < began + 600]
 
 
 class TestFailures:

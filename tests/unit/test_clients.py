@@ -91,7 +91,7 @@ def test_id_is_sent_as_one_path_segment(emulator, poll, video_task_id):
         (Response(body="<html>welcome</html>"), ManxueTransientError, "not a JSON object"),
         (Response(body=""), ManxueTransientError, "not a JSON object"),
         (Response(json=[1, 2]), ManxueTransientError, "not a JSON object"),
-        (Response(json={}), ManxueTransientError, "describes no task"),
+        (Response(json={}), ManxueTransientError, "does not describe a task"),
         (Response.named("http_200_business_error"), ManxueRefusedError, "No handler found"),
         (Response.named("object_image_generation"), ManxueMediaTypeError, "image.generation"),
         (Response(reset="before"), ManxueTransientError, "no response from 127.0.0.1"),

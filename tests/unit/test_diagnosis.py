@@ -299,7 +299,9 @@ def test_busy_service_is_a_warning(status):
 
 
 def test_response_of_an_unknown_form_is_a_warning():
-    unknown = response(200, error=ManxueTransientError("HTTP 200 with a JSON body that describes no task"))
+    unknown = response(
+        200, error=ManxueTransientError("HTTP 200 with a JSON body that does not describe a task")
+    )
 
     assert judge_service(unknown).level is Level.WARNING
     assert judge_key(unknown).level is Level.NOT_CHECKED

@@ -22,7 +22,7 @@ from airflow_provider_manxue._core.deadline import (
     first_poll_at,
     first_polls,
 )
-from airflow_provider_manxue._core.poller import CONNECTION, Poller
+from airflow_provider_manxue._core.poller import CONNECTION, Poller, grace_of
 from airflow_provider_manxue._core.polling import (
     CREDENTIAL_PROBES,
     DEFAULT_POKE_INTERVAL,
@@ -517,6 +517,37 @@ def test_grace_period_is_extended_to_the_end_of_a_pause(kind):
     ran = run(lambda waited: kind("HTTP 403", 500.0) if waited else PROCESSING)
 
     assert ran.times == [0, 30, 531.5]
+    assert isinstance(ran.end, kind)
+
+
+@pytest.mark.parametrize("kind", [ManxueRefusedError, ManxuePermissionError, ManxueRedirectError])
+def test_missing_url_has_a_grace_period_of_its_own(kind):
+    """The pause of a refusal has used up the grace period of the refusal."""
+    pause = kind("HTTP 403", 500.0)
+    ran = run(lambda waited: pause if waited == 0 else WITHOUT_URL if waited < 600 else READY)
+
+    assert ran.times == [0, 501.5, 531.5, 561.5, 591.5, 621.5]
+    assert ran.end is READY
+
+
+def test_grace_periods_of_both_kinds_survive_the_process():
+    refused, missing = after(UNKNOWN_ID), after(WITHOUT_URL)
+
+    for poller, status in ((refused, ""), (missing, "completed")):
+        assert poller.grace_since("v") == START
+        assert grace_of("v", START, status) == poller.grace
+    assert after(WITHOUT_URL, 299, grace=refused.grace).grace_since("v") == START + 299
+    assert after(WITHOUT_URL, 299, grace=missing.grace).grace_since("v") == START
+    assert after(WITHOUT_URL, 300, grace=missing.grace).done
+
+
+@pytest.mark.parametrize("kind", [ManxuePermissionError, ManxueRedirectError])
+def test_wait_that_has_not_worked_respects_a_requested_pause(kind):
+    pause = kind("HTTP 403", 200.0)
+
+    assert run(lambda waited: pause if waited == 0 else READY).end is READY
+    ran = run(lambda waited: pause if waited == 0 else kind("HTTP 403"))
+    assert ran.times == [0, 201.5]
     assert isinstance(ran.end, kind)
 
 
@@ -1122,7 +1153,9 @@ def test_completed_without_url_is_logged_in_two_lines():
 
 def test_missing_url_in_grace_period_is_not_repeated():
     """The grace period began in another process, which has logged the missing URL."""
-    poller = after(WITHOUT_URL, grace={"v": START - 30}, last_statuses={"v": "completed"})
+    poller = after(
+        WITHOUT_URL, grace=grace_of("v", START - 30, "completed"), last_statuses={"v": "completed"}
+    )
 
     assert texts(poller, START) == []
 

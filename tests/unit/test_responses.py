@@ -318,6 +318,21 @@ def test_code_of_a_transient_status_is_transient(envelope, code):
     assert raised.value.retry_after == 90
 
 
+@pytest.mark.parametrize("success", [{}, {"code": 0}, {"code": "success"}])
+def test_code_of_a_detail_does_not_hide_a_task(success):
+    """Only without a task an error is one of the response."""
+    detail = {"code": 504, "message": "no thumbnail"}
+    ready = task_of(
+        {**success, "data": {"id": "v", "video_url": "https://cdn.example/v.mp4"}, "error": detail}
+    )
+
+    assert ready.video_url == "https://cdn.example/v.mp4"
+    with pytest.raises(ManxueTransientError, match="HTTP 200 with the error code 504: no thumbnail"):
+        task_of({**success, "error": detail})
+    with pytest.raises(ManxueTransientError, match="HTTP 200 with an error instead of a task: 504"):
+        task_of({**success, "error": {"code": 504}})
+
+
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 409, 500, 501, 1302, -1, "E503", "503.5", True])
 def test_other_code_is_a_refusal(code):
     with pytest.raises(ManxueRefusedError, match="busy"):

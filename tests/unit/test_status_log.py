@@ -18,6 +18,7 @@ from airflow_provider_manxue._core.status_log import (
 )
 from airflow_provider_manxue.exceptions import (
     ManxueRateLimitError,
+    ManxueRedirectError,
     ManxueRefusedError,
     ManxueResultMissingError,
     ManxueTimeoutError,
@@ -165,8 +166,9 @@ def test_separate_failures_are_logged_once(log):
         (1.5, ", requested a pause of 1.5 s"),
     ],
 )
-def test_retry_after_is_logged_in_full(log, pause, suffix):
-    ((_, _, text),) = logged(log, ManxueRateLimitError("HTTP 429", pause))
+@pytest.mark.parametrize("kind", [ManxueRateLimitError, ManxueRefusedError, ManxueRedirectError])
+def test_retry_after_is_logged_in_full(log, kind, pause, suffix):
+    ((_, _, text),) = logged(log, kind("HTTP 429.", pause))
 
     assert text == f"Video proj_1: no usable response yet: HTTP 429{suffix} (after 0:00:00)"
 
