@@ -110,9 +110,10 @@ def clean_text(text: Any, secret: str = "") -> str:
     # JSON inside of a text may have escaped slashes.
     url = r"(https?:(?:\\?/){2}[^\s?#\"'<>]+)[?#][^\s\"'<>]*"
     shown = re.sub(url, r"\1?***", shown, flags=re.IGNORECASE)
-    if "//" in shown or "\\/" in shown:
-        # A URL may contain spaces, before its query and in it.
-        shown = re.sub(r"([?#&])[^\s=\"'<>]{0,100}=[^\s\"'<>]*", r"\1***", shown)
+    # A URL may contain spaces, before its query and in it. It may also have no scheme, or be percent-encoded.
+    is_url = "" if "//" in shown or "\\/" in shown else r"[./][^\s?#]{0,300}"
+    shown = re.sub(rf"({is_url}[?#&])[^\s=\"'<>]{{0,100}}=[^\s\"'<>]*", r"\1***", shown)
+    shown = re.sub(r"(%3F)[^\s\"'<>]+", r"\1***", shown, flags=re.IGNORECASE)
     shown = "".join(char if char.isprintable() else " " for char in shown)
     shown = " ".join(shown.split())
     return shown[: _MAX_MESSAGE - 1] + "…" if is_cut or len(shown) > _MAX_MESSAGE else shown

@@ -6,6 +6,7 @@ The functions take plain values, since workers and triggerers load a connection 
 
 from __future__ import annotations
 
+import ast
 import difflib
 import ipaddress
 import json
@@ -241,7 +242,7 @@ class _Reader:
 
     def codes(self, name: str) -> frozenset[str]:
         value = self._extra(name)
-        items = re.split(r"[,\s]+", value) if isinstance(value, str) else value
+        items = _parse_codes(value) if isinstance(value, str) else value
         if items is None:
             return frozenset()
         if isinstance(items, int):
@@ -261,6 +262,16 @@ class _Reader:
             if near := difflib.get_close_matches(unknown, self.known):
                 hint = f"Remove it, or rename it to {near[0]!r}."
             raise self.error(unknown, "this extra field is unknown", hint)
+
+
+def _parse_codes(text: str) -> Any:
+    """Parse codes from a form's text: separated by commas or spaces, or a list in JSON or in Python's notation."""
+    if not text.lstrip().startswith("["):
+        return re.split(r"[,\s]+", text)
+    try:
+        return ast.literal_eval(text.strip())
+    except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+        return text
 
 
 def is_host_name(hostname: str) -> bool:

@@ -67,6 +67,10 @@ def parse_video_task_id(value: Any) -> str:
     task_id = task_id.strip()
     if not task_id:
         raise ManxueInputError("video_task_id is empty. Pass the 'id' that the create call returned.")
+    if task_id == "None":
+        raise ManxueInputError(
+            "video_task_id is the text 'None', so a template had no value. Check the task whose result it pulls."
+        )
     if not is_id(task_id):
         raise ManxueInputError(
             f"video_task_id {_shown(task_id)} is not an id of the service. Pass the 'id' that the create call returned."
@@ -100,21 +104,22 @@ def parse_video_task_ids(values: Any) -> list[str]:
     return ids
 
 
-def as_list(values: Any) -> Any:
+def as_list(values: Any, argument: str = "video_task_ids") -> Any:
     """
     Copy an iterable that can be read only once into a list. Return other values unchanged.
 
     Airflow reads an argument when the Dag is parsed, again when templates are rendered, and when the task runs.
 
     :param values: the argument, before rendering. Generators, ``map`` objects and views of a dict become lists.
+    :param argument: its name, for the error.
     :raises ManxueInputError: if it is a set, which has no order.
     """
     if isinstance(values, (Iterator, KeysView, ValuesView, ItemsView)):
         return list(values)
     if isinstance(values, AbstractSet):
         raise ManxueInputError(
-            "video_task_ids is a set, which has no order, so results could not be matched to ids. Pass a list, for "
-            "example sorted(ids)."
+            f"{argument} is a set, which has no order, so that two processes would read it differently. Pass a list, for "
+            f"example with sorted()."
         )
     return values
 
@@ -133,10 +138,9 @@ def task_id_in(payload: Mapping[str, Any]) -> str | None:
 
 
 def own_id(fields: Mapping[str, Any], names: Iterable[str] = ID_FIELDS) -> str | None:
-    """Find the id among the fields of one object, without those of ``data``."""
+    """Find the id among the fields of one object, without those of ``data``. The number 0 is none."""
     for name in names:
-        task_id = _as_text(fields.get(name))
-        if task_id and isinstance(task_id, str):
+        if (value := fields.get(name)) and isinstance(task_id := _as_text(value), str):
             return task_id
     return None
 
@@ -152,8 +156,7 @@ def ids_in(response: Any, depth: int = 0, names: Sequence[str] = ID_FIELDS) -> I
             if isinstance(item, Mapping):
                 yield from ids_in(item, depth, names)
     elif isinstance(response, Mapping) and depth <= _MAX_NESTING:
-        if task_id := own_id(response, names):
-            yield task_id
+        yield from filter(None, (own_id(response, [name]) for name in names))
         for name in _NESTING_FIELDS:
             yield from ids_in(response.get(name), depth + 1, names)
 

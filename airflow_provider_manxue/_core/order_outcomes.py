@@ -18,7 +18,7 @@ from airflow_provider_manxue._core.ids import ID_FIELDS, ids_in, is_id
 from airflow_provider_manxue._core.network_errors import no_response
 from airflow_provider_manxue._core.order_kinds import VIDEO_ORDER, OrderKind
 from airflow_provider_manxue._core.reasons import code_number, is_success_code, raw_code_in
-from airflow_provider_manxue._core.responses import parse_task
+from airflow_provider_manxue._core.responses import parse_task, tail_of
 from airflow_provider_manxue._core.wait_errors import video_failed
 from airflow_provider_manxue.exceptions import (
     ManxueError,
@@ -110,13 +110,18 @@ def parse_order_response(
     :raises ManxueOrderUnknownError: if it may have been accepted.
     :raises ManxueVideoFailedError: if the video has failed already.
     """
+    task = None
     try:
         task = parse_task(http_status, body, retry_after=retry_after, now=now, secret=secret)
-        if not task.id and task.status is not TaskStatus.FAILED:
+        if not task.id:
             raise ManxueTransientError(f"HTTP {http_status} with a task without an id")
+        if task.error and task.status is not TaskStatus.FAILED:
+            raise ManxueTransientError(f"HTTP {http_status} with an id and an error{tail_of(task.error)}")
+        if len(set(ids_in(parse_json(body, secret)))) > 1:
+            raise ManxueTransientError(f"HTTP {http_status} with several ids")
     except ManxueError as error:
-        is_video = not isinstance(error, ManxueMediaTypeError)
-        if failure is None and is_video and (nested := _nested_task(http_status, body, secret)):
+        may_be_nested = not (task and task.id) and not isinstance(error, ManxueMediaTypeError)
+        if failure is None and may_be_nested and (nested := _nested_task(http_status, body, secret)):
             return nested
         outcome = classify_response(http_status, body, busy_codes)
         # A header, so that it is known even if the body broke off.
@@ -135,7 +140,8 @@ def _nested_task(http_status: int, body: bytes, secret: str) -> VideoTask | None
     if not 200 <= http_status < 300 or not isinstance(response, Mapping):
         return None
     ids = {task_id.strip() for task_id in ids_in(response)}
-    if len(ids) != 1 or not is_success_code(response.get("code")) or not all(map(is_id, ids)):
+    is_success = is_success_code(response.get("code")) and not response.get("error")
+    if len(ids) != 1 or not is_success or not all(map(is_id, ids)):
         return None
     return VideoTask(id=ids.pop(), status=TaskStatus.QUEUED, status_word=TaskStatus.QUEUED.value)
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
@@ -201,7 +202,7 @@ def parse_video_request(
     reader = Reader(_FETCHABLE, "(https:// or asset://)")
     fields = {
         "prompt": reader.text("prompt", prompt),
-        "model": reader.text("model", model),
+        "model": reader.text("model", model.strip() if isinstance(model, str) else model),
         "duration": reader.duration(duration),
         "ratio": reader.ratio(ratio),
         "first_image": reader.url("first_image", first_image),
@@ -235,10 +236,12 @@ class Reader:
         self.broken: list[str] = []
 
     def text(self, name: str, value: Any) -> str | None:
-        if isinstance(value, str) and value.strip():
-            return value
-        self._refuse(name, value, "it is required, as text")
-        return None
+        if not isinstance(value, str) or not value.strip():
+            self._refuse(name, value, "it is required, as text")
+            return None
+        if value.strip() == "None":
+            self._refuse(name, value, "a template had no value, so check the task whose result it pulls")
+        return value
 
     def duration(self, value: Any) -> int | None:
         if _is_left_out(value):
@@ -279,9 +282,11 @@ class Reader:
                 name,
                 value,
                 "it must be a list of URLs; for a template that yields a list, set "
-                "render_template_as_native_obj=True on the Dag, or pass an XComArg",
+                "render_template_as_native_obj=True on this one task, or pass an XComArg",
             )
             return [str(value)]
+        if not items:
+            return None
         if blank := sum(map(_is_left_out, items)):
             self.broken.append(f"{blank} of the {len(items)} URLs in {name} are empty")
         return [self.url(f"{name}[{index}]", item) or "" for index, item in enumerate(items)]
@@ -308,17 +313,21 @@ def _is_left_out(value: Any) -> bool:
     return value is None or (isinstance(value, Sequence) and not len(value))
 
 
+_SEVERAL_URLS = re.compile(r"[,;]\s*(?:https?|asset)://", re.IGNORECASE)
+
+
 def _read_list(value: Any) -> list[Any] | None:
-    """Parse a list, also from the text of a template. A single URL is a list of one."""
+    """Parse a list, also from the text of a template. A single URL is a list of one; several in one text are none."""
     if isinstance(value, str):
         if not value.strip().startswith("["):
-            return [value]
+            return None if _SEVERAL_URLS.search(value) else [value]
         try:
             return list(json.loads(value))
         except (ValueError, RecursionError):
             return None
-    # Airflow passes the results of mapped tasks as a lazy sequence, not as a list.
-    return list(value) if isinstance(value, Iterable) and not isinstance(value, (Mapping, bytes)) else None
+    # Airflow passes the results of mapped tasks as a lazy sequence, not as a list. A set has no order.
+    is_list = isinstance(value, Iterable) and not isinstance(value, (Mapping, bytes, AbstractSet))
+    return list(value) if is_list else None
 
 
 def _broken_together(fields: Mapping[str, Any]) -> Iterator[str]:

@@ -185,8 +185,8 @@ def _status(text: str) -> str:
 
 
 def _kind(text: str) -> str:
-    kind = text.lower()
-    if kind in {"video", "video.generation", "image", "image.generation"}:
+    kind = text.strip().lower()
+    if kind in {"", "video", "video.generation", "image", "image.generation"}:
         return kind
     return "video.other" if kind.startswith("video.") else OTHER
 

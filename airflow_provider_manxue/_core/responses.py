@@ -76,9 +76,6 @@ _MAX_STATUS_LENGTH = 100
 
 _UNFINISHED = frozenset({TaskStatus.QUEUED, TaskStatus.PROCESSING})
 
-_ENVELOPE_ERRORS = frozenset({"error", "fail"})
-"""Status words that error responses also have. Alone, they do not mean that a video failed."""
-
 _TRANSIENT_CODES = frozenset({408, 425, 429, 502, 503, 504})
 """Codes of an envelope with the meaning of that HTTP status. 500 is none: the service sends it for a path that it does not know."""
 
@@ -206,17 +203,18 @@ def _unwrap(payload: dict[str, Any], http_status: int, secret: str, pause: float
     """
     Return the fields of the task, from the top or from ``data``.
 
-    A task with a status is parsed, with any ``code`` of its envelope. Without a status, the code decides.
+    A task with a status is parsed, with any ``code`` of its envelope. Without a status, the code decides. If both have a status,
+    that of an object without an id is the envelope's.
     """
     objects = (inner_object(payload), payload)
-    for obj in objects:
-        if "status" in obj and _is_status_of_task(obj):
-            return obj
+    with_status = [obj for obj in objects if "status" in obj and _is_status_of_task(obj)]
+    if with_status:
+        return next(filter(own_id, with_status), with_status[0])
     if error := error_of_code(payload, http_status, secret, pause):
         raise error
     message = clean_text(reason_in_response(payload), secret)
     for obj in objects:
-        if own_id(obj) or (not message and _video_url(obj)):
+        if own_id(obj) or (not message and video_url_in(obj)):
             return obj
     raise error_without("a task", payload, http_status, secret, pause)
 
@@ -226,25 +224,27 @@ def _is_status_of_task(obj: Mapping[str, Any]) -> bool:
     Return whether ``status`` is that of a task.
 
     Error responses have a ``status``, too: ``{"status": "error", "message": ...}``, or the HTTP status as a number.
-    Parsed as a failed video, an error response would end the wait for a paid video.
+    Parsed as a failed video, an error response would end the wait for a paid video. So a word for failure needs an id or
+    another field of a task beside it.
     """
     word = obj["status"]
-    if isinstance(word, str) and not word.strip().isdigit() and word.strip().lower() not in _ENVELOPE_ERRORS:
+    if isinstance(word, str) and not word.strip().isdigit() and parse_status(word) is not TaskStatus.FAILED:
         return True
-    return bool(own_id(obj)) or any(name in obj for name in (*TASK_FIELDS, *URL_FIELDS))
+    has_field = any(obj.get(name) is not None for name in TASK_FIELDS)
+    return has_field or bool(own_id(obj)) or bool(video_url_in(obj))
 
 
 def _task_of(
     fields: Mapping[str, Any], payload: Mapping[str, Any], video_task_id: str, secret: str
 ) -> VideoTask:
-    kind = fields.get("object")
+    kind = fields.get("object") or None
     if kind is not None and not _is_video(kind):
         raise ManxueMediaTypeError(
             f"The id {video_task_id!r} belongs to an object of type {clean_text(kind, secret)!r}, not to a video. "
             f"Pass the id of a video task."
         )
     inner = inner_object(fields)
-    url = _video_url(fields) or _video_url(inner)
+    url = video_url_in(fields) or video_url_in(inner)
     word = _status_word(fields, is_order=not video_task_id, has_url=bool(url))
     status = parse_status(word)
     reported_id = _reported_id(fields, payload, video_task_id)
@@ -302,7 +302,8 @@ def _normalized(word: str) -> str:
     return word[prefix.end() :] if prefix else word
 
 
-def _video_url(fields: Mapping[str, Any]) -> str | None:
+def video_url_in(fields: Mapping[str, Any]) -> str | None:
+    """Return the URL of the video among the fields of a task; None if there is none."""
     for name in URL_FIELDS:
         if (value := fields.get(name)) and (url := parse_video_url(value)):
             return url
@@ -310,7 +311,8 @@ def _video_url(fields: Mapping[str, Any]) -> str | None:
 
 
 def _is_video(kind: Any) -> bool:
-    return isinstance(kind, str) and (kind.lower() == "video" or kind.lower().startswith("video."))
+    kind = kind.strip().lower() if isinstance(kind, str) else None
+    return kind is not None and (kind in {"", "video"} or kind.startswith("video."))
 
 
 def _text(value: Any) -> str | None:

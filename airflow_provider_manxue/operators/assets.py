@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from airflow_provider_manxue._airflow.asset_review import AssetReviewWait
 from airflow_provider_manxue._airflow.task_defaults import EXECUTION_TIMEOUT, RETRIES
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
+from airflow_provider_manxue._core.ids import as_list
 from airflow_provider_manxue._core.polling import DEFAULT_POKE_INTERVAL, DEFAULT_TIMEOUT
 from airflow_provider_manxue._core.uploads import URL_LISTS, UploadRequest, parse_upload_request
 
@@ -94,9 +95,9 @@ class ManxueReviewAssetsOperator(AssetReviewWait):
             do_xcom_push=do_xcom_push,
             **kwargs,
         )
-        self.image_urls = image_urls
-        self.video_urls = video_urls
-        self.audio_urls = audio_urls
+        self.image_urls = as_list(image_urls, "image_urls")
+        self.video_urls = as_list(video_urls, "video_urls")
+        self.audio_urls = as_list(audio_urls, "audio_urls")
         self.tolerate_failures = tolerate_failures
         self.durable = durable
         self.order_timeout = order_timeout

@@ -9,6 +9,7 @@ from airflow_provider_manxue._airflow.ordered_wait import HAS_STATE_STORE
 from airflow_provider_manxue._airflow.run_limit import RunLimit
 from airflow_provider_manxue._airflow.task_defaults import EXECUTION_TIMEOUT, RETRIES
 from airflow_provider_manxue._core.connection import DEFAULT_CONN_ID
+from airflow_provider_manxue._core.ids import as_list
 from airflow_provider_manxue._core.orders import VideoRequest, parse_video_request
 from airflow_provider_manxue._core.polling import DEFAULT_POKE_INTERVAL, DEFAULT_TIMEOUT
 from airflow_provider_manxue._core.run_limit import KEY as SECONDS_KEY
@@ -136,9 +137,9 @@ class ManxueCreateVideoOperator(OrderedVideoWait):
         self.ratio = ratio
         self.first_image = first_image
         self.last_image = last_image
-        self.reference_images = reference_images
-        self.reference_videos = reference_videos
-        self.reference_audios = reference_audios
+        self.reference_images = as_list(reference_images, "reference_images")
+        self.reference_videos = as_list(reference_videos, "reference_videos")
+        self.reference_audios = as_list(reference_audios, "reference_audios")
         self.wait_for_completion = wait_for_completion
         self.durable = durable
         self.order_timeout = order_timeout

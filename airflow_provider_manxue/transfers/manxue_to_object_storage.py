@@ -20,9 +20,10 @@ from airflow_provider_manxue._core.destination import (
     names_one_file,
     parse_destination,
 )
-from airflow_provider_manxue._core.ids import parse_video_task_id
+from airflow_provider_manxue._core.ids import ID_FIELDS, inner_object, parse_video_task_id
 from airflow_provider_manxue._core.media_urls import AddressPolicy
 from airflow_provider_manxue._core.numbers import is_positive
+from airflow_provider_manxue._core.responses import video_url_in
 from airflow_provider_manxue._core.saved_video import KEY as SAVED_VIDEO_KEY
 from airflow_provider_manxue._core.saved_video import SavedVideo, duration_of
 from airflow_provider_manxue.exceptions import (
@@ -52,6 +53,9 @@ DEFAULT_MAX_BYTES = 4 * 1024**3
 
 _IF_EXISTS = ("overwrite", "skip", "fail")
 _CONTAINERS = ("mp4", "quicktime", "webm")
+
+_KEPT_FIELDS = (*ID_FIELDS, "actualDuration")
+"""Fields of a whole task that Airflow may store. Any other may hold a URL."""
 
 
 class ManxueToObjectStorageOperator(BaseOperator):
@@ -130,9 +134,13 @@ class ManxueToObjectStorageOperator(BaseOperator):
 
     @video_task_id.setter
     def video_task_id(self, value: Any) -> None:
-        if isinstance(value, Mapping) and str(value.get("video_url")).startswith(("http:", "https:")):
-            self._known_url = SecretUrl(str(value["video_url"]))
-            value = {name: field for name, field in value.items() if name != "video_url"}
+        if isinstance(value, Mapping) and not is_rendered_later(value):
+            inner = inner_object(value)
+            if url := video_url_in(value) or video_url_in(inner):
+                self._known_url = SecretUrl(url)
+            fields = {**inner, **value}
+            kept = {name: fields[name] for name in _KEPT_FIELDS if name in fields}
+            value = kept or dict.fromkeys(value)  # the error for a value without an id names its fields
         self._video_task_id = value
 
     def _check_arguments(self) -> None:

@@ -539,6 +539,10 @@ def test_missing_connection_error_states_the_remedy():
         (" 1302, queue_full ,", {"1302", "queue_full"}),
         (1302, {"1302"}),
         ([1302, "queue_full"], {"1302", "queue_full"}),
+        ("[1302, 1303]", {"1302", "1303"}),
+        (" [1302, 'queue_full']", {"1302", "queue_full"}),
+        ('["1302"]', {"1302"}),
+        ("[]", set()),
         (None, set()),
         ("", set()),
         ([], set()),
@@ -548,7 +552,7 @@ def test_busy_codes_may_be_a_list_or_text(value, codes):
     assert settings_of(extra={"busy_codes": value}).busy_codes == codes
 
 
-@pytest.mark.parametrize("value", [True, 1.5, {"a": 1}, [True], [[1]], [None]])
+@pytest.mark.parametrize("value", [True, 1.5, {"a": 1}, [True], [[1]], [None], "[1302", "[1302, queue_full]"])
 def test_bad_busy_codes_are_rejected(value):
     error = error_of(extra={"busy_codes": value})
     assert re.fullmatch(SENTENCES, error)

@@ -244,6 +244,26 @@ class TestResponse:
         with pytest.raises(ManxueVideoFailedError, match=r"'proj_1': too dark"):
             self.parse(id="proj_1", status="failed", error="too dark")
 
+    @pytest.mark.parametrize(
+        "response",
+        [
+            {"id": "req-1", "status": "success", "data": {"projectId": "proj_1"}},
+            {"id": 77, "projectId": "proj_1"},
+            {"id": "proj_1", "error": {"message": "insufficient balance"}},
+            {"id": "proj_1", "status": "queued", "error": "insufficient balance"},
+            {"data": {"task": {"id": "proj_1"}}, "error": "insufficient balance"},
+            {"status": "failed", "code": 500, "message": "internal error of proj_1", "data": None},
+            {"status": "failed", "model": "proj_1"},
+        ],
+    )
+    def test_id_that_is_not_certain_is_unknown_and_quoted(self, response):
+        """Another id would be awaited, and the paid video lost."""
+        with pytest.raises(ManxueOrderUnknownError, match="proj_1"):
+            self.parse(**response)
+
+    def test_the_number_0_is_no_id(self):
+        assert self.parse(id=0, projectId="proj_1", status="queued").id == "proj_1"
+
     def test_response_with_a_task_without_an_id_is_unknown(self):
         with pytest.raises(ManxueOrderUnknownError, match=r"without an id \(response: .*queued"):
             self.parse(status="queued")

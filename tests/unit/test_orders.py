@@ -4,15 +4,56 @@ from __future__ import annotations
 
 import json
 import socket
+from functools import partial
 
 import pytest
 
 from airflow_provider_manxue._core.orders import MODELS, parse_video_request
 from airflow_provider_manxue._core.signed_urls import without_signature
 from airflow_provider_manxue.exceptions import ManxueInputError
+from airflow_provider_manxue.operators.manxue import ManxueCreateVideoOperator
 
 URL = "https://example.com/a"
 SIMPLE = {"prompt": "a cat", "model": "sd2_manxue_720p"}
+
+
+class TestListsThatAreReadOnce:
+    def test_generator_is_no_empty_list(self, ordering):
+        one = ordering(reference_images=(url for url in [URL]), reference_audios=map(str, [URL]))
+
+        for _ in range(2):  # Airflow reads it when the Dag is parsed, and again when the task runs
+            fields = parse_video_request(**one._order_fields).fields
+            assert (fields["referenceImages"], fields["referenceAudios"]) == ([URL], [URL])
+
+    def test_set_has_no_order(self, ordering):
+        with pytest.raises(ManxueInputError, match="reference_images is a set, which has no order"):
+            ordering(reference_images={URL})
+        with pytest.raises(ManxueInputError, match="reference_images is"):
+            parse_video_request(prompt="a cat", model="m", reference_images={URL})
+
+    def test_empty_generator_is_left_out(self):
+        order = parse_video_request(prompt="a cat", model="m", reference_images=iter([]))
+        assert "referenceImages" not in order.fields
+
+    @pytest.fixture
+    def ordering(self):
+        return partial(ManxueCreateVideoOperator, task_id="order", prompt="a cat", model="sd2_manxue_720p")
+
+
+class TestTextsOfTemplates:
+    @pytest.mark.parametrize("text", [f"{URL},{URL}", f"{URL}; {URL}", "asset://a,asset://b"])
+    def test_several_urls_in_one_text_are_refused(self, text):
+        with pytest.raises(ManxueInputError, match="it must be a list of URLs"):
+            parse_video_request(prompt="a cat", model="m", reference_images=text)
+
+    @pytest.mark.parametrize("argument", ["prompt", "model"])
+    def test_template_without_a_value_is_refused(self, argument):
+        with pytest.raises(ManxueInputError, match=f"{argument} is 'None': a template had no value"):
+            parse_video_request(**{"prompt": "a cat", "model": "m", argument: "None"})
+
+    def test_blanks_around_a_model_are_removed(self):
+        order = parse_video_request(prompt="a cat", model="sd2_manxue_1080p\n")
+        assert (order.fields["model"], order.cautions) == ("sd2_manxue_1080p", ())
 
 
 class TestRules:
@@ -118,7 +159,7 @@ class TestRules:
                 {"reference_images": 7},
                 (
                     "reference_images is 7: it must be a list of URLs; for a template that yields a list, set "
-                    "render_template_as_native_obj=True on the Dag, or pass an XComArg"
+                    "render_template_as_native_obj=True on this one task, or pass an XComArg"
                 ),
             ),
         ],

@@ -300,6 +300,31 @@ def test_status_of_an_error_response_is_no_failed_video(response):
         task_of(response)
 
 
+@pytest.mark.parametrize("word", ["failed", "failure", "timeout", "denied", "expired", "TASK_STATUS_ERROR"])
+@pytest.mark.parametrize("beside", [{}, {"data": None}, {"id": "", "model": None}, {"url": "/v1/result/p"}])
+def test_word_for_failure_alone_is_that_of_the_response(word, beside):
+    """A gateway reports its own failure so, while the video may be completed."""
+    with pytest.raises(ManxueRefusedError, match="an error instead of a task: upstream"):
+        task_of({"status": word, "message": "upstream", **beside})
+    with pytest.raises(ManxueTransientError, match="the error code 504: upstream"):
+        task_of({"status": word, "code": 504, "message": "upstream", **beside})
+    assert task_of({"status": word, "message": "upstream", **beside, "id": "p"}).status is TaskStatus.FAILED
+
+
+def test_status_beside_the_id_is_that_of_the_task():
+    inside = task_of({"status": "success", "data": {"id": "p", "status": "processing"}})
+    url = "https://cdn.example/v.mp4"
+    outside = task_of({"id": "p", "status": "completed", "video_url": url, "data": {"status": "success"}})
+
+    assert inside.status is TaskStatus.PROCESSING
+    assert (outside.status, outside.video_url) == (TaskStatus.COMPLETED, url)
+
+
+@pytest.mark.parametrize("kind", ["", " ", False, [], {}, None, "VIDEO "])
+def test_empty_kind_of_an_object_is_none(kind):
+    assert task_of({"id": "p", "status": "processing", "object": kind}).status is TaskStatus.PROCESSING
+
+
 @pytest.mark.parametrize("code", [408, 425, "429", 429.0, 502, 503, 504])
 @pytest.mark.parametrize(
     "envelope",
@@ -341,7 +366,9 @@ def test_other_code_is_a_refusal(code):
 
 @pytest.mark.parametrize("sign", ["id", "task_id", "object", "created", "model", "video_url", "progress"])
 def test_status_error_with_task_fields_is_a_failed_video(sign):
-    value = {"id": "p", "task_id": "p", "object": "video"}.get(sign)
+    value = {"created": 1, "progress": 0, "video_url": "https://cdn.example/v.mp4", "object": "video"}.get(
+        sign, "p"
+    )
 
     for beside in ({}, {"code": 7}):
         assert task_of({"status": "error", sign: value, **beside}).status is TaskStatus.FAILED
@@ -1100,6 +1127,12 @@ def test_error_without_message_quotes_retry_after():
         ("https://x/a b.mp4?sig=1 2&key=3 now", "https://x/a b.mp4?*** 2&*** now"),
         (r"https:\/\/x\/a b.mp4?sig=1 now", r"https:\/\/x\/a b.mp4?*** now"),
         ("why?a=b", "why?a=b"),
+        ("fetch cdn.example/v.mp4?Expires=1&Signature=s3cret failed", "fetch cdn.example/v.mp4?*** failed"),
+        ("GET /b/v.mp4?X-Amz-Signature=s3cret HTTP/1.1", "GET /b/v.mp4?*** HTTP/1.1"),
+        (
+            "load https%3A%2F%2Fb.example%2Fv.mp4%3fsig%3Ds3cret now",
+            "load https%3A%2F%2Fb.example%2Fv.mp4%3f*** now",
+        ),
     ],
 )
 def test_clean_text_masks_secrets_and_controls(text, clean):

@@ -255,11 +255,34 @@ class TestKnownUrl:
         one = operator(video_task_id="{{ later }}", destination=f"file://{tmp_path}/")
         one = one.prepare_for_execution()  # as Airflow does before it renders the templates
         one.video_task_id = {"id": task_id, "video_url": url, "status": "completed"}
-        assert one.video_task_id == {"id": task_id, "status": "completed"}
+        assert one.video_task_id == {"id": task_id}
         one.execute({"ti": FakeTaskInstance()})
 
         assert [name for name, value in vars(one).items() if url in repr(value)] == []
         assert "signature" not in json.dumps(dict(TaskInfoComplete(one)), default=str)
+
+    @pytest.mark.parametrize(
+        "whole",
+        [
+            {"data": {"id": "v1", "video_url": "https://x.example/v.mp4?sig=1"}},
+            {"id": "v1", "videoUrl": "HTTPS://x.example/v.mp4?sig=1"},
+            {"id": "v1", "video_url": " https://x.example/v.mp4?sig=1"},
+            {"id": "v1", "data": [{"url": "https://x.example/v.mp4?sig=1"}]},
+            {
+                "id": "v1",
+                "url": "https://x.example/v.mp4?sig=1",
+                "extra": {"frame": "https://x.example/f?sig=2"},
+            },
+        ],
+    )
+    def test_url_of_each_form_is_known_and_not_shown(self, whole):
+        one = operator(video_task_id=whole)
+        assert one.video_task_id == {"id": "v1"}
+        assert one._known_url.value.lower() == "https://x.example/v.mp4?sig=1"
+
+    def test_error_for_a_task_without_an_id_names_its_fields(self):
+        with pytest.raises(ManxueInputError, match="'model', 'video_url'"):
+            operator(video_task_id={"model": "m", "video_url": "https://x.example/v.mp4?sig=1"})
 
     def test_known_url_can_be_a_template(self):
         whole = {"id": "{{ params.id }}", "video_url": "{{ params.url }}"}
