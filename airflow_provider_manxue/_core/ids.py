@@ -145,20 +145,26 @@ def own_id(fields: Mapping[str, Any], names: Iterable[str] = ID_FIELDS) -> str |
     return None
 
 
-def ids_in(response: Any, depth: int = 0, names: Sequence[str] = ID_FIELDS) -> Iterator[str]:
-    """
-    Yield each id in a response to an order: at the top, and in the objects and lists that relays put around a task.
-
-    :param names: the fields that may hold an id.
-    """
+def objects_in(response: Any, depth: int = 0) -> Iterator[Mapping[str, Any]]:
+    """Yield each object of a response that may be a task: at the top, and in the objects and lists that relays put around it."""
     if isinstance(response, list):
         for item in response[:_MAX_ITEMS]:
             if isinstance(item, Mapping):
-                yield from ids_in(item, depth, names)
+                yield from objects_in(item, depth)
     elif isinstance(response, Mapping) and depth <= _MAX_NESTING:
-        yield from filter(None, (own_id(response, [name]) for name in names))
+        yield response
         for name in _NESTING_FIELDS:
-            yield from ids_in(response.get(name), depth + 1, names)
+            yield from objects_in(response.get(name), depth + 1)
+
+
+def ids_in(response: Any, names: Sequence[str] = ID_FIELDS) -> Iterator[str]:
+    """
+    Yield each id in a response to an order, with duplicates.
+
+    :param names: the fields that may hold an id.
+    """
+    for obj in objects_in(response):
+        yield from filter(None, (own_id(obj, [name]) for name in names))
 
 
 def inner_object(payload: Mapping[str, Any]) -> Mapping[str, Any]:

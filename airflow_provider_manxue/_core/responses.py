@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from airflow_provider_manxue._core.bodies import clean_text, mask_in_body, parse_json
-from airflow_provider_manxue._core.ids import inner_object, is_id, own_id, task_id_in
+from airflow_provider_manxue._core.ids import inner_object, is_id, objects_in, own_id, task_id_in
 from airflow_provider_manxue._core.reasons import (
     code_in,
     code_number,
@@ -207,9 +207,12 @@ def _unwrap(payload: dict[str, Any], http_status: int, secret: str, pause: float
     that of an object without an id is the envelope's.
     """
     objects = (inner_object(payload), payload)
-    with_status = [obj for obj in objects if "status" in obj and _is_status_of_task(obj)]
+    with_status = [obj for obj in objects if "status" in obj and _is_status_of_task(obj, payload)]
     if with_status:
         return next(filter(own_id, with_status), with_status[0])
+    further_inside = [obj for obj in objects_in(payload) if "status" in obj and own_id(obj)]
+    if len(further_inside) == 1:
+        return further_inside[0]
     if error := error_of_code(payload, http_status, secret, pause):
         raise error
     message = clean_text(reason_in_response(payload), secret)
@@ -219,7 +222,7 @@ def _unwrap(payload: dict[str, Any], http_status: int, secret: str, pause: float
     raise error_without("a task", payload, http_status, secret, pause)
 
 
-def _is_status_of_task(obj: Mapping[str, Any]) -> bool:
+def _is_status_of_task(obj: Mapping[str, Any], payload: Mapping[str, Any]) -> bool:
     """
     Return whether ``status`` is that of a task.
 
@@ -231,7 +234,7 @@ def _is_status_of_task(obj: Mapping[str, Any]) -> bool:
     if isinstance(word, str) and not word.strip().isdigit() and parse_status(word) is not TaskStatus.FAILED:
         return True
     has_field = any(obj.get(name) is not None for name in TASK_FIELDS)
-    return has_field or bool(own_id(obj)) or bool(video_url_in(obj))
+    return has_field or bool(own_id(obj) or own_id(payload) or video_url_in(obj))
 
 
 def _task_of(
@@ -305,7 +308,10 @@ def _normalized(word: str) -> str:
 def video_url_in(fields: Mapping[str, Any]) -> str | None:
     """Return the URL of the video among the fields of a task; None if there is none."""
     for name in URL_FIELDS:
-        if (value := fields.get(name)) and (url := parse_video_url(value)):
+        value = fields.get(name)
+        if isinstance(value, list) and len(value) == 1:
+            value = value[0]
+        if value and (url := parse_video_url(value)):
             return url
     return None
 

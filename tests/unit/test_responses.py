@@ -309,6 +309,7 @@ def test_word_for_failure_alone_is_that_of_the_response(word, beside):
     with pytest.raises(ManxueTransientError, match="the error code 504: upstream"):
         task_of({"status": word, "code": 504, "message": "upstream", **beside})
     assert task_of({"status": word, "message": "upstream", **beside, "id": "p"}).status is TaskStatus.FAILED
+    assert task_of({"id": "p", "data": {"status": word, "message": "upstream"}}).status is TaskStatus.FAILED
 
 
 def test_status_beside_the_id_is_that_of_the_task():
@@ -318,6 +319,27 @@ def test_status_beside_the_id_is_that_of_the_task():
 
     assert inside.status is TaskStatus.PROCESSING
     assert (outside.status, outside.video_url) == (TaskStatus.COMPLETED, url)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {
+            "code": 0,
+            "data": {"task": {"id": "p", "status": "completed", "video_url": "https://cdn.example/v.mp4"}},
+        },
+        {"result": {"output": [{"task_id": "p", "status": "done", "url": "https://cdn.example/v.mp4"}]}},
+        {"id": "p", "status": "completed", "video_url": ["https://cdn.example/v.mp4"]},
+    ],
+)
+def test_task_or_url_further_inside_is_found(payload):
+    """The id in the response to an order is, too, so that it would be paid and never read."""
+    assert task_of(payload).video_url == "https://cdn.example/v.mp4"
+
+
+def test_several_tasks_inside_are_none():
+    with pytest.raises(ManxueTransientError):
+        task_of({"data": {"tasks": [{"id": "p", "status": "done"}, {"id": "q", "status": "done"}]}})
 
 
 @pytest.mark.parametrize("kind", ["", " ", False, [], {}, None, "VIDEO "])
