@@ -101,6 +101,8 @@ FOUND = [
     13005375,
     13014377,
     13070728,
+    14485250,
+    14491271,
 ]
 """Seeds that broke an invariant or showed an error of the oracle."""
 
