@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from airflow_provider_manxue._core.bodies import clean_text
 from airflow_provider_manxue._core.ids import is_id
-from airflow_provider_manxue._core.reasons import is_success_code, reason_in_response, reason_in_task
+from airflow_provider_manxue._core.reasons import is_success_code, reason_in_task
 from airflow_provider_manxue._core.responses import (
     error_of_code,
     error_without,
     parse_object,
     parse_retry_after,
     parse_status,
-    tail_of,
 )
 from airflow_provider_manxue._core.status_log import elapsed
 from airflow_provider_manxue._core.subjects import Query, Subject
@@ -87,10 +86,8 @@ def lists_in(
         return items, failed
     if error := error_of_code(payload, http_status, secret, pause):
         raise error
-    if isinstance(data, dict):
-        reason = tail_of(clean_text(reason_in_response(payload), secret))
-        raise ManxueRefusedError(f"HTTP {http_status} without assets{reason}", pause)
-    raise error_without("assets", payload, http_status, secret, pause)
+    reason = "its lists are empty" if isinstance(data, dict) else ""
+    raise error_without("assets", payload, http_status, secret, pause, reason)
 
 
 def text_in(fields: Mapping[str, Any], names: Iterable[str]) -> str:

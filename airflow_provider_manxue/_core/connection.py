@@ -269,7 +269,9 @@ def _parse_codes(text: str) -> Any:
     if not text.lstrip().startswith("["):
         return re.split(r"[,\s]+", text)
     try:
-        return ast.literal_eval(text.strip())
+        codes = ast.literal_eval(text.strip())
+        str(codes)  # Python does not convert numbers of more than 4,300 digits
+        return codes
     except (ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
         return text
 

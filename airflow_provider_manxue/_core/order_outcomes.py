@@ -14,11 +14,11 @@ from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
 from airflow_provider_manxue._core.bodies import excerpt_of, parse_json
-from airflow_provider_manxue._core.ids import ID_FIELDS, ids_in, is_id
+from airflow_provider_manxue._core.ids import ID_FIELDS, ids_in, is_id, objects_in
 from airflow_provider_manxue._core.network_errors import no_response
 from airflow_provider_manxue._core.order_kinds import VIDEO_ORDER, OrderKind
 from airflow_provider_manxue._core.reasons import code_number, is_success_code, raw_code_in
-from airflow_provider_manxue._core.responses import parse_task, tail_of
+from airflow_provider_manxue._core.responses import parse_task
 from airflow_provider_manxue._core.wait_errors import video_failed
 from airflow_provider_manxue.exceptions import (
     ManxueError,
@@ -115,10 +115,8 @@ def parse_order_response(
         task = parse_task(http_status, body, retry_after=retry_after, now=now, secret=secret)
         if not task.id:
             raise ManxueTransientError(f"HTTP {http_status} with a task without an id")
-        if task.error and task.status is not TaskStatus.FAILED:
-            raise ManxueTransientError(f"HTTP {http_status} with an id and an error{tail_of(task.error)}")
-        if len(set(ids_in(parse_json(body, secret)))) > 1:
-            raise ManxueTransientError(f"HTTP {http_status} with several ids")
+        if task.status is not TaskStatus.FAILED:
+            _check_accepted(parse_json(body, secret), http_status)
     except ManxueError as error:
         may_be_nested = not (task and task.id) and not isinstance(error, ManxueMediaTypeError)
         if failure is None and may_be_nested and (nested := _nested_task(http_status, body, secret)):
@@ -134,13 +132,36 @@ def parse_order_response(
     return task
 
 
+def _check_accepted(response: Any, http_status: int) -> None:
+    """
+    Check that a response with an id is certain: it has one id only, and no error beside it.
+
+    :raises ManxueTransientError: if it is not.
+    """
+    if len(_distinct_ids(response)) > 1:
+        raise ManxueTransientError(f"HTTP {http_status} with several ids")
+    if any(_is_error(obj.get("error")) for obj in objects_in(response)):
+        raise ManxueTransientError(f"HTTP {http_status} with an id and an error")
+
+
+def _distinct_ids(response: Any) -> set[str]:
+    return {task_id.strip() for task_id in ids_in(response)}
+
+
+def _is_error(value: Any) -> bool:
+    """Return whether the value of ``error`` is one: not empty, and no word or code for success."""
+    if isinstance(value, (Mapping, list)):
+        return any(map(_is_error, value.values() if isinstance(value, Mapping) else value))
+    return bool(value) and not is_success_code(value)
+
+
 def _nested_task(http_status: int, body: bytes, secret: str) -> VideoTask | None:
     """Return the task of a success response whose id is in a nested object."""
     response = parse_json(body, secret)
     if not 200 <= http_status < 300 or not isinstance(response, Mapping):
         return None
-    ids = {task_id.strip() for task_id in ids_in(response)}
-    is_success = is_success_code(response.get("code")) and not response.get("error")
+    ids = _distinct_ids(response)
+    is_success = is_success_code(response.get("code")) and not _is_error(response.get("error"))
     if len(ids) != 1 or not is_success or not all(map(is_id, ids)):
         return None
     return VideoTask(id=ids.pop(), status=TaskStatus.QUEUED, status_word=TaskStatus.QUEUED.value)

@@ -97,6 +97,7 @@ class _Video:
     :param final_time: seconds that final polls without a usable response have been in flight, with the delays between
         them. The time in the queue of the rate limiter is not counted, since it can be longer than the window.
     :param final_pauses: final polls in a row that were followed by a pause of the service or of the rate limiter.
+    :param paused_until: end of the pause that the last error requested.
     """
 
     id: str
@@ -113,6 +114,7 @@ class _Video:
     url_since: float | None = None
     final_time: float = 0.0
     final_pauses: int = 0
+    paused_until: float = 0.0
 
     def grace_start(self, error: ManxueError, now: float) -> float:
         """Return the start of the grace period for an error of this video, which may begin now."""
@@ -209,7 +211,7 @@ class Poller:
         self._pushed = len(ids)
         self._retrying: set[str] = set()
         self._retries_connection = False
-        self._not_before = self._lifted_pause = self._requested_pause = 0.0
+        self._not_before = self._lifted_pause = 0.0
         self._connection_failures = 0
         self._connection_trouble_since = (grace or {}).get(CONNECTION)
         self._internal_since: float | None = None
@@ -254,7 +256,7 @@ class Poller:
         return max(
             self._not_before,
             self._lifted_pause,
-            self._requested_pause,
+            max((video.paused_until for video in self._waiting.values()), default=0.0),
             min((video.due_at for video in self._waiting.values()), default=0.0),
         )
 
@@ -327,7 +329,7 @@ class Poller:
         self._retrying.discard(video.id)
         self._retries_connection = False
         if isinstance(outcome, ManxueError):
-            self._requested_pause = max(self._requested_pause, now + bounded_pause(outcome.retry_after))
+            video.paused_until = now + bounded_pause(outcome.retry_after)
             self._handle_error(video, outcome, sent_at, now)
         else:
             self._lines += self._log.lines_for(video_task_id, outcome, now)
@@ -492,7 +494,10 @@ class Poller:
         is_blocked = isinstance(error, BLOCKED)
         if is_blocked:
             self._blocked.add(video.id)
-            if not (self.has_worked or pause) and self._blocked.issuperset(self._waiting):
+            # A process that does not know the start of the trouble could not end it after the pause.
+            is_first_pause = pause > 0 and video.grace_since is None and self._grace_ends
+            is_tolerated = self.has_worked or is_first_pause
+            if not is_tolerated and self._blocked.issuperset(self._waiting):
                 self._end_all(error)
                 return
         since = video.grace_start(error, now)

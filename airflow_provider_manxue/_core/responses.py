@@ -76,6 +76,9 @@ _MAX_STATUS_LENGTH = 100
 
 _UNFINISHED = frozenset({TaskStatus.QUEUED, TaskStatus.PROCESSING})
 
+_ENVELOPE_ERRORS = frozenset({"error", "fail"})
+"""Status words that error responses have most often. Beside nothing of a task, they do not mean that a video failed."""
+
 _TRANSIENT_CODES = frozenset({408, 425, 429, 502, 503, 504})
 """Codes of an envelope with the meaning of that HTTP status. 500 is none: the service sends it for a path that it does not know."""
 
@@ -175,16 +178,23 @@ def error_of_code(
 
 
 def error_without(
-    subject: str, payload: Mapping[str, Any], http_status: int, secret: str, pause: float | None
+    subject: str,
+    payload: Mapping[str, Any],
+    http_status: int,
+    secret: str,
+    pause: float | None,
+    reason: str = "",
 ) -> ManxueError:
     """
     Return the error of a success response that describes no task and no assets, though its ``code`` may mean success.
 
     :param subject: what it should describe.
     :param pause: the ``Retry-After`` of the response, in seconds.
+    :param reason: why it does not, if the response has no reason.
     """
-    if message := clean_text(reason_in_response(payload), secret):
-        code = clean_text(raw_code_in(payload), secret)
+    code = clean_text(raw_code_in(payload), secret)
+    message = clean_text(reason_in_response(payload) or reason, secret)
+    if message or code_number(code) in _TRANSIENT_CODES:
         what = f"the error code {code}" if code and code not in message else f"an error instead of {subject}"
         return _error_of_code(code, f"HTTP {http_status} with {what}{tail_of(message)}", pause)
     return ManxueTransientError(
@@ -203,23 +213,27 @@ def _unwrap(payload: dict[str, Any], http_status: int, secret: str, pause: float
     """
     Return the fields of the task, from the top or from ``data``.
 
-    A task with a status is parsed, with any ``code`` of its envelope. Without a status, the code decides. If both have a status,
-    that of an object without an id is the envelope's.
+    A task with a status is parsed, with any ``code`` of its envelope. Without a status, the code decides. A word for success alone
+    is that of an envelope, if an object with more has a status, too.
     """
-    objects = (inner_object(payload), payload)
-    with_status = [obj for obj in objects if "status" in obj and _is_status_of_task(obj, payload)]
+    inner = inner_object(payload)
+    with_status = [obj for obj in (inner, payload) if "status" in obj and _is_status_of_task(obj, payload)]
     if with_status:
-        return next(filter(own_id, with_status), with_status[0])
+        return next((obj for obj in with_status if not _is_acknowledgement(obj)), with_status[0])
     further_inside = [obj for obj in objects_in(payload) if "status" in obj and own_id(obj)]
     if len(further_inside) == 1:
         return further_inside[0]
     if error := error_of_code(payload, http_status, secret, pause):
         raise error
+    failures = [
+        obj for obj in (inner, payload) if parse_status(str(obj.get("status", ""))) is TaskStatus.FAILED
+    ]
     message = clean_text(reason_in_response(payload), secret)
-    for obj in objects:
-        if own_id(obj) or (not message and video_url_in(obj)):
+    for obj in (inner, payload):
+        if obj not in failures and (own_id(obj) or (not message and video_url_in(obj))):
             return obj
-    raise error_without("a task", payload, http_status, secret, pause)
+    reason = (reason_in_task(payload, inner) or "a failure without a reason") if failures else ""
+    raise error_without("a task", payload, http_status, secret, pause, reason)
 
 
 def _is_status_of_task(obj: Mapping[str, Any], payload: Mapping[str, Any]) -> bool:
@@ -228,13 +242,23 @@ def _is_status_of_task(obj: Mapping[str, Any], payload: Mapping[str, Any]) -> bo
 
     Error responses have a ``status``, too: ``{"status": "error", "message": ...}``, or the HTTP status as a number.
     Parsed as a failed video, an error response would end the wait for a paid video. So a word for failure needs an id or
-    another field of a task beside it.
+    another field of a task beside it. The id may be in the envelope, except for the words that gateways use.
     """
     word = obj["status"]
-    if isinstance(word, str) and not word.strip().isdigit() and parse_status(word) is not TaskStatus.FAILED:
+    is_word = isinstance(word, str) and not word.strip().isdigit()
+    if is_word and parse_status(word) is not TaskStatus.FAILED:
         return True
+    may_have_id_outside = is_word and word.strip().lower() not in _ENVELOPE_ERRORS
+    return _describes_task(obj) or (may_have_id_outside and bool(own_id(payload)))
+
+
+def _is_acknowledgement(obj: Mapping[str, Any]) -> bool:
+    return parse_status(str(obj["status"])) is TaskStatus.COMPLETED and not _describes_task(obj)
+
+
+def _describes_task(obj: Mapping[str, Any]) -> bool:
     has_field = any(obj.get(name) is not None for name in TASK_FIELDS)
-    return has_field or bool(own_id(obj) or own_id(payload) or video_url_in(obj))
+    return has_field or bool(own_id(obj) or video_url_in(obj))
 
 
 def _task_of(

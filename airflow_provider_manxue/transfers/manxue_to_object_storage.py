@@ -20,7 +20,7 @@ from airflow_provider_manxue._core.destination import (
     names_one_file,
     parse_destination,
 )
-from airflow_provider_manxue._core.ids import ID_FIELDS, inner_object, parse_video_task_id
+from airflow_provider_manxue._core.ids import inner_object, parse_video_task_id, task_id_in
 from airflow_provider_manxue._core.media_urls import AddressPolicy
 from airflow_provider_manxue._core.numbers import is_positive
 from airflow_provider_manxue._core.responses import video_url_in
@@ -53,9 +53,6 @@ DEFAULT_MAX_BYTES = 4 * 1024**3
 
 _IF_EXISTS = ("overwrite", "skip", "fail")
 _CONTAINERS = ("mp4", "quicktime", "webm")
-
-_KEPT_FIELDS = (*ID_FIELDS, "actualDuration")
-"""Fields of a whole task that Airflow may store. Any other may hold a URL."""
 
 
 class ManxueToObjectStorageOperator(BaseOperator):
@@ -138,9 +135,9 @@ class ManxueToObjectStorageOperator(BaseOperator):
             inner = inner_object(value)
             if url := video_url_in(value) or video_url_in(inner):
                 self._known_url = SecretUrl(url)
-            fields = {**inner, **value}
-            kept = {name: fields[name] for name in _KEPT_FIELDS if name in fields}
-            value = kept or dict.fromkeys(value)  # the error for a value without an id names its fields
+            # Any other field may hold a URL. The error for a value without an id names its fields.
+            task_id, duration = task_id_in(value), duration_of(value, inner)
+            value = {"id": task_id, "actualDuration": duration} if task_id else dict.fromkeys(value)
         self._video_task_id = value
 
     def _check_arguments(self) -> None:

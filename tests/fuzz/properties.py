@@ -538,6 +538,7 @@ class _Model:
         return {None, ManxueTimeoutError} if now >= self.given_up_at else {None}
 
     def _in_grace(self, meaning: str, now: float, *, is_paused: bool) -> set[type | None]:
+        is_first = self.grace_since == math.inf
         if meaning == "no url":
             since = self.missing_since = now if self.missing_since == math.inf else self.missing_since
         else:
@@ -549,7 +550,7 @@ class _Model:
             "redirected": ManxueRedirectError,
         }[meaning]
         is_blocked = meaning in {"forbidden", "redirected"}
-        if is_blocked and not self.has_worked and not is_paused:
+        if is_blocked and not self.has_worked and not (is_paused and is_first):
             return {at_end}
         if meaning == "no url" and not self.is_read:
             self.is_read, self.deadline = True, deadline_to_read(self.deadline, now)

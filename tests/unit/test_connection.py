@@ -552,7 +552,9 @@ def test_busy_codes_may_be_a_list_or_text(value, codes):
     assert settings_of(extra={"busy_codes": value}).busy_codes == codes
 
 
-@pytest.mark.parametrize("value", [True, 1.5, {"a": 1}, [True], [[1]], [None], "[1302", "[1302, queue_full]"])
+@pytest.mark.parametrize(
+    "value", [True, 1.5, {"a": 1}, [True], [[1]], [None], "[1302", "[1302, queue_full]", f"[0x{'f' * 5000}]"]
+)
 def test_bad_busy_codes_are_rejected(value):
     error = error_of(extra={"busy_codes": value})
     assert re.fullmatch(SENTENCES, error)

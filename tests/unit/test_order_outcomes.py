@@ -261,6 +261,22 @@ class TestResponse:
         with pytest.raises(ManxueOrderUnknownError, match="proj_1"):
             self.parse(**response)
 
+    @pytest.mark.parametrize(
+        "response",
+        [
+            {"id": "p1", "status": "success", "message": "Task submitted"},
+            {"code": 0, "message": "Task submitted", "data": {"id": "p1", "status": "success"}},
+            {"code": 200, "msg": "submitted", "data": {"id": "p1", "status": "init"}},
+            {"id": "p1", "status": 1, "message": "任务已提交"},
+            {"id": "p1", "status": "queued", "error": {"code": 0, "message": "success"}},
+            {"id": "p1", "status": "queued", "error": False},
+            {"id": "p1 ", "task_id": "p1", "status": "queued"},
+            {"data": {"task": {"id": "p1"}}, "error": {"code": "0", "message": ""}},
+        ],
+    )
+    def test_acknowledgement_is_no_error(self, response):
+        assert self.parse(**response).id == "p1"
+
     def test_the_number_0_is_no_id(self):
         assert self.parse(id=0, projectId="proj_1", status="queued").id == "proj_1"
 

@@ -546,9 +546,22 @@ def test_wait_that_has_not_worked_respects_a_requested_pause(kind):
     pause = kind("HTTP 403", 200.0)
 
     assert run(lambda waited: pause if waited == 0 else READY).end is READY
-    ran = run(lambda waited: pause if waited == 0 else kind("HTTP 403"))
-    assert ran.times == [0, 201.5]
-    assert isinstance(ran.end, kind)
+    for later in (pause, kind("HTTP 403")):
+        ran = run(lambda waited, later=later: pause if waited == 0 else later)
+        assert ran.times == [0, 201.5]
+        assert isinstance(ran.end, kind)
+    assert run(pause, grace_ends=False).times == [0]  # no process would know when to end it
+
+
+def test_pause_of_a_video_that_has_ended_does_not_delay_others():
+    poller = poller_of("a", "b", timeout=600)
+    poller.take_due(START)
+    poller.handle("a", ManxueRefusedError("HTTP 404", 900.0), sent_at=START, now=START)
+    poller.handle("b", PROCESSING, sent_at=START, now=START)
+    assert poller.resumes_at == START + 900
+
+    poller.handle("a", READY, sent_at=START + 900, now=START + 900)
+    assert poller.resumes_at == START + 30
 
 
 @pytest.mark.parametrize("kind", [ManxueRefusedError, ManxuePermissionError, ManxueRedirectError])

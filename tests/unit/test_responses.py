@@ -312,12 +312,39 @@ def test_word_for_failure_alone_is_that_of_the_response(word, beside):
     assert task_of({"id": "p", "data": {"status": word, "message": "upstream"}}).status is TaskStatus.FAILED
 
 
+@pytest.mark.parametrize("word", ["error", "fail"])
+def test_error_of_a_gateway_around_a_known_id_is_no_failed_video(word):
+    assert task_of({"id": "p", "data": {"status": word, "message": "x"}}).status is TaskStatus.UNKNOWN
+
+
+@pytest.mark.parametrize(
+    ("response", "reason"),
+    [
+        ({"code": 0, "data": {"status": "failed", "fail_reason": "moderation"}}, "moderation"),
+        ({"status": "failed"}, "a failure without a reason"),
+    ],
+)
+def test_failure_without_an_id_is_a_refusal_with_its_reason(response, reason):
+    with pytest.raises(ManxueRefusedError, match=f"an error instead of a task: {reason}"):
+        task_of(response)
+
+
+def test_code_beside_a_success_code_is_that_of_the_response():
+    with pytest.raises(ManxueRateLimitError, match="HTTP 200"):
+        task_of({"code": 0, "error_code": 429}, retry_after=["7"])
+
+
 def test_status_beside_the_id_is_that_of_the_task():
     inside = task_of({"status": "success", "data": {"id": "p", "status": "processing"}})
+    echoed = task_of({"id": "p", "status": "success", "data": {"status": "processing"}})
+    failed = task_of(
+        {"id": "p", "status": "success", "code": 0, "data": {"status": "failed", "fail_reason": "x"}}
+    )
     url = "https://cdn.example/v.mp4"
     outside = task_of({"id": "p", "status": "completed", "video_url": url, "data": {"status": "success"}})
 
-    assert inside.status is TaskStatus.PROCESSING
+    assert inside.status is echoed.status is TaskStatus.PROCESSING
+    assert (failed.status, failed.error) == (TaskStatus.FAILED, "x")
     assert (outside.status, outside.video_url) == (TaskStatus.COMPLETED, url)
 
 

@@ -24,6 +24,7 @@ from airflow.providers.openlineage.utils.utils import TaskInfoComplete
 
 from airflow_provider_manxue._client import downloader, storage
 from airflow_provider_manxue._core import media_urls
+from airflow_provider_manxue._core.ids import parse_video_task_id
 from airflow_provider_manxue.exceptions import (
     ManxueDownloadError,
     ManxueExistsError,
@@ -255,7 +256,7 @@ class TestKnownUrl:
         one = operator(video_task_id="{{ later }}", destination=f"file://{tmp_path}/")
         one = one.prepare_for_execution()  # as Airflow does before it renders the templates
         one.video_task_id = {"id": task_id, "video_url": url, "status": "completed"}
-        assert one.video_task_id == {"id": task_id}
+        assert one.video_task_id == {"id": task_id, "actualDuration": None}
         one.execute({"ti": FakeTaskInstance()})
 
         assert [name for name, value in vars(one).items() if url in repr(value)] == []
@@ -277,8 +278,22 @@ class TestKnownUrl:
     )
     def test_url_of_each_form_is_known_and_not_shown(self, whole):
         one = operator(video_task_id=whole)
-        assert one.video_task_id == {"id": "v1"}
+        assert one.video_task_id == {"id": "v1", "actualDuration": None}
         assert one._known_url.value.lower() == "https://x.example/v.mp4?sig=1"
+
+    @pytest.mark.parametrize(
+        "whole",
+        [
+            {"task_id": "t1", "data": {"id": "file_9"}},
+            {"projectId": "t1", "data": {"id": "file_9", "url": "https://x.example/v.mp4"}},
+            {"code": 0, "id": None, "data": {"id": "t1"}},
+            {"id": "", "data": {"id": "t1", "actualDuration": 5}},
+        ],
+    )
+    def test_id_is_that_of_the_sensor(self, whole):
+        kept = operator(video_task_id=whole).video_task_id
+        assert kept["id"] == parse_video_task_id(whole) == "t1"
+        assert kept["actualDuration"] == whole["data"].get("actualDuration")
 
     def test_error_for_a_task_without_an_id_names_its_fields(self):
         with pytest.raises(ManxueInputError, match="'model', 'video_url'"):
