@@ -48,8 +48,9 @@ class _TroubleLog:
 
     @staticmethod
     def describe(error: ManxueError) -> str:
-        pause = "" if error.retry_after is None else f", requested a pause of {error.retry_after:g} s"
-        return str(error).removesuffix(".") + pause
+        if error.retry_after is None:
+            return str(error)
+        return f"{str(error).removesuffix('.')}, requested a pause of {error.retry_after:g} s"
 
 
 class StatusLog:

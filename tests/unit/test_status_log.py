@@ -160,7 +160,7 @@ def test_separate_failures_are_logged_once(log):
 @pytest.mark.parametrize(
     ("pause", "suffix"),
     [
-        (None, ""),
+        (None, "."),
         (0.0, ", requested a pause of 0 s"),
         (5400.0, ", requested a pause of 5400 s"),
         (1.5, ", requested a pause of 1.5 s"),
