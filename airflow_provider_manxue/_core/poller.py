@@ -275,7 +275,8 @@ class Poller:
 
     def grace_since(self, video_task_id: str) -> float | None:
         """Return the start of the grace period of a video: that of a missing URL if it is completed."""
-        return self.grace.get(_URL_OF + video_task_id, self.grace.get(video_task_id))
+        video = self._waiting[video_task_id]
+        return video.grace_since if video.missing_since is None else video.missing_since
 
     def last_status(self, video_task_id: str) -> str:
         """Return the last reported status of a video that is still awaited; empty if there is none."""

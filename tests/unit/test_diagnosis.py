@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from email.utils import formatdate
-
 import pytest
 
 from airflow_provider_manxue._core.connection import parse_connection
@@ -39,20 +37,9 @@ from airflow_provider_manxue.exceptions import (
     ManxueStorageError,
     ManxueTransientError,
 )
+from tests.support.probes import URL, response, settings_of
 
-URL = "https://service.example.com/api"
-NOW = 1_800_000_000
 PROVIDER = "airflow-provider-manxue"
-
-
-def settings_of(host=URL, **extra):
-    return parse_connection("c", host=host, password="key", extra=extra)
-
-
-def response(status=404, *, error=None, is_json=True, ahead=0.0):
-    """Return the probe of a response whose ``Date`` is ``ahead`` seconds before this machine's clock."""
-    date = formatdate(NOW, usegmt=True)
-    return Probe(URL, error, None, status, is_json, date, sent_at=NOW + ahead, received_at=NOW + ahead + 0.5)
 
 
 def no_response(text, obstacle=Obstacle.OTHER):

@@ -6,10 +6,8 @@ After a change: ``python -m tests.unit.test_doctor_texts`` writes the file again
 
 from __future__ import annotations
 
-from email.utils import formatdate
 from pathlib import Path
 
-from airflow_provider_manxue._core.connection import parse_connection
 from airflow_provider_manxue._core.diagnosis import (
     Probe,
     Workload,
@@ -45,20 +43,9 @@ from airflow_provider_manxue.exceptions import (
     ManxueStorageError,
     ManxueTransientError,
 )
+from tests.support.probes import URL, response, settings_of
 
 TEXTS = Path(__file__).parent / "texts" / "doctor.txt"
-URL = "https://service.example.com/api"
-NOW = 1_800_000_000
-
-
-def settings_of(host=URL, **extra):
-    return parse_connection("c", host=host, password="key", extra=extra)
-
-
-def response(status=404, error=None, *, is_json=True, ahead=0.0, took=0.5):
-    """Return the probe of a response. This machine's clock is ``ahead`` seconds of the header ``Date``."""
-    date = formatdate(NOW, usegmt=True)
-    return Probe(URL, error, None, status, is_json, date, sent_at=NOW + ahead, received_at=NOW + ahead + took)
 
 
 def no_response(text, obstacle=Obstacle.OTHER, kind=ManxueTransientError):
